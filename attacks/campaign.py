@@ -1,0 +1,119 @@
+"""The adversary at work: rehearse, learn, score the victims; then the figures of it."""
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attacks import shadow
+from attacks.evaluate import evaluate_attack
+from attacks.tap import Attack, Examples, tap
+from client.speakers import CorpusData
+from conf.schema import StudyConfig
+from server.federation import Federation
+from server.run import build, run_federations
+from server.transcript import Transcript
+
+PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
+
+
+def attack_run(
+    config: StudyConfig, shadows: Sequence[CorpusData], folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Train every attack on shadow federations, turn it on the private ones and evaluate it."""
+    classes = shadow.attribute_classes(shadows, config.adversary.attribute)
+    attacks: list[Attack] = [build(settings) for settings in config.attack.values()]
+    started = time.perf_counter()
+    federations = shadow.shadow_federations(config, shadows, Path(config.cache))
+    if absent := shadow.missing(federations):
+        run_federations(absent, config.runtime)
+        shadow.keep(absent)
+    trained = time.perf_counter()
+    _fit(attacks, federations, shadows, config.adversary.attribute, classes)
+    scores = _score_victims(attacks, folder)
+    layer = ", ".join(Transcript(next((folder / "transcript").iterdir())).meta.layers)
+    figures = [
+        {
+            "name": attack.name,
+            "attribute": config.adversary.attribute,
+            "layer": layer,
+            "shadow_corpora": [data.name for data in shadows],
+            "aware": False,
+            **entry,
+        }
+        for attack in attacks
+        for entry in evaluate_attack(
+            scores[attack.name], folder / "truth.parquet", classes, config.adversary, config.seed
+        )
+    ]
+    done = time.perf_counter()
+    return figures, {"shadow_seconds": trained - started, "attack_seconds": done - trained}
+
+
+def _fit(
+    attacks: Sequence[Attack],
+    federations: Sequence[Federation],
+    shadows: Sequence[CorpusData],
+    attribute: str,
+    classes: Sequence[str],
+) -> None:
+    tapped: dict[str, list[Examples]] = {attack.name: [] for attack in attacks}
+    labels = []
+    for federation in federations:
+        of_client = shadow.client_labels(federation, shadows, attribute, classes)
+        examples = tap(Transcript(federation.folder), attacks)
+        for name, found in examples.items():
+            tapped[name].append(found)
+        labels.append(of_client[found.client])
+    for attack in attacks:
+        parts = [found.features for found in tapped.pop(attack.name)]
+        attack.fit(np.concatenate(parts), np.concatenate(labels))
+
+
+def _score_victims(attacks: Sequence[Attack], folder: Path) -> dict[str, pd.DataFrame]:
+    """Score every update in the private transcripts; labels play no part."""
+    rows: dict[str, list[pd.DataFrame]] = {attack.name: [] for attack in attacks}
+    for path in sorted((folder / "transcript").iterdir()):
+        transcript = Transcript(path)
+        for name, found in tap(transcript, attacks).items():
+            score = next(a for a in attacks if a.name == name).score(found.features)
+            rows[name].append(
+                pd.DataFrame({"federation": path.name, "client": found.client, "score": score})
+            )
+    return {name: pd.concat(parts) for name, parts in rows.items()}
+
+
+def assemble_results(
+    record: Any,
+    seed: int,
+    training: dict[str, Any],
+    figures: list[dict[str, Any]],
+    timing: dict[str, float],
+) -> dict[str, Any]:
+    """Put together what `attacks/results.schema.json` describes."""
+    seconds = training["seconds"]
+    return {
+        "schema_version": 1,
+        "config": record,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "seed": seed,
+        "corpus": training["corpus"],
+        "clients": training["clients"],
+        "speakers": training["speakers"],
+        "utility": training["utility"],
+        "privacy": training["privacy"],
+        "attacks": figures,
+        "audit": None,
+        "timing": {
+            "rounds_per_second": training["rounds"] / seconds,
+            "train_seconds": seconds,
+            "shadow_seconds": timing.get("shadow_seconds"),
+            "attack_seconds": timing.get("attack_seconds"),
+            "total_seconds": timing["total_seconds"],
+        },
+    }

@@ -1,0 +1,114 @@
+"""The file `results.json`: checked against its schema on the way out and on the way in."""
+
+import json
+import math
+import os
+import textwrap
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from client.errors import UserError
+
+Results = dict[str, Any]
+Attack = dict[str, Any]
+
+SCHEMA = json.loads(resources.files("attacks").joinpath("results.schema.json").read_text("utf-8"))
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Check the results and write them in one step, so that no reader meets half a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write; its folder exists.
+    results : dict
+        As described in `results.schema.json`. Tuples are written as lists.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite, or the results break the schema.
+    """
+    text = json.dumps(results, allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True)
+    problem = schema_problem(json.loads(text))
+    if problem:
+        raise ValueError(f"results break their schema at {problem}")
+    write_atomically(path, text + "\n")
+
+
+def read_results(path: Path) -> Results:
+    """Read a results file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut short, or not a results file of this version.
+    """
+    mend = "run `fedser stage=attack` first"
+    try:
+        results = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there are no results yet; {mend}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a complete JSON file ({error}); {mend} again") from None
+    problem = schema_problem(results)
+    if problem:
+        raise UserError(f"{path}: not a results file of this version ({problem}); {mend} again")
+    return dict(results)
+
+
+def schema_problem(results: object) -> str | None:
+    """Where and how the results break the schema in one short line, or None."""
+    error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
+    if error is None:
+        return None
+    return f"{error.json_path}: {textwrap.shorten(error.message, 160)}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file beside its place, then move it there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:
+    """Group the attack records that differ only in how many updates leaked.
+
+    Returns
+    -------
+    dict of str to list of dict
+        Keyed by the attack's name, with the attribute, layer, shadow corpora or awareness
+        added where attacks of one name differ in it; fewest leaked updates first.
+    """
+    series: dict[str, list[Attack]] = {}
+    for attack in attacks:
+        namesakes = [_traits(other) for other in attacks if other["name"] == attack["name"]]
+        traits = zip(_traits(attack), zip(*namesakes, strict=True), strict=True)
+        distinct = [trait for trait, values in traits if len(set(values)) > 1]
+        series.setdefault(", ".join([attack["name"], *distinct]), []).append(attack)
+    return {label: sorted(records, key=leaked_order) for label, records in series.items()}
+
+
+def leaked_order(attack: Attack) -> float:
+    """Sort key: the number of leaked updates, with "all" last."""
+    return math.inf if attack["leaked_updates"] == "all" else float(attack["leaked_updates"])
+
+
+def at_one(records: list[Attack]) -> Attack | None:
+    """The record of one series with a single leaked update, if it was attacked."""
+    return next((record for record in records if record["leaked_updates"] == 1), None)
+
+
+def _traits(attack: Attack) -> tuple[str, ...]:
+    aware = "aware" if attack["aware"] else "unaware"
+    return attack["attribute"], attack["layer"], "+".join(attack["shadow_corpora"]), aware
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

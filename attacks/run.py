@@ -1,0 +1,164 @@
+"""The console command ``fedser``: a whole study, or one stage of it."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from attacks import shadow
+from attacks.campaign import assemble_results, attack_run
+from attacks.report import write_report
+from attacks.results import Results, read_results, write_results
+from attacks.summary import summary_table
+from attacks.sweep import write_sweep
+from client.corpora.check import table
+from client.errors import UserError
+from client.speakers import CorpusData, load_corpus
+from conf.schema import StudyConfig
+from server.run import build, load_private, run_federations, study_config
+from server.study import private_federations, read_training, write_training
+
+# A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
+# Hydra must not overwrite what it wrote there before.
+OmegaConf.register_new_resolver("run_folder", lambda run, new: run or new, replace=True)
+OmegaConf.register_new_resolver("hydra_folder", lambda run: None if run else ".hydra", replace=True)
+
+console = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line: bad input ends in one line and exit status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
+    try:
+        _hydra_main()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_one_line(error))
+
+
+def _one_line(error: Exception) -> int:
+    first, *_ = [line.strip() for line in str(error).splitlines() if line.strip()]
+    print(f"fedser: {first}", file=sys.stderr)
+    return 2
+
+
+@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
+def _hydra_main(composed: DictConfig) -> None:
+    folder = Path(composed.run or HydraConfig.get().runtime.output_dir).absolute()
+    before = set(folder.iterdir())
+    try:
+        if composed.run is not None:
+            composed = _recompose(folder)
+        run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
+    except UserError as error:
+        _remove_all_but(folder, before)
+        sys.exit(_one_line(error))  # raised further, Hydra would add a line of its own
+
+
+def _recompose(folder: Path) -> DictConfig:
+    """Compose an earlier run's configuration anew, changed by this command's overrides."""
+    try:
+        earlier = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+    except OSError as error:
+        raise UserError(f"run={folder} holds no earlier run; name its output folder") from error
+    return hydra.compose("config", overrides=[*earlier, *HydraConfig.get().overrides.task])
+
+
+def _remove_all_but(folder: Path, before: set[Path]) -> None:
+    """Leave nothing half-written: no new file, and no folder that was made for this run."""
+    for path in set(folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder)
+        for parent in list(folder.parents)[:2]:  # outputs/DATE
+            if parent != Path.cwd() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
+    """Run the stages that a study asks for.
+
+    Parameters
+    ----------
+    record : dict
+        The configuration as ``results.json`` shows it.
+    folder : Path
+        Where everything is written.
+    """
+    started = time.perf_counter()
+    if config.stage == "report":
+        _finish(folder, read_results(folder / "results.json"))
+        return
+    data = load_private(config)
+    shadows = [] if config.stage == "train" else load_shadows(config, data)
+    if config.stage in ("all", "check"):
+        for corpus in (data, *shadows):
+            console.print(table(corpus.name, corpus.utterances))
+    if config.stage == "check":
+        return
+    if config.stage in ("all", "train"):
+        _train(config, data, folder)
+    training = read_training(folder)
+    figures, timing = attack_run(config, shadows, folder) if shadows else ([], {})
+    timing["total_seconds"] = time.perf_counter() - started
+    _finish(folder, assemble_results(record, config.seed, training, figures, timing))
+
+
+def load_shadows(config: StudyConfig, private: CorpusData) -> list[CorpusData]:
+    """Read the shadow corpora: names in ``conf/corpus``, or mappings of keys to change.
+
+    Raises
+    ------
+    UserError
+        If an entry is malformed, two corpora have one name, or private recordings are in one.
+    """
+    extractor = build(config.features)
+    shadows = []
+    for entry in config.shadow:
+        changes = {"corpus": entry} if isinstance(entry, str) else dict(entry)
+        if "corpus" not in changes:
+            raise UserError(f"shadow: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
+        overrides = [f"corpus={changes.pop('corpus')}", f"data_root={config.data_root}"]
+        settings = OmegaConf.merge(hydra.compose("config", overrides=overrides).corpus, changes)
+        shadows.append(load_corpus(build(settings), extractor, Path(config.cache)))
+    names = [data.name for data in shadows]
+    if len(set(names)) < len(names):
+        raise UserError(f"shadow: {', '.join(names)} are not distinct; set another name: on one")
+    shadow.refuse_overlap(private, shadows)
+    return shadows
+
+
+def _train(config: StudyConfig, data: CorpusData, folder: Path) -> None:
+    started = time.perf_counter()
+    outcomes = run_federations(private_federations(config, data, folder), config.runtime)
+    write_training(folder, data, outcomes, time.perf_counter() - started)
+
+
+def _finish(folder: Path, results: Results) -> None:
+    write_results(folder / "results.json", results)
+    page = write_report(folder)
+    console.print(summary_table(results))
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+class SweepTable(Callback):
+    """Leaves a table and a figure over the runs of a Hydra multirun."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Collect the runs' results below the sweep folder."""
+        if written := write_sweep(Path(config.hydra.sweep.dir)):
+            console.print(f"sweep: {written}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The Flower ClientApp: a node that trains the clients it hosts.
+
+A node may host one client (a device) or many (a simulation's worker): the message names
+those it wants, and the reply stacks their updates along a leading axis, one row a client, so
+that the server sees every client's own update however many nodes there are.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.mechanism import Arrays
+from client.request import TrainRequest
+from client.seeds import numpy_stream, torch_stream
+from client.speakers import load_training
+from client.training import Examples, fedavg_update, fedsgd_gradient
+
+app = ClientApp()
+
+TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient}
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the named clients from the global model and return their protected updates.
+
+    The reply holds ``arrays`` (each parameter stacked to (k, ...)) and ``metrics`` with
+    ``clients`` and ``num_examples`` of length k; ``loss`` of length k leaves only where no
+    privacy mechanism is asked for.
+    """
+    # One thread a worker: workers share the cores, and a simulated and an in-process run
+    # agree to the last bit.
+    torch.set_num_threads(1)
+    request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
+    start = {n: a.numpy() for n, a in message.content.array_records["arrays"].items()}
+    trained = [_train_client(client, start, request) for client in request.clients]
+    stacked = {name: np.stack([update[name] for update, _, _ in trained]) for name in start}
+    sizes = [size for _, size, _ in trained]
+    metrics = MetricRecord({"clients": list(request.clients), "num_examples": sizes})
+    if request.mechanism.name == "none":
+        metrics["loss"] = [loss for _, _, loss in trained]
+    arrays = ArrayRecord({name: Array(array) for name, array in stacked.items()})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+
+def _train_client(client: int, start: Arrays, request: TrainRequest) -> tuple[Arrays, int, float]:
+    examples = _dataset(request.dataset, request.device)[client]
+    stream = (request.federation, client, request.round)
+    update, loss = TRAINERS[request.algorithm](
+        request.model,
+        start,
+        examples,
+        request.training,
+        torch_stream(request.seed, "training", *stream),
+        request.mechanism.gradient_clip,
+    )
+    noise = numpy_stream(request.seed, "noise", *stream)
+    return request.mechanism.protect(update, len(examples), noise), len(examples), loss
+
+
+@lru_cache(maxsize=2)
+def _dataset(path: str, device: str) -> list[Examples]:
+    """Read the clients' data once a process, onto the device that trains."""
+    return [
+        Examples(torch.tensor(features, device=device), torch.tensor(labels, device=device))
+        for features, labels in load_training(Path(path))
+    ]

@@ -1,0 +1,55 @@
+"""Any corpus that a table describes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.corpora import records, table
+from client.corpora.base import Utterance
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Recordings named by a CSV or Parquet file; the fields are the keys of ``conf/corpus``.
+
+    Attributes
+    ----------
+    name : str
+        How the corpus is called in results.
+    file : str
+        The table: columns for the audio file, the speaker and the emotion; every further column
+        becomes an attribute, ``gender`` (``female``, ``male``, ``f`` or ``m``) among them.
+    root : str or None
+        Folder that audio paths are relative to; None means the table's own.
+    columns : Mapping[str, str]
+        What the table calls ``file``, ``speaker`` and ``emotion``.
+    emotions : Mapping[str, str or None]
+        What to call each of the table's emotions; None drops its rows.
+    shards : int
+        Clients a speaker.
+    on_bad_file : str
+        ``error`` or ``skip``.
+    """
+
+    name: str
+    file: str
+    root: str | None
+    columns: Mapping[str, str]
+    emotions: Mapping[str, str | None]
+    shards: int
+    on_bad_file: str
+
+    def utterances(self, cache: Path) -> list[Utterance]:
+        """List the recordings, sorted by path; `cache` is not used.
+
+        Raises
+        ------
+        UserError
+            If the table or one of its rows is unusable; rows are counted from 1 with the header.
+        """
+        return records.from_table(
+            table.read(Path(self.file), self.columns),
+            root=Path(self.root) if self.root is not None else None,
+            emotions=self.emotions,
+            skip_missing=self.on_bad_file == "skip",
+        )

@@ -1,0 +1,122 @@
+"""Turn the rows of a table into utterances, refusing what cannot be used."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.corpora.base import EMOTIONS, Utterance
+from client.corpora.table import REQUIRED, Row, Table
+from client.errors import UserError
+
+_NAMES: dict[str, str | None] = {
+    **{emotion: emotion for emotion in EMOTIONS},
+    "happy": "happiness",
+    "joy": "happiness",
+    "sad": "sadness",
+    "angry": "anger",
+}
+_GENDERS = {"f": "female", "m": "male"}
+
+
+def from_table(
+    table: Table,
+    *,
+    root: Path | None = None,
+    emotions: Mapping[str, str | None] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
+) -> list[Utterance]:
+    """Turn the rows of a table into records, sorted by path.
+
+    Parameters
+    ----------
+    root : Path, optional
+        Folder that audio paths are relative to; the table's own if not given.
+    emotions : Mapping[str, str or None], optional
+        What to call an emotion, ``None`` dropping its rows. Names are compared in lower case;
+        ``happy``, ``joy``, ``sad`` and ``angry`` need no entry.
+    attributes : Mapping[str, str], optional
+        What is known of every row beside the table's further columns.
+    skip_missing : bool
+        Keep rows whose audio does not exist, for the feature stage to skip and count.
+
+    Raises
+    ------
+    UserError
+        Naming the rows, counted from 1 with the header, that lack a value, have an unknown
+        emotion, name the same file or name no file.
+    """
+    numbered = list(enumerate(table.rows, 2))
+    for key in REQUIRED:
+        empty = [number for number, row in numbered if not row[key]]
+        _refuse(f"{table.file}: no {key}", empty, "fill the cell")
+    names = _NAMES | {name.lower(): emotion for name, emotion in (emotions or {}).items()}
+    _check_emotions(table.file, numbered, names)
+    kept = [
+        (number, row, emotion)
+        for number, row in numbered
+        if (emotion := names[row["emotion"].lower()]) is not None
+    ]
+    folder = root or table.file.parent
+    paths = [Path(os.path.normpath(folder / row["file"])) for _, row, _ in kept]
+    _check_files(table.file, [number for number, _, _ in kept], paths, skip_missing)
+    records = [
+        Utterance(path, row["speaker"], emotion, {**(attributes or {}), **_attributes(row)})
+        for path, (_, row, emotion) in zip(paths, kept, strict=True)
+    ]
+    return sorted(records, key=lambda utterance: utterance.path)
+
+
+def _check_emotions(
+    file: Path, numbered: list[tuple[int, Row]], names: Mapping[str, str | None]
+) -> None:
+    unknown = defaultdict(list)
+    for number, row in numbered:
+        if row["emotion"].lower() not in names:
+            unknown[row["emotion"]].append(number)
+    for emotion, numbers in unknown.items():
+        _refuse(
+            f"{file}: unknown emotion {emotion!r}",
+            numbers,
+            f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest",
+        )
+    for target in names.values():
+        if target is not None and target not in EMOTIONS:
+            raise UserError(
+                f"corpus.emotions: {target!r} is none of {', '.join(EMOTIONS)}; null drops rows"
+            )
+
+
+def _check_files(file: Path, numbers: list[int], paths: list[Path], skip_missing: bool) -> None:
+    seen = defaultdict(list)
+    for path, number in zip(paths, numbers, strict=True):
+        seen[path].append(number)
+    for path, listed in seen.items():
+        if len(listed) > 1:
+            _refuse(f"{file}: {path.name} is listed more than once", listed, "keep one row")
+    if not skip_missing:
+        missing = [path for path in seen if not path.is_file()]
+        rows = [number for path in missing for number in seen[path]]
+        example = f" (the first is {missing[0]})" if missing else ""
+        _refuse(f"{file}: audio file not found{example}", rows, "correct the path or corpus.root")
+
+
+def _refuse(complaint: str, numbers: list[int], mend: str) -> None:
+    if numbers:
+        raise UserError(f"{complaint} in {_rows(numbers)}: {mend}")
+
+
+def _rows(numbers: list[int]) -> str:
+    """Name the first five rows and count the rest."""
+    shown = ", ".join(str(number) for number in numbers[:5])
+    rest = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}{rest}"
+
+
+def _attributes(row: Row) -> dict[str, str]:
+    found = {key: cell for key, cell in row.items() if key and cell and key not in REQUIRED}
+    if "gender" in found:
+        gender = found["gender"].lower()
+        found["gender"] = _GENDERS.get(gender, gender)
+    return found

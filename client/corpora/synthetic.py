@@ -1,0 +1,149 @@
+"""Corpora that need no download: eSpeak NG speaks them, once, into the cache."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from client.corpora import records, table
+from client.corpora.base import EMOTIONS, Utterance
+from client.corpora.espeak import Espeak
+from client.corpora.grammar import GRAMMARS
+from client.corpora.recording import SAMPLE_RATE, record
+from client.corpora.voices import draw_delivery, draw_voice
+from client.errors import UserError
+
+_FORMAT = 1  # raise it whenever the same parameters would sound different
+_COLUMNS = ("file", "speaker", "gender", "emotion", "language", "sentence")
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A balanced corpus of synthetic voices; the fields are the keys of ``conf/corpus``.
+
+    Attributes
+    ----------
+    name : str
+        How the corpus is called in results.
+    language : str
+        ``en``, ``de`` or ``pl``.
+    speakers : int
+        Female and male in turn, so half of each when even.
+    utterances_per_speaker : int
+        A multiple of four: the same number of each emotion.
+    seed : int
+        Everything that is drawn follows from it.
+    shards : int
+        Clients a speaker.
+    on_bad_file : str
+        ``error`` or ``skip``.
+    """
+
+    name: str
+    language: str
+    speakers: int
+    utterances_per_speaker: int
+    seed: int
+    shards: int
+    on_bad_file: str
+
+    def utterances(self, cache: Path) -> list[Utterance]:
+        """Render the corpus unless `cache` holds it, and list its recordings.
+
+        Raises
+        ------
+        UserError
+            If a parameter is impossible.
+        """
+        self._check()
+        folder = cache / "synthetic" / self._key()
+        if not folder.exists():
+            render(self, folder, os.cpu_count() or 1)
+        return records.from_table(table.read(folder / table.FILE))
+
+    def _check(self) -> None:
+        if self.language not in GRAMMARS:
+            raise UserError(
+                f"corpus.language={self.language}: there are sentences in {', '.join(GRAMMARS)}"
+            )
+        for key, value, least in (("speakers", self.speakers, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise UserError(f"corpus.{key}={value}: must be at least {least}")
+        if self.utterances_per_speaker < 1 or self.utterances_per_speaker % len(EMOTIONS):
+            raise UserError(
+                f"corpus.utterances_per_speaker={self.utterances_per_speaker}: must be a positive "
+                f"multiple of {len(EMOTIONS)}, the number of emotions"
+            )
+
+    def _key(self) -> str:
+        """Name of the cached folder: all that the audio depends on."""
+        parameters = (
+            _FORMAT,
+            version("espeakng-loader"),
+            self.language,
+            self.speakers,
+            self.utterances_per_speaker,
+            self.seed,
+        )
+        return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
+
+
+def render(corpus: Synthetic, folder: Path, processes: int) -> None:
+    """Speak a corpus into `folder`, which appears complete or not at all.
+
+    The audio is 16 kHz mono FLAC and does not depend on `processes`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rendering-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary) / folder.name
+        (unfinished / "audio").mkdir(parents=True)
+        rows = _render_speakers(corpus, unfinished, processes)
+        with (unfinished / table.FILE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run rendered the same corpus meanwhile
+                raise
+
+
+def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
+    tasks = [(corpus, index, folder) for index in range(corpus.speakers)]
+    # spawn: the parent may hold threads, which a forked child would inherit dead
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(tasks))) as pool:
+        spoken = pool.imap(_render_speaker, tasks)
+        progress = tqdm(
+            spoken, f"rendering {corpus.name}", len(tasks), unit="speaker", disable=None
+        )
+        return [row for rows in progress for row in rows]
+
+
+def _render_speaker(task: tuple[Synthetic, int, Path]) -> list[dict[str, str]]:
+    """Render one speaker's utterances and return their rows of the table."""
+    corpus, index, folder = task
+    rng = np.random.default_rng([corpus.seed, index, *corpus.language.encode()])
+    voice = draw_voice(("female", "male")[index % 2], rng)
+    rows = []
+    with Espeak() as espeak:
+        for number in range(corpus.utterances_per_speaker):
+            emotion = EMOTIONS[number % len(EMOTIONS)]
+            delivery = draw_delivery(voice, emotion, rng)
+            sentence = GRAMMARS[corpus.language].sentence(rng)
+            samples = espeak.say(sentence, f"{corpus.language}+{voice.variant}", delivery.prosody)
+            samples = record(samples, espeak.sample_rate, voice, delivery, rng)
+            file = f"audio/s{index:03d}_{number:03d}_{emotion}.flac"
+            soundfile.write(folder / file, samples, SAMPLE_RATE)
+            row = (file, f"s{index:03d}", voice.gender, emotion, corpus.language, sentence)
+            rows.append(dict(zip(_COLUMNS, row, strict=True)))
+    return rows

@@ -1,0 +1,83 @@
+"""The emotion recogniser, and its parameters as plain arrays."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from client.mechanism import Arrays
+
+
+@dataclass
+class ModelConfig:
+    """Multilayer perceptron of Feng, Peri and Narayanan (Interspeech 2022).
+
+    Attributes
+    ----------
+    hidden : list of int
+        Units of each hidden layer.
+    dropout : float
+        Share of hidden units dropped during training.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [256, 128])
+    dropout: float = 0.2
+
+
+class Recogniser(nn.Module):
+    """ReLU network from utterance features to class scores.
+
+    Parameters
+    ----------
+    inputs, classes : int
+        Feature dimension and number of classes.
+    """
+
+    def __init__(self, config: ModelConfig, inputs: int, classes: int) -> None:
+        super().__init__()
+        sizes = [inputs, *config.hidden, classes]
+        self.dropout = config.dropout
+        self.dense = nn.ModuleList(
+            nn.Linear(n, m) for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return class scores of shape (n, classes) for features of shape (n, inputs).
+
+        Dropout is on when `generator` is given. Masks are drawn on the CPU, so a seed means
+        the same masks on every device.
+        """
+        for layer in self.dense[:-1]:
+            x = F.relu(layer(x))
+            if generator is not None and self.dropout > 0:
+                keep = torch.rand(x.shape, generator=generator) >= self.dropout
+                x = x * (keep.to(x) / (1 - self.dropout))
+        scores: torch.Tensor = self.dense[-1](x)
+        return scores
+
+
+def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
+    """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return to_arrays(Recogniser(config, inputs, classes))
+
+
+def to_arrays(model: nn.Module) -> Arrays:
+    """Copy a model's parameters out."""
+    return {name: p.detach().cpu().numpy().copy() for name, p in model.named_parameters()}
+
+
+def load_arrays(model: nn.Module, arrays: Arrays) -> None:
+    """Copy parameters into a model.
+
+    Raises
+    ------
+    KeyError, RuntimeError
+        If a name is missing or a shape differs.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(np.array(arrays[name])))

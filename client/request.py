@@ -1,0 +1,67 @@
+"""What a training message asks of a node, as one JSON text."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from client.model import ModelConfig
+from client.privacy import MECHANISMS, Mechanism
+from client.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Everything but the model.
+
+    Attributes
+    ----------
+    federation : str
+        Names the random streams, together with `seed`, `round` and the client.
+    clients : tuple of int
+        Partition ids of the clients to train.
+    dataset : str
+        File from which a simulation's worker reads its clients.
+    device : str
+        ``cpu`` or ``cuda``.
+    algorithm : str
+        ``fedavg`` or ``fedsgd``.
+    mechanism : Mechanism
+        Applied to each update before it is sent.
+    """
+
+    federation: str
+    round: int
+    seed: int
+    clients: tuple[int, ...]
+    dataset: str
+    device: str
+    algorithm: str
+    model: ModelConfig
+    training: TrainingConfig
+    mechanism: Mechanism
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal request back."""
+        fields = asdict(self)
+        fields["mechanism"]["name"] = self.mechanism.name
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainRequest":
+        """Read a request.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If the text is not one.
+        """
+        fields = json.loads(text)
+        mechanism = MECHANISMS[fields["mechanism"].pop("name")](**fields["mechanism"])
+        return cls(
+            **{
+                **fields,
+                "clients": tuple(fields["clients"]),
+                "model": ModelConfig(**fields["model"]),
+                "training": TrainingConfig(**fields["training"]),
+                "mechanism": mechanism,
+            }
+        )

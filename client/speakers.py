@@ -1,0 +1,235 @@
+"""From utterances to clients: folds, shards, train and validation parts, normalisation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers
+from client.errors import UserError
+from client.features import Extractor, extract
+from client.seeds import numpy_stream
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+VALIDATION_SHARE = 0.2
+TINY = 1e-6
+"""Standard deviation below which a feature counts as constant and is only centred."""
+
+
+@dataclass(frozen=True)
+class CorpusData:
+    """A corpus with its features: n utterances, d features.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (n, d)
+    digests : list of str
+        SHA-256 of each recording.
+    skipped : list of Path
+        Recordings left out because they were unreadable.
+    """
+
+    name: str
+    shards: int
+    utterances: list[Utterance]
+    features: Floats
+    digests: list[str]
+    skipped: list[Path]
+
+    @property
+    def labels(self) -> Ints:
+        """Class of each utterance, an index into `EMOTIONS`."""
+        return np.array([EMOTIONS.index(u.emotion) for u in self.utterances])
+
+    @property
+    def speakers(self) -> list[str]:
+        """All speakers, sorted."""
+        return sorted({u.speaker for u in self.utterances})
+
+    def attributes(self, speaker: str) -> dict[str, str]:
+        """What the metadata says the same of all of a speaker's utterances."""
+        own = [u.attributes for u in self.utterances if u.speaker == speaker]
+        shared = set.intersection(*(set(a.items()) for a in own))
+        return dict(sorted(shared))
+
+
+def load_corpus(corpus: Corpus, extractor: Extractor, cache: Path) -> CorpusData:
+    """List a corpus, extract its features and check that every speaker fills their shards.
+
+    Raises
+    ------
+    UserError
+        As `Corpus.utterances`, `extract` and `check_speakers` do.
+    """
+    if corpus.shards < 1:
+        raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
+    utterances = corpus.utterances(cache)
+    check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
+    skip_bad = corpus.on_bad_file == "skip"
+    found = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)
+    kept = [utterances[i] for i in found.kept]
+    check_speakers(corpus.name, kept, minimum=2 * corpus.shards)
+    return CorpusData(corpus.name, corpus.shards, kept, found.values, found.digests, found.skipped)
+
+
+def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[str]]:
+    """Cut the speakers into disjoint test folds of equal size, give or take one.
+
+    Raises
+    ------
+    UserError
+        If there are fewer speakers than folds.
+    """
+    if len(speakers) < count:
+        raise UserError(
+            f"{len(speakers)} speaker(s) cannot fill {count} test folds: at least {count} are needed"
+        )
+    order = numpy_stream(seed, "folds").permutation(sorted(speakers))
+    return [sorted(part.tolist()) for part in np.array_split(order, count)]
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The data of a federation's clients: n utterances of N clients, d features.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Position of each utterance in its corpus.
+    features : ndarray of float32, shape (n, d)
+        Normalised.
+    labels : ndarray of int64, shape (n,)
+    client : ndarray of int64, shape (n,)
+        Which client holds each utterance.
+    validation : ndarray of bool, shape (n,)
+        Whether it is held out for validation.
+    corpora, speakers : list of str, length N
+        Whose each client is.
+    """
+
+    rows: Ints
+    features: Floats
+    labels: Ints
+    client: Ints
+    validation: npt.NDArray[np.bool_]
+    corpora: list[str]
+    speakers: list[str]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.speakers)
+
+    def sizes(self) -> Ints:
+        """Return each client's number of training utterances, shape (N,)."""
+        return np.bincount(self.client[~self.validation], minlength=len(self))
+
+    def validation_set(self) -> tuple[Floats, Ints]:
+        """Return the held-out utterances of all clients."""
+        return self.features[self.validation], self.labels[self.validation]
+
+    def save_training(self, path: Path) -> None:
+        """Write what the training workers read: `load_training` gives it back."""
+        order = np.flatnonzero(~self.validation)
+        order = order[np.argsort(self.client[order], kind="stable")]
+        bounds = np.concatenate([[0], np.cumsum(self.sizes())])
+        tensors: dict[str, npt.NDArray[np.generic]] = {"features": self.features[order], "labels": self.labels[order], "bounds": bounds}
+        save_file(tensors, path)
+
+
+def load_training(path: Path) -> list[tuple[Floats, Ints]]:
+    """Read each client's training features and labels."""
+    stored = load_file(path)
+    cuts = stored["bounds"][1:-1]
+    parts = zip(np.split(stored["features"], cuts), np.split(stored["labels"], cuts), strict=True)
+    return list(parts)
+
+
+def make_clients(
+    data: CorpusData, speakers: Sequence[str], seed: int, normalisation: str
+) -> Clients:
+    """Cut each speaker into shards, one a client, and hold out a fifth of each for validation.
+
+    Feature statistics come from the training utterances alone: with ``speaker`` normalisation
+    those of the speaker, over all shards, with ``corpus`` those of all these speakers together;
+    ``none`` leaves features as they are.
+    """
+    rows, owner, held_out = [], [], []
+    names: list[str] = []
+    by_speaker = _rows_by_speaker(data)
+    for speaker in sorted(speakers):
+        rng = numpy_stream(seed, "shards", data.name, speaker)
+        for part in np.array_split(rng.permutation(by_speaker[speaker]), data.shards):
+            held = max(1, round(VALIDATION_SHARE * len(part)))
+            rows.append(part)
+            held_out.append(np.arange(len(part)) < held)
+            owner.append(np.full(len(part), len(names)))
+            names.append(speaker)
+    index, validation = np.concatenate(rows), np.concatenate(held_out)
+    return Clients(
+        rows=index,
+        features=_normalise(data, index, index[~validation], normalisation),
+        labels=data.labels[index],
+        client=np.concatenate(owner),
+        validation=validation,
+        corpora=[data.name] * len(names),
+        speakers=names,
+    )
+
+
+def join_clients(parts: Sequence[Clients]) -> Clients:
+    """Put the clients of several corpora into one federation, numbered in order."""
+    offsets = np.cumsum([0, *(len(p) for p in parts)])
+    return Clients(
+        rows=np.concatenate([p.rows for p in parts]),
+        features=np.concatenate([p.features for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        client=np.concatenate([p.client + o for p, o in zip(parts, offsets, strict=False)]),
+        validation=np.concatenate([p.validation for p in parts]),
+        corpora=[c for p in parts for c in p.corpora],
+        speakers=[s for p in parts for s in p.speakers],
+    )
+
+
+def held_out_set(
+    data: CorpusData, speakers: Sequence[str], private: Clients, normalisation: str
+) -> tuple[Floats, Ints]:
+    """Return the normalised utterances of speakers that no client holds.
+
+    With per-speaker normalisation a test speaker's statistics are their own, which needs no
+    label; with corpus-wide normalisation they are those of the private training data.
+    """
+    by_speaker = _rows_by_speaker(data)
+    rows = np.concatenate([by_speaker[s] for s in sorted(speakers)])
+    fit_on = private.rows[~private.validation] if normalisation == "corpus" else rows
+    return _normalise(data, rows, fit_on, normalisation), data.labels[rows]
+
+
+def _rows_by_speaker(data: CorpusData) -> dict[str, Ints]:
+    names = np.array([u.speaker for u in data.utterances])
+    return {speaker: np.flatnonzero(names == speaker) for speaker in data.speakers}
+
+
+def _normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -> Floats:
+    """Return the z-scores of `rows`, with statistics from the rows `fit_on`."""
+    features = data.features[rows]
+    if normalisation == "none":
+        return features
+    if normalisation == "corpus":
+        return _z_scores(features, data.features[fit_on])
+    speaker = np.array([u.speaker for u in data.utterances])
+    for name in np.unique(speaker[rows]):
+        own = speaker[rows] == name
+        features[own] = _z_scores(features[own], data.features[fit_on[speaker[fit_on] == name]])
+    return features
+
+
+def _z_scores(features: Floats, fit_on: Floats) -> Floats:
+    # In double precision: some functionals are of the order of 1e7 with a small spread.
+    mean = fit_on.mean(axis=0, dtype=np.float64)
+    std = fit_on.std(axis=0, dtype=np.float64)
+    std = np.where(std < TINY * np.maximum(1, np.abs(mean)), 1.0, std)
+    return np.asarray((features - mean) / std, dtype=np.float32)

@@ -1,0 +1,79 @@
+"""The checked shape of a study's configuration: what Hydra merges ``config.yaml`` into."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.model import ModelConfig
+from client.training import TrainingConfig
+from server.federation import AlgorithmConfig
+from server.plan import PrivacyConfig
+from server.transcript import TranscriptConfig
+
+
+@dataclass
+class RuntimeConfig:
+    """Where clients run.
+
+    Attributes
+    ----------
+    name : str
+        ``ray`` or ``local``.
+    client_resources : dict
+        CPUs and GPUs of one Ray worker: as many workers start as fit the machine.
+    """
+
+    name: str = "ray"
+    client_resources: dict[str, float] = field(
+        default_factory=lambda: {"num_cpus": 1.0, "num_gpus": 0.0}
+    )
+
+
+@dataclass
+class AdversaryConfig:
+    """What the adversary is after and what it works with.
+
+    Attributes
+    ----------
+    attribute : str
+        Column of the corpora's metadata to infer.
+    leaked_updates : list of int or "all"
+        How many updates of one client the adversary combines.
+    draws : int
+        Random choices of that many updates, a client.
+    shadow_federations : int
+        Rehearsals on the shadow corpora, each from other initial weights and speakers.
+    bootstraps : int
+        Resamples of the speakers for the intervals.
+    """
+
+    attribute: str = "gender"
+    leaked_updates: list[Any] = field(default_factory=lambda: [1, 3, 5, 10, 20, "all"])
+    draws: int = 10
+    shadow_federations: int = 5
+    bootstraps: int = 1000
+
+
+@dataclass
+class StudyConfig:
+    """A whole study. ``conf/config.yaml`` says what each key does."""
+
+    corpus: Any
+    features: Any
+    attack: Any
+    normalisation: str
+    model: ModelConfig
+    training: TrainingConfig
+    algorithm: AlgorithmConfig
+    privacy: PrivacyConfig
+    transcript: TranscriptConfig
+    runtime: RuntimeConfig
+    adversary: AdversaryConfig
+    data_root: str
+    cache: str
+    shadow: list[Any]
+    rounds: int
+    cohort_fraction: float
+    folds: list[int]
+    seed: int
+    stage: str
+    run: str | None

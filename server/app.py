@@ -1,0 +1,98 @@
+"""The Flower ServerApp: runs federations one after another over one grid."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from client.corpora.base import EMOTIONS
+from client.model import initial_arrays
+from client.seeds import numpy_stream
+from server.cohort import fixed_size_cohort
+from server.federation import Federation, Outcome
+from server.recorder import Recorder
+from server.strategy import TappedAveraging
+from server.transcript import TranscriptWriter
+
+POLL_SECONDS = 0.005
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of ``flwr run``: train the private federations of a configuration.
+
+    ``run_config["overrides"]`` holds Hydra overrides separated by spaces, and
+    ``run_config["output"]`` the folder for the results.
+    """
+    from server.run import train_from_overrides  # imports this module
+
+    overrides = str(context.run_config["overrides"]).split()
+    train_from_overrides(overrides, Path(str(context.run_config["output"])), grid)
+
+
+def server_app(
+    federations: Sequence[Federation], workspace: Path, device: str, outcomes: list[Outcome]
+) -> ServerApp:
+    """Return a ServerApp that runs `federations` and appends what comes out to `outcomes`."""
+    study = ServerApp()
+
+    @study.main()
+    def run(grid: Grid, context: Context) -> None:
+        outcomes.extend(federate(grid, f, workspace, device) for f in federations)
+
+    return study
+
+
+def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -> Outcome:
+    """Run one federation.
+
+    Parameters
+    ----------
+    workspace : Path
+        Folder that the nodes can read, for the clients' training data.
+    device : str
+        On which nodes train, ``cpu`` or ``cuda``.
+    """
+    if hasattr(grid, "pull_interval"):
+        grid.pull_interval = POLL_SECONDS  # a simulation's grid sleeps 100 ms a poll otherwise
+    dataset = workspace / f"{federation.name}.safetensors"
+    federation.clients.save_training(dataset)
+    protocol = federation.protocol
+    stream = numpy_stream(protocol.seed, federation.name, "initial")
+    start = initial_arrays(
+        protocol.model, federation.dimension, len(EMOTIONS), int(stream.integers(2**63))
+    )
+    with (
+        TranscriptWriter(federation.folder, federation.transcript_meta(list(start))) as writer,
+        Recorder(federation, sum(array.size for array in start.values())) as recorder,
+    ):
+        strategy = TappedAveraging(
+            cohort=partial(
+                fixed_size_cohort,
+                len(federation.clients),
+                protocol.plan.sampling_rate,
+                protocol.seed,
+                federation.name,
+            ),
+            request=partial(federation.train_request, dataset, device),
+            server_step=protocol.algorithm.server_step,
+            tap=writer.record,
+        )
+
+        def after_round(server_round: int, record: ArrayRecord) -> MetricRecord | None:
+            if server_round > 0:  # Flower also asks before the first round
+                arrays = {name: array.numpy() for name, array in record.items()}
+                recorder.record(server_round, arrays, strategy.last_round, strategy.releases)
+            return None
+
+        strategy.start(
+            grid,
+            ArrayRecord({name: Array(array) for name, array in start.items()}),
+            num_rounds=protocol.plan.num_rounds,
+            evaluate_fn=after_round,
+        )
+    return recorder.outcome

@@ -1,0 +1,189 @@
+"""What one federated run is: its clients, its protocol, and what comes out of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.mechanism import Arrays
+from client.model import ModelConfig
+from client.request import TrainRequest
+from client.speakers import Clients
+from client.training import TrainingConfig
+from server.evaluate import Scores
+from server.plan import PrivacyPlan
+from server.transcript import TranscriptConfig, TranscriptMeta, choose_layers
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass
+class AlgorithmConfig:
+    """Keys of ``conf/algorithm``.
+
+    Attributes
+    ----------
+    name : str
+        ``fedavg`` or ``fedsgd``.
+    server_learning_rate : float
+        Step along the mean update (FedAvg: 1) or against the mean gradient (FedSGD).
+    """
+
+    name: str
+    server_learning_rate: float
+
+    @property
+    def server_step(self) -> float:
+        """Factor on the mean of what clients send."""
+        return -self.server_learning_rate if self.name == "fedsgd" else self.server_learning_rate
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a federation is trained and what is recorded of it."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    algorithm: AlgorithmConfig
+    plan: PrivacyPlan
+    transcript: TranscriptConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One run of the protocol.
+
+    Attributes
+    ----------
+    name : str
+        Folder of its transcript, such as ``private-fold0``; also names its random streams.
+    role : str
+        ``private`` (the victims) or ``shadow`` (the adversary's rehearsal).
+    fold : int
+    clients : Clients
+    test : tuple of ndarray or None
+        Features (n, d) and labels (n,) of speakers that no client holds. Without them nothing
+        is evaluated and the global models are not recorded: a shadow federation.
+    folder : Path
+        Where the transcript goes.
+    """
+
+    name: str
+    role: str
+    fold: int
+    clients: Clients
+    test: tuple[Floats, Ints] | None
+    protocol: Protocol
+    folder: Path
+
+    @property
+    def dimension(self) -> int:
+        """Number of features d."""
+        return int(self.clients.features.shape[1])
+
+    def train_request(
+        self, dataset: Path, device: str, server_round: int, clients: tuple[int, ...]
+    ) -> TrainRequest:
+        """Return what a node that hosts `clients` is asked in a round."""
+        protocol = self.protocol
+        return TrainRequest(
+            federation=self.name,
+            round=server_round,
+            seed=protocol.seed,
+            clients=clients,
+            dataset=str(dataset),
+            device=device,
+            algorithm=protocol.algorithm.name,
+            model=protocol.model,
+            training=protocol.training,
+            mechanism=protocol.plan.client_mechanism(),
+        )
+
+    def transcript_meta(self, parameters: Sequence[str]) -> TranscriptMeta:
+        """Return what the transcript says of how the federation was run."""
+        protocol = self.protocol
+        return TranscriptMeta(
+            federation=self.name,
+            algorithm=protocol.algorithm.name,
+            num_clients=len(self.clients),
+            num_rounds=protocol.plan.num_rounds,
+            layers=choose_layers(protocol.transcript.layers, parameters),
+            dtype=protocol.transcript.dtype,
+            global_models=self.test is not None,
+            training=asdict(protocol.training),
+        )
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What the server computed in a round.
+
+    Attributes
+    ----------
+    train_loss, update_norm_mean, update_norm_max, noise_stddev, clip_fraction : float
+        Over the round's clients; NaN where nothing was received, or where the server cannot know
+        it (a withheld loss, gradients clipped on the device).
+    clients, rejected : int
+        Updates aggregated, and asked for but missing or refused.
+    seconds : float
+        From sending the model to the new one.
+    """
+
+    train_loss: float
+    update_norm_mean: float
+    update_norm_max: float
+    noise_stddev: float
+    clip_fraction: float
+    clients: int
+    rejected: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A row of ``rounds.parquet``; NaN where a figure does not exist."""
+
+    federation: str
+    role: str
+    fold: int
+    round: int
+    train_loss: float
+    validation_uar: float
+    test_uar: float
+    update_norm_mean: float
+    update_norm_max: float
+    clip_fraction: float
+    noise_stddev: float
+    epsilon: float
+    clients: int
+    rejected: int
+    seconds: float
+
+
+@dataclass
+class Outcome:
+    """What a federation leaves besides its transcript.
+
+    Attributes
+    ----------
+    best_round : int
+        Round of the best validation UAR in the second half; 0 where nothing was evaluated.
+    best_arrays, best_scores : Arrays, Scores or None
+        The model of that round and its figures.
+    releases : dict of client to int
+        Participation ledger: how often each client's update was seen.
+    epsilon : float or None
+        Spent by the client that spent most, at the plan's delta; None without a guarantee.
+    """
+
+    federation: Federation
+    rounds: list[Round] = field(default_factory=list)
+    best_round: int = 0
+    best_arrays: Arrays | None = None
+    best_scores: Scores | None = None
+    releases: dict[int, int] = field(default_factory=dict)
+    epsilon: float | None = None

@@ -1,0 +1,94 @@
+"""Keeps a federation's books round by round: figures, best model, privacy spent, progress."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Self
+
+from tqdm import tqdm
+
+from client.mechanism import Arrays
+from client.privacy import UserLevelDP
+from server.accountant import udp_mu, worst_epsilon
+from server.evaluate import Evaluator
+from server.federation import Federation, Outcome, Round, RoundSummary
+
+
+class Recorder:
+    """Evaluates each round's model and fills in an `Outcome`. Use as a context manager.
+
+    Parameters
+    ----------
+    num_parameters : int
+        Size of an update, for the accountant.
+    """
+
+    def __init__(self, federation: Federation, num_parameters: int) -> None:
+        self.outcome = Outcome(federation)
+        self._federation = federation
+        self._num_parameters = num_parameters
+        self._best_uar = -math.inf
+        self._evaluator = None
+        if federation.test is not None:
+            validation = federation.clients.validation_set()
+            self._evaluator = Evaluator(federation.protocol.model, validation, federation.test)
+        self._mechanism = federation.protocol.plan.client_mechanism()
+        sizes = enumerate(federation.clients.sizes().tolist())
+        self._mus = {client: self._mu(size) for client, size in sizes}
+        rounds = federation.protocol.plan.num_rounds
+        self._bar = tqdm(total=rounds, desc=federation.name, unit="round", mininterval=0.5)
+
+    def record(
+        self, server_round: int, arrays: Arrays, summary: RoundSummary, ledger: Counter[int]
+    ) -> None:
+        """Score the model that the round left behind and note its row."""
+        scores = self._evaluator(arrays) if self._evaluator else None
+        outcome = self.outcome
+        outcome.releases = dict(ledger)
+        if isinstance(self._mechanism, UserLevelDP):
+            delta = self._federation.protocol.plan.config.delta
+            outcome.epsilon = worst_epsilon(self._mus, ledger, delta)
+        outcome.rounds.append(
+            Round(
+                federation=self._federation.name,
+                role=self._federation.role,
+                fold=self._federation.fold,
+                round=server_round,
+                validation_uar=scores.validation_uar if scores else math.nan,
+                test_uar=scores.test_uar if scores else math.nan,
+                epsilon=math.nan if outcome.epsilon is None else outcome.epsilon,
+                **vars(summary),
+            )
+        )
+        # As in the 2022 study, the model is chosen among the later half of the rounds.
+        late = server_round > self._federation.protocol.plan.num_rounds // 2
+        if scores and late and scores.validation_uar > self._best_uar:
+            self._best_uar = scores.validation_uar
+            outcome.best_round, outcome.best_arrays = server_round, arrays
+            outcome.best_scores = scores
+        self._show(server_round)
+
+    def __enter__(self) -> Self:
+        """Return the recorder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the progress bar."""
+        self._bar.close()
+
+    def _mu(self, size: int) -> float:
+        if not isinstance(self._mechanism, UserLevelDP):
+            return math.inf
+        protocol = self._federation.protocol
+        return udp_mu(
+            self._mechanism, size, self._num_parameters, protocol.algorithm.name, protocol.training
+        )
+
+    def _show(self, server_round: int) -> None:
+        row = self.outcome.rounds[-1]
+        shown: Mapping[str, str] = {
+            **({"UAR": f"{row.validation_uar:.3f}"} if self._evaluator else {}),
+            **({} if math.isnan(row.epsilon) else {"epsilon": f"{row.epsilon:.3g}"}),
+        }
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(server_round - self._bar.n)

@@ -1,0 +1,159 @@
+"""Run federations, simulated on Ray or in this process; compose configurations with Hydra."""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Before Flower and Ray are imported: nothing is reported or looked up outside.
+for _name, _value in {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import hydra
+import torch
+import yaml
+from flwr.app import Context, RecordDict, UserConfig
+from flwr.serverapp import Grid
+from flwr.simulation import run_simulation
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from client.app import app as client_app
+from client.errors import UserError
+from client.speakers import CorpusData, load_corpus
+from conf.schema import RuntimeConfig, StudyConfig
+from server.app import federate, server_app
+from server.federation import Federation, Outcome
+from server.grid import LocalGrid
+from server.study import check_config, private_federations, write_training
+
+OmegaConf.register_new_resolver("cpu_count", lambda: os.cpu_count() or 1, replace=True)
+
+ConfigStore.instance().store(name="study_schema", node=StudyConfig)
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Ray's shared memory: messages are a few MiB, and the default is a third of the machine."""
+
+
+def study_config(composed: DictConfig) -> StudyConfig:
+    """Check a composed configuration and give it types.
+
+    Raises
+    ------
+    UserError
+        Naming the key.
+    """
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
+    check_config(config)
+    return config
+
+
+def build(settings: Any) -> Any:
+    """Make the dataclass that ``_target_`` names, its fields checked against their types.
+
+    Parameters
+    ----------
+    settings : mapping
+        Plain or of OmegaConf.
+    """
+    fields = {k: v for k, v in settings.items() if k != "_target_"}
+    schema = OmegaConf.structured(get_class(settings["_target_"]))
+    OmegaConf.set_readonly(schema, None)  # as it is for a frozen dataclass
+    return OmegaConf.to_object(OmegaConf.merge(schema, fields))
+
+
+def load_private(config: StudyConfig) -> CorpusData:
+    """Read the private corpus and its features."""
+    return load_corpus(build(config.corpus), build(config.features), Path(config.cache))
+
+
+def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
+    """Run federations one after another, on Ray or in this process.
+
+    Raises
+    ------
+    UserError
+        If the runtime is unknown or asks for a GPU that is not there.
+    """
+    device = "cuda" if runtime.client_resources.get("num_gpus", 0) > 0 else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.client_resources.num_gpus is above 0 but no GPU is to be seen")
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="fedser-") as folder:
+        app = server_app(federations, Path(folder), device, outcomes)
+        if runtime.name == "local":
+            context = Context(1, 0, UserConfig(), RecordDict(), UserConfig())
+            app(LocalGrid(client_app), context)
+        elif runtime.name == "ray":
+            _simulate(app, runtime)
+        else:
+            raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
+    return outcomes
+
+
+def _simulate(app: Any, runtime: RuntimeConfig) -> None:
+    """Run a ServerApp on Flower's simulation engine with one virtual node a Ray worker."""
+    resources = dict(runtime.client_resources)
+    cpus = os.cpu_count() or 1
+    if not 0 < resources.get("num_cpus", 1) <= cpus:
+        raise UserError(
+            f"runtime.client_resources.num_cpus={resources.get('num_cpus')} must lie in (0, {cpus}]"
+        )
+    workers = max(1, int(cpus / resources.get("num_cpus", 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_simulation(
+            server_app=app,
+            client_app=client_app,
+            num_supernodes=workers,
+            backend_config={
+                "client_resources": {**resources, "max_restarts": -1},
+                "init_args": {
+                    "num_cpus": cpus,
+                    "object_store_memory": OBJECT_STORE_BYTES,
+                    "logging_level": "ERROR",
+                    "log_to_driver": False,
+                },
+            },
+        )
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/config.yaml`` outside of a Hydra application."""
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> None:
+    """Train a study's private federations over a grid that somebody else started.
+
+    The folder can then be attacked with ``fedser stage=attack run=FOLDER``.
+    """
+    started = time.perf_counter()
+    composed = compose(overrides)
+    config = study_config(composed)
+    folder = folder.expanduser().absolute()
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(composed))
+    data = load_private(config)
+    with tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
+        outcomes = [
+            federate(grid, f, Path(workspace), "cpu")
+            for f in private_federations(config, data, folder)
+        ]
+    write_training(folder, data, outcomes, time.perf_counter() - started)

@@ -1,0 +1,186 @@
+"""From a configuration to private federations, and from their outcomes to files."""
+
+import json
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from client.errors import UserError
+from client.speakers import CorpusData, held_out_set, make_clients, speaker_folds
+from conf.schema import StudyConfig
+from server.federation import Federation, Outcome, Protocol
+from server.plan import PrivacyConfig, PrivacyPlan
+
+NUM_FOLDS = 5
+CHOICES = {
+    "normalisation": ("speaker", "corpus", "none"),
+    "stage": ("all", "check", "train", "attack", "report"),
+}
+
+
+def check_config(config: StudyConfig) -> None:
+    """Refuse values that the types cannot.
+
+    Raises
+    ------
+    UserError
+        Naming the key.
+    """
+    for key, choices in CHOICES.items():
+        if getattr(config, key) not in choices:
+            raise UserError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}")
+    if config.rounds < 1:
+        raise UserError(f"rounds={config.rounds} must be at least 1")
+    if not 0 < config.cohort_fraction <= 1:
+        raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
+    if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
+        raise UserError(f"folds={config.folds} must name some of 0 to {NUM_FOLDS - 1}")
+    for key in ("epochs", "batch_size", "learning_rate"):
+        if getattr(config.training, key) <= 0:
+            raise UserError(f"training.{key}={getattr(config.training, key)} must be above 0")
+    if not 0 <= config.model.dropout < 1:
+        raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
+    if config.transcript.dtype not in ("float16", "float32"):
+        raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
+    protocol(config, config.privacy)
+
+
+def protocol(config: StudyConfig, privacy: PrivacyConfig) -> Protocol:
+    """Return how a federation of this study is trained, under a given privacy mechanism."""
+    return Protocol(
+        model=config.model,
+        training=config.training,
+        algorithm=config.algorithm,
+        plan=PrivacyPlan(privacy, config.cohort_fraction, config.rounds),
+        transcript=config.transcript,
+        seed=config.seed,
+    )
+
+
+def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> list[Federation]:
+    """Return a federation for each test fold, with transcripts to go below `folder`."""
+    folds = speaker_folds(data.speakers, NUM_FOLDS, config.seed)
+    federations = []
+    for fold in config.folds:
+        trained_on = [s for s in data.speakers if s not in folds[fold]]
+        clients = make_clients(data, trained_on, config.seed, config.normalisation)
+        federations.append(
+            Federation(
+                name=f"private-fold{fold}",
+                role="private",
+                fold=fold,
+                clients=clients,
+                test=held_out_set(data, folds[fold], clients, config.normalisation),
+                protocol=protocol(config, config.privacy),
+                folder=folder / "transcript" / f"private-fold{fold}",
+            )
+        )
+    return federations
+
+
+def write_training(
+    folder: Path, data: CorpusData, outcomes: Sequence[Outcome], seconds: float
+) -> None:
+    """Write ``rounds.parquet``, ``model.safetensors``, ``truth.parquet`` and ``training.json``.
+
+    ``truth.parquet`` tells the experimenter, never the adversary, whose each client was.
+    """
+    rounds = pd.DataFrame([asdict(r) for o in outcomes for r in o.rounds])
+    rounds.to_parquet(folder / "rounds.parquet")
+    models = {
+        f"fold{o.federation.fold}.{name}": array
+        for o in outcomes
+        for name, array in (o.best_arrays or {}).items()
+    }
+    save_file(models, folder / "model.safetensors")
+    _truth(data, outcomes).to_parquet(folder / "truth.parquet")
+    summary = {
+        "corpus": {
+            "name": data.name,
+            "utterances": len(data.utterances),
+            "skipped": [str(path) for path in data.skipped],
+            "emotions": dict(sorted(Counter(u.emotion for u in data.utterances).items())),
+        },
+        "clients": len(data.speakers) * data.shards,
+        "speakers": len(data.speakers),
+        "utility": _utility(data, outcomes),
+        "privacy": _privacy(outcomes),
+        "rounds": len(rounds),
+        "seconds": seconds,
+    }
+    part = folder / "training.json.part"
+    part.write_text(json.dumps(summary, indent=2, allow_nan=False))
+    os.replace(part, folder / "training.json")
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """Read what `write_training` summed up.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no finished training.
+    """
+    try:
+        return dict(json.loads((folder / "training.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
+
+
+def _truth(data: CorpusData, outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    attributes = {speaker: data.attributes(speaker) for speaker in data.speakers}
+    return pd.DataFrame(
+        {
+            "federation": outcome.federation.name,
+            "fold": outcome.federation.fold,
+            "client": client,
+            "corpus": data.name,
+            "speaker": speaker,
+            **attributes[speaker],
+        }
+        for outcome in outcomes
+        for client, speaker in enumerate(outcome.federation.clients.speakers)
+    )
+
+
+def _utility(data: CorpusData, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    per_fold: list[dict[str, Any]] = []
+    for o in outcomes:
+        assert o.best_scores is not None  # private federations are always evaluated
+        trained_on = set(o.federation.clients.speakers)
+        per_fold.append(
+            {
+                "fold": o.federation.fold,
+                "uar": o.best_scores.test_uar,
+                "accuracy": o.best_scores.test_accuracy,
+                "best_round": o.best_round,
+                "validation_uar": o.best_scores.validation_uar,
+                "test_speakers": [s for s in data.speakers if s not in trained_on],
+            }
+        )
+    return {
+        "uar": statistics.fmean(f["uar"] for f in per_fold),
+        "accuracy": statistics.fmean(f["accuracy"] for f in per_fold),
+        "best_round": int(statistics.median_low(o.best_round for o in outcomes)),
+        "per_fold": per_fold,
+    }
+
+
+def _privacy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the privacy statement; what is not guaranteed is None."""
+    plan = outcomes[0].federation.protocol.plan
+    epsilons = [o.epsilon for o in outcomes if o.epsilon is not None]
+    releases = max(max(o.releases.values(), default=0) for o in outcomes)
+    sizes = np.concatenate([o.federation.clients.sizes() for o in outcomes])
+    shards = max(Counter(outcomes[0].federation.clients.speakers).values())
+    epsilon = max(epsilons) if epsilons and math.isfinite(max(epsilons)) else None
+    return plan.statement(epsilon, releases, sizes, shards)

@@ -1,0 +1,125 @@
+"""Results and rounds of a made-up study, as the runs would leave them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attacks.results import write_results
+
+SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
+
+
+def make_attack(**changes: Any) -> dict[str, Any]:
+    """One attack record; give what should differ."""
+    attack = {
+        "name": "correlation",
+        "attribute": "gender",
+        "layer": "first",
+        "shadow_corpora": ["nemo", "emodb"],
+        "aware": False,
+        "leaked_updates": 1,
+        "auc": 0.903,
+        "uar_calibrated": 0.841,
+        "uar_fixed": 0.502,
+        "tpr_at_fpr_01": 0.713,
+        "ci95_auc": [0.851, 0.948],
+        "victims": 50,
+        "speakers": 10,
+        "roc": {"fpr": [0.0, 0.05, 0.3, 1.0], "tpr": [0.0, 0.6, 0.9, 1.0]},
+    }
+    return attack | changes
+
+
+def make_rounds(folds: int = 5, last: int = 40) -> pd.DataFrame:
+    """Rounds of the private folds and one shadow federation; round 3 had an empty cohort."""
+    fold, number = (axis.ravel() for axis in np.mgrid[0:folds, 1 : last + 1])
+    uar = 0.25 + 0.35 * (1 - np.exp(-number / 12)) + 0.01 * fold
+    private = pd.DataFrame(
+        {
+            "federation": [f"private-fold{index}" for index in fold],
+            "role": "private",
+            "fold": fold,
+            "round": number,
+            "train_loss": np.where(number == 3, np.nan, 1.4 - uar),
+            "validation_uar": uar + 0.03,
+            "test_uar": np.where(number % 5 == 0, uar, np.nan),
+            "clients": np.where(number == 3, 0, 5),
+            "rejected": (number == 7).astype(int),
+            "seconds": 0.1,
+        }
+    )
+    shadow = private[fold == 0].assign(
+        federation="shadow-0", role="shadow", validation_uar=np.nan, test_uar=np.nan
+    )
+    return pd.concat([private, shadow], ignore_index=True)
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Results of a complete study under the 2022 mechanism."""
+    folds = [
+        {
+            "fold": fold,
+            "uar": 0.561 + 0.011 * fold,
+            "accuracy": 0.6,
+            "best_round": 30 + fold,
+            "validation_uar": 0.62,
+            "test_speakers": SPEAKERS[2 * fold : 2 * fold + 2],
+        }
+        for fold in range(5)
+    ]
+    centroid = {"name": "centroid", "uar_fixed": 0.6, "roc": None}
+    return {
+        "schema_version": 1,
+        "config": {"privacy": {"name": "udp", "epsilon": 25}, "corpus": {"name": "ravdess"}},
+        "versions": {"fedser": "0.1.0", "flwr": "1.41.0", "python": "3.11.9"},
+        "seed": 7,
+        "corpus": {
+            "name": "ravdess",
+            "utterances": 1234,
+            "skipped": ["03-01-broken.wav", "empty.wav"],
+            "emotions": {"anger": 300, "happiness": 310, "neutral": 312, "sadness": 312},
+        },
+        "clients": 50,
+        "speakers": 10,
+        "utility": {"uar": 0.583, "accuracy": 0.607, "best_round": 32, "per_fold": folds},
+        "privacy": {
+            "mechanism": "udp",
+            "unit": "client",
+            "relation": "replace_one",
+            "vantage": "the server sees every update with its sender",
+            "delta": 1e-5,
+            "epsilon": 105306.4,
+            "nominal_epsilon": 25.0,
+            "nominal_delta": 0.5,
+            "accountant": "exact Gaussian composition",
+            "releases_max": 20,
+            "warnings": ["Clipping gradients does not bound an Adam update."],
+        },
+        "attacks": [
+            make_attack(),
+            make_attack(leaked_updates=5, auc=0.951, ci95_auc=[0.91, 0.98]),
+            make_attack(leaked_updates="all", auc=0.962, ci95_auc=[0.925, 0.991]),
+            make_attack(**centroid, auc=0.587, ci95_auc=[0.43, 0.74]),
+            make_attack(**centroid, leaked_updates="all", auc=0.624, ci95_auc=None),
+        ],
+        "audit": None,
+        "timing": {
+            "rounds_per_second": 3.456,
+            "train_seconds": 57.8,
+            "shadow_seconds": 201.2,
+            "attack_seconds": 12.3,
+            "total_seconds": 280.9,
+        },
+    }
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, results: dict[str, Any]) -> Path:
+    """Folder of a finished run, ready for its report."""
+    write_results(tmp_path / "results.json", results)
+    make_rounds().to_parquet(tmp_path / "rounds.parquet")
+    return tmp_path

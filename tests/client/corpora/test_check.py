@@ -1,0 +1,41 @@
+from pathlib import Path
+
+from rich.console import Console
+
+from client.corpora import check
+from client.corpora.base import Utterance
+
+
+def utterance(speaker: str, emotion: str, **attributes: str) -> Utterance:
+    return Utterance(Path("a.wav"), speaker, emotion, attributes)
+
+
+def lines(*utterances: Utterance) -> list[list[str]]:
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(check.table("some", utterances))
+    separators = str.maketrans("┃│", "  ")
+    rows = (line.translate(separators).split() for line in capture.get().splitlines())
+    return [row for row in rows if row and row[0][0].isalnum()]
+
+
+def test_counts_and_totals() -> None:
+    assert lines(
+        utterance("b", "anger", gender="male"),
+        utterance("a", "neutral", gender="female"),
+        utterance("a", "anger", gender="female"),
+        utterance("a", "anger", gender="female"),
+    ) == [
+        ["corpus", "some"],
+        ["speaker", "gender", "neutral", "happiness", "sadness", "anger", "total"],
+        ["a", "female", "1", "0", "0", "2", "3"],
+        ["b", "male", "0", "0", "0", "1", "1"],
+        ["2", "speakers", "1", "female,", "1", "male", "1", "0", "0", "3", "4"],
+    ]
+
+
+def test_unknown_gender_is_not_shown() -> None:
+    assert lines(utterance("a", "sadness"))[1:3] == [
+        ["speaker", "neutral", "happiness", "sadness", "anger", "total"],
+        ["a", "0", "0", "1", "0", "1"],
+    ]

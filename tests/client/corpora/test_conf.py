@@ -1,0 +1,47 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+
+from client.corpora.manifest import Manifest
+from client.corpora.nemo import Nemo
+from client.corpora.synthetic import Synthetic
+
+
+def build(*overrides: str) -> Any:
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(overrides=["+data_root=/data", *overrides])
+    return instantiate(config.corpus)
+
+
+@pytest.mark.parametrize("corpus", ["ravdess", "emodb", "nemo"])
+def test_root_follows_data_root(corpus: str) -> None:
+    assert build(f"+corpus={corpus}").root == f"/data/{corpus}"
+
+
+def test_shards() -> None:
+    assert build("+corpus=nemo") == Nemo("nemo", "/data/nemo", 5, "error")
+
+
+@pytest.mark.parametrize("language", ["en", "de", "pl"])
+def test_synthetic(language: str) -> None:
+    group = "synthetic" if language == "en" else f"synthetic_{language}"
+    assert build(f"+corpus={group}") == Synthetic(group, language, 40, 24, 0, 1, "error")
+
+
+def test_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("file,who,emotion\na.wav,s1,joyful\nb.wav,s1,fear\n")
+    (tmp_path / "a.wav").touch()
+    corpus = build(
+        "+corpus=manifest",
+        f"corpus.file={file}",
+        "corpus.columns.speaker=who",
+        "+corpus.emotions.joyful=happiness",
+        "+corpus.emotions.fear=null",
+    )
+    assert isinstance(corpus, Manifest)
+    (found,) = corpus.utterances(tmp_path)
+    assert (found.speaker, found.emotion) == ("s1", "happiness")

@@ -1,0 +1,72 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from client.corpora.emodb import Emodb
+from client.errors import UserError
+from tests.client.corpora.conftest import Grow
+
+
+def corpus(root: Path) -> Emodb:
+    return Emodb("emodb", str(root), shards=4, on_bad_file="error")
+
+
+def test_published_layout(grow: Grow, tmp_path: Path) -> None:
+    root = grow(
+        *(f"wav/{speaker}a01{letter}b.wav" for speaker in ("08", "03") for letter in "WLEAFTN")
+    )
+    found = corpus(root).utterances(tmp_path)
+
+    assert [(u.speaker, u.emotion) for u in found] == [
+        (speaker, emotion)
+        for speaker in ("03", "08")
+        for emotion in ("happiness", "neutral", "sadness", "anger")
+    ]
+    assert found[0].path == root / "wav/03a01Fb.wav"
+    assert found[0].attributes == {
+        "gender": "male",
+        "age": "31",
+        "language": "de",
+        "sentence": "a01",
+    }
+    assert found[-1].attributes["gender"] == "female"
+    assert found[-1].attributes["age"] == "34"
+
+
+@pytest.mark.parametrize("name", ["03a01Xb", "04a01Wb", "03a01W"])
+def test_foreign_name(grow: Grow, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}\.wav is not named as 03a01Fa\.wav is, by one"):
+        corpus(grow(f"wav/{name}.wav")).utterances(tmp_path)
+
+
+def test_other_layout(grow: Grow, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        corpus(grow("03a01Fa.wav")).utterances(tmp_path)
+    assert str(error.value) == (
+        f"corpus emodb: the folder {tmp_path} has another layout (looked for wav/*.wav, "
+        "utterances.csv): set corpus.root=<folder of the corpus>"
+    )
+
+
+@pytest.mark.corpora
+def test_real(data_root: Path, tmp_path: Path) -> None:
+    found = corpus(data_root / "emodb").utterances(tmp_path)
+    assert len(found) == 339
+    assert Counter(u.emotion for u in found) == {
+        "neutral": 79,
+        "happiness": 71,
+        "sadness": 62,
+        "anger": 127,
+    }
+    genders = {u.speaker: u.attributes["gender"] for u in found}
+    assert Counter(genders.values()) == {"female": 5, "male": 5}
+
+
+@pytest.mark.corpora
+def test_real_names_tell_what_the_table_tells(data_root: Path, grow: Grow, tmp_path: Path) -> None:
+    listed = corpus(data_root / "emodb").utterances(tmp_path)
+    parsed = corpus(grow(*(f"wav/{u.path.stem}.wav" for u in listed))).utterances(tmp_path)
+    for by_table, by_name in zip(listed, parsed, strict=True):
+        assert (by_table.speaker, by_table.emotion) == (by_name.speaker, by_name.emotion)
+        assert by_name.attributes.items() <= by_table.attributes.items()

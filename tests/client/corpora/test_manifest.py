@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from client.corpora.manifest import Manifest
+from client.errors import UserError
+from tests.client.corpora.conftest import Grow
+
+COLUMNS = {"file": ["x/a.wav"], "who": ["s1"], "emotion": ["fear"], "gender": ["m"]}
+
+
+def corpus(file: Path, root: Path | None = None, on_bad_file: str = "error") -> Manifest:
+    return Manifest(
+        name="manifest",
+        file=str(file),
+        root=None if root is None else str(root),
+        columns={"file": "file", "speaker": "who", "emotion": "emotion"},
+        emotions={"fear": "sadness"},
+        shards=1,
+        on_bad_file=on_bad_file,
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str) -> None:
+    file = grow("x/a.wav") / f"list.{suffix}"
+    if suffix == "csv":
+        file.write_text("file,who,emotion,gender\nx/a.wav,s1,fear,m\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(COLUMNS), file)
+    (found,) = corpus(file).utterances(tmp_path)
+    assert (found.path, found.speaker, found.emotion) == (tmp_path / "x/a.wav", "s1", "sadness")
+    assert found.attributes == {"gender": "male"}
+
+
+def test_root(grow: Grow, tmp_path: Path) -> None:
+    grow("elsewhere/x/a.wav")
+    file = tmp_path / "list.csv"
+    file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
+    (found,) = corpus(file, root=tmp_path / "elsewhere").utterances(tmp_path)
+    assert found.path == tmp_path / "elsewhere/x/a.wav"
+
+
+def test_missing_audio(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
+    with pytest.raises(UserError, match=r"not found \(the first is .*x/a\.wav\) in row 2: "):
+        corpus(file).utterances(tmp_path)
+    assert len(corpus(file, on_bad_file="skip").utterances(tmp_path)) == 1
+
+
+def test_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.csv: no such table: correct corpus\.file"):
+        corpus(tmp_path / "absent.csv").utterances(tmp_path)

@@ -1,0 +1,74 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from client.corpora.nemo import Nemo
+from client.errors import UserError
+from tests.client.corpora.conftest import Grow
+
+HEADER = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
+
+
+def corpus(root: Path) -> Nemo:
+    return Nemo("nemo", str(root), shards=5, on_bad_file="error")
+
+
+def publish(grow: Grow, *emotions: str) -> Path:
+    """Write one sentence in each emotion; the published speaker column is padded."""
+    names = [f"WR0_{emotion}_64.wav" for emotion in emotions]
+    rows = [
+        f"{name}\t{emotion}\tUcho słyszy, i to jak.\tucho słyszy i to jak\t        WR0\tmale\t23"
+        for name, emotion in zip(names, emotions, strict=True)
+    ]
+    root = grow(*(f"samples/{name}" for name in names))
+    (root / "data.tsv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+def test_published_layout(grow: Grow, tmp_path: Path) -> None:
+    root = publish(grow, "surprised", "sadness", "neutral", "happiness", "fear", "anger")
+    found = corpus(root).utterances(tmp_path)
+
+    assert [u.emotion for u in found] == ["anger", "happiness", "neutral", "sadness"]
+    assert found[0].path == root / "samples/WR0_anger_64.wav"
+    assert found[0].speaker == "WR0"
+    assert found[0].attributes == {
+        "language": "pl",
+        "gender": "male",
+        "age": "23",
+        "sentence": "64",
+        "raw_text": "Ucho słyszy, i to jak.",
+        "normalized_text": "ucho słyszy i to jak",
+    }
+
+
+def test_unknown_emotion(grow: Grow, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.tsv: unknown emotion 'boredom' in row 3: use "):
+        corpus(publish(grow, "anger", "boredom")).utterances(tmp_path)
+
+
+def test_other_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        corpus(tmp_path).utterances(tmp_path)
+    assert str(error.value) == (
+        f"corpus nemo: the folder {tmp_path} has another layout (looked for data.tsv, "
+        "utterances.csv): set corpus.root=<folder of the corpus>"
+    )
+
+
+@pytest.mark.corpora
+def test_real(data_root: Path, tmp_path: Path) -> None:
+    found = corpus(data_root / "nemo").utterances(tmp_path)
+    assert len(found) == 1542
+    assert Counter(u.emotion for u in found) == {
+        "neutral": 405,
+        "happiness": 373,
+        "sadness": 386,
+        "anger": 378,
+    }
+    whole = {speaker: 180 for speaker in ("EB0", "IC0", "KD0", "KS0", "MK0", "SM0", "TP0", "WR0")}
+    assert Counter(u.speaker for u in found) == whole | {"MP0": 102}
+    genders = {u.speaker: u.attributes["gender"] for u in found}
+    assert Counter(genders.values()) == {"female": 4, "male": 5}
+    assert {u.attributes["language"] for u in found} == {"pl"}

@@ -1,0 +1,119 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from client.corpora.ravdess import Ravdess
+from client.errors import UserError
+from tests.client.corpora.conftest import Grow
+
+
+def corpus(root: Path, calm: str = "drop", on_bad_file: str = "error") -> Ravdess:
+    return Ravdess("ravdess", str(root), shards=4, on_bad_file=on_bad_file, calm=calm)
+
+
+def published(folder: str = "Actor_{:02d}/") -> list[str]:
+    """Every emotion once by actors 2 and 11, in the names of the corpus."""
+    return [
+        f"{folder.format(actor)}03-01-{emotion:02d}-0{1 + (emotion == 5)}-02-01-{actor:02d}.wav"
+        for actor in (11, 2)
+        for emotion in range(1, 9)
+    ]
+
+
+def test_published_layout(grow: Grow, tmp_path: Path) -> None:
+    found = corpus(grow(*published())).utterances(tmp_path)
+
+    assert [(u.speaker, u.emotion) for u in found] == [
+        (speaker, emotion)
+        for speaker in ("02", "11")
+        for emotion in ("neutral", "happiness", "sadness", "anger")
+    ]
+    assert found[0].path == tmp_path / "Actor_02/03-01-01-01-02-01-02.wav"
+    assert found[0].attributes == {
+        "gender": "female",
+        "language": "en",
+        "sentence": "02",
+        "intensity": "normal",
+        "take": "01",
+    }
+    assert found[-1].attributes["gender"] == "male"
+    assert found[-1].attributes["intensity"] == "strong"
+
+
+def test_flat_files_song_and_video_left_out(grow: Grow, tmp_path: Path) -> None:
+    song, video = "03-02-05-01-01-01-02.wav", "01-01-05-01-01-01-02.wav"
+    root = grow(*published(folder=""), song, video)
+    assert len(corpus(root).utterances(tmp_path)) == 8
+
+
+def test_calm_counts_as_neutral(grow: Grow, tmp_path: Path) -> None:
+    found = corpus(grow(*published()), calm="neutral").utterances(tmp_path)
+    assert Counter(u.emotion for u in found)["neutral"] == 4
+
+
+def test_unknown_calm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^corpus\.calm=keep: must be drop or neutral$"):
+        corpus(tmp_path, calm="keep").utterances(tmp_path)
+
+
+def test_other_layout(grow: Grow, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        corpus(grow("speech/1.wav")).utterances(tmp_path)
+    assert str(error.value) == (
+        f"corpus ravdess: the folder {tmp_path} has another layout (looked for "
+        "Actor_*/03-01-*.wav, 03-01-*.wav, utterances.csv): set corpus.root=<folder of the corpus>"
+    )
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent does not exist"):
+        corpus(tmp_path / "absent").utterances(tmp_path)
+
+
+def test_foreign_name(grow: Grow, tmp_path: Path) -> None:
+    root = grow("Actor_01/03-01-09-01-01-01-01.wav")
+    with pytest.raises(UserError, match=r"03-01-09-01-01-01-01\.wav is not named as 03-01-05-02"):
+        corpus(root).utterances(tmp_path)
+
+
+def test_table_layout(grow: Grow, tmp_path: Path) -> None:
+    root = grow("audio/a.flac", "audio/b.flac")
+    (root / "utterances.csv").write_text(
+        "file,speaker,gender,emotion\naudio/b.flac,01,male,calm\naudio/a.flac,01,male,anger\n"
+    )
+    assert [u.emotion for u in corpus(root).utterances(tmp_path)] == ["anger"]
+    merged = corpus(root, calm="neutral").utterances(tmp_path)
+    assert [u.emotion for u in merged] == ["anger", "neutral"]
+    assert merged[0].attributes == {"language": "en", "gender": "male"}
+
+
+def test_missing_audio_is_kept_for_skipping(tmp_path: Path) -> None:
+    (tmp_path / "utterances.csv").write_text("file,speaker,emotion\na.flac,01,anger\n")
+    with pytest.raises(UserError, match="audio file not found"):
+        corpus(tmp_path).utterances(tmp_path)
+    assert len(corpus(tmp_path, on_bad_file="skip").utterances(tmp_path)) == 1
+
+
+@pytest.mark.corpora
+def test_real(data_root: Path, tmp_path: Path) -> None:
+    found = corpus(data_root / "ravdess", calm="neutral").utterances(tmp_path)
+    assert len(found) == 864
+    assert Counter(u.emotion for u in found) == {
+        "neutral": 96 + 192,
+        "happiness": 192,
+        "sadness": 192,
+        "anger": 192,
+    }
+    assert Counter(u.speaker for u in found) == {f"{actor:02d}": 36 for actor in range(1, 25)}
+    assert all((int(u.speaker) % 2 == 1) == (u.attributes["gender"] == "male") for u in found)
+    assert len(corpus(data_root / "ravdess").utterances(tmp_path)) == 864 - 192
+
+
+@pytest.mark.corpora
+def test_real_names_tell_what_the_table_tells(data_root: Path, grow: Grow, tmp_path: Path) -> None:
+    listed = corpus(data_root / "ravdess").utterances(tmp_path)
+    parsed = corpus(grow(*(f"{u.path.stem}.wav" for u in listed))).utterances(tmp_path)
+    for by_table, by_name in zip(listed, parsed, strict=True):
+        assert (by_table.speaker, by_table.emotion) == (by_name.speaker, by_name.emotion)
+        assert by_name.attributes.items() <= by_table.attributes.items()

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+
+from client.corpora import records
+from client.corpora.table import Row, Table
+from client.errors import UserError
+from tests.client.corpora.conftest import Grow
+
+
+def row(file: str = "a.wav", emotion: str = "anger", **others: str) -> Row:
+    return {"file": file, "speaker": "01", "emotion": emotion} | others
+
+
+def table(*rows: Row, folder: Path = Path("corpus")) -> Table:
+    return Table(folder / "list.csv", list(rows))
+
+
+def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
+    root = grow("b.wav", "a.wav")
+    rows = row("b.wav", age="31"), row("./a.wav", age="", gender="F")
+    found = records.from_table(table(*rows, folder=root), attributes={"language": "de"})
+    assert [u.path for u in found] == [root / "a.wav", root / "b.wav"]
+    assert found[0].attributes == {"language": "de", "gender": "female"}
+    assert found[1].attributes == {"language": "de", "age": "31"}
+
+
+def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
+    root = grow("audio/a.wav", "b.wav")
+    rows = table(row("a.wav"), row(str(root / "b.wav")))
+    found = records.from_table(rows, root=root / "audio")
+    assert [u.path for u in found] == [root / "audio/a.wav", root / "b.wav"]
+
+
+@pytest.mark.parametrize(
+    ("label", "emotion"),
+    [
+        ("Anger", "anger"),
+        ("angry", "anger"),
+        ("HAPPY", "happiness"),
+        ("joy", "happiness"),
+        ("sad", "sadness"),
+        ("Freude", "happiness"),
+        ("neutral", "neutral"),
+    ],
+)
+def test_names_of_emotions(label: str, emotion: str) -> None:
+    rows = table(row(emotion=label))
+    found = records.from_table(rows, emotions={"freude": "happiness"}, skip_missing=True)
+    assert found[0].emotion == emotion
+
+
+def test_dropped_rows_need_no_audio() -> None:
+    assert records.from_table(table(row(emotion="Fear")), emotions={"FEAR": None}) == []
+
+
+def test_a_dropped_synonym_wins() -> None:
+    assert records.from_table(table(row(emotion="joy")), emotions={"joy": None}) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(), row(file="")], "no file in row 3: fill the cell"),
+        ([row() | {"speaker": ""}], "no speaker in row 2: fill the cell"),
+        ([row(emotion="")] * 7, "no emotion in rows 2, 3, 4, 5, 6 and 2 more: fill the cell"),
+        (
+            [row(), row(emotion="Fear"), row(emotion="Fear")],
+            "unknown emotion 'Fear' in rows 3, 4: use neutral, happiness, sadness, anger, "
+            "or map it in corpus.emotions with corpus=manifest",
+        ),
+        (
+            [row("a.wav"), row("b.wav"), row("x/../a.wav")],
+            "a.wav is listed more than once in rows 2, 4: keep one row",
+        ),
+        (
+            [row("b.wav"), row("c.wav")],
+            f"audio file not found (the first is {Path('corpus/b.wav')}) in rows 2, 3: "
+            "correct the path or corpus.root",
+        ),
+    ],
+)
+def test_unusable_rows(rows: list[Row], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        records.from_table(table(*rows))
+    assert str(error.value) == f"{Path('corpus/list.csv')}: {message}"
+
+
+def test_mapping_to_an_unknown_emotion() -> None:
+    with pytest.raises(UserError) as error:
+        records.from_table(table(row()), emotions={"anger": "rage"})
+    assert str(error.value) == (
+        "corpus.emotions: 'rage' is none of neutral, happiness, sadness, anger; null drops rows"
+    )

@@ -1,0 +1,113 @@
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from client.corpora import synthetic
+from client.corpora.synthetic import Synthetic, render
+from client.errors import UserError
+
+CORPUS = Synthetic(
+    name="synthetic",
+    language="en",
+    speakers=4,
+    utterances_per_speaker=8,
+    seed=0,
+    shards=1,
+    on_bad_file="error",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache that holds `CORPUS`."""
+    folder = tmp_path_factory.mktemp("cache")
+    CORPUS.utterances(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def refuse_to_render(*_: Any) -> None:
+    raise AssertionError("rendered again")
+
+
+def test_balanced_real_audio(cache: Path) -> None:
+    found = CORPUS.utterances(cache)
+    assert set(Counter((u.speaker, u.emotion) for u in found).values()) == {2}
+    genders = {u.speaker: u.attributes["gender"] for u in found}
+    assert Counter(genders.values()) == {"female": 2, "male": 2}
+    assert found == sorted(found, key=lambda u: u.path)
+    for utterance in found:
+        info = soundfile.info(utterance.path)
+        assert (info.format, info.samplerate, info.channels) == ("FLAC", 16_000, 1)
+        assert 0.8 < info.duration < 5.0
+        assert soundfile.read(utterance.path)[0].std() > 0.005
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_same_bytes_whatever_the_processes(cache: Path, tmp_path: Path, processes: int) -> None:
+    render(CORPUS, tmp_path / "again", processes)
+    (rendered,) = (cache / "synthetic").iterdir()
+    assert contents(tmp_path / "again") == contents(rendered)
+
+
+def test_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "render", refuse_to_render)
+    other = replace(CORPUS, name="other", shards=2, on_bad_file="skip")
+    assert other.utterances(cache) == CORPUS.utterances(cache)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"language": "de"}, {"language": "pl"}])
+def test_another_corpus_is_rendered(tmp_path: Path, change: dict[str, Any]) -> None:
+    small = replace(CORPUS, speakers=1, utterances_per_speaker=4)
+    heard = {u.path.read_bytes() for u in small.utterances(tmp_path)}
+    other = {u.path.read_bytes() for u in replace(small, **change).utterances(tmp_path)}
+    assert len(heard | other) == 8
+    assert len(list((tmp_path / "synthetic").iterdir())) == 2
+
+
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_after_one(spoken: Iterator[Any], *_: Any, **__: Any) -> Iterator[Any]:
+        yield next(spoken)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic, "tqdm", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        CORPUS.utterances(tmp_path)
+    assert list((tmp_path / "synthetic").iterdir()) == []
+
+
+def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    (folder / "audio").mkdir(parents=True)
+    render(replace(CORPUS, speakers=1, utterances_per_speaker=4), folder, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert list((folder / "audio").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"language": "xx"}, "corpus.language=xx: there are sentences in en, de, pl"),
+        ({"speakers": 0}, "corpus.speakers=0: must be at least 1"),
+        ({"seed": -1}, "corpus.seed=-1: must be at least 0"),
+        (
+            {"utterances_per_speaker": 25},
+            "corpus.utterances_per_speaker=25: must be a positive multiple of 4, "
+            "the number of emotions",
+        ),
+    ],
+)
+def test_impossible_parameters(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        replace(CORPUS, **change).utterances(tmp_path)
+    assert str(error.value) == message
+    assert list(tmp_path.iterdir()) == []
