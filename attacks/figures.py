@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attacks.results import Attack, Results, at_one, leaked_order
 
@@ -22,7 +24,8 @@ INK = "#1f2328"
 # Without yellow and black, which vanish on a white or a dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX"
-STYLE = {
+WIDTH, HEIGHT, LEGEND_ROW = 5.2, 3.7, 0.18  # inches
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -31,6 +34,7 @@ STYLE = {
     "grid.alpha": 0.15,
     "grid.color": INK,
     "legend.frameon": False,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "fedser",
     **dict.fromkeys(
@@ -68,6 +72,7 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
     if results["utility"]["best_round"] is not None:
         axes.axvline(results["utility"]["best_round"], color=INK, ls=":", lw=1, label="best round")
     axes.set_ylim(0, 100)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     count = rounds["fold"].nunique()
     folds_text = f"{count} fold{'s' * (count > 1)}"
     axes.set_title(f"{people(results['speakers'], results['clients'])}, {folds_text}")
@@ -84,13 +89,14 @@ def roc_figure(series: dict[str, list[Attack]]) -> Figure | None:
     figure, axes = new_axes(
         "false positive rate (share, 0 to 1)", "true positive rate (share, 0 to 1)"
     )
-    for (label, records), color in zip(curves.items(), cycle(PALETTE)):
-        if not records:
+    for label, (color, marker) in _looks(series).items():
+        if not curves[label]:
             continue
-        most, one = records[-1], at_one(records)
-        axes.plot(*_roc(most), color=color, label=f"{label} ({updates(most)})")
+        most, one = curves[label][-1], at_one(curves[label])
+        name = f"{label} ({updates(most)})"
+        axes.plot(*_roc(most), color=color, marker=marker, ms=4, markevery=0.2, label=name)
         if one and one is not most:
-            axes.plot(*_roc(one), color=color, ls="--", lw=1, label=f"{label} (1 update)")
+            axes.plot(*_roc(one), color=color, ls="--", lw=1)
     axes.plot([0, 1], [0, 1], color=INK, ls=":", lw=1, label="chance")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), title=victims(series))
     add_legend(figure, axes)
@@ -107,12 +113,11 @@ def leakage_figure(series: dict[str, list[Attack]]) -> Figure | None:
     figure, axes = new_axes("leaked updates of a client (count)", "AUC (0.5 = guessing)")
     ticks = sorted({(leaked_order(r), r["leaked_updates"]) for rs in scored.values() for r in rs})
     places = {leaked: place for place, (_, leaked) in enumerate(ticks)}
-    styles = zip(cycle(PALETTE), cycle(MARKERS))
-    for index, ((label, records), (color, marker)) in enumerate(
-        zip(scored.items(), styles, strict=False)
-    ):
+    looks = _looks(series)
+    for index, (label, records) in enumerate(scored.items()):
+        color, marker = looks[label]
         # Side by side, so that intervals at the same count stay apart.
-        shift = 0.3 * ((index + 0.5) / len(scored) - 0.5)
+        shift = min(0.1, 0.7 / len(scored)) * (index - (len(scored) - 1) / 2)
         at = [places[record["leaked_updates"]] + shift for record in records]
         axes.plot(at, [r["auc"] for r in records], color=color, marker=marker, ms=5, label=label)
         for place, record in zip(at, records, strict=True):
@@ -146,7 +151,7 @@ def inline_svg(figure: Figure) -> str:
 
 def new_axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """One plot of a size that stays readable on a phone."""
-    figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
@@ -154,8 +159,9 @@ def new_axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def add_legend(figure: Figure, axes: Axes) -> None:
     """Put the legend under the plot, where it hides no curve."""
     labels = axes.get_legend_handles_labels()[1]
-    columns = 4 if max(map(len, labels)) < 14 else 2
-    figure.legend(loc="outside lower center", ncols=min(columns, len(labels)), fontsize=8)
+    columns = min(4 if max(map(len, labels)) < 14 else 2, len(labels))
+    figure.set_figheight(HEIGHT + LEGEND_ROW * -(-len(labels) // columns))
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def victims(series: dict[str, list[Attack]]) -> str:
@@ -173,6 +179,11 @@ def updates(attack: Attack) -> str:
     """Number of leaked updates in words."""
     leaked = attack["leaked_updates"]
     return "1 update" if leaked == 1 else f"{leaked} updates"
+
+
+def _looks(series: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Color and marker of each series, the same in every figure."""
+    return dict(zip(series, zip(cycle(PALETTE), cycle(MARKERS), strict=False), strict=False))
 
 
 def _roc(attack: Attack) -> Iterable[list[float]]:

@@ -49,11 +49,11 @@ def read_results(path: Path) -> Results:
     UserError
         If the file is missing, cut short, or not a results file of this version.
     """
-    mend = "run `fedser stage=attack` first"
+    mend = "run fedser stage=attack"
     try:
         results = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        raise UserError(f"{path}: there are no results yet; {mend}") from None
+        raise UserError(f"{path}: there are no results yet; {mend} first") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a complete JSON file ({error}); {mend} again") from None
     problem = schema_problem(results)

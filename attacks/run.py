@@ -60,7 +60,7 @@ def _hydra_main(composed: DictConfig) -> None:
         if composed.run is not None:
             composed = _recompose(folder)
         run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         sys.exit(_one_line(error))  # raised further, Hydra would add a line of its own
 
@@ -80,8 +80,9 @@ def _remove_all_but(folder: Path, before: set[Path]) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if {path.name for path in folder.iterdir()} <= {".hydra"}:
         shutil.rmtree(folder)
-        for parent in list(folder.parents)[:2]:  # outputs/DATE
-            if parent != Path.cwd() and not any(parent.iterdir()):
+        outputs = Path.cwd() / "outputs"
+        for parent in folder.parents:  # outputs/DATE
+            if parent.is_relative_to(outputs) and not any(parent.iterdir()):
                 parent.rmdir()
 
 

@@ -160,7 +160,7 @@ class TappedAveraging(Strategy):
 
     def _summary(self, server_round: int, releases: Releases, losses: list[Floats]) -> RoundSummary:
         squares = [
-            np.square(a.reshape(len(releases), -1)).sum(axis=1) for a in releases.arrays.values()
+            np.square(a).sum(axis=tuple(range(1, a.ndim))) for a in releases.arrays.values()
         ]
         norms = np.sqrt(np.sum(squares, axis=0)) if len(releases) else np.array([math.nan])
         mechanism = self._request(server_round, ()).mechanism

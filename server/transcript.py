@@ -218,7 +218,7 @@ def _pack(array: Floats, dtype: str) -> tuple[npt.NDArray[np.floating], Floats]:
     scale = np.ones(len(array), dtype=np.float32)
     if dtype == "float32":
         return array.astype(np.float32), scale
-    largest = np.abs(array.reshape(len(array), -1)).max(axis=1)
+    largest = np.abs(array).max(axis=tuple(range(1, array.ndim)))
     scale = np.ldexp(scale, np.where(largest > 0, np.frexp(largest)[1], 0)).astype(np.float32)
     return (array / _per_row(scale, array)).astype(np.float16), scale
 

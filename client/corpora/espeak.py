@@ -44,9 +44,8 @@ class Espeak:
     """A synthesiser in its first state, to be used as a context manager.
 
     The library keeps the phase of its oscillators in static variables that no call resets, so
-    the same sentence sounds different the second time. Loading a private copy of the library,
-    and seeding the C generator that it draws from, make samples depend on nothing that this
-    process synthesised before.
+    the same sentence sounds different the second time. Loading a private copy of the library
+    makes samples depend on nothing that this process synthesised before.
 
     Attributes
     ----------
@@ -63,7 +62,6 @@ class Espeak:
         self._folder = tempfile.TemporaryDirectory(prefix="espeak-")
         copy = shutil.copy(espeakng_loader.get_library_path(), self._folder.name)
         self._library = ctypes.CDLL(str(copy))
-        ctypes.CDLL(None).srand(1)
         data = str(Path(espeakng_loader.get_data_path())).encode()
         self.sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0))
         if self.sample_rate <= 0:

@@ -22,7 +22,7 @@ from client.corpora.recording import SAMPLE_RATE, record
 from client.corpora.voices import draw_delivery, draw_voice
 from client.errors import UserError
 
-_FORMAT = 1  # raise it whenever the same parameters would sound different
+_FORMAT = 2  # raise it whenever the same parameters would sound different
 _COLUMNS = ("file", "speaker", "gender", "emotion", "language", "sentence")
 
 

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from client.corpora.base import EMOTIONS
 from client.corpora.espeak import Prosody
 
-_VARIANTS = {
-    "female": ("f1", "f2", "f3", "f4", "f5"),
+# Variants without breath: eSpeak NG's breath noise is not reproducible.
+VARIANTS = {
+    "female": ("f1", "f4", "Annie", "belinda", "linda", "steph"),
     "male": ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
 }
+"""Names of eSpeak NG voice variants by gender."""
+
 # Mean pitch in eSpeak units. The variants alone would part the genders cleanly (about 100 Hz
 # against 200 Hz): higher men and lower women make them meet.
-_PITCH = {"female": 34.0, "male": 67.0}
+_PITCH = {"female": 35.0, "male": 66.0}
 _TRACT = {"female": 0.94, "male": 1.06}
 
 # What a fully expressive speaker adds to neutral speech: rate and range as fractions, volume and
@@ -81,13 +84,13 @@ def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
     """Draw a speaker of one gender."""
     return Voice(
         gender=gender,
-        variant=str(rng.choice(_VARIANTS[gender])),
+        variant=str(rng.choice(VARIANTS[gender])),
         rate=rng.normal(195.0, 14.0),
         pitch=rng.normal(_PITCH[gender], 16.0),
         pitch_range=rng.normal(50.0, 8.0),
-        tract=float(np.exp(rng.normal(np.log(_TRACT[gender]), 0.08))),
+        tract=float(np.exp(rng.normal(np.log(_TRACT[gender]), 0.07))),
         colouring=rng.normal(0.0, 4.0, BANDS),
-        level=rng.normal(-26.0, 3.0),
+        level=rng.normal(-30.0, 3.0),
         snr=rng.uniform(12.0, 30.0),
         expressiveness=rng.lognormal(0.0, 0.4) * rng.normal(1.0, 0.35, (len(EMOTIONS), 5)),
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.lines import Line2D
 
 from attacks.results import write_results
 
@@ -54,7 +55,14 @@ def make_rounds(folds: int = 5, last: int = 40) -> pd.DataFrame:
     shadow = private[fold == 0].assign(
         federation="shadow-0", role="shadow", validation_uar=np.nan, test_uar=np.nan
     )
-    return pd.concat([private, shadow], ignore_index=True)
+    rounds: pd.DataFrame = pd.concat([private, shadow], ignore_index=True)
+    return rounds
+
+
+def points(line: Line2D) -> tuple[list[float], list[float]]:
+    """The x and y values that a line of a figure shows."""
+    x, y = line.get_data(orig=False)
+    return np.asarray(x, float).tolist(), np.asarray(y, float).tolist()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_real(data_root: Path, tmp_path: Path) -> None:
         "sadness": 386,
         "anger": 378,
     }
-    whole = {speaker: 180 for speaker in ("EB0", "IC0", "KD0", "KS0", "MK0", "SM0", "TP0", "WR0")}
+    whole = dict.fromkeys(("EB0", "IC0", "KD0", "KS0", "MK0", "SM0", "TP0", "WR0"), 180)
     assert Counter(u.speaker for u in found) == whole | {"MP0": 102}
     genders = {u.speaker: u.attributes["gender"] for u in found}
     assert Counter(genders.values()) == {"female": 4, "male": 5}

@@ -26,7 +26,7 @@ DELIVERY = Delivery(Prosody(180, 100, 50, 50), tilt=0.0, level=-26.0, snr=200.0)
 def tone(hertz: float, seconds: float = 1.0, sample_rate: int = 22_050) -> NDArray[np.float64]:
     """Sine of root mean square 0.1, the level of eSpeak NG."""
     time = np.arange(round(seconds * sample_rate)) / sample_rate
-    return 0.1 * np.sqrt(2) * np.sin(2 * np.pi * hertz * time)
+    return np.asarray(0.1 * np.sqrt(2) * np.sin(2 * np.pi * hertz * time))
 
 
 def recorded(

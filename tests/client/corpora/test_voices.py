@@ -1,10 +1,12 @@
+from collections import defaultdict
 from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from client.corpora.base import EMOTIONS
-from client.corpora.voices import draw_delivery, draw_voice
+from client.corpora.espeak import Espeak, Prosody
+from client.corpora.voices import VARIANTS, draw_delivery, draw_voice
 
 
 def test_emotions_move_the_prosody() -> None:
@@ -27,9 +29,18 @@ def test_emotions_move_the_prosody() -> None:
     assert tilt[sadness] < tilt[neutral] < tilt[anger]
 
 
-@pytest.mark.parametrize("gender", ["female", "male"])
-def test_variants_match_the_gender(gender: str) -> None:
+@pytest.mark.parametrize("gender", VARIANTS)
+def test_every_variant_is_drawn(gender: str) -> None:
     rng = np.random.default_rng(0)
-    variants = {draw_voice(gender, rng).variant for _ in range(200)}
-    assert {variant[0] for variant in variants} == {gender[0]}
-    assert len(variants) == {"female": 5, "male": 8}[gender]
+    assert {draw_voice(gender, rng).variant for _ in range(200)} == set(VARIANTS[gender])
+
+
+def test_every_variant_is_reproducible() -> None:
+    heard = defaultdict(set)
+    for variant in (*VARIANTS["female"], *VARIANTS["male"]) * 5:
+        with Espeak() as espeak:
+            samples = espeak.say("A word.", f"en+{variant}", Prosody(200, 100, 50, 50))
+        heard[variant].add(samples.tobytes())
+    assert {variant: len(different) for variant, different in heard.items()} == dict.fromkeys(
+        heard, 1
+    )

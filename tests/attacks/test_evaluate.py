@@ -1,0 +1,167 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from attacks.evaluate import evaluate_attack
+from client.errors import UserError
+from conf.schema import AdversaryConfig
+
+CLASSES = ["female", "male"]
+ONCE = AdversaryConfig(leaked_updates=["all"], draws=1, bootstraps=400)
+
+
+def study(folder: Path, speakers=8, folds=2, updates=12, shift=1.0, between=0.5, seed=0):
+    """Scores of a federation a fold; the speaker's own offset dwarfs nothing but counts."""
+    rng = np.random.default_rng(seed)
+    truth, scores = [], []
+    for fold in range(folds):
+        for client in range(2 * speakers):
+            speaker = client // 2
+            gender = CLASSES[speaker % 2]
+            truth.append((f"private-fold{fold}", fold, client, f"s{speaker}", gender))
+            mean = shift * (speaker % 2) + between * rng.normal()
+            scores += [(f"private-fold{fold}", client, mean + rng.normal()) for _ in range(updates)]
+    path = folder / "truth.parquet"
+    pd.DataFrame(truth, columns=["federation", "fold", "client", "speaker", "gender"]).to_parquet(path)
+    return pd.DataFrame(scores, columns=["federation", "client", "score"]), path
+
+
+def expected_auc(scores, path):
+    truth = pd.read_parquet(path)
+    means = scores.groupby(["federation", "client"])["score"].mean().reset_index().merge(truth)
+    folds = [g for _, g in means.groupby("fold")]
+    return np.mean([roc_auc_score(g["gender"] == "male", g["score"]) for g in folds])
+
+
+def test_auc_is_the_mean_over_folds(tmp_path):
+    scores, path = study(tmp_path)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["auc"] == pytest.approx(expected_auc(scores, path))
+    assert entry["leaked_updates"] == "all"
+    assert (entry["victims"], entry["speakers"]) == (16, 8)
+    low, high = entry["ci95_auc"]
+    assert 0 <= low < entry["auc"] < high <= 1
+
+
+def test_uar_at_the_median_and_at_zero(tmp_path):
+    scores, path = study(tmp_path, shift=1.5)
+    truth = pd.read_parquet(path)
+    means = scores.groupby(["federation", "client"])["score"].mean().reset_index().merge(truth)
+
+    def uar(threshold):
+        folds = []
+        for _, g in means.groupby("fold"):
+            hit = (g["score"] > threshold(g["score"])) == (g["gender"] == "male")
+            folds.append(hit.groupby(g["gender"]).mean().mean())
+        return np.mean(folds)
+
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["uar_calibrated"] == pytest.approx(uar(lambda s: s.median()))
+    assert entry["uar_fixed"] == pytest.approx(uar(lambda s: 0.0))
+    shifted = scores.assign(score=scores["score"] + 100)
+    (moved,) = evaluate_attack(shifted, path, CLASSES, ONCE, seed=0)
+    assert moved["uar_fixed"] == 0.5  # a fixed threshold overlooks the leak
+    assert moved["uar_calibrated"] == pytest.approx(entry["uar_calibrated"])
+    assert moved["auc"] == pytest.approx(entry["auc"])
+
+
+def test_ties_count_half_and_chance_is_half(tmp_path):
+    scores, path = study(tmp_path)
+    (entry,) = evaluate_attack(scores.assign(score=1.0), path, CLASSES, ONCE, seed=0)
+    assert entry["auc"] == 0.5
+    assert entry["ci95_auc"] == [0.5, 0.5]
+    assert entry["tpr_at_fpr_01"] == 0.0
+
+
+def test_a_perfect_attack(tmp_path):
+    scores, path = study(tmp_path, shift=1000)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["auc"] == entry["tpr_at_fpr_01"] == entry["uar_calibrated"] == 1.0
+    assert entry["roc"]["tpr"] == [1.0] * 101
+
+
+def test_more_leaked_updates_average_more_noise_away(tmp_path):
+    scores, path = study(tmp_path, speakers=200, shift=0.5, between=0.0)
+    config = replace(ONCE, leaked_updates=[1, 4, "all"], draws=10)
+    one, four, every = evaluate_attack(scores, path, CLASSES, config, seed=0)
+    assert one["auc"] < four["auc"] < every["auc"]
+    # two unit-variance normals at distance d: AUC = Phi(d / sqrt 2)
+    assert one["auc"] == pytest.approx(0.638, abs=0.02)
+    assert four["auc"] == pytest.approx(0.760, abs=0.02)
+
+
+def test_clients_with_fewer_updates_give_all_they_sent(tmp_path):
+    scores, path = study(tmp_path, updates=3)
+    config = replace(ONCE, leaked_updates=[20, "all"], draws=4)
+    many, every = evaluate_attack(scores, path, CLASSES, config, seed=0)
+    assert many["auc"] == pytest.approx(every["auc"])
+
+
+def test_the_interval_resamples_speakers_not_updates(tmp_path):
+    scores, path = study(tmp_path, speakers=8, updates=12, between=1.0)
+    (few,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    repeated = pd.concat([scores] * 20)  # more of the same updates tell nothing new
+    (many,) = evaluate_attack(repeated, path, CLASSES, ONCE, seed=0)
+    assert np.diff(many["ci95_auc"]) == pytest.approx(np.diff(few["ci95_auc"]))
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(tmp_path):
+    truth = 0.664  # Phi(0.6 / sqrt 2)
+    covered = 0
+    for seed in range(60):
+        scores, path = study(
+            tmp_path, speakers=40, folds=1, updates=1, shift=0.6, between=0.0, seed=seed
+        )
+        low, high = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)[0]["ci95_auc"]
+        covered += low <= truth <= high
+    # binomial(60, 0.95): 50 or fewer has probability 0.0005
+    assert covered >= 51
+
+
+def test_victims_of_one_class_give_no_figures(tmp_path):
+    scores, path = study(tmp_path)
+    truth = pd.read_parquet(path).assign(gender="male")
+    truth.to_parquet(path)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["auc"] is None and entry["ci95_auc"] is None and entry["roc"] is None
+    assert entry["victims"] == 16
+
+
+def test_a_fold_of_one_class_is_left_out(tmp_path):
+    scores, path = study(tmp_path, folds=3)
+    truth = pd.read_parquet(path)
+    truth.loc[truth["fold"] == 0, "gender"] = "male"
+    truth.to_parquet(path)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    kept = truth["federation"][truth["fold"] > 0]
+    only = scores[scores["federation"].isin(kept)]
+    truth[truth["fold"] > 0].to_parquet(path)
+    assert entry["auc"] == pytest.approx(expected_auc(only, path))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("gender", "other", r"private speakers have the value\(s\) other, shadow speakers female and male"),
+        ("gender", None, r"have the value\(s\) missing"),
+    ],
+)
+def test_values_that_shadow_speakers_lack_are_refused(tmp_path, column, value, message):
+    scores, path = study(tmp_path)
+    truth = pd.read_parquet(path)
+    truth.loc[0, column] = value
+    truth.to_parquet(path)
+    with pytest.raises(UserError, match=message):
+        evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+
+
+def test_an_attribute_that_the_corpus_does_not_say_and_a_missing_file_are_refused(tmp_path):
+    scores, path = study(tmp_path)
+    with pytest.raises(UserError, match=r"adversary\.attribute=age: the private corpus does not"):
+        evaluate_attack(scores, path, CLASSES, replace(ONCE, attribute="age"), seed=0)
+    with pytest.raises(UserError, match=r"nothing\.parquet: not readable; run fedser stage=train"):
+        evaluate_attack(scores, tmp_path / "nothing.parquet", CLASSES, ONCE, seed=0)

@@ -1,0 +1,268 @@
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from attacks.figures import leakage_figure, utility_figure
+from attacks.report import read_rounds, write_report
+from attacks.results import attack_series, write_results
+from attacks.verdict import attack_remark, delta_text, epsilon_text, privacy_finding
+from client.errors import UserError
+from tests.attacks.conftest import make_attack, make_rounds, points
+
+Results = dict[str, Any]
+
+CHROMIUM = shutil.which("chromium")
+NO_GUARANTEE = dict.fromkeys(
+    ("unit", "relation", "vantage", "delta", "epsilon", "nominal_epsilon", "nominal_delta")
+)
+
+
+def page_text(run_dir: Path) -> str:
+    """What a reader sees of the page, figures left out."""
+    page = write_report(run_dir).read_text("utf-8")
+    page = re.sub(r"<(style|svg)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def rewrite(run_dir: Path, results: Results) -> str:
+    write_results(run_dir / "results.json", results)
+    return page_text(run_dir)
+
+
+def test_verdict_shows_the_three_figures_with_their_context(run_dir: Path) -> None:
+    verdict = page_text(run_dir).split("Utility over rounds")[0]
+    for text in (
+        "58.3 % UAR",
+        "guessing gives 25 %",
+        "5 folds, 56.1 % to 60.5 %",
+        "AUC 0.90 → 0.96",
+        "gender from 1 update: AUC 0.90 (95 % interval 0.85–0.95; correlation)",
+        "gender from all updates: AUC 0.96 (95 % interval 0.93–0.99; correlation)",
+        "strongest of 2 attacks",
+        "too weak to rely on: ε = 105,306 at δ = 1e-5 for one client",
+        "nominal ε = 25 at δ = 0.5",
+    ):
+        assert text in verdict
+
+
+def test_sections_come_in_order(run_dir: Path) -> None:
+    page = write_report(run_dir).read_text("utf-8")
+    parts = ["Verdict", "UAR over rounds", "ROC curve", "AUC over the", "<th>Attack</th>"]
+    parts += ["Privacy statement", "Utility by fold", "Skipped files", "Configuration", "Timing"]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_attack_table_rounds_every_column_and_remarks_the_overlooked_leak(run_dir: Path) -> None:
+    text = page_text(run_dir)
+    row = "correlation gender first nemo, emodb no 5 0.95 0.91–0.98 84.1 % 50.2 % 71.3 % 50 10"
+    assert f"{row} ↑ a fixed threshold overlooks this leak" in text
+    assert "centroid gender first nemo, emodb no all 0.62 – 84.1 % 60.0 % 71.3 % 50 10" in text
+    assert text.count("overlooks this leak") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "remark"),
+    [
+        ({}, "a fixed threshold overlooks this leak"),
+        ({"uar_fixed": 0.56}, ""),
+        ({"ci95_auc": [0.49, 0.95]}, ""),
+        ({"ci95_auc": None}, "a fixed threshold overlooks this leak"),
+        ({"ci95_auc": None, "auc": 0.59}, ""),
+        ({"auc": None, "ci95_auc": None}, "no AUC"),
+        ({"auc": 0.2, "ci95_auc": [0.1, 0.4]}, "the wrong way round"),
+    ],
+)
+def test_remark(changes: dict[str, Any], remark: str) -> None:
+    found = attack_remark(make_attack(**changes))
+    assert remark in found
+    assert bool(remark) == bool(found)
+
+
+def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> None:
+    statement = page_text(run_dir).split("Privacy statement")[1]
+    for text in (
+        "Mechanism udp",
+        "Unit client: everything one client holds; 10 speakers hold 50 clients, so a speaker",
+        "data sets differ by one client replaced by another",
+        "the server sees every update with its sender",
+        "Accountant exact Gaussian composition",
+        "at most 20",
+        "Nominal Real ε 25 105,306 δ 0.5 1e-5",
+        "Clipping gradients does not bound an Adam update.",
+    ):
+        assert text in statement
+
+
+def test_folds_files_configuration_versions_and_timing_are_shown(run_dir: Path) -> None:
+    text = page_text(run_dir)
+    for shown in (
+        "4 60.5 % 60.0 % 62.0 % 34 s09, s10",
+        "Skipped files: 2 unreadable 03-01-broken.wav empty.wav",
+        "privacy: epsilon: 25 name: udp",
+        "flwr 1.41.0",
+        "Rounds a second 3.46",
+        "Shadow 201.2 s",
+        "Rounds with an empty cohort 5 Rejected updates 5",
+    ):
+        assert shown in text
+
+
+def test_page_loads_nothing_and_escapes_what_it_shows(run_dir: Path, results: Results) -> None:
+    results["corpus"]["name"] = "<script>alert(1)</script>"
+    write_results(run_dir / "results.json", results)
+    page = write_report(run_dir).read_text("utf-8")
+    assert not re.search(r"https?://|<script|<link|<img|@import|src=", page)
+    assert not re.search(r"url\((?!#)", page)
+    assert "&lt;script&gt;" in page
+
+
+def test_figures_are_images_with_something_on_them_and_inline_text(run_dir: Path) -> None:
+    page = write_report(run_dir).read_text("utf-8")
+    for name in ("utility", "roc", "leakage"):
+        image = imread(run_dir / "figures" / f"{name}.png")[..., :3]
+        assert min(image.shape[:2]) > 600
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
+    assert page.count("<svg") == 3
+    assert page.count("n = 10 speakers, 50 clients") == 3
+
+
+def test_utility_figure_draws_mean_and_range_over_folds(results: Results) -> None:
+    rounds = make_rounds().query("role == 'private'")
+    figure = utility_figure(rounds, results)
+    assert figure is not None
+    validation, test = figure.axes[0].lines[:2]
+    expected = [100 * rounds.query("round == @r")["validation_uar"].mean() for r in range(1, 41)]
+    assert points(validation)[1] == pytest.approx(expected)
+    assert points(test)[0] == list(range(5, 41, 5))
+    band = np.asarray(figure.axes[0].collections[1].get_paths()[0].vertices)
+    assert np.ptp(band[np.isclose(band[:, 0], 40), 1]) == pytest.approx(4)  # folds are 1 % apart
+
+
+def test_leakage_figure_draws_auc_and_interval_in_the_order_of_leaks(results: Results) -> None:
+    figure = leakage_figure(attack_series(results["attacks"]))
+    assert figure is not None
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "all"]
+    assert points(axes.lines[0])[1] == [0.903, 0.951, 0.962]
+    bars = [np.asarray(b.get_paths()[0].vertices)[:, 1].tolist() for b in axes.collections]
+    assert bars == [[0.851, 0.948], [0.91, 0.98], [0.925, 0.991], [0.43, 0.74]]
+
+
+def test_run_without_attacks_or_guarantee_says_so(run_dir: Path, results: Results) -> None:
+    write_report(run_dir)
+    results["attacks"] = []
+    results["privacy"] |= {**NO_GUARANTEE, "mechanism": "none", "accountant": None}
+    text = rewrite(run_dir, results)
+    assert "No attack was run, so nothing is known" in text
+    assert "No formal privacy guarantee holds for this run." in text
+    assert "ε none claimed no guarantee" in text
+    assert [path.name for path in (run_dir / "figures").iterdir()] == ["utility.png"]
+
+
+def test_nominal_epsilon_alone_is_no_guarantee(results: Results) -> None:
+    results["privacy"]["epsilon"] = None
+    finding = privacy_finding(results)
+    assert finding.figure == "no guarantee"
+    assert "the nominal ε = 25 at δ = 0.5 is not a proven bound" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "strength"),
+    [(0.9, 1e-5, "strong"), (8.0, 1e-5, "moderate"), (10.1, 1e-5, "too weak"), (0.9, 0.5, "void")],
+)
+def test_strength_of_a_guarantee(
+    results: Results, epsilon: float, delta: float, strength: str
+) -> None:
+    results["privacy"] |= {"epsilon": epsilon, "delta": delta}
+    assert f"guarantee is {strength}" in privacy_finding(results).sentence
+
+
+def test_attack_at_chance_is_not_called_a_leak_nor_a_proof(run_dir: Path, results: Results) -> None:
+    results["attacks"] = [make_attack(auc=0.56, ci95_auc=[0.42, 0.7])]
+    text = rewrite(run_dir, results)
+    assert "No attack shows that the updates give the speaker's gender away (AUC 0.56" in text
+    assert "with 10 speakers this does not prove" in text
+    assert "overlooks" not in text
+
+
+def test_undefined_auc(run_dir: Path, results: Results) -> None:
+    undefined = dict.fromkeys(("auc", "ci95_auc", "roc", "uar_fixed", "uar_calibrated"))
+    results["attacks"] = [make_attack(**undefined, tpr_at_fpr_01=None)]
+    text = rewrite(run_dir, results)
+    assert "The attacks have no AUC" in text
+    assert "correlation gender first nemo, emodb no 1 – – – – – 50 10 ↑ no AUC" in text
+
+
+def test_one_fold_with_columns_absent_or_without_numbers(run_dir: Path, results: Results) -> None:
+    rounds = make_rounds(folds=1).drop(columns=["test_uar", "rejected", "clients"])
+    rounds.assign(validation_uar=None).to_parquet(run_dir / "rounds.parquet")
+    results["utility"] |= {"uar": None, "accuracy": None, "best_round": None, "per_fold": []}
+    text = rewrite(run_dir, results)
+    assert "Emotion recognition was not measured." in text
+    assert "No round was evaluated." in text
+    assert "Rounds, all folds 40 Rounds with an empty cohort 0 Rejected updates 0" in text
+
+
+def test_audit_is_shown(run_dir: Path, results: Results) -> None:
+    results["audit"] = {"epsilon_lower_bound": 1.23456, "canaries": 100}
+    assert "epsilon_lower_bound 1.235" in rewrite(run_dir, results)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "rounds of training are missing; run fedser stage=train"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "not a complete Parquet file"),
+        (lambda path: pd.DataFrame({"round": [1]}).to_parquet(path), "'fold', 'role'"),
+    ],
+)
+def test_damaged_rounds_are_a_one_line_user_error(run_dir: Path, damage: Any, message: str) -> None:
+    path = run_dir / "rounds.parquet"
+    damage(path)
+    with pytest.raises(UserError, match=message) as caught:
+        read_rounds(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"), [(0.5312, "0.531"), (26.4, "26.4"), (1082.3, "1,082"), (None, "–")]
+)
+def test_epsilon_text(epsilon: float | None, text: str) -> None:
+    assert epsilon_text(epsilon) == text
+
+
+@pytest.mark.parametrize(("delta", "text"), [(1e-5, "1e-5"), (1e-10, "1e-10"), (0.5, "0.5")])
+def test_delta_text(delta: float, text: str) -> None:
+    assert delta_text(delta) == text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to lay the page out")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_is_no_wider_than_the_window(run_dir: Path, width: int) -> None:
+    page = write_report(run_dir).read_text("utf-8")
+    # Chromium has no windows below 500 px, frames can be of any width.
+    (run_dir / "frame.html").write_text(
+        f'<iframe id="f" style="width:{width}px;height:900px;border:0" '
+        f'srcdoc="{html.escape(page)}"></iframe><script>onload = () => {{ const d = '
+        "document.getElementById('f').contentDocument; document.title = 'width ' + "
+        "d.documentElement.scrollWidth + ' tables ' + d.querySelectorAll('.scroll').length; };"
+        "</script>"
+    )
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-quic", "--disable-background-networking", "--disable-sync"]
+    command += ["--disable-component-update", f"--user-data-dir={run_dir / 'profile'}"]
+    command += ["--dump-dom", (run_dir / "frame.html").as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"<title>width (\d+) tables 2</title>", dumped.stdout)
+    assert found
+    assert int(found[1]) <= width

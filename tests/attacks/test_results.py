@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from attacks.results import SCHEMA, attack_series, leaked_order, read_results, write_results
+from client.errors import UserError
+from tests.attacks.conftest import make_attack
+
+Results = dict[str, Any]
+
+
+def test_schema_is_a_valid_schema_that_describes_every_top_level_key() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["required"]) == set(SCHEMA["properties"])
+
+
+def test_what_is_written_reads_back_equal_and_bytes_do_not_depend_on_key_order(
+    tmp_path: Path, results: Results
+) -> None:
+    write_results(tmp_path / "a.json", results)
+    write_results(tmp_path / "b.json", dict(reversed(results.items())))
+    assert read_results(tmp_path / "a.json") == results
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("privacy", "epsilon", "infinite"),
+        ("privacy", "epsilon", 0),
+        ("privacy", "delta", 1.5),
+        ("privacy", "unit", "household"),
+        ("privacy", "relation", None),  # an epsilon without its relation
+        ("privacy", "vantage", None),
+        ("utility", "uar", 58.3),  # per cent instead of a share
+        ("utility", "best_round", 3.5),
+        ("corpus", "skipped", 2),
+        ("timing", "train_seconds", -1),
+        ("versions", "flwr", 1.41),
+    ],
+)
+def test_schema_rejects(
+    tmp_path: Path, results: Results, section: str, key: str, value: object
+) -> None:
+    results[section][key] = value
+    with pytest.raises(ValueError, match=rf"\$\.{section}\.{key}"):
+        write_results(tmp_path / "results.json", results)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auc", 1.01),
+        ("auc", "0.9"),
+        ("ci95_auc", [0.4]),
+        ("leaked_updates", 0),
+        ("leaked_updates", "most"),
+        ("aware", "yes"),
+        ("roc", {"fpr": [0.0, 1.0]}),
+        ("gender", "female"),
+    ],
+)
+def test_schema_rejects_in_attacks(
+    tmp_path: Path, results: Results, key: str, value: object
+) -> None:
+    results["attacks"][0][key] = value
+    with pytest.raises(ValueError, match=r"\$\.attacks\[0\]"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nan_and_infinity_are_refused_and_an_earlier_file_stays(
+    tmp_path: Path, results: Results, number: float
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    before = path.read_bytes()
+    results["utility"]["uar"] = number
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results(path, results)
+    assert path.read_bytes() == before
+
+
+def test_absent_guarantee_needs_no_statement(tmp_path: Path, results: Results) -> None:
+    absent = ("unit", "relation", "vantage", "delta", "epsilon", "accountant", "releases_max")
+    results["privacy"] |= dict.fromkeys(absent)
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json")["privacy"]["epsilon"] is None
+
+
+def damaged(results: Results, how: str) -> str:
+    text = json.dumps(results)
+    return {
+        "truncated": text[: len(text) // 2],
+        "empty": "",
+        "nan": text.replace("0.583", "NaN"),
+        "foreign": '{"accuracy": 0.9}',
+        "other version": text.replace('"schema_version": 1', '"schema_version": 2'),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "nan", "foreign", "other version"])
+def test_damaged_file_is_a_one_line_user_error(tmp_path: Path, results: Results, how: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(damaged(results, how))
+    with pytest.raises(UserError) as caught:
+        read_results(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "run fedser stage=attack" in message
+    assert "\n" not in message
+
+
+def test_missing_file_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"results\.json: there are no results yet; run fedser"):
+        read_results(tmp_path / "results.json")
+
+
+def test_series_are_named_by_what_tells_namesakes_apart() -> None:
+    attacks = [
+        make_attack(leaked_updates="all"),
+        make_attack(leaked_updates=20),
+        make_attack(leaked_updates=3),
+        make_attack(name="cnn", layer="first"),
+        make_attack(name="cnn", layer="last", aware=True),
+        make_attack(name="cnn", layer="last", shadow_corpora=["nemo"]),
+    ]
+    series = attack_series(attacks)
+    assert list(series) == [
+        "correlation",
+        "cnn, first, nemo+emodb, unaware",
+        "cnn, last, nemo+emodb, aware",
+        "cnn, last, nemo, unaware",
+    ]
+    assert [leaked_order(record) for record in series["correlation"]] == [3, 20, float("inf")]

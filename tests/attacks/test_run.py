@@ -1,0 +1,250 @@
+"""The command line end to end, on a small synthetic corpus in this process."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from safetensors.numpy import load_file
+
+from attacks.results import read_results
+from attacks.run import main
+
+SMALL = [
+    "corpus.speakers=10",
+    "corpus.utterances_per_speaker=8",
+    "shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]",
+    "runtime=local",
+    "rounds=4",
+    "cohort_fraction=0.5",
+    "folds=[0,1]",
+    "adversary.shadow_federations=2",
+    "adversary.bootstraps=50",
+]
+SHADOW_OF_ITSELF = "{corpus: synthetic, speakers: 10, utterances_per_speaker: 8}"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def fedser(cache, tmp_path, monkeypatch, capsys):
+    """Run the command in an empty folder; return its exit status and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["fedser", *arguments, f"cache={cache}"])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.glob("outputs/*/*")
+    return run
+
+
+def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
+    status, printed = fedser(*SMALL, "privacy=udp", "privacy.epsilon=50", "seed=3")
+    assert status == 0
+    run = only_run(tmp_path)
+    assert f"report: {run}/report.html" in printed
+    results = read_results(run / "results.json")  # validates against the schema
+    assert results["seed"] == 3 and results["clients"] == results["speakers"] == 10
+    assert results["privacy"]["nominal_epsilon"] == 50
+    assert results["privacy"]["epsilon"] > 50
+    assert {a["name"] for a in results["attacks"]} == {"statistics", "correlation"}
+    assert [a["leaked_updates"] for a in results["attacks"][:6]] == [1, 3, 5, 10, 20, "all"]
+    assert all(a["shadow_corpora"] == ["synthetic_de"] for a in results["attacks"])
+    rounds = pd.read_parquet(run / "rounds.parquet")
+    assert len(rounds) == 2 * 4 and set(rounds["federation"]) == {"private-fold0", "private-fold1"}
+    assert (rounds.groupby("federation")["epsilon"].apply(lambda e: e.is_monotonic_increasing)).all()
+    model = load_file(run / "model.safetensors")
+    assert model["fold1.dense.0.weight"].shape == (256, 988)
+    assert sorted(p.name for p in (run / "transcript").iterdir()) == ["private-fold0", "private-fold1"]
+    assert len(list((run / "figures").glob("*.png"))) >= 3
+    assert (run / ".hydra" / "overrides.yaml").exists()
+    assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
+
+
+def test_transcripts_name_no_speaker_and_no_attribute(fedser, tmp_path):
+    fedser(*SMALL, "stage=train")
+    for path in (only_run(tmp_path) / "transcript").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"male" not in content and b"s000" not in content and b"synthetic" not in content
+
+
+def test_stages_redo_only_their_part(fedser, tmp_path):
+    assert fedser(*SMALL, "stage=train")[0] == 0
+    run = only_run(tmp_path)
+    assert read_results(run / "results.json")["attacks"] == []
+    trained = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
+    hydra = (run / ".hydra" / "overrides.yaml").read_text()
+
+    assert fedser("stage=attack", f"run={run}", "attack=statistics")[0] == 0
+    attacked = read_results(run / "results.json")
+    assert {a["name"] for a in attacked["attacks"]} == {"statistics"}
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == trained
+    assert (run / ".hydra" / "overrides.yaml").read_text() == hydra
+    assert only_run(tmp_path) == run
+
+    (run / "report.html").unlink()
+    before = (run / "results.json").read_text()
+    assert fedser("stage=report", f"run={run}")[0] == 0
+    assert (run / "report.html").exists()
+    assert json.loads((run / "results.json").read_text()) == json.loads(before)
+
+
+def test_one_seed_reproduces_a_study(fedser, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        assert fedser(*SMALL, "seed=5", f"hydra.run.dir={tmp_path / name}")[0] == 0
+        results = read_results(tmp_path / name / "results.json")
+        found.append((results["utility"], results["attacks"], load_file(tmp_path / name / "model.safetensors")))
+    assert found[0][:2] == found[1][:2]
+    assert all(np.array_equal(found[0][2][n], found[1][2][n]) for n in found[0][2])
+
+
+def test_a_sweep_leaves_one_table_and_one_figure(fedser, tmp_path):
+    status, printed = fedser(
+        "-m", *SMALL, "privacy=udp", "privacy.epsilon=5,50", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    )
+    assert status == 0 and "sweep.csv" in printed
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table["nominal_epsilon"].tolist() == [5, 50]
+    for row, name in enumerate(("0", "1")):
+        results = read_results(tmp_path / "sweep" / name / "results.json")
+        assert table["uar"][row] == pytest.approx(results["utility"]["uar"])
+        assert table["epsilon"][row] == pytest.approx(results["privacy"]["epsilon"])
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 5000
+
+
+def test_check_prints_counts_and_trains_nothing(fedser, tmp_path):
+    status, printed = fedser(*SMALL, "stage=check")
+    assert status == 0
+    assert "corpus synthetic" in printed and "corpus synthetic_de" in printed
+    assert "10 speakers" in printed and "80" in printed
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def write_manifest(folder: Path, rows: list[tuple[str, str, str]], columns="file,speaker,emotion") -> Path:
+    rng = np.random.default_rng(0)
+    for file, _, _ in rows:
+        soundfile.write(folder / file, rng.normal(0, 0.1, 8000), 16000)
+    table = folder / "table.csv"
+    table.write_text("\n".join([columns, *(",".join(row) for row in rows)]) + "\n")
+    return table
+
+
+def good_rows() -> list[tuple[str, str, str]]:
+    emotions = ("neutral", "happiness", "sadness", "anger")
+    return [(f"{s}-{i}.wav", f"s{s}", emotions[i % 4]) for s in range(5) for i in range(4)]
+
+
+def break_missing_column(folder):
+    return ["corpus=manifest", f"corpus.file={write_manifest(folder, good_rows(), 'file,speaker,feeling')}"]
+
+
+def break_unreadable(folder):
+    table = write_manifest(folder, good_rows())
+    (folder / "2-1.wav").write_bytes(b"RIFF nonsense")
+    return ["corpus=manifest", f"corpus.file={table}"]
+
+
+def break_empty(folder):
+    table = write_manifest(folder, good_rows())
+    (folder / "2-1.wav").write_bytes(b"")
+    return ["corpus=manifest", f"corpus.file={table}"]
+
+
+def break_lonely(folder):
+    table = write_manifest(folder, [*good_rows(), ("x.wav", "solo", "anger")])
+    return ["corpus=manifest", f"corpus.file={table}"]
+
+
+def break_emotion(folder):
+    table = write_manifest(folder, [*good_rows(), ("x.wav", "s0", "boredom")])
+    return ["corpus=manifest", f"corpus.file={table}"]
+
+
+def break_layout(folder):
+    (folder / "some.txt").touch()
+    return ["corpus=ravdess", f"corpus.root={folder}"]
+
+
+def break_nan(folder):
+    table = write_manifest(folder, good_rows())
+    soundfile.write(folder / "2-1.wav", np.full(8000, np.nan), 16000, subtype="FLOAT")
+    return ["corpus=manifest", f"corpus.file={table}"]
+
+
+BAD_INPUT = {
+    "missing column": (break_missing_column, "table.csv", "emotion"),
+    "unreadable audio": (break_unreadable, "2-1.wav", "corpus.on_bad_file=skip"),
+    "empty audio": (break_empty, "2-1.wav", "corpus.on_bad_file=skip"),
+    "lonely speaker": (break_lonely, "speaker solo has 1 utterance", "leave the speaker out"),
+    "unknown emotion": (break_emotion, "boredom", "table.csv"),
+    "other layout": (break_layout, "Actor_", "corpus.root="),
+    "NaN features": (break_nan, "2-1.wav", "not finite"),
+    "clip of 0": (lambda _: ["privacy=udp", "privacy.clipping_norm=0"], "privacy.clipping_norm=0", "above 0"),
+    "impossible plan": (lambda _: ["privacy.epsilon=5"], "privacy.epsilon", "choose privacy=udp"),
+    "negative epsilon": (lambda _: ["privacy=udp", "privacy.epsilon=-1"], "privacy.epsilon=-1", "above 0"),
+    "no rounds": (lambda _: ["rounds=0"], "rounds=0", "at least 1"),
+    "fold out of range": (lambda _: ["folds=[5]"], "folds=[5]", "0 to 4"),
+    "unknown stage": (lambda _: ["stage=trian"], "stage=trian", "train"),
+    "unknown key": (lambda _: ["seeed=1"], "seeed", ""),
+    "wrong type": (lambda _: ["rounds=many"], "many", ""),
+    "unknown group": (lambda _: ["corpus=nemmo"], "nemmo", ""),
+    "shadow is private": (lambda _: [f"shadow=[{SHADOW_OF_ITSELF}]"], "shadow: synthetic shares", "choose others"),
+    "unknown attribute": (lambda _: ["adversary.attribute=age"], "adversary.attribute=age", "gender"),
+    "no such run": (lambda folder: ["stage=attack", f"run={folder / 'none'}"], "none", "earlier run"),
+    "more shards than utterances": (lambda _: ["corpus.shards=5"], "corpus.shards", "at least 10"),
+    "unknown layer": (lambda _: ["transcript.layers=dense.7"], "dense.7", "first"),
+    "too few speakers": (lambda _: ["corpus.speakers=4"], "4 speaker(s)", "at least 5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_line_and_leaves_nothing(case, fedser, tmp_path):
+    change, named, mend = BAD_INPUT[case]
+    elsewhere = tmp_path / "input"
+    elsewhere.mkdir()
+    changes = change(elsewhere)
+    base = [k for k in SMALL if not any(k.split("=")[0] == c.split("=")[0] for c in changes)]
+    if any(c.startswith("corpus=") for c in changes):
+        base = [k for k in base if not k.startswith("corpus.")]
+    before = sorted(elsewhere.rglob("*"))
+    status, printed = fedser(*base, *changes)
+    assert status == 2
+    lines = [line for line in printed.splitlines() if line.startswith("fedser: ")]
+    assert len(lines) == 1 and "Traceback" not in printed and "Error executing" not in printed
+    assert named in lines[0] and mend in lines[0]
+    assert sorted(elsewhere.rglob("*")) == before
+    assert os.listdir(tmp_path) == ["input"]
+
+
+def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
+    rows = [(f"{s}-{i}.wav", f"s{s}", ("neutral", "anger")[i % 2]) for s in range(5) for i in range(6)]
+    table = write_manifest(tmp_path, rows)
+    (tmp_path / "2-1.wav").write_bytes(b"")
+    status, _ = fedser(
+        "corpus=manifest", f"corpus.file={table}", "corpus.on_bad_file=skip", "stage=train",
+        "rounds=1", "runtime=local", "folds=[0]",
+    )
+    assert status == 0
+    corpus = read_results(only_run(tmp_path) / "results.json")["corpus"]
+    assert corpus["utterances"] == 29
+    assert [Path(p).name for p in corpus["skipped"]] == ["2-1.wav"]

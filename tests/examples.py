@@ -1,0 +1,78 @@
+"""Small made-up data that many tests share."""
+
+from pathlib import Path
+
+import numpy as np
+
+from client.corpora.base import EMOTIONS, Utterance
+from client.model import ModelConfig
+from client.speakers import Clients, CorpusData, held_out_set, make_clients
+from client.training import TrainingConfig
+from server.federation import AlgorithmConfig, Federation, Protocol
+from server.plan import PrivacyConfig, PrivacyPlan
+from server.transcript import TranscriptConfig
+
+FEATURES = 12
+
+
+def corpus(
+    name: str = "made", speakers: int = 10, utterances: int = 12, shards: int = 1, seed: int = 0
+) -> CorpusData:
+    """Speakers with an emotion effect, a gender effect and an offset and scale of their own."""
+    rng = np.random.default_rng(seed)
+    by_emotion = rng.normal(0, 1, (len(EMOTIONS), FEATURES))
+    rows, listed = [], []
+    for number in range(speakers):
+        gender = ("female", "male")[number % 2]
+        offset, scale = rng.normal(0, 3, FEATURES), rng.uniform(0.5, 2, FEATURES)
+        for count in range(utterances):
+            emotion = count % len(EMOTIONS)
+            value = by_emotion[emotion] + rng.normal(0, 1, FEATURES)
+            rows.append(offset + scale * value + 2 * (number % 2))
+            attributes = {"gender": gender, "take": str(count)}
+            path = Path(f"{name}-{number}-{count}.wav")
+            listed.append(Utterance(path, f"s{number:02d}", EMOTIONS[emotion], attributes))
+    digests = [str(utterance.path) for utterance in listed]
+    return CorpusData(name, shards, listed, np.array(rows, dtype=np.float32), digests, [])
+
+
+def clients(data: CorpusData | None = None, normalisation: str = "speaker") -> Clients:
+    data = data or corpus()
+    return make_clients(data, data.speakers, 0, normalisation)
+
+
+def protocol(
+    rounds: int = 4,
+    fraction: float = 0.4,
+    algorithm: str = "fedavg",
+    privacy: PrivacyConfig | None = None,
+    transcript: TranscriptConfig | None = None,
+    seed: int = 0,
+) -> Protocol:
+    step = 1.0 if algorithm == "fedavg" else 0.1
+    return Protocol(
+        model=ModelConfig(hidden=[8, 6]),
+        training=TrainingConfig(batch_size=4, learning_rate=5e-3),
+        algorithm=AlgorithmConfig(algorithm, step),
+        plan=PrivacyPlan(privacy or PrivacyConfig(), fraction, rounds),
+        transcript=transcript or TranscriptConfig(layers="all", dtype="float32"),
+        seed=seed,
+    )
+
+
+def federation(folder: Path, test: bool = True, **kwargs: object) -> Federation:
+    """Eight of ten made-up speakers train, two are held out."""
+    data = corpus()
+    own = make_clients(data, data.speakers[:8], 0, "speaker")
+    return Federation(
+        name="private-fold0",
+        role="private",
+        fold=0,
+        clients=own,
+        test=held_out_set(data, data.speakers[8:], own, "speaker") if test else None,
+        protocol=protocol(**kwargs),  # type: ignore[arg-type]
+        folder=folder,
+    )
+
+
+UDP = PrivacyConfig(mechanism="udp", epsilon=5.0, nominal_delta=0.5, clipping_norm=0.25)

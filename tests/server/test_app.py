@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+
+from client.app import app as client_app
+from server.app import federate
+from server.grid import LocalGrid
+from server.transcript import Transcript, TranscriptConfig
+from tests.examples import UDP, federation
+
+
+def run(folder, **kwargs):
+    folder.mkdir(parents=True, exist_ok=True)
+    return federate(LocalGrid(client_app), federation(folder / "t", **kwargs), folder, "cpu")
+
+
+def releases_of(folder):
+    return [r for chunk in Transcript(folder / "t") for r in zip(chunk.round, chunk.client, strict=True)]
+
+
+def test_recorded_updates_explain_every_next_model(tmp_path):
+    outcome = run(tmp_path, rounds=5)
+    models = dict(Transcript(tmp_path / "t").global_models())
+    (chunk,) = Transcript(tmp_path / "t")
+    assert list(models) == [1, 2, 3, 4, 5]
+    for server_round in range(1, 5):
+        at = chunk.round == server_round
+        weights = chunk.num_examples[at] / chunk.num_examples[at].sum()
+        for name, model in models[server_round].items():
+            moved = model + np.tensordot(weights, chunk.arrays[name][at], axes=1)
+            np.testing.assert_allclose(models[server_round + 1][name], moved, atol=1e-6)
+    assert outcome.releases == {c: int((chunk.client == c).sum()) for c in np.unique(chunk.client)}
+    sizes = outcome.federation.clients.sizes()
+    np.testing.assert_array_equal(chunk.num_examples, sizes[chunk.client])
+
+
+def test_a_seed_reproduces_a_run_to_the_bit(tmp_path):
+    outcomes = [run(tmp_path / str(i), seed=s) for i, s in enumerate((0, 0, 1))]
+    chunks = [next(iter(Transcript(tmp_path / str(i) / "t"))) for i in range(3)]
+    name = "dense.0.weight"
+    assert np.array_equal(chunks[0].arrays[name], chunks[1].arrays[name])
+    assert not np.array_equal(chunks[0].arrays[name][0], chunks[2].arrays[name][0])
+    assert [r.test_uar for r in outcomes[0].rounds] == [r.test_uar for r in outcomes[1].rounds]
+    first = outcomes[0].best_arrays
+    assert all(np.array_equal(first[n], outcomes[1].best_arrays[n]) for n in first)
+
+
+def test_the_best_round_is_the_best_validated_of_the_later_half(tmp_path):
+    outcome = run(tmp_path, rounds=9, fraction=1.0)
+    late = [r for r in outcome.rounds if r.round > 4]
+    best = max(late, key=lambda r: r.validation_uar)
+    assert outcome.best_round == best.round
+    assert outcome.best_scores.test_uar == best.test_uar
+    assert outcome.rounds[-1].round == 9 and outcome.rounds[-1].clients == 8
+
+
+def test_training_learns_the_made_up_task(tmp_path):
+    outcome = run(tmp_path, rounds=40, fraction=1.0)
+    assert outcome.best_scores.test_uar > 0.6  # chance is 0.25
+
+
+def test_udp_changes_updates_by_the_noise_it_states(tmp_path):
+    plain = run(tmp_path / "plain", rounds=1, fraction=1.0)
+    noised = run(tmp_path / "udp", rounds=1, fraction=1.0, privacy=UDP)
+    (clean,), (noisy,) = Transcript(tmp_path / "plain/t"), Transcript(tmp_path / "udp/t")
+    mechanism = noised.federation.protocol.plan.client_mechanism()
+    difference = noisy.arrays["dense.0.weight"] - clean.arrays["dense.0.weight"]
+    ratios = difference.std(axis=(1, 2)) / [mechanism.stddev(int(n)) for n in noisy.num_examples]
+    np.testing.assert_allclose(ratios, 1, atol=4 / math.sqrt(2 * 96))
+    assert noised.epsilon > 0 and plain.epsilon is None
+    assert math.isnan(noised.rounds[0].train_loss)  # a loss would be one more release
+    assert plain.rounds[0].train_loss > 0
+
+
+def test_epsilon_grows_with_every_release_of_the_busiest_client(tmp_path):
+    outcome = run(tmp_path, rounds=6, privacy=UDP)
+    spent = [r.epsilon for r in outcome.rounds]
+    assert spent == sorted(spent) and spent[0] < spent[-1] == outcome.epsilon
+
+
+def test_fedsgd_records_gradients_and_steps_against_them(tmp_path):
+    run(tmp_path, rounds=2, algorithm="fedsgd", fraction=1.0)
+    models = dict(Transcript(tmp_path / "t").global_models())
+    (chunk,) = Transcript(tmp_path / "t")
+    weights = chunk.num_examples[:8] / chunk.num_examples[:8].sum()
+    name = "dense.1.weight"
+    expected = models[1][name] - 0.1 * np.tensordot(weights, chunk.arrays[name][:8], axes=1)
+    np.testing.assert_allclose(models[2][name], expected, atol=1e-6)
+
+
+def test_a_shadow_federation_records_updates_but_no_models_or_scores(tmp_path):
+    outcome = run(tmp_path, test=False)
+    assert outcome.best_round == 0 and outcome.best_scores is None
+    assert list(Transcript(tmp_path / "t").global_models()) == []
+    assert len(releases_of(tmp_path)) == 4 * 3  # 0.4 of 8 clients, four rounds
+    assert all(math.isnan(r.validation_uar) for r in outcome.rounds)
+
+
+def test_only_the_chosen_layers_are_recorded(tmp_path):
+    run(tmp_path, transcript=TranscriptConfig(layers="first", dtype="float16"))
+    (chunk,) = Transcript(tmp_path / "t")
+    assert set(chunk.arrays) == {"dense.0.weight", "dense.0.bias"}
+
+
+def test_a_failing_client_stops_the_run(tmp_path):
+    broken = federation(tmp_path / "t")
+    with pytest.raises((FileNotFoundError, SafetensorError)):
+        federate(LocalGrid(client_app), broken, tmp_path / "missing", "cpu")

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from client.model import ModelConfig, initial_arrays
+from server.evaluate import Evaluator, uar
+
+
+def test_uar_is_the_mean_recall_of_the_classes_that_occur():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 4, (2, 200))
+    assert uar(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert uar(np.array([0, 0, 1]), np.array([0, 3, 1])) == 0.75
+    assert uar(np.array([2, 2]), np.array([1, 1])) == 0.0
+
+
+def test_scores_agree_with_a_forward_pass_by_hand():
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(50, 5)).astype(np.float32)
+    labels = rng.integers(0, 4, 50)
+    arrays = initial_arrays(ModelConfig(hidden=[6]), 5, 4, seed=0)
+    hidden = np.maximum(features @ arrays["dense.0.weight"].T + arrays["dense.0.bias"], 0)
+    predicted = (hidden @ arrays["dense.1.weight"].T + arrays["dense.1.bias"]).argmax(axis=1)
+    scores = Evaluator(ModelConfig(hidden=[6]), (features[:20], labels[:20]), (features, labels))(arrays)
+    assert scores.test_accuracy == pytest.approx((predicted == labels).mean())
+    assert scores.test_uar == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert scores.validation_uar == pytest.approx(balanced_accuracy_score(labels[:20], predicted[:20]))
+    assert scores.confusion.sum() == 50
+    assert scores.confusion.trace() == (predicted == labels).sum()

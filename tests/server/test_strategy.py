@@ -1,0 +1,183 @@
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from client.app import app as client_app
+from client.model import ModelConfig
+from client.privacy import NoMechanism
+from client.request import TrainRequest
+from client.training import TrainingConfig
+from server.grid import LocalGrid
+from server.strategy import TappedAveraging
+
+START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float32)}
+SIZES = {0: 5, 2: 10, 3: 1, 7: 4}
+
+
+def update(client: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(client)
+    return {name: rng.normal(size=a.shape).astype(np.float32) for name, a in START.items()}
+
+
+def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
+    return TrainRequest(
+        "f", server_round, 0, clients, "", "cpu", "fedavg", ModelConfig(), TrainingConfig(), NoMechanism()
+    )
+
+
+class Nodes(LocalGrid):
+    """A grid of several nodes whose replies the test makes up."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(client_app)
+        self.count = count
+
+    def get_node_ids(self):
+        return range(11, 11 + self.count)
+
+    def send(self, messages):
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"m{number}"
+        return messages
+
+
+def honest(message: Message) -> dict:
+    clients = list(TrainRequest.from_json(message.content.config_records["config"]["request"]).clients)
+    arrays = {n: np.stack([update(c)[n] for c in clients]) for n in START}
+    metrics = {"clients": clients, "num_examples": [SIZES[c] for c in clients], "loss": [1.0] * len(clients)}
+    return {"arrays": arrays, "metrics": metrics}
+
+
+def answer(message: Message, arrays: dict, metrics: dict) -> Message:
+    record = ArrayRecord({n: Array(a) for n, a in arrays.items()})
+    return Message(RecordDict({"arrays": record, "metrics": MetricRecord(metrics)}), reply_to=message)
+
+
+class Round:
+    """One round of the strategy over two nodes, with replies changed by the test."""
+
+    def __init__(self, change=lambda message, reply: reply, step=1.0, nodes=2):
+        self.tapped = []
+        self.strategy = TappedAveraging(
+            lambda r: sorted(SIZES), request, step, lambda *args: self.tapped.append(args)
+        )
+        grid = Nodes(nodes)
+        arrays = ArrayRecord({n: Array(a) for n, a in START.items()})
+        sent = grid.send(self.strategy.configure_train(1, arrays, ConfigRecord(), grid))
+        self.sent = sent
+        replies = [change(m, answer(m, **honest(m))) for m in sent]
+        aggregated, _ = self.strategy.aggregate_train(1, [r for r in replies if r is not None][::-1])
+        self.model = {n: a.numpy() for n, a in aggregated.items()}
+        self.summary = self.strategy.last_round
+
+
+def mean_of(clients, step=1.0):
+    total = sum(SIZES[c] for c in clients)
+    return {n: a + step * sum(SIZES[c] / total * update(c)[n] for c in clients) for n, a in START.items()}
+
+
+def check_model(round_, expected):
+    for name in START:
+        np.testing.assert_allclose(round_.model[name], expected[name], atol=1e-6)
+
+
+def test_clients_are_spread_over_nodes_and_averaged_by_their_utterances():
+    round_ = Round()
+    assert [m.metadata.dst_node_id for m in round_.sent] == [11, 12]
+    shares = [TrainRequest.from_json(m.content.config_records["config"]["request"]).clients for m in round_.sent]
+    assert shares == [(0, 2), (3, 7)]
+    check_model(round_, mean_of(SIZES))
+    assert (round_.summary.clients, round_.summary.rejected) == (4, 0)
+    assert round_.summary.train_loss == 1.0
+    norms = [math.sqrt(sum(np.square(u).sum() for u in update(c).values())) for c in SIZES]
+    assert round_.summary.update_norm_max == pytest.approx(max(norms), rel=1e-5)
+    assert round_.summary.update_norm_mean == pytest.approx(np.mean(norms), rel=1e-5)
+
+
+def test_the_result_does_not_depend_on_how_many_nodes_share_the_work():
+    models = [Round(nodes=n).model for n in (1, 2, 4, 9)]
+    for model in models[1:]:
+        assert all(np.array_equal(model[n], models[0][n]) for n in START)
+
+
+def test_fedsgd_steps_against_the_mean_gradient():
+    check_model(Round(step=-0.1), mean_of(SIZES, step=-0.1))
+
+
+def test_the_tap_sees_each_update_with_its_sender_before_aggregation():
+    ((server_round, model, releases),) = Round().tapped
+    assert server_round == 1 and np.array_equal(model["w"], START["w"])
+    assert releases.client.tolist() == sorted(SIZES)
+    assert releases.num_examples.tolist() == [SIZES[c] for c in sorted(SIZES)]
+    for row, client in enumerate(sorted(SIZES)):
+        np.testing.assert_array_equal(releases.arrays["w"][row], update(client)["w"])
+
+
+def spoil(client, value):
+    def change(message, reply):
+        fields = honest(message)
+        if client in fields["metrics"]["clients"]:
+            fields["arrays"]["w"][fields["metrics"]["clients"].index(client), 0, 0] = value
+        return answer(message, **fields)
+
+    return change
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_update_that_is_not_finite_is_left_out_and_counted(value):
+    round_ = Round(spoil(2, value))
+    check_model(round_, mean_of([0, 3, 7]))
+    assert (round_.summary.clients, round_.summary.rejected) == (3, 1)
+    assert 2 not in round_.strategy.releases
+
+
+def alter(**changes):
+    def change(message, reply):
+        if message.metadata.dst_node_id != 12:
+            return reply
+        fields = honest(message)
+        for key, value in changes.items():
+            fields[key.split("_")[0]][key.split("_", 1)[1]] = value
+        return answer(message, **fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        alter(arrays_w=np.zeros((2, 3, 3), np.float32)),
+        alter(arrays_extra=np.zeros((2, 1), np.float32)),
+        alter(metrics_clients=[0, 2]),
+        alter(metrics_clients=[3, 3]),
+        alter(metrics_clients=[3]),
+        alter(metrics_num_examples=[0, 4]),
+        alter(metrics_num_examples=[-1, 4]),
+        alter(metrics_num_examples=[1]),
+        lambda message, reply: None if message.metadata.dst_node_id == 12 else reply,
+        lambda message, reply: reply
+        if message.metadata.dst_node_id == 11
+        else Message(Error(3, "expired"), reply_to=message),
+    ],
+)
+def test_a_reply_that_cannot_be_used_does_not_move_the_model(change):
+    round_ = Round(change)
+    check_model(round_, mean_of([0, 2]))
+    assert (round_.summary.clients, round_.summary.rejected) == (2, 2)
+    assert dict(round_.strategy.releases) == {0: 1, 2: 1}
+
+
+def test_a_round_without_replies_leaves_the_model_as_it_is():
+    round_ = Round(lambda message, reply: None)
+    check_model(round_, START)
+    assert (round_.summary.clients, round_.summary.rejected) == (0, 4)
+    assert math.isnan(round_.summary.update_norm_mean) and math.isnan(round_.summary.train_loss)
+    ((_, _, releases),) = round_.tapped
+    assert len(releases) == 0
+
+
+def test_a_run_stops_when_every_node_fails():
+    with pytest.raises(RuntimeError, match="round 1: every node failed: no such file"):
+        Round(lambda message, reply: Message(Error(2, "no such file"), reply_to=message))
