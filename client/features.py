@@ -1,12 +1,10 @@
 """Utterance-level features, extracted in parallel and cached by content."""
 
 import hashlib
-import multiprocessing
 import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from client.errors import UserError
@@ -127,12 +126,13 @@ def extract(
         If a recording is unreadable or empty or has non-finite features, unless `skip_bad`.
     """
     folder = cache_dir / "features" / extractor.key
-    digests = [_digest(path) for path in paths]
+    digests = [_digest(path, skip_bad) for path in paths]
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
+    first.pop("", None)
     missing = [(p, _entry(folder, d)) for d, p in first.items() if not _entry(folder, d).exists()]
     reasons = _extract_missing(extractor, sorted(missing), workers or os.cpu_count() or 1)
     bad = {path: reason for path, reason in reasons if reason}
-    failed = {d for d, p in first.items() if p in bad}
+    failed = {"", *(d for d, p in first.items() if p in bad)}
     if bad and not skip_bad:
         path, reason = next(iter(bad.items()))
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -152,10 +152,13 @@ def _entry(folder: Path, digest: str) -> Path:
     return folder / digest[:2] / f"{digest}.npy"
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, skip_bad: bool) -> str:
+    """Return the digest of a file, or an empty text for one that cannot be opened."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
+        if skip_bad:
+            return ""
         raise UserError(f"{path}: {error.strerror}; check corpus.root") from error
 
 
@@ -165,13 +168,10 @@ def _extract_missing(
     """Fill the cache; return each recording with the reason it failed, or an empty string."""
     if not jobs:
         return []
-    # Spawned, not forked: the parent may hold threads of PyTorch or Ray.
-    context = multiprocessing.get_context("spawn")
-    args = ([extractor] * len(jobs), *zip(*jobs, strict=True))
+    pool = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")
+    results = pool(delayed(_extract_one)(extractor, *job) for job in jobs)
     try:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-            results = pool.map(_extract_one, *args, chunksize=8)
-            return list(tqdm(results, "features", len(jobs), unit="file", leave=False))
+        return list(tqdm(results, "features", len(jobs), unit="file", mininterval=0.5))
     except BrokenProcessPool as error:
         raise UserError(f"{jobs[0][0]}: a feature worker died (out of memory?)") from error
 

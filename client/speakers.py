@@ -67,6 +67,8 @@ def load_corpus(corpus: Corpus, extractor: Extractor, cache: Path) -> CorpusData
     """
     if corpus.shards < 1:
         raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
+    if corpus.on_bad_file not in ("error", "skip"):
+        raise UserError(f"corpus.on_bad_file={corpus.on_bad_file} is not one of error, skip")
     utterances = corpus.utterances(cache)
     check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
     skip_bad = corpus.on_bad_file == "skip"
@@ -86,7 +88,8 @@ def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[s
     """
     if len(speakers) < count:
         raise UserError(
-            f"{len(speakers)} speaker(s) cannot fill {count} test folds: at least {count} are needed"
+            f"{len(speakers)} speaker(s) cannot fill {count} test folds: "
+            f"at least {count} are needed"
         )
     order = numpy_stream(seed, "folds").permutation(sorted(speakers))
     return [sorted(part.tolist()) for part in np.array_split(order, count)]
@@ -136,7 +139,11 @@ class Clients:
         order = np.flatnonzero(~self.validation)
         order = order[np.argsort(self.client[order], kind="stable")]
         bounds = np.concatenate([[0], np.cumsum(self.sizes())])
-        tensors: dict[str, npt.NDArray[np.generic]] = {"features": self.features[order], "labels": self.labels[order], "bounds": bounds}
+        tensors: dict[str, npt.NDArray[np.generic]] = {
+            "features": self.features[order],
+            "labels": self.labels[order],
+            "bounds": bounds,
+        }
         save_file(tensors, path)
 
 

@@ -129,8 +129,6 @@ class RoundSummary:
         it (a withheld loss, gradients clipped on the device).
     clients, rejected : int
         Updates aggregated, and asked for but missing or refused.
-    seconds : float
-        From sending the model to the new one.
     """
 
     train_loss: float
@@ -140,12 +138,15 @@ class RoundSummary:
     clip_fraction: float
     clients: int
     rejected: int
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Round:
-    """A row of ``rounds.parquet``; NaN where a figure does not exist."""
+    """A row of ``rounds.parquet``; NaN where a figure does not exist.
+
+    ``seconds`` runs from the end of the round before: training, messages, aggregation,
+    transcript and evaluation.
+    """
 
     federation: str
     role: str

@@ -73,7 +73,8 @@ class PrivacyPlan:
         for key in ("epsilon", "clipping_norm"):
             if getattr(self.config, key) is not None:
                 raise UserError(
-                    f"privacy.{key} is set, but privacy=none applies no mechanism: choose privacy=udp"
+                    f"privacy.{key} is set, but privacy=none applies no mechanism: "
+                    "choose privacy=udp"
                 )
 
     def _check_udp(self) -> None:

@@ -1,6 +1,7 @@
 """Keeps a federation's books round by round: figures, best model, privacy spent, progress."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Self
@@ -36,6 +37,7 @@ class Recorder:
         sizes = enumerate(federation.clients.sizes().tolist())
         self._mus = {client: self._mu(size) for client, size in sizes}
         rounds = federation.protocol.plan.num_rounds
+        self._lapped = time.perf_counter()
         self._bar = tqdm(total=rounds, desc=federation.name, unit="round", mininterval=0.5)
 
     def record(
@@ -57,6 +59,7 @@ class Recorder:
                 validation_uar=scores.validation_uar if scores else math.nan,
                 test_uar=scores.test_uar if scores else math.nan,
                 epsilon=math.nan if outcome.epsilon is None else outcome.epsilon,
+                seconds=self._lap(),
                 **vars(summary),
             )
         )
@@ -83,6 +86,10 @@ class Recorder:
         return udp_mu(
             self._mechanism, size, self._num_parameters, protocol.algorithm.name, protocol.training
         )
+
+    def _lap(self) -> float:
+        before, self._lapped = self._lapped, time.perf_counter()
+        return self._lapped - before
 
     def _show(self, server_round: int) -> None:
         row = self.outcome.rounds[-1]

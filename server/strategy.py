@@ -54,7 +54,6 @@ class TappedAveraging(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask each node for the cohort's clients that it hosts."""
-        self._started = time.perf_counter()
         self._global = {name: array.numpy() for name, array in arrays.items()}
         self._asked = self._cohort(server_round)
         nodes = wait_for_nodes(grid)
@@ -159,9 +158,7 @@ class TappedAveraging(Strategy):
         }
 
     def _summary(self, server_round: int, releases: Releases, losses: list[Floats]) -> RoundSummary:
-        squares = [
-            np.square(a).sum(axis=tuple(range(1, a.ndim))) for a in releases.arrays.values()
-        ]
+        squares = [np.square(a).sum(axis=tuple(range(1, a.ndim))) for a in releases.arrays.values()]
         norms = np.sqrt(np.sum(squares, axis=0)) if len(releases) else np.array([math.nan])
         mechanism = self._request(server_round, ()).mechanism
         noise = [mechanism.stddev(n) for n in releases.num_examples.tolist()]
@@ -173,7 +170,6 @@ class TappedAveraging(Strategy):
             clip_fraction=math.nan,
             clients=len(releases),
             rejected=len(self._asked) - len(releases),
-            seconds=time.perf_counter() - self._started,
         )
 
 

@@ -172,8 +172,10 @@ class Transcript:
             arrays = {
                 name: _unpack(stored[name], stored[f"{name}.scale"]) for name in self.meta.layers
             }
-            counts = [stored[n].astype(np.int64) for n in ("round", "client", "num_examples")]
-            yield Releases(*counts, arrays)
+            rounds, client, sizes = (
+                stored[name].astype(np.int64) for name in ("round", "client", "num_examples")
+            )
+            yield Releases(rounds, client, sizes, arrays)
 
     def global_models(self) -> Iterator[tuple[int, dict[str, Floats]]]:
         """Yield each round with the model its clients started from."""

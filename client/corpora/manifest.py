@@ -1,6 +1,5 @@
 """Any corpus that a table describes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,9 @@ class Manifest:
         becomes an attribute, ``gender`` (``female``, ``male``, ``f`` or ``m``) among them.
     root : str or None
         Folder that audio paths are relative to; None means the table's own.
-    columns : Mapping[str, str]
+    columns : dict of str to str
         What the table calls ``file``, ``speaker`` and ``emotion``.
-    emotions : Mapping[str, str or None]
+    emotions : dict of str to str or None
         What to call each of the table's emotions; None drops its rows.
     shards : int
         Clients a speaker.
@@ -34,8 +33,8 @@ class Manifest:
     name: str
     file: str
     root: str | None
-    columns: Mapping[str, str]
-    emotions: Mapping[str, str | None]
+    columns: dict[str, str]
+    emotions: dict[str, str | None]
     shards: int
     on_bad_file: str
 

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from client.corpora import records, table
@@ -120,13 +120,11 @@ def render(corpus: Synthetic, folder: Path, processes: int) -> None:
 
 def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
     tasks = [(corpus, index, folder) for index in range(corpus.speakers)]
-    # spawn: the parent may hold threads, which a forked child would inherit dead
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(tasks))) as pool:
-        spoken = pool.imap(_render_speaker, tasks)
-        progress = tqdm(
-            spoken, f"rendering {corpus.name}", len(tasks), unit="speaker", disable=None
-        )
-        return [row for rows in progress for row in rows]
+    spoken = Parallel(n_jobs=min(processes, len(tasks)), return_as="generator")(
+        delayed(_render_speaker)(task) for task in tasks
+    )
+    progress = tqdm(spoken, f"rendering {corpus.name}", len(tasks), unit="speaker", disable=None)
+    return [row for rows in progress for row in rows]
 
 
 def _render_speaker(task: tuple[Synthetic, int, Path]) -> list[dict[str, str]]:

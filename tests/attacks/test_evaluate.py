@@ -26,7 +26,9 @@ def study(folder: Path, speakers=8, folds=2, updates=12, shift=1.0, between=0.5,
             mean = shift * (speaker % 2) + between * rng.normal()
             scores += [(f"private-fold{fold}", client, mean + rng.normal()) for _ in range(updates)]
     path = folder / "truth.parquet"
-    pd.DataFrame(truth, columns=["federation", "fold", "client", "speaker", "gender"]).to_parquet(path)
+    pd.DataFrame(truth, columns=["federation", "fold", "client", "speaker", "gender"]).to_parquet(
+        path
+    )
     return pd.DataFrame(scores, columns=["federation", "client", "score"]), path
 
 
@@ -146,7 +148,11 @@ def test_a_fold_of_one_class_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("gender", "other", r"private speakers have the value\(s\) other, shadow speakers female and male"),
+        (
+            "gender",
+            "other",
+            r"private speakers have the value\(s\) other, shadow speakers female and male",
+        ),
         ("gender", None, r"have the value\(s\) missing"),
     ],
 )

@@ -11,7 +11,9 @@ from attacks.linear import LinearAttack
 from attacks.statistics import Statistics
 
 
-def gradients(count: int = 3, hidden: int = 40, inputs: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
+def gradients(
+    count: int = 3, hidden: int = 40, inputs: int = 9, seed: int = 0
+) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(inputs, inputs))
     weight = rng.normal(size=(count, hidden, inputs)) @ mixing + 0.5
@@ -90,7 +92,9 @@ def test_the_classifier_is_scaled_logistic_regression():
     attack = LinearAttack(inverse_regularisation=0.1)
     attack.fit(features.copy(), labels)
     scaler = StandardScaler().fit(features)
-    reference = LogisticRegression(C=0.1, class_weight="balanced").fit(scaler.transform(features), labels)
+    reference = LogisticRegression(C=0.1, class_weight="balanced").fit(
+        scaler.transform(features), labels
+    )
     np.testing.assert_allclose(
         attack.score(features), reference.decision_function(scaler.transform(features)), atol=0.02
     )
@@ -113,7 +117,10 @@ def test_a_covariance_that_differs_between_groups_is_learned_across_unit_orders(
         weight = rng.normal(size=(count, 64, 6))
         weight[:, :, 1] += np.where(labels == 1, 0.6, -0.6)[:, None] * weight[:, :, 0]
         return CORRELATION.features(
-            {"dense.0.weight": weight.astype(np.float32), "dense.0.bias": np.zeros((count, 64), np.float32)}
+            {
+                "dense.0.weight": weight.astype(np.float32),
+                "dense.0.bias": np.zeros((count, 64), np.float32),
+            }
         ), labels
 
     attack = Correlation(1e-3, [1, 4, 50])

@@ -70,10 +70,15 @@ def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
     assert all(a["shadow_corpora"] == ["synthetic_de"] for a in results["attacks"])
     rounds = pd.read_parquet(run / "rounds.parquet")
     assert len(rounds) == 2 * 4 and set(rounds["federation"]) == {"private-fold0", "private-fold1"}
-    assert (rounds.groupby("federation")["epsilon"].apply(lambda e: e.is_monotonic_increasing)).all()
+    assert (
+        rounds.groupby("federation")["epsilon"].apply(lambda e: e.is_monotonic_increasing)
+    ).all()
     model = load_file(run / "model.safetensors")
     assert model["fold1.dense.0.weight"].shape == (256, 988)
-    assert sorted(p.name for p in (run / "transcript").iterdir()) == ["private-fold0", "private-fold1"]
+    assert sorted(p.name for p in (run / "transcript").iterdir()) == [
+        "private-fold0",
+        "private-fold1",
+    ]
     assert len(list((run / "figures").glob("*.png"))) >= 3
     assert (run / ".hydra" / "overrides.yaml").exists()
     assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
@@ -113,7 +118,13 @@ def test_one_seed_reproduces_a_study(fedser, tmp_path):
     for name in ("a", "b"):
         assert fedser(*SMALL, "seed=5", f"hydra.run.dir={tmp_path / name}")[0] == 0
         results = read_results(tmp_path / name / "results.json")
-        found.append((results["utility"], results["attacks"], load_file(tmp_path / name / "model.safetensors")))
+        found.append(
+            (
+                results["utility"],
+                results["attacks"],
+                load_file(tmp_path / name / "model.safetensors"),
+            )
+        )
     assert found[0][:2] == found[1][:2]
     assert all(np.array_equal(found[0][2][n], found[1][2][n]) for n in found[0][2])
 
@@ -140,7 +151,9 @@ def test_check_prints_counts_and_trains_nothing(fedser, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def write_manifest(folder: Path, rows: list[tuple[str, str, str]], columns="file,speaker,emotion") -> Path:
+def write_manifest(
+    folder: Path, rows: list[tuple[str, str, str]], columns="file,speaker,emotion"
+) -> Path:
     rng = np.random.default_rng(0)
     for file, _, _ in rows:
         soundfile.write(folder / file, rng.normal(0, 0.1, 8000), 16000)
@@ -155,7 +168,10 @@ def good_rows() -> list[tuple[str, str, str]]:
 
 
 def break_missing_column(folder):
-    return ["corpus=manifest", f"corpus.file={write_manifest(folder, good_rows(), 'file,speaker,feeling')}"]
+    return [
+        "corpus=manifest",
+        f"corpus.file={write_manifest(folder, good_rows(), 'file,speaker,feeling')}",
+    ]
 
 
 def break_unreadable(folder):
@@ -199,18 +215,38 @@ BAD_INPUT = {
     "unknown emotion": (break_emotion, "boredom", "table.csv"),
     "other layout": (break_layout, "Actor_", "corpus.root="),
     "NaN features": (break_nan, "2-1.wav", "not finite"),
-    "clip of 0": (lambda _: ["privacy=udp", "privacy.clipping_norm=0"], "privacy.clipping_norm=0", "above 0"),
+    "clip of 0": (
+        lambda _: ["privacy=udp", "privacy.clipping_norm=0"],
+        "privacy.clipping_norm=0",
+        "above 0",
+    ),
     "impossible plan": (lambda _: ["privacy.epsilon=5"], "privacy.epsilon", "choose privacy=udp"),
-    "negative epsilon": (lambda _: ["privacy=udp", "privacy.epsilon=-1"], "privacy.epsilon=-1", "above 0"),
+    "negative epsilon": (
+        lambda _: ["privacy=udp", "privacy.epsilon=-1"],
+        "privacy.epsilon=-1",
+        "above 0",
+    ),
     "no rounds": (lambda _: ["rounds=0"], "rounds=0", "at least 1"),
     "fold out of range": (lambda _: ["folds=[5]"], "folds=[5]", "0 to 4"),
     "unknown stage": (lambda _: ["stage=trian"], "stage=trian", "train"),
     "unknown key": (lambda _: ["seeed=1"], "seeed", ""),
     "wrong type": (lambda _: ["rounds=many"], "many", ""),
     "unknown group": (lambda _: ["corpus=nemmo"], "nemmo", ""),
-    "shadow is private": (lambda _: [f"shadow=[{SHADOW_OF_ITSELF}]"], "shadow: synthetic shares", "choose others"),
-    "unknown attribute": (lambda _: ["adversary.attribute=age"], "adversary.attribute=age", "gender"),
-    "no such run": (lambda folder: ["stage=attack", f"run={folder / 'none'}"], "none", "earlier run"),
+    "shadow is private": (
+        lambda _: [f"shadow=[{SHADOW_OF_ITSELF}]"],
+        "shadow: synthetic shares",
+        "choose others",
+    ),
+    "unknown attribute": (
+        lambda _: ["adversary.attribute=age"],
+        "adversary.attribute=age",
+        "gender",
+    ),
+    "no such run": (
+        lambda folder: ["stage=attack", f"run={folder / 'none'}"],
+        "none",
+        "earlier run",
+    ),
     "more shards than utterances": (lambda _: ["corpus.shards=5"], "corpus.shards", "at least 10"),
     "unknown layer": (lambda _: ["transcript.layers=dense.7"], "dense.7", "first"),
     "too few speakers": (lambda _: ["corpus.speakers=4"], "4 speaker(s)", "at least 5"),
@@ -237,12 +273,19 @@ def test_bad_input_gets_one_line_and_leaves_nothing(case, fedser, tmp_path):
 
 
 def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
-    rows = [(f"{s}-{i}.wav", f"s{s}", ("neutral", "anger")[i % 2]) for s in range(5) for i in range(6)]
+    rows = [
+        (f"{s}-{i}.wav", f"s{s}", ("neutral", "anger")[i % 2]) for s in range(5) for i in range(6)
+    ]
     table = write_manifest(tmp_path, rows)
     (tmp_path / "2-1.wav").write_bytes(b"")
     status, _ = fedser(
-        "corpus=manifest", f"corpus.file={table}", "corpus.on_bad_file=skip", "stage=train",
-        "rounds=1", "runtime=local", "folds=[0]",
+        "corpus=manifest",
+        f"corpus.file={table}",
+        "corpus.on_bad_file=skip",
+        "stage=train",
+        "rounds=1",
+        "runtime=local",
+        "folds=[0]",
     )
     assert status == 0
     corpus = read_results(only_run(tmp_path) / "results.json")["corpus"]

@@ -13,7 +13,11 @@ PACKAGE = Path(attacks.__file__).parent
 
 
 def test_victims_labels_are_read_in_one_place_alone():
-    readers = [p.name for p in PACKAGE.glob("*.py") if "read_parquet" in p.read_text() and "truth" in p.read_text()]
+    readers = [
+        p.name
+        for p in PACKAGE.glob("*.py")
+        if "read_parquet" in p.read_text() and "truth" in p.read_text()
+    ]
     assert readers == ["evaluate.py"]
     sources = [p for p in PACKAGE.glob("*.py") if "_truth" in p.read_text()]
     assert [p.name for p in sources] == ["evaluate.py"]
@@ -29,7 +33,9 @@ def test_private_recordings_in_a_shadow_corpus_are_refused():
 
 def test_classes_need_two_values_that_every_speaker_states():
     assert shadow.attribute_classes([corpus()], "gender") == ["female", "male"]
-    with pytest.raises(UserError, match=r"adversary\.attribute=age: corpus made does not say it of"):
+    with pytest.raises(
+        UserError, match=r"adversary\.attribute=age: corpus made does not say it of"
+    ):
         shadow.attribute_classes([corpus()], "age")
     with pytest.raises(UserError, match=r"takes 1 value\(s\) .*female.*two are needed"):
         shadow.attribute_classes([corpus(speakers=1)], "gender")
@@ -57,7 +63,9 @@ def test_shadow_federations_leave_other_speakers_out_and_know_whose_each_client_
         for label, name in zip(labels, federation.clients.speakers, strict=True):
             assert label == int(name[1:]) % 2
     trained = [set(zip(f.clients.corpora, f.clients.speakers, strict=True)) for f in made]
-    assert set.union(*trained) == {("a", s) for s in data[0].speakers} | {("b", s) for s in data[1].speakers}
+    assert set.union(*trained) == {("a", s) for s in data[0].speakers} | {
+        ("b", s) for s in data[1].speakers
+    }
     assert len({frozenset(t) for t in trained}) == 5
 
 
@@ -86,5 +94,3 @@ def test_only_complete_transcripts_enter_the_cache(tmp_path):
     assert shadow.missing(made) == []
     assert all((f.folder / "meta.json").exists() for f in made)
     assert not list((tmp_path / "shadow").glob("*.part"))
-
-

@@ -90,6 +90,9 @@ def test_a_missing_recording_and_an_all_bad_corpus_are_refused(tmp_path):
         extract(Loudness(), [tmp_path / "gone.wav"], tmp_path / "cache")
     empty = tmp_path / "empty.wav"
     empty.touch()
+    good = write(tmp_path / "good.wav", 0.5)
+    found = extract(Loudness(), [tmp_path / "gone.wav", good], tmp_path / "cache", skip_bad=True)
+    assert found.kept == [1] and found.skipped == [tmp_path / "gone.wav"]
     with pytest.raises(UserError, match="no recording could be read"):
         extract(Loudness(), [empty], tmp_path / "cache", skip_bad=True, workers=1)
 

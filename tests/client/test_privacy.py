@@ -13,11 +13,18 @@ from client.training import TrainingConfig
 UDP = UserLevelDP(gradient_clip=0.25, sampling_rate=0.1, num_rounds=200, epsilon=5, delta=0.5)
 
 
-@pytest.mark.parametrize(("epsilon", "expected"), [(5, 0.0263), (10, 0.0132), (25, 0.0053), (50, 0.0026)])
+@pytest.mark.parametrize(
+    ("epsilon", "expected"), [(5, 0.0263), (10, 0.0132), (25, 0.0053), (50, 0.0026)]
+)
 def test_noise_of_the_published_formula(epsilon, expected):
     # the table of measured facts of the 2022 study, n = 20, q T = 20
     stddev = udp_stddev(
-        clipping_norm=0.25, num_examples=20, sampling_rate=0.1, num_rounds=200, epsilon=epsilon, delta=0.5
+        clipping_norm=0.25,
+        num_examples=20,
+        sampling_rate=0.1,
+        num_rounds=200,
+        epsilon=epsilon,
+        delta=0.5,
     )
     assert stddev == pytest.approx(expected, abs=5e-5)
     assert stddev == pytest.approx(0.025 * math.sqrt(40 * math.log(2)) / epsilon)

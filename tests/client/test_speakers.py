@@ -72,7 +72,9 @@ def test_corpus_statistics_come_from_all_training_rows_and_serve_test_speakers()
     np.testing.assert_allclose(made.features, expected, atol=1e-4)
     features, labels = held_out_set(data, data.speakers[8:], made, "corpus")
     rows = np.flatnonzero([u.speaker >= "s08" for u in data.utterances])
-    np.testing.assert_allclose(features, (data.features[rows] - train.mean(0)) / train.std(0), atol=1e-4)
+    np.testing.assert_allclose(
+        features, (data.features[rows] - train.mean(0)) / train.std(0), atol=1e-4
+    )
     np.testing.assert_array_equal(labels, data.labels[rows])
 
 
@@ -115,9 +117,7 @@ def test_clients_of_several_corpora_are_numbered_in_order():
     joined = join_clients(parts)
     assert joined.corpora == ["a"] * 3 + ["b"] * 4
     np.testing.assert_array_equal(joined.sizes(), [*parts[0].sizes(), *parts[1].sizes()])
-    np.testing.assert_array_equal(
-        joined.features[joined.client >= 3], parts[1].features
-    )
+    np.testing.assert_array_equal(joined.features[joined.client >= 3], parts[1].features)
 
 
 def test_training_data_makes_the_round_trip(tmp_path):

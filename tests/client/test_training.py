@@ -28,7 +28,9 @@ def reference_fedavg(data, config, seed, clip):
         for batch in torch.randperm(len(data), generator=generator).split(config.batch_size):
             step += 1
             model.zero_grad()
-            F.cross_entropy(model(data.features[batch].double(), generator), data.labels[batch]).backward()
+            F.cross_entropy(
+                model(data.features[batch].double(), generator), data.labels[batch]
+            ).backward()
             norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
             factor = 1.0 if clip is None else min(1.0, clip / float(norm))
             with torch.no_grad():
@@ -86,7 +88,11 @@ def test_fedsgd_gradient_matches_finite_differences():
             return F.cross_entropy(network(data.features.double()), data.labels).item()
 
     assert loss == pytest.approx(mean_loss(START), rel=1e-5)
-    for name, index in (("dense.0.weight", (2, 3)), ("dense.1.bias", (1,)), ("dense.2.weight", (0, 4))):
+    for name, index in (
+        ("dense.0.weight", (2, 3)),
+        ("dense.1.bias", (1,)),
+        ("dense.2.weight", (0, 4)),
+    ):
         up, down = ({n: a.copy() for n, a in START.items()} for _ in range(2))
         up[name][index] += 1e-3
         down[name][index] -= 1e-3
@@ -115,7 +121,9 @@ def test_fedsgd_uses_one_batch_and_honours_the_clip():
 
 def test_a_seed_reproduces_an_update_exactly():
     updates = [
-        fedavg_update(MODEL, START, examples(33), TrainingConfig(), torch.Generator().manual_seed(s), None)[0]
+        fedavg_update(
+            MODEL, START, examples(33), TrainingConfig(), torch.Generator().manual_seed(s), None
+        )[0]
         for s in (1, 1, 2)
     ]
     name = "dense.0.weight"

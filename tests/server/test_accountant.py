@@ -66,7 +66,10 @@ def test_no_gradients_move_adam_beyond_the_bound(gradients, exponent):
     config = TrainingConfig()
     weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam(
-        [weight], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.adam_epsilon
+        [weight],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.adam_epsilon,
     )
     for gradient in gradients:
         weight.grad = torch.tensor([gradient * 10.0**exponent], dtype=torch.float64)
@@ -81,7 +84,9 @@ def test_the_adam_bound_of_a_step_is_attained():
     age = np.arange(steps)[::-1]
     worst = (config.beta1 / config.beta2) ** age
     weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([weight], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-30)
+    adam = torch.optim.Adam(
+        [weight], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-30
+    )
     before = 0.0
     for gradient in worst:
         before = weight.item()

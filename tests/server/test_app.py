@@ -17,7 +17,9 @@ def run(folder, **kwargs):
 
 
 def releases_of(folder):
-    return [r for chunk in Transcript(folder / "t") for r in zip(chunk.round, chunk.client, strict=True)]
+    return [
+        r for chunk in Transcript(folder / "t") for r in zip(chunk.round, chunk.client, strict=True)
+    ]
 
 
 def test_recorded_updates_explain_every_next_model(tmp_path):

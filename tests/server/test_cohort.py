@@ -4,7 +4,9 @@ import pytest
 from server.cohort import fixed_size_cohort
 
 
-@pytest.mark.parametrize(("clients", "fraction", "size"), [(45, 0.1, 4), (3, 0.1, 1), (7, 1.0, 7), (1, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("clients", "fraction", "size"), [(45, 0.1, 4), (3, 0.1, 1), (7, 1.0, 7), (1, 0.5, 1)]
+)
 def test_size_is_fixed_and_at_least_one(clients, fraction, size):
     for server_round in range(1, 30):
         cohort = fixed_size_cohort(clients, fraction, 0, "f", server_round)

@@ -41,7 +41,15 @@ def test_the_plan_sets_what_clients_apply():
 
 def test_without_a_mechanism_nothing_is_claimed():
     said = PrivacyPlan(PrivacyConfig(), 0.1, 200).statement(None, 20, SIZES, 1)
-    for key in ("unit", "relation", "delta", "epsilon", "nominal_epsilon", "nominal_delta", "accountant"):
+    for key in (
+        "unit",
+        "relation",
+        "delta",
+        "epsilon",
+        "nominal_epsilon",
+        "nominal_delta",
+        "accountant",
+    ):
         assert said[key] is None
     assert said["releases_max"] == 20
     assert "nothing is guaranteed" in said["warnings"][0]

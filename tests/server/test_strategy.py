@@ -23,7 +23,16 @@ def update(client: int) -> dict[str, np.ndarray]:
 
 def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
     return TrainRequest(
-        "f", server_round, 0, clients, "", "cpu", "fedavg", ModelConfig(), TrainingConfig(), NoMechanism()
+        "f",
+        server_round,
+        0,
+        clients,
+        "",
+        "cpu",
+        "fedavg",
+        ModelConfig(),
+        TrainingConfig(),
+        NoMechanism(),
     )
 
 
@@ -44,15 +53,23 @@ class Nodes(LocalGrid):
 
 
 def honest(message: Message) -> dict:
-    clients = list(TrainRequest.from_json(message.content.config_records["config"]["request"]).clients)
+    clients = list(
+        TrainRequest.from_json(message.content.config_records["config"]["request"]).clients
+    )
     arrays = {n: np.stack([update(c)[n] for c in clients]) for n in START}
-    metrics = {"clients": clients, "num_examples": [SIZES[c] for c in clients], "loss": [1.0] * len(clients)}
+    metrics = {
+        "clients": clients,
+        "num_examples": [SIZES[c] for c in clients],
+        "loss": [1.0] * len(clients),
+    }
     return {"arrays": arrays, "metrics": metrics}
 
 
 def answer(message: Message, arrays: dict, metrics: dict) -> Message:
     record = ArrayRecord({n: Array(a) for n, a in arrays.items()})
-    return Message(RecordDict({"arrays": record, "metrics": MetricRecord(metrics)}), reply_to=message)
+    return Message(
+        RecordDict({"arrays": record, "metrics": MetricRecord(metrics)}), reply_to=message
+    )
 
 
 class Round:
@@ -68,14 +85,19 @@ class Round:
         sent = grid.send(self.strategy.configure_train(1, arrays, ConfigRecord(), grid))
         self.sent = sent
         replies = [change(m, answer(m, **honest(m))) for m in sent]
-        aggregated, _ = self.strategy.aggregate_train(1, [r for r in replies if r is not None][::-1])
+        aggregated, _ = self.strategy.aggregate_train(
+            1, [r for r in replies if r is not None][::-1]
+        )
         self.model = {n: a.numpy() for n, a in aggregated.items()}
         self.summary = self.strategy.last_round
 
 
 def mean_of(clients, step=1.0):
     total = sum(SIZES[c] for c in clients)
-    return {n: a + step * sum(SIZES[c] / total * update(c)[n] for c in clients) for n, a in START.items()}
+    return {
+        n: a + step * sum(SIZES[c] / total * update(c)[n] for c in clients)
+        for n, a in START.items()
+    }
 
 
 def check_model(round_, expected):
@@ -86,7 +108,10 @@ def check_model(round_, expected):
 def test_clients_are_spread_over_nodes_and_averaged_by_their_utterances():
     round_ = Round()
     assert [m.metadata.dst_node_id for m in round_.sent] == [11, 12]
-    shares = [TrainRequest.from_json(m.content.config_records["config"]["request"]).clients for m in round_.sent]
+    shares = [
+        TrainRequest.from_json(m.content.config_records["config"]["request"]).clients
+        for m in round_.sent
+    ]
     assert shares == [(0, 2), (3, 7)]
     check_model(round_, mean_of(SIZES))
     assert (round_.summary.clients, round_.summary.rejected) == (4, 0)
@@ -157,9 +182,11 @@ def alter(**changes):
         alter(metrics_num_examples=[-1, 4]),
         alter(metrics_num_examples=[1]),
         lambda message, reply: None if message.metadata.dst_node_id == 12 else reply,
-        lambda message, reply: reply
-        if message.metadata.dst_node_id == 11
-        else Message(Error(3, "expired"), reply_to=message),
+        lambda message, reply: (
+            reply
+            if message.metadata.dst_node_id == 11
+            else Message(Error(3, "expired"), reply_to=message)
+        ),
     ],
 )
 def test_a_reply_that_cannot_be_used_does_not_move_the_model(change):

@@ -11,12 +11,21 @@ from server.transcript import (
     choose_layers,
 )
 
-PARAMETERS = ["dense.0.weight", "dense.0.bias", "dense.1.weight", "dense.1.bias", "dense.2.weight", "dense.2.bias"]
+PARAMETERS = [
+    "dense.0.weight",
+    "dense.0.bias",
+    "dense.1.weight",
+    "dense.1.bias",
+    "dense.2.weight",
+    "dense.2.bias",
+]
 LAYERS = ["dense.0.weight", "dense.0.bias"]
 
 
 def meta(dtype: str = "float32", global_models: bool = True) -> TranscriptMeta:
-    return TranscriptMeta("f", "fedavg", 9, 3, LAYERS, dtype, global_models, {"learning_rate": 1e-3})
+    return TranscriptMeta(
+        "f", "fedavg", 9, 3, LAYERS, dtype, global_models, {"learning_rate": 1e-3}
+    )
 
 
 def releases(server_round: int, count: int = 3, scale: float = 1.0) -> Releases:
