@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from attacks import shadow
-from attacks.evaluate import evaluate_attack
+from attacks.evaluate import check_victims, evaluate_attack
 from attacks.tap import Attack, Examples, tap
+from client.errors import UserError
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Federation
@@ -22,11 +23,37 @@ from server.transcript import Transcript
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
+def check_adversary(
+    config: StudyConfig, private: CorpusData, shadows: Sequence[CorpusData]
+) -> list[str]:
+    """Refuse, before anything is trained, an attack that could not be carried out.
+
+    Returns
+    -------
+    list of str
+        The two values of the attribute.
+
+    Raises
+    ------
+    UserError
+        Naming the key.
+    """
+    for key in ("draws", "shadow_federations", "bootstraps"):
+        if getattr(config.adversary, key) < 1:
+            raise UserError(f"adversary.{key} must be at least 1")
+    for leaked in config.adversary.leaked_updates:
+        if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
+            raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
+    shadow.refuse_overlap(private, shadows)
+    classes = shadow.attribute_classes(shadows, config.adversary.attribute)
+    check_victims(private, config.adversary.attribute, classes)
+    return classes
+
+
 def attack_run(
-    config: StudyConfig, shadows: Sequence[CorpusData], folder: Path
+    config: StudyConfig, shadows: Sequence[CorpusData], classes: Sequence[str], folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train every attack on shadow federations, turn it on the private ones and evaluate it."""
-    classes = shadow.attribute_classes(shadows, config.adversary.attribute)
     attacks: list[Attack] = [build(settings) for settings in config.attack.values()]
     started = time.perf_counter()
     federations = shadow.shadow_federations(config, shadows, Path(config.cache))
@@ -36,12 +63,12 @@ def attack_run(
     trained = time.perf_counter()
     _fit(attacks, federations, shadows, config.adversary.attribute, classes)
     scores = _score_victims(attacks, folder)
-    layer = ", ".join(Transcript(next((folder / "transcript").iterdir())).meta.layers)
+    recorded = Transcript(min((folder / "transcript").iterdir())).meta.layers
     figures = [
         {
             "name": attack.name,
             "attribute": config.adversary.attribute,
-            "layer": layer,
+            "layer": recorded[0].rsplit(".", 1)[0],
             "shadow_corpora": [data.name for data in shadows],
             "aware": False,
             **entry,

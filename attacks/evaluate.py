@@ -17,6 +17,7 @@ from sklearn.metrics import roc_curve
 
 from client.errors import UserError
 from client.seeds import numpy_stream
+from client.speakers import CorpusData
 from conf.schema import AdversaryConfig
 
 Floats64 = npt.NDArray[np.float64]
@@ -90,22 +91,37 @@ def evaluate_attack(
     return entries
 
 
+def check_victims(private: CorpusData, attribute: str, classes: Sequence[str]) -> None:
+    """Refuse, before anything is trained, a corpus whose outcome could not be evaluated.
+
+    Raises
+    ------
+    UserError
+        If a private speaker lacks the attribute or has a value that no shadow speaker has.
+    """
+    _check_values(pd.DataFrame(map(private.attributes, private.speakers)), attribute, classes)
+
+
+def _check_values(speakers: pd.DataFrame, attribute: str, classes: Sequence[str]) -> None:
+    if attribute not in speakers:
+        raise UserError(
+            f"adversary.attribute={attribute}: the private corpus does not say it; "
+            f"its columns are {', '.join(speakers.columns)}"
+        )
+    unknown = sorted(set(speakers[attribute].dropna()) - set(classes))
+    if unknown or speakers[attribute].isna().any():
+        raise UserError(
+            f"adversary.attribute={attribute}: private speakers have the value(s) "
+            f"{', '.join(unknown) or 'missing'}, shadow speakers {' and '.join(classes)}"
+        )
+
+
 def _read_truth(path: Path, attribute: str, classes: Sequence[str]) -> pd.DataFrame:
     try:
         truth = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable; run fedser stage=train") from error
-    if attribute not in truth:
-        raise UserError(
-            f"adversary.attribute={attribute}: the private corpus does not say it; "
-            f"its columns are {', '.join(truth.columns)}"
-        )
-    unknown = sorted(set(truth[attribute].dropna()) - set(classes))
-    if unknown or truth[attribute].isna().any():
-        raise UserError(
-            f"adversary.attribute={attribute}: private speakers have the value(s) "
-            f"{', '.join(unknown) or 'missing'}, shadow speakers {' and '.join(classes)}"
-        )
+    _check_values(truth, attribute, classes)
     return truth.assign(
         label=truth[attribute].map(list(classes).index),
         speaker=pd.factorize(truth["speaker"])[0],

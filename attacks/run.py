@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from attacks import shadow
-from attacks.campaign import assemble_results, attack_run
+from attacks.campaign import assemble_results, attack_run, check_adversary
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table
@@ -101,7 +100,11 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         _finish(folder, read_results(folder / "results.json"))
         return
     data = load_private(config)
-    shadows = [] if config.stage == "train" else load_shadows(config, data)
+    attacking = config.stage != "train" and bool(config.shadow and config.attack)
+    if config.stage == "attack" and not attacking:
+        raise UserError("stage=attack needs at least one corpus in shadow and one attack")
+    shadows = load_shadows(config) if attacking else []
+    classes = check_adversary(config, data, shadows) if attacking else []
     if config.stage in ("all", "check"):
         for corpus in (data, *shadows):
             console.print(table(corpus.name, corpus.utterances))
@@ -110,18 +113,18 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     if config.stage in ("all", "train"):
         _train(config, data, folder)
     training = read_training(folder)
-    figures, timing = attack_run(config, shadows, folder) if shadows else ([], {})
+    figures, timing = attack_run(config, shadows, classes, folder) if attacking else ([], {})
     timing["total_seconds"] = time.perf_counter() - started
     _finish(folder, assemble_results(record, config.seed, training, figures, timing))
 
 
-def load_shadows(config: StudyConfig, private: CorpusData) -> list[CorpusData]:
+def load_shadows(config: StudyConfig) -> list[CorpusData]:
     """Read the shadow corpora: names in ``conf/corpus``, or mappings of keys to change.
 
     Raises
     ------
     UserError
-        If an entry is malformed, two corpora have one name, or private recordings are in one.
+        If an entry is malformed or two corpora have one name.
     """
     extractor = build(config.features)
     shadows = []
@@ -135,7 +138,6 @@ def load_shadows(config: StudyConfig, private: CorpusData) -> list[CorpusData]:
     names = [data.name for data in shadows]
     if len(set(names)) < len(names):
         raise UserError(f"shadow: {', '.join(names)} are not distinct; set another name: on one")
-    shadow.refuse_overlap(private, shadows)
     return shadows
 
 

@@ -101,7 +101,7 @@ def round_seconds(clients: Clients, cohort: int, rounds: int, runtime: str) -> f
 
 def extraction_speed(cache: Path) -> float:
     """Return how many seconds of speech a second of extraction handles."""
-    corpus = Synthetic("bench", "en", 10, 24, 0, 1, "error")
+    corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
     paths = [u.path for u in corpus.utterances(cache)]
     import soundfile
 

@@ -1,10 +1,10 @@
 """What every corpus parser returns, and the checks made before a corpus is used."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from client.errors import UserError
 
@@ -35,16 +35,27 @@ class Utterance:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-class Corpus(Protocol):
+@dataclass(frozen=True)
+class Corpus(ABC):
     """A folder of recordings in a published layout, or a table naming them.
 
-    Parsers are frozen dataclasses whose fields are the keys of ``conf/corpus``.
+    The fields of a parser are the keys of its file in ``conf/corpus``.
+
+    Attributes
+    ----------
+    name : str
+        How the corpus is called in results.
+    shards : int
+        Clients a speaker.
+    on_bad_file : str
+        ``error``, or ``skip`` to leave unreadable audio out.
     """
 
     name: str
     shards: int
     on_bad_file: str
 
+    @abstractmethod
     def utterances(self, cache: Path) -> list[Utterance]:
         """List the recordings in a fixed order.
 
@@ -58,7 +69,6 @@ class Corpus(Protocol):
         UserError
             If the folder has another layout or a row is unusable.
         """
-        ...
 
 
 def check_speakers(name: str, utterances: Sequence[Utterance], minimum: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Utterance
+from client.corpora.base import Corpus, Utterance
 from client.errors import UserError
 
 # speaker, sentence, emotion (the initial of its German name), version
@@ -32,25 +32,16 @@ _SPEAKERS = {
 
 
 @dataclass(frozen=True)
-class Emodb:
+class Emodb(Corpus):
     """The EmoDB corpus; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    name : str
-        How the corpus is called in results.
     root : str
         Folder that holds the folder ``wav``, or ``utterances.csv``.
-    shards : int
-        Clients a speaker.
-    on_bad_file : str
-        ``error`` or ``skip``.
     """
 
-    name: str
     root: str
-    shards: int
-    on_bad_file: str
 
     def utterances(self, cache: Path) -> list[Utterance]:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.

@@ -4,17 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import records, table
-from client.corpora.base import Utterance
+from client.corpora.base import Corpus, Utterance
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Corpus):
     """Recordings named by a CSV or Parquet file; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    name : str
-        How the corpus is called in results.
     file : str
         The table: columns for the audio file, the speaker and the emotion; every further column
         becomes an attribute, ``gender`` (``female``, ``male``, ``f`` or ``m``) among them.
@@ -24,19 +22,12 @@ class Manifest:
         What the table calls ``file``, ``speaker`` and ``emotion``.
     emotions : dict of str to str or None
         What to call each of the table's emotions; None drops its rows.
-    shards : int
-        Clients a speaker.
-    on_bad_file : str
-        ``error`` or ``skip``.
     """
 
-    name: str
     file: str
     root: str | None
     columns: dict[str, str]
     emotions: dict[str, str | None]
-    shards: int
-    on_bad_file: str
 
     def utterances(self, cache: Path) -> list[Utterance]:
         """List the recordings, sorted by path; `cache` is not used.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Utterance
+from client.corpora.base import Corpus, Utterance
 
 _TABLE = "data.tsv"
 _COLUMNS = {"file": "file_id", "speaker": "speaker_id"}
@@ -18,25 +18,16 @@ _IGNORED = {"fear": None, "surprised": None}
 
 
 @dataclass(frozen=True)
-class Nemo:
+class Nemo(Corpus):
     """The nEMO corpus; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    name : str
-        How the corpus is called in results.
     root : str
         Folder that holds ``data.tsv`` and ``samples``, or ``utterances.csv``.
-    shards : int
-        Clients a speaker.
-    on_bad_file : str
-        ``error`` or ``skip``.
     """
 
-    name: str
     root: str
-    shards: int
-    on_bad_file: str
 
     def utterances(self, cache: Path) -> list[Utterance]:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.

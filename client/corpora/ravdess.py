@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Utterance
+from client.corpora.base import Corpus, Utterance
 from client.errors import UserError
 
 # modality 03 (audio only) - channel 01 (speech) - emotion - intensity - sentence - take - actor
@@ -21,27 +21,18 @@ _CALM = {"drop": None, "neutral": "neutral"}
 
 
 @dataclass(frozen=True)
-class Ravdess:
+class Ravdess(Corpus):
     """The audio-only speech of RAVDESS; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    name : str
-        How the corpus is called in results.
     root : str
         Folder that holds ``Actor_01`` to ``Actor_24``, or all files flat, or ``utterances.csv``.
-    shards : int
-        Clients a speaker.
-    on_bad_file : str
-        ``error`` or ``skip``.
     calm : str
         ``drop`` the emotion calm, or count it as ``neutral``.
     """
 
-    name: str
     root: str
-    shards: int
-    on_bad_file: str
     calm: str
 
     def utterances(self, cache: Path) -> list[Utterance]:

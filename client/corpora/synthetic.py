@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from client.corpora import records, table
-from client.corpora.base import EMOTIONS, Utterance
+from client.corpora.base import EMOTIONS, Corpus, Utterance
 from client.corpora.espeak import Espeak
 from client.corpora.grammar import GRAMMARS
 from client.corpora.recording import SAMPLE_RATE, record
@@ -27,13 +27,11 @@ _COLUMNS = ("file", "speaker", "gender", "emotion", "language", "sentence")
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Corpus):
     """A balanced corpus of synthetic voices; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    name : str
-        How the corpus is called in results.
     language : str
         ``en``, ``de`` or ``pl``.
     speakers : int
@@ -42,19 +40,12 @@ class Synthetic:
         A multiple of four: the same number of each emotion.
     seed : int
         Everything that is drawn follows from it.
-    shards : int
-        Clients a speaker.
-    on_bad_file : str
-        ``error`` or ``skip``.
     """
 
-    name: str
     language: str
     speakers: int
     utterances_per_speaker: int
     seed: int
-    shards: int
-    on_bad_file: str
 
     def utterances(self, cache: Path) -> list[Utterance]:
         """Render the corpus unless `cache` holds it, and list its recordings.

@@ -106,6 +106,10 @@ def test_stages_redo_only_their_part(fedser, tmp_path):
     assert (run / ".hydra" / "overrides.yaml").read_text() == hydra
     assert only_run(tmp_path) == run
 
+    status, printed = fedser("stage=attack", f"run={run}", "shadow=[]")
+    assert status == 2 and "stage=attack needs at least one corpus in shadow" in printed
+    assert {a["name"] for a in read_results(run / "results.json")["attacks"]} == {"statistics"}
+
     (run / "report.html").unlink()
     before = (run / "results.json").read_text()
     assert fedser("stage=report", f"run={run}")[0] == 0
@@ -241,6 +245,12 @@ BAD_INPUT = {
         lambda _: ["adversary.attribute=age"],
         "adversary.attribute=age",
         "gender",
+    ),
+    "no draws": (lambda _: ["adversary.draws=0"], "adversary.draws", "at least 1"),
+    "leaked updates": (
+        lambda _: ["adversary.leaked_updates=[some]"],
+        "adversary.leaked_updates",
+        "neither a count nor all",
     ),
     "no such run": (
         lambda folder: ["stage=attack", f"run={folder / 'none'}"],

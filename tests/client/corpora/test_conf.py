@@ -22,13 +22,13 @@ def test_root_follows_data_root(corpus: str) -> None:
 
 
 def test_shards() -> None:
-    assert build("+corpus=nemo") == Nemo("nemo", "/data/nemo", 5, "error")
+    assert build("+corpus=nemo") == Nemo("nemo", 5, "error", "/data/nemo")
 
 
 @pytest.mark.parametrize("language", ["en", "de", "pl"])
 def test_synthetic(language: str) -> None:
     group = "synthetic" if language == "en" else f"synthetic_{language}"
-    assert build(f"+corpus={group}") == Synthetic(group, language, 40, 24, 0, 1, "error")
+    assert build(f"+corpus={group}") == Synthetic(group, 1, "error", language, 40, 24, 0)
 
 
 def test_manifest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.client.corpora.conftest import Grow
 
 
 def corpus(root: Path) -> Emodb:
-    return Emodb("emodb", str(root), shards=4, on_bad_file="error")
+    return Emodb("emodb", root=str(root), shards=4, on_bad_file="error")
 
 
 def test_published_layout(grow: Grow, tmp_path: Path) -> None:

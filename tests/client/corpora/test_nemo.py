@@ -11,7 +11,7 @@ HEADER = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
 
 
 def corpus(root: Path) -> Nemo:
-    return Nemo("nemo", str(root), shards=5, on_bad_file="error")
+    return Nemo("nemo", root=str(root), shards=5, on_bad_file="error")
 
 
 def publish(grow: Grow, *emotions: str) -> Path:

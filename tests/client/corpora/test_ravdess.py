@@ -9,7 +9,7 @@ from tests.client.corpora.conftest import Grow
 
 
 def corpus(root: Path, calm: str = "drop", on_bad_file: str = "error") -> Ravdess:
-    return Ravdess("ravdess", str(root), shards=4, on_bad_file=on_bad_file, calm=calm)
+    return Ravdess("ravdess", root=str(root), shards=4, on_bad_file=on_bad_file, calm=calm)
 
 
 def published(folder: str = "Actor_{:02d}/") -> list[str]:

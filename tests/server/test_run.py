@@ -1,0 +1,101 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from flwr.app import Context, RecordDict, UserConfig
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.numpy import load_file
+
+from client.app import app as client_app
+from client.errors import UserError
+from client.features import OpenSmile
+from conf.schema import RuntimeConfig
+from server import app as server_app
+from server.grid import LocalGrid
+from server.run import build, run_federations
+from server.transcript import Transcript
+from tests.examples import UDP, federation
+
+LOCAL = RuntimeConfig("local")
+
+
+def chunk_of(folder):
+    (chunk,) = Transcript(folder)
+    return chunk
+
+
+def test_ray_and_this_process_give_the_same_numbers_to_the_bit(tmp_path):
+    studies = {}
+    for runtime in ("local", "ray"):
+        made = [
+            replace(federation(tmp_path / runtime / "a", rounds=3, privacy=UDP), name="a"),
+            replace(federation(tmp_path / runtime / "b", rounds=2), name="b"),
+        ]
+        studies[runtime] = run_federations(made, RuntimeConfig(runtime))
+    for name in ("a", "b"):
+        local, ray = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
+        np.testing.assert_array_equal(local.client, ray.client)
+        for layer in local.arrays:
+            np.testing.assert_array_equal(local.arrays[layer], ray.arrays[layer])
+    for local, ray in zip(*studies.values(), strict=True):
+        assert local.best_round == ray.best_round and local.epsilon == ray.epsilon
+        assert [r.test_uar for r in local.rounds] == [r.test_uar for r in ray.rounds]
+        for layer in local.best_arrays:
+            np.testing.assert_array_equal(local.best_arrays[layer], ray.best_arrays[layer])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        (RuntimeConfig("cloud"), r"runtime\.name=cloud is not one of ray, local"),
+        (RuntimeConfig("ray", {"num_cpus": 0.0}), r"runtime\.client_resources\.num_cpus=0"),
+        (RuntimeConfig("ray", {"num_cpus": 9999.0}), r"num_cpus=9999\.0 must lie in \(0, "),
+    ],
+)
+def test_an_impossible_runtime_is_refused(tmp_path, runtime, message):
+    with pytest.raises(UserError, match=message):
+        run_federations([federation(tmp_path / "t")], runtime)
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU is to be seen"):
+        run_federations([federation(tmp_path / "t")], RuntimeConfig("ray", {"num_gpus": 0.5}))
+
+
+def test_build_checks_fields_and_types():
+    settings = {
+        "_target_": "client.features.OpenSmile",
+        "feature_set": "emobase",
+        "sampling_rate": 16000,
+    }
+    assert build(settings) == OpenSmile("emobase", 16000)
+    with pytest.raises(OmegaConfBaseException, match="sampling_rate"):
+        build({**settings, "sampling_rate": "fast"})
+    with pytest.raises(OmegaConfBaseException, match="sampling"):
+        build({**settings, "sampling": 1})
+
+
+def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
+    overrides = [
+        "corpus.speakers=6",
+        "corpus.utterances_per_speaker=4",
+        "rounds=2",
+        "cohort_fraction=1.0",
+        "folds=[1]",
+        f"cache={tmp_path / 'cache'}",
+    ]
+    settings = UserConfig({"overrides": " ".join(overrides), "output": str(tmp_path / "run")})
+    server_app.app(LocalGrid(client_app), Context(1, 0, UserConfig(), RecordDict(), settings))
+    run = tmp_path / "run"
+    training = json.loads((run / "training.json").read_text())
+    assert training["speakers"] == 6 and training["rounds"] == 2
+    assert len(training["utility"]["per_fold"]) == 1
+    assert len(chunk_of(run / "transcript" / "private-fold1")) == 2 * 5
+    assert len(pd.read_parquet(run / "rounds.parquet")) == 2
+    assert set(pd.read_parquet(run / "truth.parquet")["gender"]) == {"female", "male"}
+    assert load_file(run / "model.safetensors")["fold1.dense.2.bias"].shape == (4,)
+    assert yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text()) == overrides
