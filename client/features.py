@@ -65,6 +65,8 @@ class OpenSmile:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         if len(samples) == 0:
             raise ValueError("no samples")
+        if not np.isfinite(samples).all():  # openSMILE would make numbers of it
+            raise ValueError("samples are not finite")
         smile = _smile(self.feature_set, self.sampling_rate)
         return np.asarray(smile(samples.T, rate).reshape(-1), dtype=np.float32)
 

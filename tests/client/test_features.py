@@ -118,3 +118,6 @@ def test_an_unknown_feature_set_and_no_samples_are_refused(tmp_path):
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 16000)
     with pytest.raises(ValueError, match="no samples"):
         OpenSmile("emobase", 16000)(tmp_path / "none.wav")
+    soundfile.write(tmp_path / "nan.wav", np.full(800, np.nan), 16000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="samples are not finite"):
+        OpenSmile("emobase", 16000)(tmp_path / "nan.wav")
