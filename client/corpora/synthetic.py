@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -110,20 +111,24 @@ def render(corpus: Synthetic, folder: Path, processes: int) -> None:
 
 
 def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
-    tasks = [(corpus, index, folder) for index in range(corpus.speakers)]
-    spoken = Parallel(n_jobs=min(processes, len(tasks)), return_as="generator")(
-        delayed(_render_speaker)(task) for task in tasks
+    spoken = Parallel(n_jobs=min(processes, corpus.speakers), return_as="generator")(
+        delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers)
     )
-    progress = tqdm(spoken, f"rendering {corpus.name}", len(tasks), unit="speaker", disable=None)
-    return [row for rows in progress for row in rows]
+    title, total = f"rendering {corpus.name}", corpus.speakers
+    rows = []
+    # Workers return audio, not write it: one that outlives an interrupted run leaves nothing.
+    for utterances in tqdm(spoken, title, total, unit="speaker", disable=None):
+        for row, audio in utterances:
+            (folder / row["file"]).write_bytes(audio)
+            rows.append(row)
+    return rows
 
 
-def _render_speaker(task: tuple[Synthetic, int, Path]) -> list[dict[str, str]]:
-    """Render one speaker's utterances and return their rows of the table."""
-    corpus, index, folder = task
+def _render_speaker(corpus: Synthetic, index: int) -> list[tuple[dict[str, str], bytes]]:
+    """Render one speaker's utterances and return their rows of the table, each with its FLAC."""
     rng = np.random.default_rng([corpus.seed, index, *corpus.language.encode()])
     voice = draw_voice(("female", "male")[index % 2], rng)
-    rows = []
+    utterances = []
     with Espeak() as espeak:
         for number in range(corpus.utterances_per_speaker):
             emotion = EMOTIONS[number % len(EMOTIONS)]
@@ -132,7 +137,8 @@ def _render_speaker(task: tuple[Synthetic, int, Path]) -> list[dict[str, str]]:
             samples = espeak.say(sentence, f"{corpus.language}+{voice.variant}", delivery.prosody)
             samples = record(samples, espeak.sample_rate, voice, delivery, rng)
             file = f"audio/s{index:03d}_{number:03d}_{emotion}.flac"
-            soundfile.write(folder / file, samples, SAMPLE_RATE)
+            audio = io.BytesIO()
+            soundfile.write(audio, samples, SAMPLE_RATE, format="FLAC")
             row = (file, f"s{index:03d}", voice.gender, emotion, corpus.language, sentence)
-            rows.append(dict(zip(_COLUMNS, row, strict=True)))
-    return rows
+            utterances.append((dict(zip(_COLUMNS, row, strict=True)), audio.getvalue()))
+    return utterances
