@@ -12,7 +12,7 @@ import pandas as pd
 
 from attacks import shadow
 from attacks.evaluate import check_victims, evaluate_attack
-from attacks.tap import Attack, Examples, tap
+from attacks.tap import Attack, Floats, tap
 from client.errors import UserError
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
@@ -89,29 +89,27 @@ def _fit(
     attribute: str,
     classes: Sequence[str],
 ) -> None:
-    tapped: dict[str, list[Examples]] = {attack.name: [] for attack in attacks}
+    numbers: dict[str, list[Floats]] = {attack.name: [] for attack in attacks}
     labels = []
     for federation in federations:
         of_client = shadow.client_labels(federation, shadows, attribute, classes)
-        examples = tap(Transcript(federation.folder), attacks)
-        for name, found in examples.items():
-            tapped[name].append(found)
-        labels.append(of_client[found.client])
+        for chunk in tap(Transcript(federation.folder), attacks):
+            for name, found in chunk.items():
+                numbers[name].append(found.features)
+            labels.append(of_client[found.client])
     for attack in attacks:
-        parts = [found.features for found in tapped.pop(attack.name)]
-        attack.fit(np.concatenate(parts), np.concatenate(labels))
+        attack.fit(np.concatenate(numbers.pop(attack.name)), np.concatenate(labels))
 
 
 def _score_victims(attacks: Sequence[Attack], folder: Path) -> dict[str, pd.DataFrame]:
     """Score every update in the private transcripts; labels play no part."""
     rows: dict[str, list[pd.DataFrame]] = {attack.name: [] for attack in attacks}
     for path in sorted((folder / "transcript").iterdir()):
-        transcript = Transcript(path)
-        for name, found in tap(transcript, attacks).items():
-            score = next(a for a in attacks if a.name == name).score(found.features)
-            rows[name].append(
-                pd.DataFrame({"federation": path.name, "client": found.client, "score": score})
-            )
+        for chunk in tap(Transcript(path), attacks):
+            for attack in attacks:
+                found = chunk[attack.name]
+                columns = {"client": found.client, "score": attack.score(found.features)}
+                rows[attack.name].append(pd.DataFrame({"federation": path.name, **columns}))
     return {name: pd.concat(parts) for name, parts in rows.items()}
 
 

@@ -1,12 +1,13 @@
 """From transcripts to the numbers an attack works on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from client.errors import UserError
 from client.training import TrainingConfig
 from server.transcript import Releases, Transcript, TranscriptMeta
 
@@ -45,22 +46,26 @@ class Examples:
     round: Ints
 
 
-def tap(transcript: Transcript, attacks: Iterable[Attack]) -> dict[str, Examples]:
-    """Compute every attack's numbers in one pass over a transcript, a chunk at a time."""
-    attacks = list(attacks)
-    parts: dict[str, list[Floats]] = {attack.name: [] for attack in attacks}
-    client, rounds = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+def tap(transcript: Transcript, attacks: Sequence[Attack]) -> Iterator[dict[str, Examples]]:
+    """Compute every attack's numbers in one pass, and yield them a chunk at a time.
+
+    Raises
+    ------
+    UserError
+        If the transcript holds no update.
+    """
+    empty = True
     for releases in transcript:
         gradients = pseudo_gradients(transcript.meta, releases)
-        for attack in attacks:
-            parts[attack.name].append(attack.features(gradients))
-        client.append(releases.client)
-        rounds.append(releases.round)
-    return {
-        name: Examples(np.concatenate(chunks), np.concatenate(client), np.concatenate(rounds))
-        for name, chunks in parts.items()
-        if chunks
-    }
+        yield {
+            attack.name: Examples(attack.features(gradients), releases.client, releases.round)
+            for attack in attacks
+        }
+        empty = False
+    if empty:
+        raise UserError(
+            f"the transcript of {transcript.meta.federation} holds no update: nothing to attack"
+        )
 
 
 def pseudo_gradients(meta: TranscriptMeta, releases: Releases) -> dict[str, Floats]:

@@ -1,12 +1,14 @@
 import numpy as np
+import pytest
 
 from attacks.statistics import Statistics
 from attacks.tap import pseudo_gradients, tap
 from client.app import app as client_app
+from client.errors import UserError
 from server import transcript
 from server.app import federate
 from server.grid import LocalGrid
-from server.transcript import Transcript
+from server.transcript import Releases, Transcript
 from tests.examples import federation
 
 
@@ -41,9 +43,23 @@ def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch):
     stored = Transcript(tmp_path / "t")
     assert len(list(stored)) > 1
     attack = Statistics(1.0)
-    found = tap(stored, [attack])["statistics"]
+    tapped = [examples["statistics"] for examples in tap(stored, [attack])]
     chunks = list(stored)
-    np.testing.assert_array_equal(found.client, np.concatenate([c.client for c in chunks]))
-    np.testing.assert_array_equal(found.round, np.concatenate([c.round for c in chunks]))
-    expected = [attack.features(pseudo_gradients(stored.meta, c)) for c in chunks]
-    np.testing.assert_array_equal(found.features, np.concatenate(expected))
+    whole = Releases(
+        *(
+            np.concatenate([getattr(c, n) for c in chunks])
+            for n in ("round", "client", "num_examples")
+        ),
+        {n: np.concatenate([c.arrays[n] for c in chunks]) for n in stored.meta.layers},
+    )
+    expected = attack.features(pseudo_gradients(stored.meta, whole))
+    np.testing.assert_allclose(np.concatenate([t.features for t in tapped]), expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([t.client for t in tapped]), whole.client)
+    np.testing.assert_array_equal(np.concatenate([t.round for t in tapped]), whole.round)
+
+
+def test_a_transcript_without_updates_is_refused(tmp_path):
+    run(tmp_path, rounds=1)
+    next((tmp_path / "t").glob("updates-*")).unlink()
+    with pytest.raises(UserError, match="transcript of private-fold0 holds no update"):
+        list(tap(Transcript(tmp_path / "t"), [Statistics(1.0)]))
