@@ -29,8 +29,8 @@ def train(message: Message, context: Context) -> Message:
     """Train the named clients from the global model and return their protected updates.
 
     The reply holds ``arrays`` (each parameter stacked to (k, ...)) and ``metrics`` with
-    ``clients`` and ``num_examples`` of length k; ``loss`` of length k leaves only where no
-    privacy mechanism is asked for.
+    ``clients`` of length k; ``num_examples`` and ``loss`` of length k leave only where the
+    privacy mechanism lets them.
     """
     # One thread a worker: workers share the cores, and a simulated and an in-process run
     # agree to the last bit.
@@ -39,9 +39,10 @@ def train(message: Message, context: Context) -> Message:
     start = {n: a.numpy() for n, a in message.content.array_records["arrays"].items()}
     trained = [_train_client(client, start, request) for client in request.clients]
     stacked = {name: np.stack([update[name] for update, _, _ in trained]) for name in start}
-    sizes = [size for _, size, _ in trained]
-    metrics = MetricRecord({"clients": list(request.clients), "num_examples": sizes})
-    if request.mechanism.name == "none":
+    metrics = MetricRecord({"clients": list(request.clients)})
+    if "num_examples" in request.mechanism.metrics:
+        metrics["num_examples"] = [size for _, size, _ in trained]
+    if "loss" in request.mechanism.metrics:
         metrics["loss"] = [loss for _, _, loss in trained]
     arrays = ArrayRecord({name: Array(array) for name, array in stacked.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

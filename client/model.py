@@ -58,6 +58,12 @@ class Recogniser(nn.Module):
         return scores
 
 
+def parameter_names(config: ModelConfig) -> list[str]:
+    """Return the names of the parameters in the order of the network."""
+    layers = range(len(config.hidden) + 1)
+    return [f"dense.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
     """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
     with torch.random.fork_rng(devices=[]):

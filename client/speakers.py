@@ -126,6 +126,11 @@ class Clients:
         """Return N."""
         return len(self.speakers)
 
+    def units(self, unit: str) -> list[str]:
+        """Name whom each client's data protects, length N: ``client`` or ``speaker``."""
+        speakers = [f"{c}/{s}" for c, s in zip(self.corpora, self.speakers, strict=True)]
+        return speakers if unit == "speaker" else [str(i) for i in range(len(self))]
+
     def sizes(self) -> Ints:
         """Return each client's number of training utterances, shape (N,)."""
         return np.bincount(self.client[~self.validation], minlength=len(self))

@@ -1,45 +1,14 @@
 """Privacy truly spent, by exact composition of Gaussian releases."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import log_ndtr
 
-from client.privacy import UserLevelDP
+from client.privacy import Mechanism, UserLevelDP
 from client.training import TrainingConfig
-
-
-def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Epsilon at which mu-Gaussian differential privacy meets `delta`, exactly.
-
-    Parameters
-    ----------
-    mu : float
-        Sensitivity over noise; for r releases ``sqrt(r) * sensitivity / stddev``.
-
-    References
-    ----------
-    Balle and Wang (ICML 2018), theorem 8; Dong, Roth and Su (2019), corollary 2.13.
-    """
-    if mu == 0:
-        return 0.0
-    if math.isinf(mu):
-        return math.inf
-
-    def excess(epsilon: float) -> float:
-        # log of Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu), stable for epsilon of thousands
-        first = float(log_ndtr(mu / 2 - epsilon / mu))
-        second = epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))
-        if second >= first:
-            return -math.inf
-        return first + math.log1p(-math.exp(second - first)) - math.log(delta)
-
-    if excess(0.0) <= 0:
-        return 0.0
-    high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
-    return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high, xtol=1e-9, rtol=1e-12))
+from server.gaussian import gaussian_epsilon
 
 
 def adam_sensitivity(dimension: int, steps: int, config: TrainingConfig) -> float:
@@ -66,18 +35,45 @@ def adam_sensitivity(dimension: int, steps: int, config: TrainingConfig) -> floa
     return 2 * config.learning_rate * math.sqrt(dimension) * total
 
 
-def worst_epsilon(mus: Mapping[int, float], releases: Mapping[int, int], delta: float) -> float:
-    """Epsilon of the client that spent most.
+def worst_epsilon(
+    mus: Sequence[float], units: Sequence[Hashable], releases: Mapping[int, int], delta: float
+) -> float:
+    """Epsilon of the unit that spent most.
 
     Parameters
     ----------
-    mus : mapping of client to float
-        Sensitivity over noise of one release of that client.
+    mus : sequence of float, length N
+        Sensitivity over noise of one release of each client.
+    units : sequence of hashable, length N
+        What is protected: the client itself, or the speaker who may hold several. A speaker's
+        clients release independent noise, so all their releases compose.
     releases : mapping of client to int
-        How often the client's update was seen.
+        How often each client's update was seen.
     """
-    spent = (mus[client] * math.sqrt(count) for client, count in releases.items())
-    return gaussian_epsilon(max(spent, default=0.0), delta)
+    spent: Counter[Hashable] = Counter()
+    for client, count in releases.items():
+        spent[units[client]] += count * mus[client] ** 2  # type: ignore[assignment]
+    return gaussian_epsilon(math.sqrt(max(spent.values(), default=0.0)), delta)
+
+
+def release_mu(
+    mechanism: Mechanism,
+    noise_multiplier: float | None,
+    num_examples: int,
+    num_parameters: int,
+    algorithm: str,
+    config: TrainingConfig,
+) -> float:
+    """Sensitivity over noise of one release of a client; infinite where nothing is guaranteed.
+
+    Parameters
+    ----------
+    noise_multiplier : float or None
+        Of the plan, for mechanisms whose sensitivity is the plan's own.
+    """
+    if isinstance(mechanism, UserLevelDP):
+        return udp_mu(mechanism, num_examples, num_parameters, algorithm, config)
+    return math.inf if noise_multiplier is None else 1 / noise_multiplier
 
 
 def udp_mu(

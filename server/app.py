@@ -1,6 +1,7 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from client.corpora.base import EMOTIONS
+from client.errors import UserError
 from client.model import initial_arrays
 from client.seeds import numpy_stream
 from server.cohort import fixed_size_cohort
@@ -17,6 +19,11 @@ from server.strategy import TappedAveraging
 from server.transcript import TranscriptWriter
 
 POLL_SECONDS = 0.005
+
+
+class BudgetSpent(Exception):
+    """The next round would spend more than ``privacy.stop_at_epsilon``."""
+
 
 app = ServerApp()
 
@@ -70,14 +77,21 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         TranscriptWriter(federation.folder, federation.transcript_meta(list(start))) as writer,
         Recorder(federation, sum(array.size for array in start.values())) as recorder,
     ):
-        strategy = TappedAveraging(
-            cohort=partial(
-                fixed_size_cohort,
+
+        def cohort(server_round: int) -> list[int]:
+            drawn = fixed_size_cohort(
                 len(federation.clients),
                 protocol.plan.sampling_rate,
                 protocol.seed,
                 federation.name,
-            ),
+                server_round,
+            )
+            if recorder.overspends(strategy.releases, drawn):
+                raise BudgetSpent
+            return drawn
+
+        strategy = TappedAveraging(
+            cohort=cohort,
             request=partial(federation.train_request, dataset, device),
             server_step=protocol.algorithm.server_step,
             tap=writer.record,
@@ -89,10 +103,14 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 recorder.record(server_round, arrays, strategy.last_round, strategy.releases)
             return None
 
-        strategy.start(
-            grid,
-            ArrayRecord({name: Array(array) for name, array in start.items()}),
-            num_rounds=protocol.plan.num_rounds,
-            evaluate_fn=after_round,
-        )
+        with suppress(BudgetSpent):
+            strategy.start(
+                grid,
+                ArrayRecord({name: Array(array) for name, array in start.items()}),
+                num_rounds=protocol.plan.num_rounds,
+                evaluate_fn=after_round,
+            )
+    if not recorder.outcome.rounds:
+        limit = protocol.plan.config.stop_at_epsilon
+        raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")
     return recorder.outcome

@@ -1,5 +1,7 @@
 """Who takes part in a round."""
 
+from collections import Counter
+
 from client.seeds import numpy_stream
 
 
@@ -20,3 +22,18 @@ def fixed_size_cohort(
     size = min(num_clients, max(1, round(fraction * num_clients)))
     rng = numpy_stream(seed, federation, "cohort", server_round)
     return sorted(int(i) for i in rng.choice(num_clients, size, replace=False))
+
+
+def scheduled_releases(
+    num_clients: int, fraction: float, seed: int, federation: str, num_rounds: int
+) -> Counter[int]:
+    """Count how often each client will take part in the rounds 1 to `num_rounds`.
+
+    Cohorts follow from the seed and not from data, so this is known before training.
+    """
+    rounds = range(1, num_rounds + 1)
+    return Counter(
+        client
+        for server_round in rounds
+        for client in fixed_size_cohort(num_clients, fraction, seed, federation, server_round)
+    )

@@ -111,7 +111,7 @@ class Federation:
             algorithm=protocol.algorithm.name,
             num_clients=len(self.clients),
             num_rounds=protocol.plan.num_rounds,
-            layers=choose_layers(protocol.transcript.layers, parameters),
+            layers=choose_layers(protocol.transcript.layers, parameters, "transcript.layers"),
             dtype=protocol.transcript.dtype,
             global_models=self.test is not None,
             training=asdict(protocol.training),
@@ -125,8 +125,8 @@ class RoundSummary:
     Attributes
     ----------
     train_loss, update_norm_mean, update_norm_max, noise_stddev, clip_fraction : float
-        Over the round's clients; NaN where nothing was received, or where the server cannot know
-        it (a withheld loss, gradients clipped on the device).
+        Over the round's clients; NaN where nothing was received or a loss is withheld. The clip
+        is the server's: updates above the norm that their mechanism allows.
     clients, rejected : int
         Updates aggregated, and asked for but missing or refused.
     """

@@ -3,14 +3,13 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from tqdm import tqdm
 
 from client.mechanism import Arrays
-from client.privacy import UserLevelDP
-from server.accountant import udp_mu, worst_epsilon
+from server.accountant import release_mu, worst_epsilon
 from server.evaluate import Evaluator
 from server.federation import Federation, Outcome, Round, RoundSummary
 
@@ -33,9 +32,8 @@ class Recorder:
         if federation.test is not None:
             validation = federation.clients.validation_set()
             self._evaluator = Evaluator(federation.protocol.model, validation, federation.test)
-        self._mechanism = federation.protocol.plan.client_mechanism()
-        sizes = enumerate(federation.clients.sizes().tolist())
-        self._mus = {client: self._mu(size) for client, size in sizes}
+        self._mus = [self._mu(size) for size in federation.clients.sizes().tolist()]
+        self._units = federation.clients.units(federation.protocol.plan.config.unit)
         rounds = federation.protocol.plan.num_rounds
         self._lapped = time.perf_counter()
         self._bar = tqdm(total=rounds, desc=federation.name, unit="round", mininterval=0.5)
@@ -47,9 +45,8 @@ class Recorder:
         scores = self._evaluator(arrays) if self._evaluator else None
         outcome = self.outcome
         outcome.releases = dict(ledger)
-        if isinstance(self._mechanism, UserLevelDP):
-            delta = self._federation.protocol.plan.config.delta
-            outcome.epsilon = worst_epsilon(self._mus, ledger, delta)
+        spent = self._spent(ledger)
+        outcome.epsilon = spent if math.isfinite(spent) else None
         outcome.rounds.append(
             Round(
                 federation=self._federation.name,
@@ -65,11 +62,17 @@ class Recorder:
         )
         # As in the 2022 study, the model is chosen among the later half of the rounds.
         late = server_round > self._federation.protocol.plan.num_rounds // 2
-        if scores and late and scores.validation_uar > self._best_uar:
-            self._best_uar = scores.validation_uar
+        if scores and (not late or scores.validation_uar > self._best_uar):
+            # A run that stops earlier keeps its last model.
+            self._best_uar = scores.validation_uar if late else -math.inf
             outcome.best_round, outcome.best_arrays = server_round, arrays
             outcome.best_scores = scores
         self._show(server_round)
+
+    def overspends(self, ledger: Counter[int], cohort: Sequence[int]) -> bool:
+        """Tell whether a round with this cohort would spend more than the plan allows."""
+        limit = self._federation.protocol.plan.config.stop_at_epsilon
+        return limit is not None and self._spent(ledger + Counter(cohort)) > limit
 
     def __enter__(self) -> Self:
         """Return the recorder."""
@@ -80,12 +83,19 @@ class Recorder:
         self._bar.close()
 
     def _mu(self, size: int) -> float:
-        if not isinstance(self._mechanism, UserLevelDP):
-            return math.inf
         protocol = self._federation.protocol
-        return udp_mu(
-            self._mechanism, size, self._num_parameters, protocol.algorithm.name, protocol.training
+        return release_mu(
+            protocol.plan.client_mechanism(),
+            protocol.plan.noise_multiplier,
+            size,
+            self._num_parameters,
+            protocol.algorithm.name,
+            protocol.training,
         )
+
+    def _spent(self, ledger: Mapping[int, int]) -> float:
+        delta = self._federation.protocol.plan.config.delta
+        return worst_epsilon(self._mus, self._units, ledger, delta)
 
     def _lap(self) -> float:
         before, self._lapped = self._lapped, time.perf_counter()

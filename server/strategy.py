@@ -20,6 +20,9 @@ from server.federation import RoundSummary
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
+
+TINY = 1e-30
 
 
 class TappedAveraging(Strategy):
@@ -56,6 +59,7 @@ class TappedAveraging(Strategy):
         """Ask each node for the cohort's clients that it hosts."""
         self._global = {name: array.numpy() for name, array in arrays.items()}
         self._asked = self._cohort(server_round)
+        self._mechanism = self._request(server_round, ()).mechanism
         nodes = wait_for_nodes(grid)
         shares = [tuple(c for c in self._asked if c % len(nodes) == i) for i in range(len(nodes))]
         self._sent = [
@@ -71,7 +75,8 @@ class TappedAveraging(Strategy):
         """Tap the accepted updates and take the server's step.
 
         Clients are sorted before summing, so that the order of arrival does not show in the
-        result. A round without any update leaves the model as it is.
+        result. An update above the norm that its mechanism allows is scaled down to it. A round
+        without any update leaves the model as it is.
         """
         replies = list(replies)
         _raise_if_all_failed(server_round, replies)
@@ -87,8 +92,10 @@ class TappedAveraging(Strategy):
         releases = _concatenate(server_round, [r for r, _ in accepted], self._global)
         self._tap(server_round, self._global, releases)
         self.releases.update(releases.client.tolist())
-        updated = self._step(releases)
-        self.last_round = self._summary(server_round, releases, losses)
+        norms = _norms(releases)
+        bound = self._mechanism.norm_bound(self._global)
+        updated = self._step(releases, np.minimum(1, bound / np.maximum(norms, TINY)))
+        self.last_round = self._summary(releases, losses, norms, bound)
         return ArrayRecord({n: Array(a) for n, a in updated.items()}), None
 
     def configure_evaluate(
@@ -127,7 +134,9 @@ class TappedAveraging(Strategy):
             arrays = {n: a.numpy() for n, a in reply.content.array_records["arrays"].items()}
             metrics = reply.content.metric_records["metrics"]
             client = np.array(metrics["clients"], dtype=np.int64)
-            sizes = np.array(metrics["num_examples"], dtype=np.int64)
+            # Where counts are withheld, every client weighs the same.
+            counted = "num_examples" in self._mechanism.metrics
+            sizes = np.array(metrics["num_examples"] if counted else [1] * len(client), np.int64)
             loss = np.array(metrics["loss"], dtype=np.float32) if "loss" in metrics else None
         except (KeyError, TypeError, ValueError):
             return None
@@ -148,29 +157,39 @@ class TappedAveraging(Strategy):
         )
         return kept, None if loss is None else loss[finite]
 
-    def _step(self, releases: Releases) -> dict[str, Floats]:
+    def _step(self, releases: Releases, factors: Floats64) -> dict[str, Floats]:
+        """Take the server's step along the weighted mean of the updates times `factors`."""
         if not len(releases):
             return self._global
-        weights = releases.num_examples / releases.num_examples.sum() * self._server_step
+        weights = releases.num_examples / releases.num_examples.sum() * factors * self._server_step
         return {
             name: start + np.tensordot(weights.astype(np.float32), releases.arrays[name], axes=1)
             for name, start in self._global.items()
         }
 
-    def _summary(self, server_round: int, releases: Releases, losses: list[Floats]) -> RoundSummary:
-        squares = [np.square(a).sum(axis=tuple(range(1, a.ndim))) for a in releases.arrays.values()]
-        norms = np.sqrt(np.sum(squares, axis=0)) if len(releases) else np.array([math.nan])
-        mechanism = self._request(server_round, ()).mechanism
-        noise = [mechanism.stddev(n) for n in releases.num_examples.tolist()]
+    def _summary(
+        self, releases: Releases, losses: list[Floats], norms: Floats64, bound: float
+    ) -> RoundSummary:
+        noise = [self._mechanism.stddev(n) for n in releases.num_examples.tolist()]
+        some = len(releases) > 0
         return RoundSummary(
             train_loss=float(np.concatenate(losses).mean()) if losses else math.nan,
-            update_norm_mean=float(norms.mean()),
-            update_norm_max=float(norms.max()),
-            noise_stddev=float(np.mean(noise)) if noise else math.nan,
-            clip_fraction=math.nan,
+            update_norm_mean=float(norms.mean()) if some else math.nan,
+            update_norm_max=float(norms.max()) if some else math.nan,
+            noise_stddev=float(np.mean(noise)) if some else math.nan,
+            clip_fraction=float((norms > bound).mean()) if some else math.nan,
             clients=len(releases),
             rejected=len(self._asked) - len(releases),
         )
+
+
+def _norms(releases: Releases) -> Floats64:
+    """Return the L2 norm of each update over all its arrays."""
+    squares = [
+        np.square(a, dtype=np.float64).sum(axis=tuple(range(1, a.ndim)))
+        for a in releases.arrays.values()
+    ]
+    return np.asarray(np.sqrt(np.sum(squares, axis=0)))
 
 
 def _raise_if_all_failed(server_round: int, replies: list[Message]) -> None:

@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from client.errors import UserError
-from client.speakers import CorpusData, held_out_set, make_clients, speaker_folds
+from client.model import parameter_names
+from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
 from conf.schema import StudyConfig
+from server.cohort import scheduled_releases
 from server.federation import Federation, Outcome, Protocol
 from server.plan import PrivacyConfig, PrivacyPlan
+from server.transcript import choose_layers
 
 NUM_FOLDS = 5
 CHOICES = {
@@ -51,16 +54,24 @@ def check_config(config: StudyConfig) -> None:
         raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
     if config.transcript.dtype not in ("float16", "float32"):
         raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
+    choose_layers(config.transcript.layers, parameter_names(config.model), "transcript.layers")
     protocol(config, config.privacy)
 
 
-def protocol(config: StudyConfig, privacy: PrivacyConfig) -> Protocol:
-    """Return how a federation of this study is trained, under a given privacy mechanism."""
+def protocol(config: StudyConfig, privacy: PrivacyConfig, releases: int = 1) -> Protocol:
+    """Return how a federation of this study is trained, under a given privacy mechanism.
+
+    Parameters
+    ----------
+    releases : int
+        How often the busiest unit of the guarantee will take part.
+    """
+    shared = choose_layers(privacy.layers, parameter_names(config.model), "privacy.layers")
     return Protocol(
         model=config.model,
         training=config.training,
         algorithm=config.algorithm,
-        plan=PrivacyPlan(privacy, config.cohort_fraction, config.rounds),
+        plan=PrivacyPlan(privacy, config.cohort_fraction, config.rounds, releases, tuple(shared)),
         transcript=config.transcript,
         seed=config.seed,
     )
@@ -73,18 +84,34 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
     for fold in config.folds:
         trained_on = [s for s in data.speakers if s not in folds[fold]]
         clients = make_clients(data, trained_on, config.seed, config.normalisation)
+        name = f"private-fold{fold}"
+        schedule = scheduled_releases(
+            len(clients), config.cohort_fraction, config.seed, name, config.rounds
+        )
+        busiest = max(_by_unit(config.privacy, clients, schedule).values())
         federations.append(
             Federation(
-                name=f"private-fold{fold}",
+                name=name,
                 role="private",
                 fold=fold,
                 clients=clients,
                 test=held_out_set(data, folds[fold], clients, config.normalisation),
-                protocol=protocol(config, config.privacy),
-                folder=folder / "transcript" / f"private-fold{fold}",
+                protocol=protocol(config, config.privacy, busiest),
+                folder=folder / "transcript" / name,
             )
         )
     return federations
+
+
+def _by_unit(
+    privacy: PrivacyConfig, clients: Clients, releases: Mapping[int, int]
+) -> Counter[Hashable]:
+    """Sum clients' releases over the units of the guarantee."""
+    units = clients.units(privacy.unit)
+    total: Counter[Hashable] = Counter()
+    for client, count in releases.items():
+        total[units[client]] += count
+    return total
 
 
 def write_training(
@@ -179,7 +206,10 @@ def _privacy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the privacy statement; what is not guaranteed is None."""
     plan = outcomes[0].federation.protocol.plan
     epsilons = [o.epsilon for o in outcomes if o.epsilon is not None]
-    releases = max(max(o.releases.values(), default=0) for o in outcomes)
+    releases = max(
+        max(_by_unit(plan.config, o.federation.clients, o.releases).values(), default=0)
+        for o in outcomes
+    )
     sizes = np.concatenate([o.federation.clients.sizes() for o in outcomes])
     shards = max(Counter(outcomes[0].federation.clients.speakers).values())
     epsilon = max(epsilons) if epsilons and math.isfinite(max(epsilons)) else None

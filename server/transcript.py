@@ -94,8 +94,8 @@ class Releases:
         return len(self.round)
 
 
-def choose_layers(layers: str, parameters: Sequence[str]) -> list[str]:
-    """Return the names of the parameters of the layers asked for.
+def choose_layers(layers: str, parameters: Sequence[str], key: str) -> list[str]:
+    """Return the names of the parameters of the layers that `key` of the configuration names.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def choose_layers(layers: str, parameters: Sequence[str]) -> list[str]:
     for layer in wanted:
         if layer not in known:
             choices = ", ".join([*named, *known])
-            raise UserError(f"transcript.layers: {layer} is not one of {choices}")
+            raise UserError(f"{key}: {layer} is not one of {choices}")
     return [name for name in parameters if name.rsplit(".", 1)[0] in wanted]
 
 

@@ -13,6 +13,7 @@ from server.plan import PrivacyConfig, PrivacyPlan
 from server.transcript import TranscriptConfig
 
 FEATURES = 12
+SHARED = tuple(f"dense.{layer}.{kind}" for layer in range(3) for kind in ("weight", "bias"))
 
 
 def corpus(
@@ -48,13 +49,14 @@ def protocol(
     privacy: PrivacyConfig | None = None,
     transcript: TranscriptConfig | None = None,
     seed: int = 0,
+    releases: int = 1,
 ) -> Protocol:
     step = 1.0 if algorithm == "fedavg" else 0.1
     return Protocol(
         model=ModelConfig(hidden=[8, 6]),
         training=TrainingConfig(batch_size=4, learning_rate=5e-3),
         algorithm=AlgorithmConfig(algorithm, step),
-        plan=PrivacyPlan(privacy or PrivacyConfig(), fraction, rounds),
+        plan=PrivacyPlan(privacy or PrivacyConfig(), fraction, rounds, releases, SHARED),
         transcript=transcript or TranscriptConfig(layers="all", dtype="float32"),
         seed=seed,
     )
@@ -76,3 +78,4 @@ def federation(folder: Path, test: bool = True, **kwargs: object) -> Federation:
 
 
 UDP = PrivacyConfig(mechanism="udp", epsilon=5.0, nominal_delta=0.5, clipping_norm=0.25)
+LOCAL = PrivacyConfig(mechanism="local", epsilon=8.0, clipping_norm=0.1)

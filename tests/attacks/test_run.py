@@ -224,7 +224,12 @@ BAD_INPUT = {
         "privacy.clipping_norm=0",
         "above 0",
     ),
-    "impossible plan": (lambda _: ["privacy.epsilon=5"], "privacy.epsilon", "choose privacy=udp"),
+    "local without a budget": (
+        lambda _: ["privacy=local"],
+        "privacy.epsilon",
+        "set one of them",
+    ),
+    "impossible plan": (lambda _: ["privacy.epsilon=5"], "privacy.epsilon", "choose privacy=local"),
     "negative epsilon": (
         lambda _: ["privacy=udp", "privacy.epsilon=-1"],
         "privacy.epsilon=-1",

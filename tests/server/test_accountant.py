@@ -9,7 +9,8 @@ from scipy.stats import norm
 
 from client.privacy import UserLevelDP
 from client.training import TrainingConfig
-from server.accountant import adam_sensitivity, gaussian_epsilon, udp_mu, worst_epsilon
+from server.accountant import adam_sensitivity, release_mu, worst_epsilon
+from server.gaussian import gaussian_epsilon, gaussian_mu
 
 PARAMETERS = 286_596  # 988-256-128-4
 
@@ -33,8 +34,8 @@ def test_nominal_against_real_epsilon(nominal, claimed, clipped, as_coded):
     for sensitivity, expected in ((0.025, claimed), (0.2, clipped)):
         mu = sensitivity / stddev * math.sqrt(20)
         assert gaussian_epsilon(mu, 1e-5) == pytest.approx(expected, rel=0.01)
-    mu = udp_mu(udp(nominal), 20, PARAMETERS, "fedavg", TrainingConfig())
-    assert worst_epsilon({0: mu}, {0: 20}, 1e-5) == pytest.approx(as_coded, rel=0.01)
+    mu = release_mu(udp(nominal), None, 20, PARAMETERS, "fedavg", TrainingConfig())
+    assert worst_epsilon([mu], [0], {0: 20}, 1e-5) == pytest.approx(as_coded, rel=0.01)
 
 
 @given(st.floats(0.01, 20), st.floats(1e-9, 0.4))
@@ -51,8 +52,39 @@ def test_epsilon_solves_the_closed_form(mu, delta):
 def test_epsilon_at_the_edges():
     assert gaussian_epsilon(0, 1e-5) == 0
     assert gaussian_epsilon(math.inf, 1e-5) == math.inf
-    assert worst_epsilon({}, {}, 1e-5) == 0
-    assert worst_epsilon({0: 1.0, 1: 1.0}, {0: 4, 1: 1}, 1e-5) == gaussian_epsilon(2, 1e-5)
+    assert worst_epsilon([], [], {}, 1e-5) == 0
+
+
+def test_the_unit_that_spent_most_counts():
+    ledger = {0: 4, 1: 1, 2: 3}
+    assert worst_epsilon([1.0, 2.0, 0.5], [0, 1, 2], ledger, 1e-5) == gaussian_epsilon(2, 1e-5)
+    # a speaker who holds clients 0 and 1 spends 4 * 1 + 1 * 4 = 8
+    speakers = ["a", "a", "b"]
+    spent = worst_epsilon([1.0, 2.0, 0.5], speakers, ledger, 1e-5)
+    assert spent == pytest.approx(gaussian_epsilon(np.sqrt(8), 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "noise_multiplier"), [(1, 33.4), (2, 17.8), (4, 9.7), (8, 5.4), (16, 3.1)]
+)
+def test_noise_for_twenty_releases_at_an_epsilon(epsilon, noise_multiplier):
+    # reference values at delta 1e-5, in units of the clip C where the sensitivity is 2 C
+    needed = 2 * math.sqrt(20) / gaussian_mu(epsilon, 1e-5)
+    assert needed == pytest.approx(noise_multiplier, abs=0.06)
+
+
+@pytest.mark.parametrize(("noise_multiplier", "epsilon"), [(1, 28.4), (2, 11.5), (4, 5.0)])
+def test_epsilon_of_twenty_releases_whose_sender_is_known(noise_multiplier, epsilon):
+    found = gaussian_epsilon(math.sqrt(20) / noise_multiplier, 1e-5)
+    assert found == pytest.approx(epsilon, rel=0.01)
+
+
+@given(st.floats(0.01, 50), st.floats(1e-9, 0.4))
+@settings(max_examples=60, deadline=None)
+def test_calibration_makes_the_round_trip_from_below(epsilon, delta):
+    reached = gaussian_epsilon(gaussian_mu(epsilon, delta), delta)
+    assert reached <= epsilon
+    assert reached == pytest.approx(epsilon, rel=1e-6, abs=1e-6)
 
 
 def test_adam_sensitivity_of_one_step_is_twice_the_learning_rate_a_weight():
@@ -97,5 +129,5 @@ def test_the_adam_bound_of_a_step_is_attained():
 
 
 def test_a_clipped_gradient_moves_by_twice_the_clip():
-    mu = udp_mu(udp(5), 20, PARAMETERS, "fedsgd", TrainingConfig())
+    mu = release_mu(udp(5), None, 20, PARAMETERS, "fedsgd", TrainingConfig())
     assert mu == pytest.approx(0.5 / udp(5).stddev(20))

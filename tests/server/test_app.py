@@ -1,14 +1,17 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors import SafetensorError
 
 from client.app import app as client_app
+from client.errors import UserError
 from server.app import federate
+from server.gaussian import gaussian_epsilon
 from server.grid import LocalGrid
 from server.transcript import Transcript, TranscriptConfig
-from tests.examples import UDP, federation
+from tests.examples import LOCAL, UDP, federation
 
 
 def run(folder, **kwargs):
@@ -80,6 +83,40 @@ def test_epsilon_grows_with_every_release_of_the_busiest_client(tmp_path):
     outcome = run(tmp_path, rounds=6, privacy=UDP)
     spent = [r.epsilon for r in outcome.rounds]
     assert spent == sorted(spent) and spent[0] < spent[-1] == outcome.epsilon
+
+
+def test_local_spends_what_it_is_calibrated_to_and_weighs_clients_alike(tmp_path):
+    outcome = run(tmp_path, rounds=3, fraction=1.0, privacy=LOCAL, releases=3)
+    assert outcome.epsilon <= 8
+    assert outcome.epsilon == pytest.approx(8, rel=1e-6)
+    models = dict(Transcript(tmp_path / "t").global_models())
+    (chunk,) = Transcript(tmp_path / "t")
+    assert set(chunk.num_examples) == {1}  # how much a client holds stays on the device
+    assert math.isnan(outcome.rounds[0].train_loss)
+    moved = models[1]["dense.0.weight"] + chunk.arrays["dense.0.weight"][:8].mean(axis=0)
+    np.testing.assert_allclose(models[2]["dense.0.weight"], moved, atol=1e-5)
+    noise = outcome.federation.protocol.plan.client_mechanism().noise
+    assert chunk.arrays["dense.0.weight"].std() == pytest.approx(noise, rel=0.1)
+    assert all(r.clip_fraction == 0 and r.noise_stddev == noise for r in outcome.rounds)
+
+
+@pytest.mark.parametrize(("limit", "rounds"), [(3.3, 2), (1e9, 6)])
+def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, limit, rounds):
+    fixed = replace(LOCAL, epsilon=None, noise_multiplier=2.0, stop_at_epsilon=limit)
+    outcome = run(tmp_path, rounds=6, fraction=1.0, privacy=fixed)
+    # every client takes part in every round: mu = sqrt(rounds) / 2
+    assert [r.epsilon for r in outcome.rounds] == pytest.approx(
+        [gaussian_epsilon(math.sqrt(r) / 2, 1e-5) for r in range(1, rounds + 1)]
+    )
+    assert outcome.epsilon <= limit
+    assert outcome.best_scores is not None and 1 <= outcome.best_round <= rounds
+    assert max(r for r, _ in releases_of(tmp_path)) == rounds
+
+
+def test_a_budget_that_no_round_fits_is_refused(tmp_path):
+    fixed = replace(LOCAL, epsilon=None, noise_multiplier=0.1, stop_at_epsilon=1.0)
+    with pytest.raises(UserError, match=r"privacy\.stop_at_epsilon=1 is less than the first round"):
+        run(tmp_path, privacy=fixed)
 
 
 def test_fedsgd_records_gradients_and_steps_against_them(tmp_path):

@@ -205,6 +205,23 @@ def test_a_round_without_replies_leaves_the_model_as_it_is():
     assert len(releases) == 0
 
 
+def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(monkeypatch):
+    bound = sorted(np.sqrt(sum(np.square(u).sum() for u in update(c).values())) for c in SIZES)[1]
+    bound = 1.0001 * float(bound)  # the second smallest just passes
+    monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, shape: bound)
+    round_ = Round()
+    total = sum(SIZES.values())
+    expected = {n: a.copy() for n, a in START.items()}
+    for client, size in SIZES.items():
+        norm = np.sqrt(sum(np.square(u).sum() for u in update(client).values()))
+        for name in START:
+            expected[name] += size / total * min(1, bound / norm) * update(client)[name]
+    check_model(round_, expected)
+    assert round_.summary.clip_fraction == 0.5
+    (_, _, seen), *_ = round_.tapped
+    assert np.array_equal(seen.arrays["w"][0], update(0)["w"])  # the tap sees what arrived
+
+
 def test_a_run_stops_when_every_node_fails():
     with pytest.raises(RuntimeError, match="round 1: every node failed: no such file"):
         Round(lambda message, reply: Message(Error(2, "no such file"), reply_to=message))

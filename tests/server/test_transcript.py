@@ -110,12 +110,12 @@ def test_a_round_without_updates_leaves_no_rows(tmp_path):
     ],
 )
 def test_layers_are_chosen_by_place_or_name(layers, expected):
-    assert choose_layers(layers, PARAMETERS) == expected
+    assert choose_layers(layers, PARAMETERS, "transcript.layers") == expected
 
 
 def test_an_unknown_layer_and_a_damaged_transcript_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"transcript\.layers: dense\.9 is not one of first"):
-        choose_layers("dense.9", PARAMETERS)
+        choose_layers("dense.9", PARAMETERS, "transcript.layers")
     with pytest.raises(UserError, match="no readable transcript"):
         Transcript(tmp_path)
     write(tmp_path, [1], meta())

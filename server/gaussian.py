@@ -1,0 +1,51 @@
+"""Gaussian differential privacy in closed form: epsilon from mu, and mu from epsilon.
+
+Releases of Gaussian noise with sensitivity over standard deviation mu_1, mu_2, ... compose to
+``sqrt(mu_1^2 + mu_2^2 + ...)``, exactly (Dong, Roth and Su, 2019, corollary 3.3).
+"""
+
+import math
+
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Epsilon at which mu-Gaussian differential privacy meets `delta`, exactly.
+
+    References
+    ----------
+    Balle and Wang (ICML 2018), theorem 8; Dong, Roth and Su (2019), corollary 2.13.
+    """
+    if mu == 0:
+        return 0.0
+    if math.isinf(mu):
+        return math.inf
+
+    def excess(epsilon: float) -> float:
+        # log of Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu), stable for epsilon of thousands
+        first = float(log_ndtr(mu / 2 - epsilon / mu))
+        second = epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))
+        if second >= first:
+            return -math.inf
+        return first + math.log1p(-math.exp(second - first)) - math.log(delta)
+
+    if excess(0.0) <= 0:
+        return 0.0
+    high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
+    return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high, xtol=1e-9, rtol=1e-12))
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """Largest mu that (epsilon, delta) allows, to 12 digits: inverts `gaussian_epsilon`."""
+    high = 1.0
+    while gaussian_epsilon(high, delta) <= epsilon:
+        high *= 2
+    low = high / 2 if high > 1 else 0.0
+    for _ in range(60):  # bisection from below, so that epsilon is never exceeded
+        middle = (low + high) / 2
+        if gaussian_epsilon(middle, delta) <= epsilon:
+            low = middle
+        else:
+            high = middle
+    return low
