@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ class PrivacyPlan:
             if delta is None or not 0 < delta < 1:
                 raise UserError(f"privacy.{key}={delta} must lie between 0 and 1")
 
-    @property
+    @cached_property
     def noise_multiplier(self) -> float | None:
         """Standard deviation over sensitivity; None where the mechanism has none of its own."""
         c = self.config
@@ -232,7 +233,7 @@ class PrivacyPlan:
         counts = (
             f"Noise depends on how much a client holds: standard deviation {largest:.2g} for the "
             f"largest client, {smallest:.2g} for the smallest. The number of utterances itself "
-            "leaves the device in the clear."
+            "leaves the device in the clear, and epsilon takes it as public."
         )
         return [nominal, CLIPPED_GRADIENTS, counts]
 
