@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from attacks import shadow
+from attacks.audit import audit_figures
 from attacks.evaluate import check_victims, evaluate_attack
 from attacks.tap import Attack, Floats, tap
 from client.errors import UserError
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Federation
-from server.run import build, run_federations
+from server.run import build, run_canaries, run_federations
+from server.study import private_federations
 from server.transcript import Transcript
 
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
@@ -48,6 +50,42 @@ def check_adversary(
     classes = shadow.attribute_classes(shadows, config.adversary.attribute)
     check_victims(private, config.adversary.attribute, classes)
     return classes
+
+
+def check_audit(config: StudyConfig) -> None:
+    """Refuse an audit that could not be carried out.
+
+    Raises
+    ------
+    UserError
+        Naming the key.
+    """
+    audit = config.audit
+    if audit.name not in ("none", "canary"):
+        raise UserError(f"audit.name={audit.name} is not one of none, canary")
+    if audit.name == "canary" and config.privacy.mechanism != "local":
+        raise UserError(
+            f"audit=canary needs privacy=local: privacy={config.privacy.mechanism} does not clip "
+            "updates, so there is no bound to audit"
+        )
+    if audit.canaries < 100 or audit.releases < 1 or not 0.5 < audit.confidence < 1:
+        raise UserError("audit needs 100 canaries, 1 release and a confidence between 0.5 and 1")
+    if not audit.magnitudes or min(audit.magnitudes) <= 0:
+        raise UserError("audit.magnitudes must name norms above 0")
+
+
+def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[str, Any] | None:
+    """Audit the mechanism as the first private federation applies it, if asked to."""
+    if config.audit.name == "none":
+        return None
+    first, *_ = private_federations(config, private, folder)
+    plan = first.protocol.plan
+    evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime)
+    checks = [
+        audit_figures(found, plan, config.audit.releases, magnitude, config.audit.confidence)
+        for found, magnitude in zip(evidence, config.audit.magnitudes, strict=True)
+    ]
+    return {"checks": checks, "violated": any(check["violated"] for check in checks)}
 
 
 def attack_run(
@@ -118,6 +156,7 @@ def assemble_results(
     seed: int,
     training: dict[str, Any],
     figures: list[dict[str, Any]],
+    audit: dict[str, Any] | None,
     timing: dict[str, float],
 ) -> dict[str, Any]:
     """Put together what `attacks/results.schema.json` describes."""
@@ -133,7 +172,7 @@ def assemble_results(
         "utility": training["utility"],
         "privacy": training["privacy"],
         "attacks": figures,
-        "audit": None,
+        "audit": audit,
         "timing": {
             "rounds_per_second": training["rounds"] / seconds,
             "train_seconds": seconds,

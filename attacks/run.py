@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from attacks.campaign import assemble_results, attack_run, check_adversary
+from attacks.campaign import assemble_results, attack_run, audit_run, check_adversary, check_audit
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table
@@ -33,7 +33,13 @@ from server.study import private_federations, read_training, write_training
 OmegaConf.register_new_resolver("run_folder", lambda run, new: run or new, replace=True)
 OmegaConf.register_new_resolver("hydra_folder", lambda run: None if run else ".hydra", replace=True)
 
+AUDIT_VIOLATED = 3
+
 console = Console(stderr=True)
+
+
+class AuditViolation(Exception):
+    """The audit proved that more is given away than the accountant says."""
 
 
 def main() -> None:
@@ -59,6 +65,9 @@ def _hydra_main(composed: DictConfig) -> None:
         if composed.run is not None:
             composed = _recompose(folder)
         run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
+    except AuditViolation as error:
+        print(f"fedser: {error}", file=sys.stderr)
+        sys.exit(AUDIT_VIOLATED)
     except (UserError, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         sys.exit(_one_line(error))  # raised further, Hydra would add a line of its own
@@ -99,6 +108,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     if config.stage == "report":
         _finish(folder, read_results(folder / "results.json"))
         return
+    check_audit(config)
     data = load_private(config)
     attacking = config.stage != "train" and bool(config.shadow and config.attack)
     if config.stage == "attack" and not attacking:
@@ -112,10 +122,17 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         return
     if config.stage in ("all", "train"):
         _train(config, data, folder)
+    audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
     figures, timing = attack_run(config, shadows, classes, folder) if attacking else ([], {})
     timing["total_seconds"] = time.perf_counter() - started
-    _finish(folder, assemble_results(record, config.seed, training, figures, timing))
+    results = assemble_results(record, config.seed, training, figures, audit, timing)
+    _finish(folder, results)
+    if audit and audit["violated"]:
+        raise AuditViolation(
+            "the audit measured more than the accountant allows: the mechanism is broken, see "
+            f"audit in {folder / 'results.json'}"
+        )
 
 
 def load_shadows(config: StudyConfig) -> list[CorpusData]:

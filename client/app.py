@@ -13,6 +13,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.canary import canary_update
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.seeds import numpy_stream, torch_stream
@@ -21,7 +22,7 @@ from client.training import Examples, fedavg_update, fedsgd_gradient
 
 app = ClientApp()
 
-TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient}
+TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary_update}
 
 
 @app.train()

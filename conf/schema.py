@@ -54,6 +54,29 @@ class AdversaryConfig:
 
 
 @dataclass
+class AuditConfig:
+    """Keys of ``conf/audit``.
+
+    Attributes
+    ----------
+    name : str
+        ``none`` or ``canary``.
+    canaries, releases : int
+        Canary clients, and how often each takes part.
+    magnitudes : list of float
+        Norms of their updates over the clipping norm, each audited by itself.
+    confidence : float
+        Of each lower bound on epsilon, one-sided.
+    """
+
+    name: str = "none"
+    canaries: int = 500
+    releases: int = 4
+    magnitudes: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    confidence: float = 0.99
+
+
+@dataclass
 class StudyConfig:
     """A whole study. ``conf/config.yaml`` says what each key does."""
 
@@ -68,6 +91,7 @@ class StudyConfig:
     transcript: TranscriptConfig
     runtime: RuntimeConfig
     adversary: AdversaryConfig
+    audit: AuditConfig
     data_root: str
     cache: str
     shadow: list[Any]

@@ -1,6 +1,5 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from server.federation import Federation, Outcome
 from server.recorder import Recorder
 from server.strategy import TappedAveraging
 from server.transcript import TranscriptWriter
-
-POLL_SECONDS = 0.005
 
 
 class BudgetSpent(Exception):
@@ -41,19 +38,6 @@ def main(grid: Grid, context: Context) -> None:
     train_from_overrides(overrides, Path(str(context.run_config["output"])), grid)
 
 
-def server_app(
-    federations: Sequence[Federation], workspace: Path, device: str, outcomes: list[Outcome]
-) -> ServerApp:
-    """Return a ServerApp that runs `federations` and appends what comes out to `outcomes`."""
-    study = ServerApp()
-
-    @study.main()
-    def run(grid: Grid, context: Context) -> None:
-        outcomes.extend(federate(grid, f, workspace, device) for f in federations)
-
-    return study
-
-
 def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -> Outcome:
     """Run one federation.
 
@@ -64,8 +48,6 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     device : str
         On which nodes train, ``cpu`` or ``cuda``.
     """
-    if hasattr(grid, "pull_interval"):
-        grid.pull_interval = POLL_SECONDS  # a simulation's grid sleeps 100 ms a poll otherwise
     dataset = workspace / f"{federation.name}.safetensors"
     federation.clients.save_training(dataset)
     protocol = federation.protocol

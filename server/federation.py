@@ -188,3 +188,19 @@ class Outcome:
     best_scores: Scores | None = None
     releases: dict[int, int] = field(default_factory=dict)
     epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What canaries gave away.
+
+    Attributes
+    ----------
+    scores : ndarray of float, shape (n,)
+        Each canary's releases projected on the audited direction, summed.
+    coins : ndarray of bool, shape (n,)
+        Whether it sent that direction, or its negative.
+    """
+
+    scores: npt.NDArray[np.float64]
+    coins: npt.NDArray[np.bool_]

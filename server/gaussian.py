@@ -7,7 +7,10 @@ Releases of Gaussian noise with sensitivity over standard deviation mu_1, mu_2, 
 import math
 
 from scipy.optimize import brentq
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri
+
+HUGE = 1e4
+"""Mu beyond which e^epsilon Phi(-mu/2 - epsilon/mu) no longer counts (and rounding would)."""
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -19,8 +22,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """
     if mu == 0:
         return 0.0
-    if math.isinf(mu):
-        return math.inf
+    if mu > HUGE:
+        return mu * mu / 2 - mu * float(ndtri(delta))  # inf for inf
 
     def excess(epsilon: float) -> float:
         # log of Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu), stable for epsilon of thousands

@@ -5,9 +5,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Before Flower and Ray are imported: nothing is reported or looked up outside.
 for _name, _value in {
@@ -23,7 +23,7 @@ import hydra
 import torch
 import yaml
 from flwr.app import Context, RecordDict, UserConfig
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
@@ -32,9 +32,10 @@ from omegaconf import DictConfig, OmegaConf
 from client.app import app as client_app
 from client.errors import UserError
 from client.speakers import CorpusData, load_corpus
-from conf.schema import RuntimeConfig, StudyConfig
-from server.app import federate, server_app
-from server.federation import Federation, Outcome
+from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
+from server.app import federate
+from server.audit import release_canaries
+from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import LocalGrid
 from server.study import check_config, private_federations, write_training
 
@@ -42,6 +43,8 @@ OmegaConf.register_new_resolver("cpu_count", lambda: os.cpu_count() or 1, replac
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
 
+T = TypeVar("T")
+POLL_SECONDS = 0.005
 OBJECT_STORE_BYTES = 512 * 2**20
 """Ray's shared memory: messages are a few MiB, and the default is a third of the machine."""
 
@@ -80,21 +83,54 @@ def load_private(config: StudyConfig) -> CorpusData:
 
 
 def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
-    """Run federations one after another, on Ray or in this process.
+    """Run federations one after another; raises as `run_on` does."""
+    return run_on(
+        runtime,
+        lambda grid, folder, device: [federate(grid, f, folder, device) for f in federations],
+    )
+
+
+def run_canaries(
+    protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
+) -> list[Evidence]:
+    """Run the audit at each of its magnitudes; raises as `run_on` does."""
+    return run_on(
+        runtime,
+        lambda grid, folder, device: [
+            release_canaries(grid, protocol, dimension, audit, magnitude, folder, device)
+            for magnitude in audit.magnitudes
+        ],
+    )
+
+
+def run_on(runtime: RuntimeConfig, main: Callable[[Grid, Path, str], T]) -> T:
+    """Run a server's main function over Ray workers, or over this process.
+
+    Parameters
+    ----------
+    main : callable
+        Receives the grid, a folder that nodes can read, and the device on which they train.
 
     Raises
     ------
     UserError
-        If the runtime is unknown or asks for a GPU that is not there.
+        If the runtime is unknown or asks for what the machine has not.
     """
     device = "cuda" if runtime.client_resources.get("num_gpus", 0) > 0 else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.client_resources.num_gpus is above 0 but no GPU is to be seen")
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    outcomes: list[Outcome] = []
+    results: list[T] = []
+    app = ServerApp()
     with tempfile.TemporaryDirectory(prefix="fedser-") as folder:
-        app = server_app(federations, Path(folder), device, outcomes)
+
+        @app.main()
+        def run(grid: Grid, context: Context) -> None:
+            if hasattr(grid, "pull_interval"):  # a simulation's grid sleeps 100 ms a poll
+                grid.pull_interval = POLL_SECONDS
+            results.append(main(grid, Path(folder), device))
+
         if runtime.name == "local":
             context = Context(1, 0, UserConfig(), RecordDict(), UserConfig())
             app(LocalGrid(client_app), context)
@@ -102,10 +138,10 @@ def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -
             _simulate(app, runtime)
         else:
             raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
-    return outcomes
+    return results[0]
 
 
-def _simulate(app: Any, runtime: RuntimeConfig) -> None:
+def _simulate(app: ServerApp, runtime: RuntimeConfig) -> None:
     """Run a ServerApp on Flower's simulation engine with one virtual node a Ray worker."""
     resources = dict(runtime.client_resources)
     cpus = os.cpu_count() or 1

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from attacks.results import read_results
 from attacks.run import main
+from client import privacy
 
 SMALL = [
     "corpus.speakers=10",
@@ -155,6 +156,40 @@ def test_check_prints_counts_and_trains_nothing(fedser, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+AUDIT = [
+    "shadow=[]",
+    "folds=[0]",
+    "rounds=1",
+    "privacy=local",
+    "privacy.noise_multiplier=0.5",
+    "audit=canary",
+    "audit.canaries=200",
+    "audit.releases=1",
+]
+
+
+def test_an_audit_is_reported(fedser, tmp_path):
+    assert fedser(*SMALL[:2], "runtime=local", *AUDIT)[0] == 0
+    results = read_results(only_run(tmp_path) / "results.json")
+    assert [c["magnitude"] for c in results["audit"]["checks"]] == [1.0, 3.0]
+    assert not results["audit"]["violated"]
+    assert results["privacy"]["epsilon"] == pytest.approx(
+        results["audit"]["checks"][0]["epsilon_upper"]
+    )
+    page = (only_run(tmp_path) / "report.html").read_text()
+    assert "stays below what the accountant" in page
+
+
+def test_a_violated_audit_ends_with_the_figures_and_a_status_of_its_own(
+    fedser, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(privacy, "add_gaussian", lambda update, stddev, rng: update)
+    status, printed = fedser(*SMALL[:2], "runtime=local", *AUDIT)
+    assert status == 3 and "the mechanism is broken" in printed
+    assert read_results(only_run(tmp_path) / "results.json")["audit"]["violated"]
+    assert "Violated" in (only_run(tmp_path) / "report.html").read_text()
+
+
 def write_manifest(
     folder: Path, rows: list[tuple[str, str, str]], columns="file,speaker,emotion"
 ) -> Path:
@@ -228,6 +263,12 @@ BAD_INPUT = {
         lambda _: ["privacy=local"],
         "privacy.epsilon",
         "set one of them",
+    ),
+    "audit without a clip": (lambda _: ["audit=canary"], "audit=canary", "privacy=local"),
+    "audit of too few": (
+        lambda _: ["audit=canary", "audit.canaries=9", "privacy=local", "privacy.epsilon=8"],
+        "audit",
+        "100 canaries",
     ),
     "impossible plan": (lambda _: ["privacy.epsilon=5"], "privacy.epsilon", "choose privacy=local"),
     "negative epsilon": (

@@ -55,6 +55,12 @@ def test_epsilon_at_the_edges():
     assert worst_epsilon([], [], {}, 1e-5) == 0
 
 
+def test_epsilon_of_a_huge_mu_joins_on_and_grows():
+    below, above = gaussian_epsilon(9_999.9, 1e-5), gaussian_epsilon(10_000.1, 1e-5)
+    assert above == pytest.approx(below, rel=1e-4)
+    assert below < above < gaussian_epsilon(1e9, 1e-5) == pytest.approx(5e17, rel=1e-6)
+
+
 def test_the_unit_that_spent_most_counts():
     ledger = {0: 4, 1: 1, 2: 3}
     assert worst_epsilon([1.0, 2.0, 0.5], [0, 1, 2], ledger, 1e-5) == gaussian_epsilon(2, 1e-5)
