@@ -3,10 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from client.errors import UserError
 from client.privacy import LocalDP, Mechanism, NoMechanism, UserLevelDP
@@ -173,90 +169,6 @@ class PrivacyPlan:
             epsilon=c.epsilon,
             delta=c.nominal_delta,
         )
-
-    def statement(
-        self, epsilon: float | None, releases: int, num_examples: npt.NDArray[np.int64], shards: int
-    ) -> dict[str, Any]:
-        """Say what is guaranteed, as ``results.json`` has it; what is not is None.
-
-        Parameters
-        ----------
-        epsilon : float or None
-            Spent by the unit that spent most.
-        releases : int
-            Updates that the server saw of that unit.
-        num_examples : ndarray of int64, shape (N,)
-            Training utterances of each client.
-        shards : int
-            Clients that one speaker holds.
-        """
-        c, guaranteed = self.config, epsilon is not None
-        return {
-            "mechanism": c.mechanism,
-            "unit": c.unit if guaranteed else None,
-            "relation": c.relation if guaranteed else None,
-            "vantage": "the server sees every update with its sender",
-            "delta": c.delta if guaranteed else None,
-            "epsilon": epsilon,
-            "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
-            "nominal_delta": c.nominal_delta,
-            "accountant": "exact Gaussian composition" if guaranteed else None,
-            "releases_max": releases,
-            "warnings": self._warnings(num_examples, shards),
-        }
-
-    def _warnings(self, num_examples: npt.NDArray[np.int64], shards: int) -> list[str]:
-        if self.config.mechanism == "none":
-            return [NO_MECHANISM]
-        warnings = [NO_AMPLIFICATION, SEEDED_NOISE]
-        if self.config.mechanism == "udp":
-            warnings = [*self._udp_warnings(num_examples), *warnings]
-        elif self.config.share_metrics:
-            warnings.append(METRICS_SHARED)
-        if shards > 1 and self.config.unit == "client":
-            warnings.append(
-                f"The unit is a client, and one speaker holds {shards}: the speaker's epsilon is "
-                "larger. Ask for privacy.unit=speaker to see it."
-            )
-        return warnings
-
-    def _udp_warnings(self, num_examples: npt.NDArray[np.int64]) -> list[str]:
-        mechanism = self.client_mechanism()
-        largest, smallest = (
-            mechanism.stddev(int(n)) for n in (num_examples.max(), num_examples.min())
-        )
-        nominal = (
-            f"The nominal epsilon {self.config.epsilon:g} at delta {self.config.nominal_delta:g} "
-            "does not hold: the published composition drops a term that dominates at this delta, "
-            "and a delta of 0.5 allows a total breach every other time."
-        )
-        counts = (
-            f"Noise depends on how much a client holds: standard deviation {largest:.2g} for the "
-            f"largest client, {smallest:.2g} for the smallest. The number of utterances itself "
-            "leaves the device in the clear, and epsilon takes it as public."
-        )
-        return [nominal, CLIPPED_GRADIENTS, counts]
-
-
-NO_MECHANISM = (
-    "No privacy mechanism: updates, example counts and training losses leave the device in the "
-    "clear, and nothing is guaranteed."
-)
-CLIPPED_GRADIENTS = (
-    "Clipping gradients does not bound an Adam update: its first step is about learning rate "
-    "times the sign of the gradient. Epsilon above uses the bound that does hold."
-)
-NO_AMPLIFICATION = (
-    "The server sees every update with its sender, so drawing a cohort amplifies nothing."
-)
-SEEDED_NOISE = (
-    "Noise is drawn from a seeded generator, so that research can be repeated: whoever knows the "
-    "seed can subtract it. Floating-point noise leaks a little more than the formulas say "
-    "(Mironov, 2012)."
-)
-METRICS_SHARED = (
-    "Example counts and losses leave the device outside the guarantee (privacy.share_metrics)."
-)
 
 
 def _check_positive(config: PrivacyConfig, *keys: str) -> None:

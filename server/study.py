@@ -21,6 +21,7 @@ from conf.schema import StudyConfig
 from server.cohort import scheduled_releases
 from server.federation import Federation, Outcome, Protocol
 from server.plan import PrivacyConfig, PrivacyPlan
+from server.statement import privacy_statement
 from server.transcript import choose_layers
 
 NUM_FOLDS = 5
@@ -213,4 +214,4 @@ def _privacy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     sizes = np.concatenate([o.federation.clients.sizes() for o in outcomes])
     shards = max(Counter(outcomes[0].federation.clients.speakers).values())
     epsilon = max(epsilons) if epsilons and math.isfinite(max(epsilons)) else None
-    return plan.statement(epsilon, releases, sizes, shards)
+    return privacy_statement(plan, epsilon, releases, sizes, shards)
