@@ -213,8 +213,26 @@ def test_one_fold_with_columns_absent_or_without_numbers(run_dir: Path, results:
 
 
 def test_audit_is_shown(run_dir: Path, results: Results) -> None:
-    results["audit"] = {"epsilon_lower_bound": 1.23456, "canaries": 100}
-    assert "epsilon_lower_bound 1.235" in rewrite(run_dir, results)
+    check = {
+        "canaries": 100,
+        "releases": 2,
+        "magnitude": 3.0,
+        "confidence": 0.99,
+        "epsilon_upper": 2.5,
+        "epsilon_plug_in": 2.25,
+        "epsilon_gaussian_lower": 1.23456,
+        "epsilon_clopper_pearson_lower": None,
+        "violated": False,
+    }
+    results["audit"] = {"checks": [check], "violated": False}
+    page = rewrite(run_dir, results)
+    assert "stays below what the accountant" in page
+    assert "100 canaries, 2 release(s), 3 times the clip" in page
+    assert "ε at least 1.23, estimated 2.25, accounted for 2.50" in page
+    exact = check | {"epsilon_clopper_pearson_lower": 9.0, "violated": True}
+    results["audit"] = {"checks": [exact], "violated": True}
+    page = rewrite(run_dir, results)
+    assert "The mechanism is broken." in page and "(9.00 without a distribution)" in page
 
 
 @pytest.mark.parametrize(
