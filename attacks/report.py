@@ -105,7 +105,7 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
         ("Neighbouring relation", neighbours),
         ("Vantage (who sees what)", privacy["vantage"] or "not stated"),
         ("Accountant", privacy["accountant"] or "none"),
-        ("Releases of one client, at most", decimal(privacy["releases_max"], 0)),
+        (f"Releases of one {unit or 'client'}, at most", decimal(privacy["releases_max"], 0)),
     ]
 
 
