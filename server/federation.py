@@ -176,7 +176,7 @@ class Outcome:
     best_arrays, best_scores : Arrays, Scores or None
         The model of that round and its figures.
     releases : dict of client to int
-        Participation ledger: how often each client's update was seen.
+        Participation ledger: how often each client's update may have left its device.
     epsilon : float or None
         Spent by the client that spent most, at the plan's delta; None without a guarantee.
     """

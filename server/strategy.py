@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 
 TINY = 1e-30
+CLIENT_APP_RAISED = 2
+"""Flower's error code of a ClientApp that failed before it had an update to send."""
 
 
 class TappedAveraging(Strategy):
@@ -39,6 +41,11 @@ class TappedAveraging(Strategy):
     tap : callable
         Receives the round's model and releases, as the server sees them, before they are
         aggregated.
+
+    Attributes
+    ----------
+    releases : Counter
+        Participation ledger: how often each client's update may have left its device.
     """
 
     def __init__(
@@ -82,16 +89,27 @@ class TappedAveraging(Strategy):
         _raise_if_all_failed(server_round, replies)
         # The grid has filled in the ids of the messages it sent.
         share_of = {m.metadata.message_id: share for m, share in self._sent}
-        accepted = [
-            answer
+        answered = [
+            (reply, share)
             for reply in replies
             if (share := share_of.pop(reply.metadata.reply_to_message_id, None))
-            and (answer := self._accept(server_round, reply, share))
+        ]
+        # An update that is refused or late has left its device all the same.
+        unsent = {
+            client
+            for reply, share in answered
+            if reply.has_error() and reply.error.code == CLIENT_APP_RAISED
+            for client in share
+        }
+        self.releases.update(client for client in self._asked if client not in unsent)
+        accepted = [
+            answer
+            for reply, share in answered
+            if (answer := self._accept(server_round, reply, share))
         ]
         losses = [loss for _, loss in accepted if loss is not None]
         releases = _concatenate(server_round, [r for r, _ in accepted], self._global)
         self._tap(server_round, self._global, releases)
-        self.releases.update(releases.client.tolist())
         norms = _norms(releases)
         bound = self._mechanism.norm_bound(self._global)
         updated = self._step(releases, np.minimum(1, bound / np.maximum(norms, TINY)))
