@@ -199,12 +199,15 @@ def test_a_reply_that_cannot_be_used_does_not_move_the_model(change):
 def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
     late = Round(lambda m, reply: None if m.metadata.dst_node_id == 12 else reply)
     assert dict(late.strategy.releases) == dict.fromkeys(SIZES, 1)
-    raised = Round(
-        lambda m, reply: (
-            reply if m.metadata.dst_node_id == 11 else Message(Error(2, "raised"), reply_to=m)
+    for code, counted in ((2, [0, 2]), (3, list(SIZES)), (5, list(SIZES))):
+        failed = Round(
+            lambda m, reply, code=code: (
+                reply
+                if m.metadata.dst_node_id == 11
+                else Message(Error(code, "failed"), reply_to=m)
+            )
         )
-    )
-    assert dict(raised.strategy.releases) == {0: 1, 2: 1}
+        assert dict(failed.strategy.releases) == dict.fromkeys(counted, 1)
 
 
 def test_a_round_without_replies_leaves_the_model_as_it_is():
