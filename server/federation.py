@@ -141,27 +141,20 @@ class RoundSummary:
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(RoundSummary):
     """A row of ``rounds.parquet``; NaN where a figure does not exist.
 
     ``seconds`` runs from the end of the round before: training, messages, aggregation,
-    transcript and evaluation.
+    transcript and evaluation. ``epsilon`` is spent so far.
     """
 
     federation: str
     role: str
     fold: int
     round: int
-    train_loss: float
     validation_uar: float
     test_uar: float
-    update_norm_mean: float
-    update_norm_max: float
-    clip_fraction: float
-    noise_stddev: float
     epsilon: float
-    clients: int
-    rejected: int
     seconds: float
 
 

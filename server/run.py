@@ -39,8 +39,6 @@ from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import LocalGrid
 from server.study import check_config, private_federations, write_training
 
-OmegaConf.register_new_resolver("cpu_count", lambda: os.cpu_count() or 1, replace=True)
-
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
 
 T = TypeVar("T")

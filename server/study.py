@@ -192,6 +192,7 @@ def _utility(data: CorpusData, outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 "accuracy": o.best_scores.test_accuracy,
                 "best_round": o.best_round,
                 "validation_uar": o.best_scores.validation_uar,
+                "confusion": o.best_scores.confusion.tolist(),
                 "test_speakers": [s for s in data.speakers if s not in trained_on],
             }
         )

@@ -69,6 +69,10 @@ def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
     assert {a["name"] for a in results["attacks"]} == {"statistics", "correlation"}
     assert [a["leaked_updates"] for a in results["attacks"][:6]] == [1, 3, 5, 10, 20, "all"]
     assert all(a["shadow_corpora"] == ["synthetic_de"] for a in results["attacks"])
+    for fold in results["utility"]["per_fold"]:
+        confusion = np.array(fold["confusion"])
+        assert confusion.sum() == 8 * len(fold["test_speakers"])
+        assert confusion.trace() / confusion.sum() == pytest.approx(fold["accuracy"])
     rounds = pd.read_parquet(run / "rounds.parquet")
     assert len(rounds) == 2 * 4 and set(rounds["federation"]) == {"private-fold0", "private-fold1"}
     assert (
