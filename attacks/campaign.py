@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[st
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
-    first, *_ = private_federations(config, private, folder)
+    (first,) = private_federations(replace(config, folds=config.folds[:1]), private, folder)
     plan = first.protocol.plan
     evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime)
     checks = [

@@ -1,7 +1,7 @@
 """Privacy truly spent, by exact composition of Gaussian releases."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -50,10 +50,18 @@ def worst_epsilon(
     releases : mapping of client to int
         How often each client's update was seen.
     """
-    spent: Counter[Hashable] = Counter()
-    for client, count in releases.items():
-        spent[units[client]] += count * mus[client] ** 2  # type: ignore[assignment]
-    return gaussian_epsilon(math.sqrt(max(spent.values(), default=0.0)), delta)
+    if any(math.isinf(mu) for mu in mus):
+        return math.inf  # without a guarantee, before the first release too
+    squared = {client: count * mus[client] ** 2 for client, count in releases.items()}
+    return gaussian_epsilon(math.sqrt(max(by_unit(units, squared), default=0.0)), delta)
+
+
+def by_unit(units: Sequence[Hashable], amounts: Mapping[int, float]) -> list[float]:
+    """Sum what clients spent over the units that they belong to, in no particular order."""
+    total: defaultdict[Hashable, float] = defaultdict(float)
+    for client, amount in amounts.items():
+        total[units[client]] += amount
+    return list(total.values())
 
 
 def release_mu(

@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 
 from client.errors import UserError
 from client.model import parameter_names
-from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
+from client.speakers import CorpusData, held_out_set, make_clients, speaker_folds
 from conf.schema import StudyConfig
+from server.accountant import by_unit
 from server.cohort import scheduled_releases
 from server.federation import Federation, Outcome, Protocol
 from server.plan import PrivacyConfig, PrivacyPlan
@@ -89,7 +90,7 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
         schedule = scheduled_releases(
             len(clients), config.cohort_fraction, config.seed, name, config.rounds
         )
-        busiest = max(_by_unit(config.privacy, clients, schedule).values())
+        busiest = int(max(by_unit(clients.units(config.privacy.unit), schedule)))
         federations.append(
             Federation(
                 name=name,
@@ -102,17 +103,6 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
             )
         )
     return federations
-
-
-def _by_unit(
-    privacy: PrivacyConfig, clients: Clients, releases: Mapping[int, int]
-) -> Counter[Hashable]:
-    """Sum clients' releases over the units of the guarantee."""
-    units = clients.units(privacy.unit)
-    total: Counter[Hashable] = Counter()
-    for client, count in releases.items():
-        total[units[client]] += count
-    return total
 
 
 def write_training(
@@ -209,7 +199,7 @@ def _privacy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     plan = outcomes[0].federation.protocol.plan
     epsilons = [o.epsilon for o in outcomes if o.epsilon is not None]
     releases = max(
-        max(_by_unit(plan.config, o.federation.clients, o.releases).values(), default=0)
+        int(max(by_unit(o.federation.clients.units(plan.config.unit), o.releases), default=0))
         for o in outcomes
     )
     sizes = np.concatenate([o.federation.clients.sizes() for o in outcomes])

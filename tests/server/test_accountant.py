@@ -53,6 +53,8 @@ def test_epsilon_at_the_edges():
     assert gaussian_epsilon(0, 1e-5) == 0
     assert gaussian_epsilon(math.inf, 1e-5) == math.inf
     assert worst_epsilon([], [], {}, 1e-5) == 0
+    assert worst_epsilon([1.0], [0], {}, 1e-5) == 0
+    assert worst_epsilon([math.inf], [0], {}, 1e-5) == math.inf
 
 
 def test_epsilon_of_a_huge_mu_joins_on_and_grows():

@@ -7,7 +7,7 @@ import pytest
 from client.errors import UserError
 from client.privacy import LocalDP, NoMechanism, UserLevelDP
 from server.plan import PrivacyConfig, PrivacyPlan
-from tests.examples import UDP
+from tests.examples import LOCAL, UDP
 
 SIZES = np.array([20, 10])
 
@@ -33,9 +33,6 @@ def test_an_impossible_plan_is_refused_by_key(change, message):
 def test_epsilon_without_a_mechanism_is_refused():
     with pytest.raises(UserError, match=r"privacy\.epsilon is set, but privacy=none"):
         PrivacyPlan(PrivacyConfig(epsilon=5.0), 0.1, 200)
-
-
-LOCAL = PrivacyConfig(mechanism="local", epsilon=8.0, clipping_norm=0.1)
 
 
 @pytest.mark.parametrize(
