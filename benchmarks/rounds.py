@@ -25,10 +25,13 @@ from client.model import ModelConfig, initial_arrays
 from client.speakers import Clients
 from client.training import Examples, TrainingConfig, fedavg_update
 from conf.schema import RuntimeConfig
+from server.accountant import Accountant
 from server.app import federate
+from server.composition import Releases
 from server.federation import AlgorithmConfig, Federation, Protocol
 from server.grid import LocalGrid
-from server.plan import PrivacyConfig, PrivacyPlan
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
 from server.run import run_federations
 from server.transcript import TranscriptConfig
 
@@ -64,7 +67,8 @@ def loop_seconds(clients: Clients, cohort: int) -> float:
     began = time.perf_counter()
     for number, examples in enumerate(own):
         generator = torch.Generator().manual_seed(number)
-        fedavg_update(model, start, examples, TrainingConfig(), generator, None)
+        noise = np.random.default_rng(number)  # of no mechanism
+        fedavg_update(model, start, examples, TrainingConfig(), generator, None, noise)
     return time.perf_counter() - began
 
 
@@ -99,6 +103,25 @@ def round_seconds(clients: Clients, cohort: int, rounds: int, runtime: str) -> f
     return statistics.median(r.seconds for r in outcome.rounds[1:])
 
 
+def accounting_seconds(rounds: int) -> float:
+    """Calibrate central noise to epsilon 8 and account for a run of so many rounds."""
+    config = PrivacyConfig(
+        mechanism="central",
+        epsilon=8.0,
+        clipping_norm=0.1,
+        relation="add_remove",
+        vantage="outsider",
+        accountant="pld",
+    )
+    began = time.perf_counter()
+    plan = PrivacyPlan(config, 0.1, rounds, 70, (Releases(rounds, 0.1),))
+    accountant = Accountant(plan, [TRAINING] * 70, range(70), 1, "fedavg", TrainingConfig())
+    for server_round in range(rounds):
+        accountant.add(range(server_round % 10, 70, 10))
+        assert accountant.epsilon <= config.epsilon and accountant.known_epsilon
+    return time.perf_counter() - began
+
+
 def extraction_speed(cache: Path) -> float:
     """Return how many seconds of speech a second of extraction handles."""
     corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
@@ -131,6 +154,13 @@ def main() -> None:
             shown.add_row(engine, str(count), str(cohort), *(f"{cell:.2f}" for cell in cells))
     console = Console()
     console.print(shown)
+    rounds, folds = 200, 5
+    spent = accounting_seconds(rounds)
+    whole = folds * rounds * round_seconds(made_up_clients(70), 7, 30, "local")
+    console.print(
+        f"accounting of {rounds} central rounds: {spent:.2f} s, {100 * spent / whole:.1f} % of "
+        f"training {folds} folds, which share it"
+    )
     with tempfile.TemporaryDirectory() as cache:
         console.print(f"emobase extraction: {extraction_speed(Path(cache)):.0f} times real time")
 

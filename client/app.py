@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from client.canary import canary_update
 from client.mechanism import Arrays
 from client.request import TrainRequest
-from client.seeds import numpy_stream, torch_stream
+from client.seeds import noise_source, torch_stream
 from client.speakers import load_training
 from client.training import Examples, fedavg_update, fedsgd_gradient
 
@@ -52,15 +52,16 @@ def train(message: Message, context: Context) -> Message:
 def _train_client(client: int, start: Arrays, request: TrainRequest) -> tuple[Arrays, int, float]:
     examples = _dataset(request.dataset, request.device)[client]
     stream = (request.federation, client, request.round)
+    noise = noise_source(request.secure_noise, request.seed, "noise", *stream)
     update, loss = TRAINERS[request.algorithm](
         request.model,
         start,
         examples,
         request.training,
         torch_stream(request.seed, "training", *stream),
-        request.mechanism.gradient_clip,
+        request.mechanism.gradient,
+        noise,
     )
-    noise = numpy_stream(request.seed, "noise", *stream)
     return request.mechanism.protect(update, len(examples), noise), len(examples), loss
 
 

@@ -58,10 +58,11 @@ class Recogniser(nn.Module):
         return scores
 
 
-def parameter_names(config: ModelConfig) -> list[str]:
-    """Return the names of the parameters in the order of the network."""
-    layers = range(len(config.hidden) + 1)
-    return [f"dense.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str, int]:
+    """Return the number of coordinates of each parameter, in the order of the network."""
+    with torch.device("meta"):  # nothing is drawn or stored
+        model = Recogniser(config, inputs, classes)
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:

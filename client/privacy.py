@@ -4,44 +4,62 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from scipy.stats import chi2
 
-from client.mechanism import Arrays, add_gaussian, clip_by_norm, udp_stddev
+from client.mechanism import (
+    Arrays,
+    GradientClip,
+    NoiseSource,
+    add_gaussian,
+    clip_by_norm,
+    keep_only,
+    udp_stddev,
+)
+
+FALSE_ALARM = 1e-9
+"""Probability that an honest update exceeds its norm bound."""
 
 
-@dataclass(frozen=True)
-class NoMechanism:
-    """The update leaves as it is.
+class Mechanism:
+    """What every mechanism answers; by default the update leaves as it is."""
 
-    Attributes
-    ----------
-    gradient_clip : None
-        A mechanism's bound on the norm of each batch gradient during training, if any.
-    metrics : tuple of str
-        What leaves the device beside the update.
-    """
+    name: ClassVar[str]
 
-    name: ClassVar[str] = "none"
-    gradient_clip: ClassVar[None] = None
-    metrics: ClassVar[tuple[str, ...]] = ("num_examples", "loss")
+    @property
+    def gradient(self) -> GradientClip | None:
+        """What local training does to gradients."""
+        return None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What leaves the device beside the update."""
+        return ("num_examples", "loss")
 
     def stddev(self, num_examples: int) -> float:
-        """Noise on each coordinate of the update of a client with so many utterances."""
+        """Largest noise on a coordinate of the update of a client with so many utterances."""
         return 0.0
 
     def norm_bound(self, update: Arrays) -> float:
         """L2 norm that an honest update of this shape does not exceed."""
         return math.inf
 
-    def protect(self, update: Arrays, num_examples: int, rng: np.random.Generator) -> Arrays:
+    def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
         """Return what may leave the device."""
         return update
 
 
 @dataclass(frozen=True)
-class UserLevelDP:
+class NoMechanism(Mechanism):
+    """The update leaves in the clear."""
+
+    name: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class UserLevelDP(Mechanism):
     """UDP as published: clipped batch gradients, Gaussian noise on every shared weight.
+
+    It has no norm bound: clipped gradients do not bound an Adam update.
 
     Attributes
     ----------
@@ -54,12 +72,21 @@ class UserLevelDP:
     """
 
     name: ClassVar[str] = "udp"
-    metrics: ClassVar[tuple[str, ...]] = ("num_examples",)  # its updates are weighted by it
     gradient_clip: float
     sampling_rate: float
     num_rounds: int
     epsilon: float
     delta: float
+
+    @property
+    def gradient(self) -> GradientClip:
+        """Clip the mean gradient of each batch."""
+        return GradientClip(self.gradient_clip, "batch")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The number of utterances, which its updates are weighted by."""
+        return ("num_examples",)
 
     def stddev(self, num_examples: int) -> float:
         """Noise of the published formula; small clients get more."""
@@ -72,58 +99,117 @@ class UserLevelDP:
             delta=self.delta,
         )
 
-    def norm_bound(self, update: Arrays) -> float:
-        """No bound: clipped gradients do not bound an Adam update."""
-        return math.inf
-
-    def protect(self, update: Arrays, num_examples: int, rng: np.random.Generator) -> Arrays:
+    def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
         """Add the noise."""
-        return add_gaussian(update, self.stddev(num_examples), rng)
+        return add_gaussian(update, self.stddev(num_examples), noise)
 
 
 @dataclass(frozen=True)
-class LocalDP:
-    """Local differential privacy: the whole update is clipped, then noised, on the device.
+class Withholding(Mechanism):
+    """What mechanisms with a guarantee share: only the update leaves, unless asked otherwise.
 
     Attributes
     ----------
-    clipping_norm : float
-        Bound C on the L2 norm of what is shared.
-    noise : float
-        Standard deviation on each shared coordinate.
-    shared : list of str
-        Names of the parameters that leave the device; the others are sent as zeros.
     share_metrics : bool
         Whether the number of utterances and the loss leave too, outside the guarantee.
     """
 
-    name: ClassVar[str] = "local"
-    gradient_clip: ClassVar[None] = None
-    clipping_norm: float
-    noise: float
-    shared: list[str]
     share_metrics: bool
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """What leaves the device beside the update."""
-        return ("num_examples", "loss") if self.share_metrics else ()
+        return super().metrics if self.share_metrics else ()
+
+
+@dataclass(frozen=True)
+class CentralDP(Withholding):
+    """The client's part of central differential privacy; clip and noise are the server's.
+
+    Attributes
+    ----------
+    shared : list of str
+        Names of the parameters that leave the device; the others are sent as zeros.
+    """
+
+    name: ClassVar[str] = "central"
+    shared: list[str]
+
+    def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
+        """Leave out what is not shared."""
+        return keep_only(update, self.shared)
+
+
+@dataclass(frozen=True)
+class LocalDP(Withholding):
+    """Local differential privacy: the update is clipped, then noised, on the device.
+
+    Attributes
+    ----------
+    groups : list of list of str
+        Names of the shared parameters, in groups that are each clipped and noised together:
+        one for the whole update, or one a layer. Other parameters are sent as zeros.
+    clipping_norms : list of float
+        Bound on the L2 norm of each group.
+    noise : list of float
+        Standard deviation on each coordinate of each group.
+    """
+
+    name: ClassVar[str] = "local"
+    groups: list[list[str]]
+    clipping_norms: list[float]
+    noise: list[float]
 
     def stddev(self, num_examples: int) -> float:
-        """Noise; how much a client holds plays no part."""
-        return self.noise
+        """Largest noise; how much a client holds plays no part."""
+        return max(self.noise)
 
     def norm_bound(self, update: Arrays) -> float:
         """L2 norm that an honest update of this shape exceeds once in a thousand million."""
-        dimension = sum(update[name].size for name in self.shared)
-        return self.clipping_norm + self.noise * math.sqrt(chi2.isf(1e-9, dimension))
+        sizes = [sum(update[name].size for name in group) for group in self.groups]
+        squared = sum(
+            (stddev**2 * chi2.isf(FALSE_ALARM / len(sizes), size))
+            for stddev, size in zip(self.noise, sizes, strict=True)
+        )
+        return math.hypot(*self.clipping_norms) + math.sqrt(squared)
 
-    def protect(self, update: Arrays, num_examples: int, rng: np.random.Generator) -> Arrays:
+    def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
         """Clip, add noise, and leave out what is not shared."""
-        shared = clip_by_norm({name: update[name] for name in self.shared}, self.clipping_norm)
-        noised = add_gaussian(shared, self.noise, rng)
-        return {name: noised.get(name, np.zeros_like(array)) for name, array in update.items()}
+        sent = keep_only(update, ())
+        for group, norm, stddev in zip(self.groups, self.clipping_norms, self.noise, strict=True):
+            clipped = clip_by_norm({name: update[name] for name in group}, norm)
+            sent |= add_gaussian(clipped, stddev, noise)
+        return sent
 
 
-Mechanism = NoMechanism | UserLevelDP | LocalDP
-MECHANISMS: dict[str, type[Mechanism]] = {m.name: m for m in (NoMechanism, UserLevelDP, LocalDP)}
+@dataclass(frozen=True)
+class DPSGD(Withholding):
+    """Differentially private training on the device; the update is post-processing of it.
+
+    It has no norm bound: noisy gradients do not bound an Adam update.
+
+    Attributes
+    ----------
+    clipping_norm : float
+        Bound on the L2 norm of each utterance's gradient.
+    noise_multiplier : float
+        Standard deviation of the noise on the sum of a batch's gradients, over that bound.
+    """
+
+    name: ClassVar[str] = "dp_sgd"
+    clipping_norm: float
+    noise_multiplier: float
+
+    @property
+    def gradient(self) -> GradientClip:
+        """Clip the gradient of each utterance and add noise to their sum."""
+        return GradientClip(self.clipping_norm, "utterance", self.noise_multiplier)
+
+    def stddev(self, num_examples: int) -> float:
+        """Not a number: noise on gradients has no standard deviation on an Adam update."""
+        return math.nan
+
+
+MECHANISMS: dict[str, type[Mechanism]] = {
+    m.name: m for m in (NoMechanism, UserLevelDP, CentralDP, LocalDP, DPSGD)
+}

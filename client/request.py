@@ -26,6 +26,8 @@ class TrainRequest:
         ``fedavg`` or ``fedsgd``.
     mechanism : Mechanism
         Applied to each update before it is sent.
+    secure_noise : bool
+        Draw noise from the operating system's entropy, not from `seed`.
     """
 
     federation: str
@@ -38,6 +40,7 @@ class TrainRequest:
     model: ModelConfig
     training: TrainingConfig
     mechanism: Mechanism
+    secure_noise: bool = False
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal request back."""

@@ -1,12 +1,18 @@
-"""Local training of one client."""
+"""Local training of one client, with or without a bound on what an utterance contributes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from client.mechanism import Arrays
+from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig, Recogniser, load_arrays, to_arrays
+
+if TYPE_CHECKING:
+    from opacus.optimizers import DPOptimizer
 
 
 @dataclass
@@ -33,6 +39,10 @@ class TrainingConfig:
         """Adam steps that a client of this size takes in a round."""
         return self.epochs * -(-num_examples // self.batch_size)
 
+    def sampling_rate(self, num_examples: int) -> float:
+        """Chance of each of a client's utterances to be in a step's Poisson batch."""
+        return min(1.0, self.batch_size / num_examples)
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -52,7 +62,8 @@ def fedavg_update(
     examples: Examples,
     config: TrainingConfig,
     generator: torch.Generator,
-    gradient_clip: float | None,
+    clip: GradientClip | None,
+    noise: NoiseSource,
 ) -> tuple[Arrays, float]:
     """Train on one client's data (McMahan et al., 2017) and return how the weights moved.
 
@@ -62,15 +73,17 @@ def fedavg_update(
         Global weights of the round.
     generator : torch.Generator
         Draws the order of utterances and the dropout masks.
-    gradient_clip : float or None
-        Bound on the L2 norm of each batch gradient.
+    clip : GradientClip or None
+        Bound on the gradients.
+    noise : NoiseSource
+        Where gradients are clipped per utterance, draws all in place of `generator`.
 
     Returns
     -------
     update : Arrays
         Local minus global weights.
     loss : float
-        Mean cross entropy over the steps.
+        Mean cross entropy over the steps; a Poisson batch without an utterance counts as 0.
     """
     model = _model(model_config, start, examples)
     optimiser = torch.optim.Adam(
@@ -82,11 +95,9 @@ def fedavg_update(
         fused=True,
     )
     losses = []
-    for _ in range(config.epochs):
-        order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
-        for batch in torch.split(order, config.batch_size):
-            losses.append(_gradient(model, examples, batch, generator, gradient_clip))
-            optimiser.step()
+    for loss in _gradients(model, examples, config, generator, clip, noise):
+        losses.append(loss)
+        optimiser.step()
     trained = to_arrays(model)
     return {name: trained[name] - start[name] for name in trained}, sum(losses) / len(losses)
 
@@ -97,15 +108,15 @@ def fedsgd_gradient(
     examples: Examples,
     config: TrainingConfig,
     generator: torch.Generator,
-    gradient_clip: float | None,
+    clip: GradientClip | None,
+    noise: NoiseSource,
 ) -> tuple[Arrays, float]:
     """Return the gradient of one random batch at the global weights, and its loss.
 
     Parameters are those of `fedavg_update`.
     """
     model = _model(model_config, start, examples)
-    order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
-    loss = _gradient(model, examples, order[: config.batch_size], generator, gradient_clip)
+    loss = next(_gradients(model, examples, config, generator, clip, noise))
     gradient = {n: p.grad.cpu().numpy() for n, p in model.named_parameters() if p.grad is not None}
     return gradient, loss
 
@@ -119,18 +130,100 @@ def _model(config: ModelConfig, start: Arrays, examples: Examples) -> Recogniser
     return model
 
 
-def _gradient(
+def _gradients(
     model: Recogniser,
     examples: Examples,
-    batch: torch.Tensor,
+    config: TrainingConfig,
     generator: torch.Generator,
-    gradient_clip: float | None,
-) -> float:
-    """Put one batch's gradient into the model and return its mean cross entropy."""
-    model.zero_grad()
-    scores = model(examples.features[batch], generator)
-    loss = F.cross_entropy(scores, examples.labels[batch])
-    loss.backward()  # type: ignore[no-untyped-call]
-    if gradient_clip is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
-    return float(loss.detach())
+    clip: GradientClip | None,
+    noise: NoiseSource,
+) -> Iterator[float]:
+    """Put the gradient of each step of a round into the model, and yield its mean cross entropy.
+
+    The caller moves the weights, if at all, before it asks for the next.
+    """
+    if clip is None or clip.per == "batch":
+        return _batch_gradients(model, examples, config, generator, clip)
+    return _private_gradients(model, examples, config, clip, noise)
+
+
+def _batch_gradients(
+    model: Recogniser,
+    examples: Examples,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    clip: GradientClip | None,
+) -> Iterator[float]:
+    for _ in range(config.epochs):
+        order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
+        for batch in torch.split(order, config.batch_size):
+            model.zero_grad()
+            scores = model(examples.features[batch], generator)
+            loss = F.cross_entropy(scores, examples.labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip.norm)
+            yield float(loss.detach())
+
+
+def _private_gradients(
+    model: Recogniser,
+    examples: Examples,
+    config: TrainingConfig,
+    clip: GradientClip,
+    noise: NoiseSource,
+) -> Iterator[float]:
+    """Differentially private gradients (Abadi et al., 2016)."""
+    from opacus import GradSampleModule  # slow to import: not where nobody needs it
+
+    rate = config.sampling_rate(len(examples))
+    network = GradSampleModule(model, loss_reduction="sum")
+    optimiser = _private_optimiser(model, clip, rate * len(examples), noise)
+    # Masks are dealt out in the order of the batch, so an utterance more shifts those of all
+    # after it: its influence stays within the clip only while masks are as secret as batches.
+    masks = torch.Generator().manual_seed(int(noise.random(1)[0] * 2**53))
+    try:
+        for _ in range(config.steps(len(examples))):
+            batch = poisson_batch(len(examples), rate, noise).to(examples.labels.device)
+            optimiser.zero_grad()
+            # A layer's hook warns where its input needs no gradient: the features get one too.
+            scores = network(examples.features[batch].requires_grad_(), masks)
+            loss = F.cross_entropy(scores, examples.labels[batch], reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.pre_step()  # clip, sum, add noise, divide
+            yield float(loss.detach()) / max(1, len(batch))
+    finally:
+        # The hooks hold the network and the network its hooks: left so, the gradients of
+        # client after client would fill the memory until Python looks for cycles.
+        network.to_standard_module()
+
+
+def poisson_batch(num_examples: int, rate: float, noise: NoiseSource) -> torch.Tensor:
+    """Return the indices of a batch that each utterance joins alone with probability `rate`.
+
+    Batches must be secret, or sampling amplifies no guarantee: they come from the noise's source.
+    """
+    return torch.from_numpy(np.flatnonzero(noise.random(num_examples) < rate))
+
+
+def _private_optimiser(
+    model: Recogniser, clip: GradientClip, expected_batch_size: float, noise: NoiseSource
+) -> "DPOptimizer":
+    """Return what turns the gradients of utterances into one noised mean."""
+    from opacus.optimizers import DPOptimizer
+
+    class SourcedOptimizer(DPOptimizer):  # type: ignore[misc]
+        """Draws on the CPU from the noise's source: a seed means the same on every device."""
+
+        def add_noise(self) -> None:
+            stddev = np.float32(clip.noise_multiplier * clip.norm)
+            for p in self.params:
+                drawn = stddev * noise.standard_normal(tuple(p.shape), dtype=np.float32)
+                p.grad = p.summed_grad + torch.from_numpy(drawn).to(p.device)
+
+    return SourcedOptimizer(
+        torch.optim.SGD(model.parameters()),  # names the parameters, never steps
+        noise_multiplier=clip.noise_multiplier,
+        max_grad_norm=clip.norm,
+        expected_batch_size=expected_batch_size,
+    )

@@ -6,7 +6,7 @@ from typing import Any
 from client.model import ModelConfig
 from client.training import TrainingConfig
 from server.federation import AlgorithmConfig
-from server.plan import PrivacyConfig
+from server.privacy_config import PrivacyConfig
 from server.transcript import TranscriptConfig
 
 
@@ -101,3 +101,6 @@ class StudyConfig:
     seed: int
     stage: str
     run: str | None
+    resume: str | None
+    checkpoint_every: int
+    keep_transcript: bool

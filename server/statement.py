@@ -1,12 +1,26 @@
 """The privacy statement: what is protected, from whom, and what is not."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from server.composition import ACCOUNTANTS
 from server.plan import PrivacyPlan
+from server.privacy_config import CENTRAL
 
+VANTAGES = {
+    "attributed": "the server, which sees every update with its sender",
+    "sum": (
+        "whoever sees the noised sums of all rounds and knows who took part; not the server, "
+        "which sees each update before it adds the noise"
+    ),
+    "outsider": (
+        "whoever sees the models of all rounds but not who took part; not the server, which sees "
+        "each update before it adds the noise"
+    ),
+}
 NO_MECHANISM = (
     "No privacy mechanism: updates, example counts and training losses leave the device in the "
     "clear, and nothing is guaranteed."
@@ -18,9 +32,25 @@ CLIPPED_GRADIENTS = (
 NO_AMPLIFICATION = (
     "The server sees every update with its sender, so drawing a cohort amplifies nothing."
 )
+TRUSTED_SERVER = (
+    "The server is trusted: it receives clean updates. The attacks of this report read them as "
+    "the server does, so what they find lies outside the guarantee. So do the norms, clip "
+    "fractions and cohorts that it logs."
+)
+SECRET_COHORTS = (
+    "Epsilon relies on nobody knowing who took part in a round; against who does, it is the "
+    "epsilon with known participation."
+)
+UTTERANCES = (
+    "One utterance is protected, not the speaker: what all of a speaker's utterances have in "
+    "common, such as gender, is not hidden by it. The number of utterances is taken as public."
+)
 SEEDED_NOISE = (
     "Noise is drawn from a seeded generator, so that research can be repeated: whoever knows the "
-    "seed can subtract it. Floating-point noise leaks a little more than the formulas say "
+    "seed can subtract it. For deployment ask for privacy.secure_noise=true."
+)
+FLOATING_POINT = (
+    "Noise is added in floating point, which leaks a little more than the formulas say "
     "(Mironov, 2012)."
 )
 EVALUATION = (
@@ -30,58 +60,106 @@ EVALUATION = (
 METRICS_SHARED = (
     "Example counts and losses leave the device outside the guarantee (privacy.share_metrics)."
 )
+NORMALISED = (
+    "Features are normalised with statistics of all of a speaker's training utterances, which "
+    "the guarantee of a {unit} takes as fixed; normalisation=none does without."
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has spent.
+
+    Attributes
+    ----------
+    epsilon, epsilon_known : float or None
+        By the unit that spent most, against the plan's vantage and against whoever knows who
+        took part; None as in `Outcome`.
+    releases : int
+        Updates that the server saw of that unit.
+    """
+
+    epsilon: float | None
+    epsilon_known: float | None
+    releases: int
 
 
 def privacy_statement(
     plan: PrivacyPlan,
-    epsilon: float | None,
-    releases: int,
+    spent: Spent,
     num_examples: npt.NDArray[np.int64],
     shards: int,
+    normalisation: str,
 ) -> dict[str, Any]:
     """Say what is guaranteed, as ``results.json`` has it; what is not is None.
 
     Parameters
     ----------
-    epsilon : float or None
-        Spent by the unit that spent most.
-    releases : int
-        Updates that the server saw of that unit.
     num_examples : ndarray of int64, shape (N,)
         Training utterances of each client.
     shards : int
         Clients that one speaker holds.
+    normalisation : str
+        Whose statistics features were normalised with.
     """
-    c, guaranteed = plan.config, epsilon is not None
+    c, guaranteed = plan.config, spent.epsilon is not None
     return {
         "mechanism": c.mechanism,
         "unit": c.unit if guaranteed else None,
         "relation": c.relation if guaranteed else None,
-        "vantage": "the server sees every update with its sender",
+        "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
+        "participation": _participation(plan) if guaranteed else None,
+        "sampling": plan.sampling,
         "delta": c.delta if guaranteed else None,
-        "epsilon": epsilon,
+        "epsilon": spent.epsilon,
+        "epsilon_known_participation": spent.epsilon_known,
         "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
         "nominal_delta": c.nominal_delta,
-        "accountant": "exact Gaussian composition" if guaranteed else None,
-        "releases_max": releases,
-        "warnings": _warnings(plan, num_examples, shards),
+        "accountant": _accountant(plan) if guaranteed else None,
+        "noise_multiplier": plan.noise_multiplier,
+        "clipping_norm": c.clipping_norm,
+        "noise": None if c.mechanism == "none" else "system" if c.secure_noise else "seeded",
+        "releases_max": spent.releases,
+        "leaves_device": ["update", *plan.client_mechanism().metrics],
+        "warnings": _warnings(plan, num_examples, shards, normalisation),
     }
 
 
-def _warnings(plan: PrivacyPlan, num_examples: npt.NDArray[np.int64], shards: int) -> list[str]:
-    if plan.config.mechanism == "none":
+def _participation(plan: PrivacyPlan) -> str:
+    return "secret" if plan.config.vantage == "outsider" else "known"
+
+
+def _accountant(plan: PrivacyPlan) -> str:
+    exact = all(releases.rate == 1 for releases in plan.exposures)
+    return "exact Gaussian composition" if exact else ACCOUNTANTS[plan.config.accountant or ""]
+
+
+def _warnings(
+    plan: PrivacyPlan, num_examples: npt.NDArray[np.int64], shards: int, normalisation: str
+) -> list[str]:
+    c = plan.config
+    if c.mechanism == "none":
         return [NO_MECHANISM]
-    warnings = [NO_AMPLIFICATION, EVALUATION, SEEDED_NOISE]
-    if plan.config.mechanism == "udp":
-        warnings = [*_udp_warnings(plan, num_examples), *warnings]
-    elif plan.config.share_metrics:
-        warnings.append(METRICS_SHARED)
-    if shards > 1 and plan.config.unit == "client":
-        warnings.append(
+    said = [
+        *(_udp_warnings(plan, num_examples) if c.mechanism == "udp" else []),
+        *([TRUSTED_SERVER] if c.mechanism in CENTRAL else []),
+        *([SECRET_COHORTS] if c.vantage == "outsider" else []),
+        *([UTTERANCES] if c.unit == "utterance" else []),
+        *([NO_AMPLIFICATION] if c.vantage == "attributed" and c.unit != "utterance" else []),
+        *([METRICS_SHARED] if c.share_metrics else []),
+        EVALUATION,
+        *([] if c.secure_noise else [SEEDED_NOISE]),
+        FLOATING_POINT,
+    ]
+    if shards > 1 and c.unit == "client":
+        said.append(
             f"The unit is a client, and one speaker holds {shards}: the speaker's epsilon is "
             "larger. Ask for privacy.unit=speaker to see it."
         )
-    return warnings
+    tied = c.unit == "utterance" or (c.unit == "client" and shards > 1)
+    if normalisation == "speaker" and tied:
+        said.append(NORMALISED.format(unit=c.unit))
+    return said
 
 
 def _udp_warnings(plan: PrivacyPlan, num_examples: npt.NDArray[np.int64]) -> list[str]:

@@ -6,7 +6,6 @@ differences or gradients) and in the server's step, so one strategy serves both.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -15,20 +14,20 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from client.mechanism import Arrays
 from client.request import TrainRequest
+from server.aggregate import Aggregate, update_norms
 from server.federation import RoundSummary
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
-Floats64 = npt.NDArray[np.float64]
 
-TINY = 1e-30
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
 
 
 class TappedAveraging(Strategy):
-    """Average the clients' updates by their number of utterances, and record each.
+    """Aggregate the clients' updates as the privacy plan says, and record each.
 
     Parameters
     ----------
@@ -36,34 +35,43 @@ class TappedAveraging(Strategy):
         Round to partition ids, ascending.
     request : callable
         Round and partition ids to what a node is asked.
+    aggregate : callable
+        Round, its releases and the model they started from to what the server makes of them.
     server_step : float
         Factor on the mean update: 1 for FedAvg, minus the learning rate for FedSGD.
     tap : callable
         Receives the round's model and releases, as the server sees them, before they are
         aggregated.
+    rounds_done : int
+        Rounds before this start: Flower counts from 1 again.
 
     Attributes
     ----------
-    releases : Counter
-        Participation ledger: how often each client's update may have left its device.
+    last_round : RoundSummary
+        Figures of the last round.
+    last_released : list of int
+        Clients whose update may have left its device in it.
     """
 
     def __init__(
         self,
         cohort: Callable[[int], list[int]],
         request: Callable[[int, tuple[int, ...]], TrainRequest],
+        aggregate: Callable[[int, Releases, Arrays], Aggregate],
         server_step: float,
         tap: Callable[[int, dict[str, Floats], Releases], None],
+        rounds_done: int = 0,
     ) -> None:
-        self._cohort, self._request = cohort, request
-        self._server_step, self._tap = server_step, tap
-        self.releases: Counter[int] = Counter()
+        self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
+        self._aggregate, self._server_step, self._tap = aggregate, server_step, tap
         self.last_round: RoundSummary
+        self.last_released: list[int]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask each node for the cohort's clients that it hosts."""
+        server_round += self._rounds_done
         self._global = {name: array.numpy() for name, array in arrays.items()}
         self._asked = self._cohort(server_round)
         self._mechanism = self._request(server_round, ()).mechanism
@@ -82,9 +90,9 @@ class TappedAveraging(Strategy):
         """Tap the accepted updates and take the server's step.
 
         Clients are sorted before summing, so that the order of arrival does not show in the
-        result. An update above the norm that its mechanism allows is scaled down to it. A round
-        without any update leaves the model as it is.
+        result.
         """
+        server_round += self._rounds_done
         replies = list(replies)
         _raise_if_all_failed(server_round, replies)
         # The grid has filled in the ids of the messages it sent.
@@ -101,7 +109,7 @@ class TappedAveraging(Strategy):
             if reply.has_error() and reply.error.code == CLIENT_APP_RAISED
             for client in share
         }
-        self.releases.update(client for client in self._asked if client not in unsent)
+        self.last_released = [client for client in self._asked if client not in unsent]
         accepted = [
             answer
             for reply, share in answered
@@ -110,10 +118,12 @@ class TappedAveraging(Strategy):
         losses = [loss for _, loss in accepted if loss is not None]
         releases = _concatenate(server_round, [r for r, _ in accepted], self._global)
         self._tap(server_round, self._global, releases)
-        norms = _norms(releases)
-        bound = self._mechanism.norm_bound(self._global)
-        updated = self._step(releases, np.minimum(1, bound / np.maximum(norms, TINY)))
-        self.last_round = self._summary(releases, losses, norms, bound)
+        aggregate = self._aggregate(server_round, releases, self._global)
+        updated = {
+            name: start + np.float32(self._server_step) * aggregate.mean.get(name, np.float32(0))
+            for name, start in self._global.items()
+        }
+        self.last_round = self._summary(releases, losses, aggregate)
         return ArrayRecord({n: Array(a) for n, a in updated.items()}), None
 
     def configure_evaluate(
@@ -175,39 +185,20 @@ class TappedAveraging(Strategy):
         )
         return kept, None if loss is None else loss[finite]
 
-    def _step(self, releases: Releases, factors: Floats64) -> dict[str, Floats]:
-        """Take the server's step along the weighted mean of the updates times `factors`."""
-        if not len(releases):
-            return self._global
-        weights = releases.num_examples / releases.num_examples.sum() * factors * self._server_step
-        return {
-            name: start + np.tensordot(weights.astype(np.float32), releases.arrays[name], axes=1)
-            for name, start in self._global.items()
-        }
-
     def _summary(
-        self, releases: Releases, losses: list[Floats], norms: Floats64, bound: float
+        self, releases: Releases, losses: list[Floats], aggregate: Aggregate
     ) -> RoundSummary:
-        noise = [self._mechanism.stddev(n) for n in releases.num_examples.tolist()]
-        some = len(releases) > 0
+        norms = update_norms(releases)
         return RoundSummary(
             train_loss=float(np.concatenate(losses).mean()) if losses else math.nan,
-            update_norm_mean=float(norms.mean()) if some else math.nan,
-            update_norm_max=float(norms.max()) if some else math.nan,
-            noise_stddev=float(np.mean(noise)) if some else math.nan,
-            clip_fraction=float((norms > bound).mean()) if some else math.nan,
+            update_norm_mean=float(norms.mean()) if len(releases) else math.nan,
+            update_norm_max=float(norms.max()) if len(releases) else math.nan,
+            noise_stddev=aggregate.noise_stddev,
+            clip_fraction=aggregate.clip_fraction,
+            clipping_norm=aggregate.clipping_norm,
             clients=len(releases),
             rejected=len(self._asked) - len(releases),
         )
-
-
-def _norms(releases: Releases) -> Floats64:
-    """Return the L2 norm of each update over all its arrays."""
-    squares = [
-        np.square(a, dtype=np.float64).sum(axis=tuple(range(1, a.ndim)))
-        for a in releases.arrays.values()
-    ]
-    return np.asarray(np.sqrt(np.sum(squares, axis=0)))
 
 
 def _raise_if_all_failed(server_round: int, replies: list[Message]) -> None:

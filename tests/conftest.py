@@ -1,9 +1,16 @@
 """Fixtures for every test."""
 
 import os
+import sys
 from pathlib import Path
 
+import dp_accounting  # noqa: F401  (brings absl in, whose log handler is mended below)
 import pytest
+from absl import logging as absl_logging
+
+# The handler keeps the stderr of its import and closes it when Hydra sets up logging anew,
+# unless it is the process' own: here that would be pytest's.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

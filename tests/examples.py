@@ -1,19 +1,22 @@
 """Small made-up data that many tests share."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from client.corpora.base import EMOTIONS, Utterance
-from client.model import ModelConfig
+from client.model import ModelConfig, parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
 from client.training import TrainingConfig
+from server.composition import Releases
 from server.federation import AlgorithmConfig, Federation, Protocol
-from server.plan import PrivacyConfig, PrivacyPlan
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
 from server.transcript import TranscriptConfig
 
 FEATURES = 12
-SHARED = tuple(f"dense.{layer}.{kind}" for layer in range(3) for kind in ("weight", "bias"))
+SHARED = parameter_sizes(ModelConfig(hidden=[8, 6]), FEATURES, len(EMOTIONS))
 
 
 def corpus(
@@ -49,14 +52,17 @@ def protocol(
     privacy: PrivacyConfig | None = None,
     transcript: TranscriptConfig | None = None,
     seed: int = 0,
-    releases: int = 1,
+    exposures: tuple[Releases, ...] = (Releases(1),),
+    num_clients: int = 8,
 ) -> Protocol:
     step = 1.0 if algorithm == "fedavg" else 0.1
     return Protocol(
         model=ModelConfig(hidden=[8, 6]),
         training=TrainingConfig(batch_size=4, learning_rate=5e-3),
         algorithm=AlgorithmConfig(algorithm, step),
-        plan=PrivacyPlan(privacy or PrivacyConfig(), fraction, rounds, releases, SHARED),
+        plan=PrivacyPlan(
+            privacy or PrivacyConfig(), fraction, rounds, num_clients, exposures, SHARED
+        ),
         transcript=transcript or TranscriptConfig(layers="all", dtype="float32"),
         seed=seed,
     )
@@ -79,3 +85,33 @@ def federation(folder: Path, test: bool = True, **kwargs: object) -> Federation:
 
 UDP = PrivacyConfig(mechanism="udp", epsilon=5.0, nominal_delta=0.5, clipping_norm=0.25)
 LOCAL = PrivacyConfig(mechanism="local", epsilon=8.0, clipping_norm=0.1)
+LAYERED = replace(LOCAL, mechanism="layered", layer_shares=[0.1, 0.3, 0.6])
+CENTRAL = PrivacyConfig(
+    mechanism="central",
+    epsilon=8.0,
+    clipping_norm=0.1,
+    relation="add_remove",
+    vantage="outsider",
+    accountant="pld",
+)
+ADAPTIVE = replace(
+    CENTRAL, mechanism="central_adaptive", target_quantile=0.5, clip_learning_rate=0.2
+)
+DP_SGD = PrivacyConfig(
+    mechanism="dp_sgd",
+    epsilon=8.0,
+    clipping_norm=1.0,
+    unit="utterance",
+    relation="add_remove",
+    accountant="pld",
+)
+
+
+class NoNoise:
+    """A noise source that leaves everything as it is."""
+
+    def random(self, size: int) -> np.ndarray:
+        return np.zeros(size)
+
+    def standard_normal(self, size: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.zeros(size, dtype)

@@ -7,13 +7,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from client.mechanism import add_gaussian, clip_by_norm, l2_norm, udp_stddev
+from client.mechanism import (
+    GradientClip,
+    add_gaussian,
+    clip_by_norm,
+    keep_only,
+    l2_norm,
+    udp_stddev,
+)
 from client.model import ModelConfig
-from client.privacy import LocalDP, NoMechanism, UserLevelDP
+from client.privacy import DPSGD, MECHANISMS, CentralDP, LocalDP, NoMechanism, UserLevelDP
 from client.request import TrainRequest
+from client.seeds import SystemEntropy
 from client.training import TrainingConfig
+from tests.examples import NoNoise
 
 UDP = UserLevelDP(gradient_clip=0.25, sampling_rate=0.1, num_rounds=200, epsilon=5, delta=0.5)
+LOCAL = LocalDP(share_metrics=False, groups=[["a"]], clipping_norms=[0.5], noise=[0.01])
+LAYERED = LocalDP(
+    share_metrics=False,
+    groups=[["a", "b"], ["c"]],
+    clipping_norms=[0.5, 2.0],
+    noise=[0.01, 0.03],
+)
+CENTRAL = CentralDP(share_metrics=False, shared=["a"])
+DP_SGD = DPSGD(share_metrics=False, clipping_norm=1.0, noise_multiplier=0.7)
+
+
+def is_noise(values, stddev):
+    """Whether independent normals of mean zero would look like this, but for once in 1000."""
+    low, high = chi2.ppf([0.0005, 0.9995], values.size - 1)
+    measured = values.astype(float).var(ddof=1) * (values.size - 1) / stddev**2
+    return low < measured < high and abs(values.mean()) < 4 * stddev / math.sqrt(values.size)
 
 
 @pytest.mark.parametrize(
@@ -35,13 +60,10 @@ def test_noise_of_the_published_formula(epsilon, expected):
 
 def test_added_noise_has_the_stated_standard_deviation_and_covers_every_weight():
     update = {"a": np.full((100, 100), 3.0, np.float32), "b": np.zeros(500, np.float32)}
-    noise = UDP.protect(update, 20, np.random.default_rng(0))
-    drawn = np.concatenate([(noise[n] - update[n]).ravel() for n in update])
-    low, high = chi2.ppf([0.0005, 0.9995], len(drawn) - 1)
-    measured = drawn.var(ddof=1) * (len(drawn) - 1) / UDP.stddev(20) ** 2
-    assert low < measured < high
-    assert abs(drawn.mean()) < 4 * UDP.stddev(20) / math.sqrt(len(drawn))
-    assert (noise["b"] != 0).all()
+    noised = UDP.protect(update, 20, np.random.default_rng(0))
+    drawn = np.concatenate([(noised[n] - update[n]).ravel() for n in update])
+    assert is_noise(drawn, UDP.stddev(20))
+    assert (noised["b"] != 0).all()
 
 
 def test_smaller_clients_get_more_noise():
@@ -51,41 +73,116 @@ def test_smaller_clients_get_more_noise():
 def test_without_a_mechanism_the_update_leaves_unchanged():
     update = {"a": np.ones(3, np.float32)}
     assert NoMechanism().protect(update, 5, np.random.default_rng(0)) is update
-    assert NoMechanism().stddev(5) == 0 and NoMechanism().gradient_clip is None
+    assert NoMechanism().stddev(5) == 0 and NoMechanism().norm_bound(update) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "gradient"),
+    [
+        (NoMechanism(), None),
+        (UDP, GradientClip(0.25, "batch")),
+        (LOCAL, None),
+        (CENTRAL, None),
+        (DP_SGD, GradientClip(1.0, "utterance", 0.7)),
+    ],
+)
+def test_gradients_are_clipped_where_the_mechanism_says_so(mechanism, gradient):
+    assert mechanism.gradient == gradient
+
+
+@pytest.mark.parametrize("mechanism", [LOCAL, LAYERED, CENTRAL, DP_SGD])
+def test_a_guarantee_withholds_metrics_unless_asked_otherwise(mechanism):
+    assert mechanism.metrics == ()
+    assert replace(mechanism, share_metrics=True).metrics == ("num_examples", "loss")
 
 
 def test_noise_follows_its_generator():
     update = {"a": np.zeros(4, np.float32)}
     first, again = (add_gaussian(update, 1.0, np.random.default_rng(7))["a"] for _ in range(2))
     np.testing.assert_array_equal(first, again)
-
-
-LOCAL = LocalDP(clipping_norm=0.5, noise=0.01, shared=["a"], share_metrics=False)
+    secret = [add_gaussian(update, 1.0, SystemEntropy())["a"] for _ in range(2)]
+    assert not np.array_equal(*secret)
 
 
 def test_local_clips_the_whole_update_noises_it_and_sends_nothing_else():
     update = {"a": np.full((200, 50), 1.0, np.float32), "b": np.ones(7, np.float32)}
     sent = LOCAL.protect(update, 20, np.random.default_rng(0))
     assert (sent["b"] == 0).all()
-    clipped = 0.5 / 100  # the norm of a is 100
-    low, high = chi2.ppf([0.0005, 0.9995], 9999)
-    noise = sent["a"] - clipped
-    assert low < (noise / 0.01).var(ddof=1) * 9999 < high
-    assert abs(noise.mean()) < 4 * 0.01 / 100
+    assert is_noise(sent["a"] - 0.5 / 100, 0.01)  # the norm of a is 100
     assert l2_norm(sent) < LOCAL.norm_bound(update)
 
 
-def test_local_lets_a_small_update_keep_its_length_and_withholds_metrics():
-    quiet = replace(LOCAL, noise=1e-12)
+def test_local_lets_a_small_update_keep_its_length():
     update = {"a": np.full(4, 0.1, np.float32), "b": np.zeros(1, np.float32)}
-    np.testing.assert_allclose(
-        quiet.protect(update, 1, np.random.default_rng(0))["a"], update["a"], rtol=1e-6
+    np.testing.assert_array_equal(LOCAL.protect(update, 1, NoNoise())["a"], update["a"])
+    assert LOCAL.stddev(1) == LOCAL.stddev(99) == 0.01
+
+
+def test_layered_clips_and_noises_each_layer_by_itself():
+    shapes = {"a": (150, 100), "b": (5000,), "c": (120, 100), "d": (8,)}
+    update = {name: np.full(shape, 1.0, np.float32) for name, shape in shapes.items()}
+    clipped = LAYERED.protect(update, 1, NoNoise())
+    # the norm of a and b together is sqrt(20000)
+    first, second = 0.5 / math.sqrt(20_000), 2.0 / math.sqrt(12_000)
+    for name, expected in (("a", first), ("b", first), ("c", second), ("d", 0.0)):
+        np.testing.assert_allclose(clipped[name], expected, rtol=1e-5)
+    assert np.hypot(l2_norm({n: clipped[n] for n in "ab"}), l2_norm({"c": clipped["c"]})) <= (
+        math.hypot(0.5, 2.0)
     )
-    assert LOCAL.metrics == () and LOCAL.stddev(1) == LOCAL.stddev(99) == 0.01
-    assert replace(LOCAL, share_metrics=True).metrics == ("num_examples", "loss")
+    sent = LAYERED.protect(update, 1, np.random.default_rng(0))
+    for name, stddev in (("a", 0.01), ("b", 0.01), ("c", 0.03)):
+        assert is_noise(sent[name] - clipped[name], stddev)
+    assert (sent["d"] == 0).all()
+    noises = [(sent[n] - clipped[n]).ravel()[:5000] for n in "abc"]
+    off_diagonal = np.corrcoef(noises)[np.triu_indices(3, 1)]
+    assert np.abs(off_diagonal).max() < 4 / math.sqrt(5000)
+    assert LAYERED.stddev(1) == 0.03
 
 
-magnitudes = st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False)
+def test_layered_leaves_a_small_layer_alone_beside_a_large_one():
+    update = {"a": np.full(4, 1e3), "b": np.zeros(1), "c": np.full(4, 0.1)}
+    update = {name: array.astype(np.float32) for name, array in update.items()}
+    sent = LAYERED.protect(update, 1, NoNoise())
+    np.testing.assert_array_equal(sent["c"], update["c"])
+    assert l2_norm({"a": sent["a"]}) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("mechanism", [LOCAL, LAYERED])
+def test_an_honest_update_stays_below_the_bound_on_its_norm_and_a_forged_one_does_not(mechanism):
+    rng = np.random.default_rng(0)
+    update = {n: 1e6 * np.ones(40, np.float32) for n in "abc"}
+    norms = [l2_norm(mechanism.protect(update, 1, rng)) for _ in range(300)]
+    bound = mechanism.norm_bound(update)
+    assert max(norms) < bound < 1.3 * max(norms)
+    # with a probability of 1e-9, by the chi-square distribution of each group's noise
+    sizes = [sum(update[n].size for n in group) for group in mechanism.groups]
+    share = 1e-9 / len(sizes)
+    radii = [s * math.sqrt(chi2.isf(share, k)) for s, k in zip(mechanism.noise, sizes, strict=True)]
+    assert bound == pytest.approx(math.hypot(*mechanism.clipping_norms) + math.hypot(*radii))
+
+
+def test_central_sends_what_is_shared_in_the_clear_for_the_server_to_noise():
+    update = {"a": np.full(3, 7.0, np.float32), "b": np.ones(2, np.float32)}
+    sent = CENTRAL.protect(update, 9, NoNoise())
+    np.testing.assert_array_equal(sent["a"], update["a"])
+    assert (sent["b"] == 0).all() and (update["b"] == 1).all()
+    assert CENTRAL.stddev(1) == 0 and CENTRAL.norm_bound(update) == math.inf
+
+
+def test_what_is_not_shared_is_sent_as_zeros():
+    update = {"a": np.ones(2, np.float32), "b": np.ones((2, 3), np.float32)}
+    kept = keep_only(update, ["b"])
+    assert list(kept) == ["a", "b"] and kept["a"].tolist() == [0, 0] and kept["b"] is update["b"]
+
+
+def test_private_gradients_leave_as_they_are():
+    update = {"a": np.ones(2, np.float32)}
+    assert DP_SGD.protect(update, 3, NoNoise()) is update
+    assert DP_SGD.norm_bound(update) == math.inf
+
+
+largest = float(np.finfo(np.float32).max)
+magnitudes = st.floats(-largest, largest, width=32, allow_subnormal=False)
 updates = st.lists(magnitudes, min_size=1, max_size=20)
 
 
@@ -98,6 +195,11 @@ def test_clipping_never_ends_above_the_norm_and_keeps_the_direction(values, boun
         assert clipped is update
     else:
         np.testing.assert_allclose(l2_norm(clipped), bound, rtol=1e-4)
+        factor = bound / l2_norm(update)
+        for name, array in update.items():
+            assert clipped[name].dtype == np.float32
+            expected = array.astype(np.float64) * factor
+            np.testing.assert_allclose(clipped[name], expected, rtol=1e-5, atol=1e-44)
 
 
 @given(updates, updates, st.floats(1e-3, 1e3))
@@ -109,19 +211,35 @@ def test_replacing_a_client_moves_its_release_by_at_most_twice_the_clip(one, oth
     assert np.linalg.norm(pair[0].astype(np.float64)) <= bound  # against nothing: add/remove
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_update_that_is_not_finite_is_never_sent(value):
-    with pytest.raises(ValueError, match="not finite"):
-        LOCAL.protect({"a": np.array([value], np.float32)}, 5, np.random.default_rng(0))
+@pytest.mark.parametrize("mechanism", [LOCAL, LAYERED])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_an_update_that_is_not_finite_counts_as_zero(mechanism, value, name):
+    update = {n: np.zeros(3, np.float32) for n in "abc"}
+    expected = mechanism.protect(update, 5, np.random.default_rng(0))
+    update[name][1] = value
+    sent = mechanism.protect(update, 5, np.random.default_rng(0))
+    for parameter, array in sent.items():
+        np.testing.assert_array_equal(array, expected[parameter])
 
 
-def test_a_zero_update_is_noised_like_any_other():
-    sent = LOCAL.protect({"a": np.zeros(1000, np.float32)}, 5, np.random.default_rng(0))
-    assert (sent["a"] != 0).all()
+@pytest.mark.parametrize("mechanism", [LOCAL, LAYERED])
+@pytest.mark.parametrize("size", [0.0, 1e-30, largest])
+def test_any_finite_update_is_noised_alike(mechanism, size):
+    update = {n: np.full(1500, size, np.float32) for n in "abc"}
+    clipped = mechanism.protect(update, 5, NoNoise())
+    sent = mechanism.protect(update, 5, np.random.default_rng(0))
+    for group, stddev, norm in zip(
+        mechanism.groups, mechanism.noise, mechanism.clipping_norms, strict=True
+    ):
+        assert l2_norm({n: clipped[n] for n in group}) <= norm
+        for name in group:
+            assert is_noise(sent[name] - clipped[name], stddev)
 
 
-@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL])
-def test_a_request_makes_the_round_trip(mechanism):
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL, LAYERED, CENTRAL, DP_SGD])
+def test_a_request_makes_the_round_trip(mechanism, secure):
     request = TrainRequest(
         federation="private-fold0",
         round=3,
@@ -133,5 +251,11 @@ def test_a_request_makes_the_round_trip(mechanism):
         model=ModelConfig(hidden=[8]),
         training=TrainingConfig(epochs=2),
         mechanism=mechanism,
+        secure_noise=secure,
     )
     assert TrainRequest.from_json(request.to_json()) == request
+
+
+def test_every_mechanism_has_a_name_to_be_asked_for_by():
+    assert set(MECHANISMS) == {"none", "udp", "central", "local", "dp_sgd"}
+    assert all(mechanism.name == name for name, mechanism in MECHANISMS.items())

@@ -1,4 +1,6 @@
 import math
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +11,43 @@ from scipy.stats import norm
 
 from client.privacy import UserLevelDP
 from client.training import TrainingConfig
-from server.accountant import adam_sensitivity, release_mu, worst_epsilon
+from server.accountant import (
+    Accountant,
+    adam_sensitivity,
+    batch_releases,
+    planned_exposures,
+    squared_sensitivities,
+    udp_mu,
+)
+from server.cohort import Sampler, cohort_sampler
+from server.composition import Releases, composed_epsilon
 from server.gaussian import gaussian_epsilon, gaussian_mu
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
 
 PARAMETERS = 286_596  # 988-256-128-4
+DELTA = 1e-5
+SUM = replace(CENTRAL, vantage="sum")
+TRAINING = TrainingConfig(batch_size=5)
+SPEAKERS = ["a", "a", "a", "b", "b", "c"]
+CLIENTS = list(range(6))
+
+
+def fixed(config: PrivacyConfig, noise_multiplier: float, **changes) -> PrivacyConfig:
+    return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
+
+
+def accountant(config, units=CLIENTS, sizes=None, rate=0.4, algorithm="fedavg", **changes):
+    plan = PrivacyPlan(config, rate, 10, len(units), shared=SHARED, **changes)
+    sizes = sizes or [20] * len(units)
+    return Accountant(plan, sizes, units, PARAMETERS, algorithm, TRAINING)
+
+
+def spend(ledger, cohorts):
+    for cohort in cohorts:
+        ledger.add(cohort)
+    return ledger.epsilon
 
 
 def udp(epsilon: float) -> UserLevelDP:
@@ -33,9 +68,12 @@ def test_nominal_against_real_epsilon(nominal, claimed, clipped, as_coded):
     stddev = udp(nominal).stddev(20)
     for sensitivity, expected in ((0.025, claimed), (0.2, clipped)):
         mu = sensitivity / stddev * math.sqrt(20)
-        assert gaussian_epsilon(mu, 1e-5) == pytest.approx(expected, rel=0.01)
-    mu = release_mu(udp(nominal), None, 20, PARAMETERS, "fedavg", TrainingConfig())
-    assert worst_epsilon([mu], [0], {0: 20}, 1e-5) == pytest.approx(as_coded, rel=0.01)
+        assert gaussian_epsilon(mu, DELTA) == pytest.approx(expected, rel=0.01)
+    mu = udp_mu(udp(nominal), 20, PARAMETERS, "fedavg", TrainingConfig())
+    assert gaussian_epsilon(mu * math.sqrt(20), DELTA) == pytest.approx(as_coded, rel=0.01)
+    plan = PrivacyPlan(replace(UDP, epsilon=float(nominal)), 0.1, 200)
+    ledger = Accountant(plan, [20, 20], [0, 1], PARAMETERS, "fedavg", TrainingConfig())
+    assert spend(ledger, [[0]] * 20 + [[1]] * 7) == pytest.approx(as_coded, rel=0.01)
 
 
 @given(st.floats(0.01, 20), st.floats(1e-9, 0.4))
@@ -50,26 +88,18 @@ def test_epsilon_solves_the_closed_form(mu, delta):
 
 
 def test_epsilon_at_the_edges():
-    assert gaussian_epsilon(0, 1e-5) == 0
-    assert gaussian_epsilon(math.inf, 1e-5) == math.inf
-    assert worst_epsilon([], [], {}, 1e-5) == 0
-    assert worst_epsilon([1.0], [0], {}, 1e-5) == 0
-    assert worst_epsilon([math.inf], [0], {}, 1e-5) == math.inf
+    assert gaussian_epsilon(0, DELTA) == 0
+    assert gaussian_epsilon(math.inf, DELTA) == math.inf
+    for config in (LOCAL, SUM, CENTRAL, DP_SGD, UDP):
+        assert accountant(config).epsilon == 0
+    assert accountant(PrivacyConfig()).epsilon == math.inf
+    assert spend(accountant(PrivacyConfig()), [[0]]) == math.inf
 
 
 def test_epsilon_of_a_huge_mu_joins_on_and_grows():
-    below, above = gaussian_epsilon(9_999.9, 1e-5), gaussian_epsilon(10_000.1, 1e-5)
+    below, above = gaussian_epsilon(9_999.9, DELTA), gaussian_epsilon(10_000.1, DELTA)
     assert above == pytest.approx(below, rel=1e-4)
-    assert below < above < gaussian_epsilon(1e9, 1e-5) == pytest.approx(5e17, rel=1e-6)
-
-
-def test_the_unit_that_spent_most_counts():
-    ledger = {0: 4, 1: 1, 2: 3}
-    assert worst_epsilon([1.0, 2.0, 0.5], [0, 1, 2], ledger, 1e-5) == gaussian_epsilon(2, 1e-5)
-    # a speaker who holds clients 0 and 1 spends 4 * 1 + 1 * 4 = 8
-    speakers = ["a", "a", "b"]
-    spent = worst_epsilon([1.0, 2.0, 0.5], speakers, ledger, 1e-5)
-    assert spent == pytest.approx(gaussian_epsilon(np.sqrt(8), 1e-5))
+    assert below < above < gaussian_epsilon(1e9, DELTA) == pytest.approx(5e17, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +107,16 @@ def test_the_unit_that_spent_most_counts():
 )
 def test_noise_for_twenty_releases_at_an_epsilon(epsilon, noise_multiplier):
     # reference values at delta 1e-5, in units of the clip C where the sensitivity is 2 C
-    needed = 2 * math.sqrt(20) / gaussian_mu(epsilon, 1e-5)
+    needed = 2 * math.sqrt(20) / gaussian_mu(epsilon, DELTA)
     assert needed == pytest.approx(noise_multiplier, abs=0.06)
 
 
 @pytest.mark.parametrize(("noise_multiplier", "epsilon"), [(1, 28.4), (2, 11.5), (4, 5.0)])
 def test_epsilon_of_twenty_releases_whose_sender_is_known(noise_multiplier, epsilon):
-    found = gaussian_epsilon(math.sqrt(20) / noise_multiplier, 1e-5)
-    assert found == pytest.approx(epsilon, rel=0.01)
+    for config in (LOCAL, LAYERED, SUM):
+        found = spend(accountant(fixed(config, noise_multiplier)), [[0]] * 20)
+        assert found == pytest.approx(epsilon, rel=0.01)
+        assert found == pytest.approx(gaussian_epsilon(math.sqrt(20) / noise_multiplier, DELTA))
 
 
 @given(st.floats(0.01, 50), st.floats(1e-9, 0.4))
@@ -93,6 +125,256 @@ def test_calibration_makes_the_round_trip_from_below(epsilon, delta):
     reached = gaussian_epsilon(gaussian_mu(epsilon, delta), delta)
     assert reached <= epsilon
     assert reached == pytest.approx(epsilon, rel=1e-6, abs=1e-6)
+
+
+def test_the_ledger_keeps_the_cohorts_and_counts_the_releases():
+    ledger = accountant(LOCAL)
+    spend(ledger, [[3, 1], [], [1]])
+    assert ledger.cohorts == [[1, 3], [], [1]]
+    assert ledger.releases == Counter({1: 2, 3: 1})
+
+
+def test_local_counts_the_releases_of_the_busiest_client_or_the_squares_of_a_speaker():
+    cohorts = [[0, 1, 3], [0, 4], [0, 1, 2], []]
+    clients, speakers = (
+        spend(accountant(fixed(LOCAL, 2.0, unit=unit), units), cohorts)
+        for unit, units in (("client", CLIENTS), ("speaker", SPEAKERS))
+    )
+    # client 0 is in three rounds; its speaker's clients make 2 + 1 + 3 releases
+    assert clients == pytest.approx(gaussian_epsilon(math.sqrt(3) / 2, DELTA))
+    assert speakers == pytest.approx(gaussian_epsilon(math.sqrt(6) / 2, DELTA))
+
+
+def test_the_unit_that_spent_most_counts_where_clients_spend_unlike():
+    # under UDP noise depends on how much a client holds: smaller clients get more
+    training, sizes = TrainingConfig(), [20, 10, 40]
+    mus = [udp_mu(udp(5), n, PARAMETERS, "fedavg", training) for n in sizes]
+    for units, expected in (
+        ([0, 1, 2], max(4 * mus[0] ** 2, mus[1] ** 2, 3 * mus[2] ** 2)),
+        (["a", "a", "b"], max(4 * mus[0] ** 2 + mus[1] ** 2, 3 * mus[2] ** 2)),
+        (["a", "b", "b"], max(4 * mus[0] ** 2, mus[1] ** 2 + 3 * mus[2] ** 2)),
+    ):
+        plan = PrivacyPlan(UDP, 0.1, 200)
+        ledger = Accountant(plan, sizes, units, PARAMETERS, "fedavg", training)
+        found = spend(ledger, [[0, 2], [0, 2], [0, 1, 2], [0]])
+        assert found == pytest.approx(gaussian_epsilon(math.sqrt(expected), DELTA))
+
+
+def test_clients_of_a_speaker_add_up_within_a_noised_sum():
+    cohorts = [[0, 1, 3], [0, 4], [0, 1, 2], []]
+    clients, speakers = (
+        spend(accountant(fixed(SUM, 2.0, unit=unit), units), cohorts)
+        for unit, units in (("client", CLIENTS), ("speaker", SPEAKERS))
+    )
+    assert clients == pytest.approx(gaussian_epsilon(math.sqrt(3) / 2, DELTA))
+    # 2^2 + 1^2 + 3^2 squared clipping norms
+    assert speakers == pytest.approx(gaussian_epsilon(math.sqrt(14) / 2, DELTA))
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=8),
+    st.floats(0.5, 10),
+    st.sampled_from([LOCAL, SUM]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_schedule_is_composed_as_one_vector_of_gaussian_releases(cohorts, noise, config):
+    """Each round releases every client's update, or their sum, with a noise of `noise` clips."""
+    ledger = accountant(fixed(config, noise, unit="speaker"), SPEAKERS)
+    moved = {}
+    for speaker in set(SPEAKERS):
+        mine = [[c for c in cohort if SPEAKERS[c] == speaker] for cohort in cohorts]
+        summed, one_by_one = [len(own) for own in mine], [1 for own in mine for _ in own]
+        moved[speaker] = math.hypot(0, *(summed if config is SUM else one_by_one))
+    expected = gaussian_epsilon(max(moved.values()) / noise, DELTA)
+    assert spend(ledger, cohorts) == pytest.approx(expected)
+
+
+def test_an_outsider_counts_rounds_and_not_who_was_in_them():
+    config = fixed(CENTRAL, 1.5)
+    absent, present = accountant(config), accountant(config)
+    for _ in range(8):
+        absent.add([])
+        present.add(CLIENTS)
+    assert absent.epsilon == present.epsilon
+    assert absent.epsilon == pytest.approx(
+        composed_epsilon(Releases(8, 0.4), 1.5, DELTA, "pld"), rel=1e-6
+    )
+    assert absent.known_epsilon == 0
+    assert present.known_epsilon == pytest.approx(gaussian_epsilon(math.sqrt(8) / 1.5, DELTA))
+    assert present.epsilon < present.known_epsilon
+
+
+def test_an_outsider_is_told_of_the_speaker_with_most_clients():
+    ledger = accountant(fixed(CENTRAL, 2.0, unit="speaker"), SPEAKERS)
+    spent = spend(ledger, [[5], [0, 1]])
+    expected = composed_epsilon(Releases(2, 0.4, 3), 2.0, DELTA, "pld")
+    assert spent == pytest.approx(expected, rel=1e-6)
+    assert ledger.known_epsilon == pytest.approx(gaussian_epsilon(2 / 2.0, DELTA))
+
+
+@pytest.mark.parametrize(("units", "clients"), [(CLIENTS, 1), (SPEAKERS, 3)])
+def test_cohorts_of_everybody_keep_no_secret(units, clients):
+    unit = "speaker" if clients > 1 else "client"
+    ledger = accountant(fixed(CENTRAL, 2.0, unit=unit), units, rate=1.0)
+    spent = spend(ledger, [CLIENTS] * 4)
+    assert spent == ledger.known_epsilon
+    assert spent == pytest.approx(gaussian_epsilon(clients * math.sqrt(4) / 2.0, DELTA))
+
+
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, DP_SGD, UDP, PrivacyConfig()])
+def test_known_participation_stands_beside_epsilon_for_an_outsider_alone(config):
+    ledger = accountant(config)
+    ledger.add([0])
+    assert ledger.known_epsilon is None
+
+
+def test_an_utterance_is_in_each_batch_of_its_clients_releases():
+    config = fixed(DP_SGD, 1.1)
+    sizes = [20, 5, 100, 8, 8, 8]  # steps of 5: rates 1/4, 1, 1/20, 5/8
+    alone = [
+        composed_epsilon(Releases(4 * 3, 0.25), 1.1, DELTA, "pld"),
+        gaussian_epsilon(math.sqrt(2) / 1.1, DELTA),
+        composed_epsilon(Releases(20 * 9, 0.05), 1.1, DELTA, "pld"),
+    ]
+    cohorts = [[0, 1, 2]] * 2 + [[0, 2]] + [[2]] * 6
+    ledger = accountant(config, sizes=sizes)
+    assert spend(ledger, cohorts) == pytest.approx(max(alone), rel=1e-6)
+    for client, expected in enumerate(alone):
+        ledger = accountant(config, sizes=sizes)
+        own = [[client]] * sum(client in cohort for cohort in cohorts)
+        assert spend(ledger, own) == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_batch_a_release_is_counted_where_gradients_are_sent():
+    assert batch_releases(17, "fedavg", TRAINING) == Releases(4, 5 / 17)
+    assert batch_releases(17, "fedsgd", TRAINING) == Releases(1, 5 / 17)
+    assert batch_releases(3, "fedavg", replace(TRAINING, epochs=2)) == Releases(2, 1.0)
+    ledger = accountant(fixed(DP_SGD, 1.1), sizes=[17] * 6, algorithm="fedsgd")
+    expected = composed_epsilon(Releases(3, 5 / 17), 1.1, DELTA, "pld")
+    assert spend(ledger, [[0]] * 3) == pytest.approx(expected, rel=1e-6)
+
+
+SCHEDULE = [[0, 1, 3], [0, 4], [0, 1, 2], [], [2, 5]]
+SIZES = [20, 5, 60, 8, 11, 8]
+
+
+@pytest.mark.parametrize("unit", ["client", "speaker"])
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, CENTRAL, ADAPTIVE, DP_SGD])
+@pytest.mark.parametrize("rate", [0.4, 1.0])
+def test_what_is_planned_is_what_is_spent(config, unit, rate):
+    """The noise is calibrated to the exposures, and the ledger reads the target at the end."""
+    units = SPEAKERS if unit == "speaker" else CLIENTS
+    config = replace(config, epsilon=2.0, unit=config.unit if config is DP_SGD else unit)
+    exposures = planned_exposures(config, SCHEDULE, rate, SIZES, units, "fedavg", TRAINING)
+    ledger = accountant(config, units, SIZES, rate, exposures=exposures)
+    spent = spend(ledger, SCHEDULE)
+    assert spent <= config.epsilon
+    assert spent == pytest.approx(config.epsilon, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", [LOCAL, SUM, CENTRAL])
+def test_each_clip_is_counted_once_for_every_client_that_a_speaker_may_have_in_a_round(config):
+    def planned(units, unit):
+        asked = replace(config, unit=unit)
+        return planned_exposures(asked, SCHEDULE, 0.4, SIZES, units, "fedavg", TRAINING)
+
+    by_client, by_speaker = planned(CLIENTS, "client"), planned(SPEAKERS, "speaker")
+    assert (
+        by_client
+        == {
+            "attributed": (Releases(3),),
+            "sum": (Releases(3),),
+            "outsider": (Releases(5, 0.4, 1),),
+        }[config.vantage]
+    )
+    assert (
+        by_speaker
+        == {
+            "attributed": (Releases(7),),  # 2 + 1 + 3 + 1
+            "sum": (Releases(15),),  # 4 + 1 + 9 + 1
+            "outsider": (Releases(5, 0.4, 3),),
+        }[config.vantage]
+    )
+
+
+def test_every_kind_of_client_of_the_schedule_is_planned_for():
+    found = planned_exposures(DP_SGD, [[0, 1], [0], [2]], 0.4, SIZES, CLIENTS, "fedavg", TRAINING)
+    assert set(found) == {Releases(4 * 2, 0.25), Releases(1, 1.0), Releases(12, 1 / 12)}
+
+
+@pytest.mark.parametrize("config", [LOCAL, SUM])
+def test_a_schedule_without_anybody_still_has_a_noise(config):
+    exposures = planned_exposures(config, [[], []], 0.01, SIZES, CLIENTS, "fedavg", TRAINING)
+    plan = PrivacyPlan(config, 0.01, 2, 6, exposures=exposures, shared=SHARED)
+    assert plan.noise_multiplier > 0
+
+
+def test_squares_add_up_between_noises_and_clients_within_one():
+    mus = {0: 1.0, 1: 2.0, 3: 3.0}
+    assert squared_sensitivities(mus, SPEAKERS, together=False) == {"a": 5.0, "b": 9.0}
+    assert squared_sensitivities(mus, SPEAKERS, together=True) == {"a": 9.0, "b": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "unit"),
+    [(LOCAL, "client"), (LOCAL, "speaker"), (SUM, "speaker"), (CENTRAL, "client")],
+)
+def test_what_overspends_is_told_before_it_is_spent(config, unit):
+    units = SPEAKERS if unit == "speaker" else CLIENTS
+    free = accountant(fixed(config, 2.0, unit=unit), units)
+    spent = []
+    for cohort in SCHEDULE:
+        free.add(cohort)
+        spent.append(free.epsilon)
+    for limit in (spent[1], np.mean(spent[1:3]), 0.9 * spent[0], spent[-1]):
+        ledger = accountant(fixed(config, 2.0, unit=unit, stop_at_epsilon=float(limit)), units)
+        for cohort, after in zip(SCHEDULE, spent, strict=True):
+            before = ledger.epsilon
+            assert ledger.overspends(cohort) == (after > limit)
+            assert ledger.epsilon == before and len(ledger.cohorts) < len(SCHEDULE)  # asked only
+            ledger.add(cohort)
+
+
+def test_without_a_limit_nothing_overspends():
+    assert not accountant(fixed(LOCAL, 1e-3)).overspends(CLIENTS)
+
+
+schedules = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=8)
+
+
+@given(schedules, st.floats(0.5, 50), st.sampled_from([LOCAL, SUM]))
+@settings(max_examples=60, deadline=None)
+def test_no_round_is_cut_off_where_the_limit_is_what_noise_is_calibrated_to(
+    cohorts, epsilon, config
+):
+    config = replace(config, unit="speaker", epsilon=epsilon, stop_at_epsilon=epsilon)
+    exposures = planned_exposures(config, cohorts, 0.4, SIZES, SPEAKERS, "fedavg", TRAINING)
+    ledger = accountant(config, SPEAKERS, SIZES, exposures=exposures)
+    for cohort in cohorts:
+        assert not ledger.overspends(cohort)
+        ledger.add(cohort)
+    assert ledger.overspends(CLIENTS)
+
+
+@pytest.mark.parametrize("config", [CENTRAL, DP_SGD])
+def test_no_sampled_round_is_cut_off_either(config):
+    config = replace(config, stop_at_epsilon=config.epsilon)
+    exposures = planned_exposures(config, SCHEDULE, 0.4, SIZES, CLIENTS, "fedavg", TRAINING)
+    ledger = accountant(config, CLIENTS, SIZES, exposures=exposures)
+    for cohort in SCHEDULE:
+        assert not ledger.overspends(cohort)
+        ledger.add(cohort)
+    assert ledger.overspends([0])
+
+
+def test_a_speaker_is_planned_for_over_many_poisson_cohorts():
+    config = replace(SUM, unit="speaker")
+    sampler = cohort_sampler(config, 6, 0.4, 3, "f")
+    assert sampler == Sampler(6, 0.4, 3, "f", poisson=True, secret=False)
+    cohorts = [sampler(r) for r in range(1, 51)]
+    (planned,) = planned_exposures(config, cohorts, 0.4, SIZES, SPEAKERS, "fedavg", TRAINING)
+    held = np.array([[sum(c < 3 for c in cohort)] for cohort in cohorts])
+    assert planned.rate == 1 and planned.count == np.sum(held**2)
 
 
 def test_adam_sensitivity_of_one_step_is_twice_the_learning_rate_a_weight():
@@ -137,5 +419,8 @@ def test_the_adam_bound_of_a_step_is_attained():
 
 
 def test_a_clipped_gradient_moves_by_twice_the_clip():
-    mu = release_mu(udp(5), None, 20, PARAMETERS, "fedsgd", TrainingConfig())
+    mu = udp_mu(udp(5), 20, PARAMETERS, "fedsgd", TrainingConfig())
     assert mu == pytest.approx(0.5 / udp(5).stddev(20))
+    plan = PrivacyPlan(UDP, 0.1, 200)
+    ledger = Accountant(plan, [20], [0], PARAMETERS, "fedsgd", TrainingConfig())
+    assert spend(ledger, [[0]] * 3) == pytest.approx(gaussian_epsilon(mu * math.sqrt(3), DELTA))

@@ -1,29 +1,111 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import binom, chisquare
 
-from server.cohort import fixed_size_cohort
+from client.seeds import SystemEntropy
+from server.cohort import Sampler, cohort_sampler
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, UDP
+
+ROUNDS = 3000
+
+
+def fixed(clients, rate, seed=0, federation="f"):
+    return Sampler(clients, rate, seed, federation)
+
+
+def poisson(clients, rate, seed=0, federation="f", secret=False):
+    return Sampler(clients, rate, seed, federation, poisson=True, secret=secret)
+
+
+def presence(sampler, rounds=ROUNDS):
+    """Who is in which round, shape (rounds, N)."""
+    drawn = np.zeros((rounds, sampler.num_clients), bool)
+    for row in range(rounds):
+        drawn[row, sampler(row + 1)] = True
+    return drawn
 
 
 @pytest.mark.parametrize(
-    ("clients", "fraction", "size"), [(45, 0.1, 4), (3, 0.1, 1), (7, 1.0, 7), (1, 0.5, 1)]
+    ("clients", "fraction", "size"),
+    [(45, 0.1, 4), (3, 0.1, 1), (7, 1.0, 7), (1, 0.5, 1), (10, 0.01, 1)],
 )
 def test_size_is_fixed_and_at_least_one(clients, fraction, size):
+    sampler = fixed(clients, fraction)
     for server_round in range(1, 30):
-        cohort = fixed_size_cohort(clients, fraction, 0, "f", server_round)
+        cohort = sampler(server_round)
         assert len(cohort) == len(set(cohort)) == size
         assert cohort == sorted(cohort) and set(cohort) <= set(range(clients))
 
 
-def test_cohorts_follow_seed_federation_and_round_alone():
-    drawn = fixed_size_cohort(100, 0.2, 0, "a", 1)
-    assert drawn == fixed_size_cohort(100, 0.2, 0, "a", 1)
-    for other in ((1, "a", 1), (0, "b", 1), (0, "a", 2)):
-        assert drawn != fixed_size_cohort(100, 0.2, *other)
+@pytest.mark.parametrize("kind", [fixed, poisson])
+def test_cohorts_follow_seed_federation_and_round_alone(kind):
+    drawn = kind(100, 0.2, 0, "a")(1)
+    assert drawn == kind(100, 0.2, 0, "a")(1)
+    for other in (kind(100, 0.2, 1, "a")(1), kind(100, 0.2, 0, "b")(1), kind(100, 0.2, 0, "a")(2)):
+        assert drawn != other
 
 
 def test_every_client_is_as_likely():
-    counts = np.bincount(
-        [c for r in range(4000) for c in fixed_size_cohort(20, 0.25, 0, "f", r)], minlength=20
-    )
+    counts = presence(fixed(20, 0.25), 4000).sum(axis=0)
     # hypergeometric: mean 1000, standard deviation sqrt(4000 * 0.25 * 0.75) = 27
     assert np.abs(counts - 1000).max() < 4 * 27
+
+
+@pytest.mark.parametrize(
+    ("clients", "rate", "secret"),
+    [(12, 0.25, False), (12, 0.25, True), (5, 0.02, False), (40, 0.7, False)],
+)
+def test_poisson_cohorts_hold_each_client_independently(clients, rate, secret):
+    drawn = presence(poisson(clients, rate, secret=secret))
+    # sizes are binomial, which they would not be were clients or draws tied to each other
+    sizes = drawn.sum(axis=1)
+    low, high = binom.ppf([0.02, 0.98], clients, rate).astype(int)
+    bins = np.arange(low, high + 2)
+    observed = np.bincount(np.clip(sizes, low, high) - low, minlength=len(bins) - 1)
+    expected = np.diff(binom.cdf(bins - 1, clients, rate))
+    expected[0] += binom.cdf(low - 1, clients, rate)
+    expected[-1] += binom.sf(high, clients, rate)
+    assert chisquare(observed, ROUNDS * expected).pvalue > 1e-6
+    variance = clients * rate * (1 - rate)
+    assert abs(sizes.mean() - clients * rate) < 5 * np.sqrt(variance / ROUNDS)
+    assert sizes.var() == pytest.approx(variance, rel=0.2)
+    # clients are as likely as each other, and neither they nor rounds depend on each other
+    frequency = drawn.mean(axis=0)
+    assert np.abs(frequency - rate).max() < 5.5 * np.sqrt(rate * (1 - rate) / ROUNDS)
+    between_clients = np.corrcoef(drawn.T)[np.triu_indices(clients, 1)]
+    assert np.abs(between_clients).max() < 5.5 / np.sqrt(ROUNDS)
+    for client in range(min(clients, 5)):
+        after = np.corrcoef(drawn[:-1, client], drawn[1:, client])[0, 1]
+        assert abs(after) < 5.5 / np.sqrt(ROUNDS)
+
+
+def test_a_poisson_cohort_may_be_empty_or_whole_and_is_ascending():
+    sizes = presence(poisson(4, 0.3)).sum(axis=1)
+    assert sizes.min() == 0 and sizes.max() == 4
+    assert all(poisson(4, 1.0)(r) == [0, 1, 2, 3] for r in range(20))
+    cohort = poisson(100, 0.5)(1)
+    assert cohort == sorted(set(cohort)) and all(type(client) is int for client in cohort)
+
+
+def test_secret_cohorts_differ_from_run_to_run_and_come_from_the_system(monkeypatch):
+    secret = poisson(100, 0.5, secret=True)
+    assert secret(1) != secret(1)
+    monkeypatch.setattr(SystemEntropy, "random", lambda self, size: np.arange(size) / size)
+    assert secret(1) == list(range(50)) != poisson(100, 0.5)(1)
+
+
+@pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE, LOCAL, LAYERED, DP_SGD, UDP])
+@pytest.mark.parametrize("secure", [False, True])
+def test_central_noise_draws_poisson_cohorts_and_only_those_relied_on_are_secret(config, secure):
+    config = replace(config, secure_noise=secure)
+    sampler = cohort_sampler(config, 20, 0.3, 5, "f")
+    central = config.mechanism in ("central", "central_adaptive")
+    assert sampler == Sampler(20, 0.3, 5, "f", poisson=central, secret=secure and central)
+    if central:  # whoever sees the sums knows who took part: the seed may tell too
+        known = replace(config, vantage="sum")
+        assert not cohort_sampler(known, 20, 0.3, 5, "f").secret
+        assert cohort_sampler(known, 20, 0.3, 5, "f")(1) == cohort_sampler(
+            replace(known, secure_noise=not secure), 20, 0.3, 5, "f"
+        )(1)

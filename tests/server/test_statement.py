@@ -1,51 +1,225 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from server.plan import PrivacyConfig, PrivacyPlan
-from server.statement import privacy_statement
-from tests.examples import LOCAL, UDP
+from server.composition import Releases
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
+from server.statement import (
+    CLIPPED_GRADIENTS,
+    EVALUATION,
+    FLOATING_POINT,
+    METRICS_SHARED,
+    NO_AMPLIFICATION,
+    NO_MECHANISM,
+    SECRET_COHORTS,
+    SEEDED_NOISE,
+    TRUSTED_SERVER,
+    UTTERANCES,
+    Spent,
+    privacy_statement,
+)
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
 
 SIZES = np.array([20, 10])
+SUM = replace(CENTRAL, vantage="sum")
+SAMPLED = (Releases(200, 0.1),)
+EXACT = (Releases(20),)
 
 
-def test_local_states_its_epsilon_and_what_leaves_outside_of_it():
-    said = privacy_statement(PrivacyPlan(LOCAL, 0.1, 200, 20), 7.9, 20, SIZES, 5)
-    assert (said["epsilon"], said["nominal_epsilon"], said["unit"]) == (7.9, None, "client")
-    text = " ".join(said["warnings"])
-    assert "privacy.unit=speaker" in text and "seed" in text
-    assert "privacy.share_metrics" not in text and "does not hold" not in text
-    shared = replace(LOCAL, share_metrics=True, unit="speaker")
-    text = " ".join(
-        privacy_statement(PrivacyPlan(shared, 0.1, 200, 20), 7.9, 20, SIZES, 5)["warnings"]
+def say(config, spent=None, shards=1, normalisation="none", exposures=EXACT):
+    plan = PrivacyPlan(config, 0.1, 200, 50, exposures, SHARED)
+    spent = spent or Spent(7.9, 20.5 if config.vantage == "outsider" else None, 20)
+    return privacy_statement(plan, spent, SIZES, shards, normalisation)
+
+
+def one(config):
+    return replace(config, epsilon=None, noise_multiplier=1.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "exposures", "expected"),
+    [
+        (
+            LOCAL,
+            EXACT,
+            ("local", "client", "replace_one", "known", "fixed", "exact Gaussian composition"),
+        ),
+        (
+            replace(LAYERED, relation="add_remove"),
+            EXACT,
+            ("layered", "client", "add_remove", "known", "fixed", "exact Gaussian composition"),
+        ),
+        (
+            CENTRAL,
+            SAMPLED,
+            ("central", "client", "add_remove", "secret", "poisson", "privacy loss distributions"),
+        ),
+        (
+            replace(SUM, unit="speaker", relation="replace_one"),
+            EXACT,
+            ("central", "speaker", "replace_one", "known", "poisson", "exact Gaussian composition"),
+        ),
+        (
+            replace(ADAPTIVE, accountant="rdp"),
+            SAMPLED,
+            ("central_adaptive", "client", "add_remove", "secret", "poisson", "Renyi"),
+        ),
+        (
+            replace(DP_SGD, accountant="prv"),
+            (Releases(20, 0.5), Releases(5)),
+            ("dp_sgd", "utterance", "add_remove", "known", "fixed", "privacy random variables"),
+        ),
+        (DP_SGD, EXACT, ("dp_sgd", "utterance", "add_remove", "known", "fixed", "exact Gaussian")),
+        (
+            UDP,
+            EXACT,
+            ("udp", "client", "replace_one", "known", "fixed", "exact Gaussian composition"),
+        ),
+    ],
+)
+def test_a_guarantee_names_what_it_holds_for(config, exposures, expected):
+    config = config if config.mechanism == "udp" else one(config)
+    said = say(config, exposures=exposures)
+    keys = ("mechanism", "unit", "relation", "participation", "sampling")
+    assert tuple(said[key] for key in keys) == expected[:-1]
+    assert said["accountant"].startswith(expected[-1])
+    assert said["epsilon"] == 7.9 and said["delta"] == 1e-5 and said["releases_max"] == 20
+    assert said["clipping_norm"] == config.clipping_norm
+    assert said["noise_multiplier"] == config.noise_multiplier
+
+
+@pytest.mark.parametrize(
+    ("config", "whom"),
+    [
+        (LOCAL, "the server, which sees every update with its sender"),
+        (LAYERED, "the server, which sees every update with its sender"),
+        (DP_SGD, "the server, which sees every update with its sender"),
+        (UDP, "the server, which sees every update with its sender"),
+        (SUM, "whoever sees the noised sums of all rounds and knows who took part; not the server"),
+        (CENTRAL, "whoever sees the models of all rounds but not who took part; not the server"),
+        (ADAPTIVE, "whoever sees the models of all rounds but not who took part; not the server"),
+    ],
+)
+def test_a_guarantee_names_against_whom_it_holds(config, whom):
+    assert say(config)["vantage"].startswith(whom)
+
+
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, SUM, DP_SGD, UDP])
+def test_epsilon_with_known_participation_stands_beside_a_secret_one_alone(config):
+    said = say(config)
+    assert said["epsilon_known_participation"] == (
+        20.5 if said["participation"] == "secret" else None
     )
-    assert "privacy.share_metrics" in text and "one speaker holds" not in text
+    warned = SECRET_COHORTS in said["warnings"]
+    assert warned == (said["participation"] == "secret")
+
+
+@pytest.mark.parametrize(
+    ("config", "warnings"),
+    [
+        (PrivacyConfig(), [NO_MECHANISM]),
+        (LOCAL, [NO_AMPLIFICATION, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (LAYERED, [NO_AMPLIFICATION, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (CENTRAL, [TRUSTED_SERVER, SECRET_COHORTS, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (ADAPTIVE, [TRUSTED_SERVER, SECRET_COHORTS, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (SUM, [TRUSTED_SERVER, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (DP_SGD, [UTTERANCES, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+    ],
+)
+def test_what_is_outside_the_guarantee_is_said(config, warnings):
+    assert say(config)["warnings"] == warnings
+    if config.mechanism == "none":
+        return
+    secret = say(replace(config, secure_noise=True))["warnings"]
+    assert secret == [warning for warning in warnings if warning != SEEDED_NOISE]
+    sharing = say(replace(config, share_metrics=True))["warnings"]
+    assert [warning for warning in sharing if warning not in warnings] == [METRICS_SHARED]
+
+
+@pytest.mark.parametrize(
+    ("config", "noise"),
+    [
+        (PrivacyConfig(), None),
+        (LOCAL, "seeded"),
+        (UDP, "seeded"),
+        (replace(LOCAL, secure_noise=True), "system"),
+        (replace(CENTRAL, secure_noise=True), "system"),
+        (replace(DP_SGD, secure_noise=True), "system"),
+    ],
+)
+def test_the_source_of_the_noise_is_said(config, noise):
+    said = say(config)
+    assert said["noise"] == noise
+    assert any("secure_noise=true" in warning for warning in said["warnings"]) == (
+        noise == "seeded"
+    )
+
+
+@pytest.mark.parametrize("config", [LOCAL, CENTRAL, UDP])
+def test_a_client_that_is_a_part_of_a_speaker_is_said_to_be_one(config):
+    assert any("one speaker holds 5" in warning for warning in say(config, shards=5)["warnings"])
+    for said in (say(config), say(replace(config, unit="speaker"), shards=5)):
+        assert not any("one speaker holds" in warning for warning in said["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("config", "shards", "normalisation", "tied"),
+    [
+        (DP_SGD, 1, "speaker", "utterance"),
+        (DP_SGD, 1, "corpus", None),
+        (DP_SGD, 1, "none", None),
+        (LOCAL, 5, "speaker", "client"),
+        (LOCAL, 1, "speaker", None),
+        (LOCAL, 5, "none", None),
+        (replace(LOCAL, unit="speaker"), 5, "speaker", None),
+    ],
+)
+def test_statistics_that_tie_units_together_are_said(config, shards, normalisation, tied):
+    said = [
+        warning
+        for warning in say(config, shards=shards, normalisation=normalisation)["warnings"]
+        if "Features are normalised" in warning
+    ]
+    assert len(said) == (tied is not None)
+    assert all(f"the guarantee of a {tied} takes as fixed" in warning for warning in said)
 
 
 def test_without_a_mechanism_nothing_is_claimed():
-    said = privacy_statement(PrivacyPlan(PrivacyConfig(), 0.1, 200), None, 20, SIZES, 1)
+    said = say(PrivacyConfig(), Spent(None, None, 20), shards=5, normalisation="speaker")
     for key in (
         "unit",
         "relation",
+        "participation",
         "delta",
         "epsilon",
+        "epsilon_known_participation",
         "nominal_epsilon",
         "nominal_delta",
         "accountant",
+        "noise_multiplier",
+        "clipping_norm",
+        "noise",
     ):
         assert said[key] is None
-    assert said["releases_max"] == 20
-    assert "nothing is guaranteed" in said["warnings"][0]
+    assert said["releases_max"] == 20 and said["mechanism"] == "none"
+    assert said["vantage"].startswith("the server")
+    assert said["warnings"] == [NO_MECHANISM]
 
 
 def test_udp_states_its_nominal_and_its_real_epsilon_with_what_they_mean():
-    said = privacy_statement(PrivacyPlan(UDP, 0.1, 200), 4522.0, 20, SIZES, 5)
+    said = say(UDP, Spent(4522.0, None, 20), shards=5)
     assert (said["nominal_epsilon"], said["nominal_delta"]) == (5.0, 0.5)
     assert (said["epsilon"], said["delta"]) == (4522.0, 1e-5)
-    assert (said["unit"], said["relation"]) == ("client", "replace_one")
     text = " ".join(said["warnings"])
-    assert "does not hold" in text and "one speaker holds 5" in text and "amplifies nothing" in text
+    assert "The nominal epsilon 5 at delta 0.5 does not hold" in text
+    assert CLIPPED_GRADIENTS in text and NO_AMPLIFICATION in text
     assert "0.026 for the largest client, 0.053 for the smallest" in text
-    assert "one speaker" not in " ".join(
-        privacy_statement(PrivacyPlan(UDP, 0.1, 200), 1.0, 20, SIZES, 1)["warnings"]
-    )
+
+
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, DP_SGD])
+def test_only_udp_has_a_nominal_epsilon(config):
+    said = say(config)
+    assert said["nominal_epsilon"] is None and said["nominal_delta"] is None
+    assert not any("nominal" in warning for warning in said["warnings"])

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from client.app import app as client_app
 from client.model import ModelConfig
-from client.privacy import NoMechanism
+from client.privacy import LocalDP, Mechanism, NoMechanism
 from client.request import TrainRequest
 from client.training import TrainingConfig
+from server.aggregate import Aggregate, WeightedMean
 from server.grid import LocalGrid
 from server.strategy import TappedAveraging
 
@@ -21,7 +23,7 @@ def update(client: int) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=a.shape).astype(np.float32) for name, a in START.items()}
 
 
-def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
+def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -> TrainRequest:
     return TrainRequest(
         "f",
         server_round,
@@ -32,7 +34,7 @@ def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
         "fedavg",
         ModelConfig(),
         TrainingConfig(),
-        NoMechanism(),
+        mechanism,
     )
 
 
@@ -75,10 +77,22 @@ def answer(message: Message, arrays: dict, metrics: dict) -> Message:
 class Round:
     """One round of the strategy over two nodes, with replies changed by the test."""
 
-    def __init__(self, change=lambda message, reply: reply, step=1.0, nodes=2):
+    def __init__(
+        self,
+        change=lambda message, reply: reply,
+        step=1.0,
+        nodes=2,
+        cohort=tuple(SIZES),
+        mechanism=NoMechanism(),  # noqa: B008
+        aggregate=None,
+    ):
         self.tapped = []
         self.strategy = TappedAveraging(
-            lambda r: sorted(SIZES), request, step, lambda *args: self.tapped.append(args)
+            lambda r: cohort,
+            partial(request, mechanism=mechanism),
+            aggregate or WeightedMean(mechanism),
+            step,
+            lambda *args: self.tapped.append(args),
         )
         grid = Nodes(nodes)
         arrays = ArrayRecord({n: Array(a) for n, a in START.items()})
@@ -155,7 +169,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(value):
     round_ = Round(spoil(2, value))
     check_model(round_, mean_of([0, 3, 7]))
     assert (round_.summary.clients, round_.summary.rejected) == (3, 1)
-    assert round_.strategy.releases[2] == 1  # it left the device all the same
+    assert round_.strategy.last_released == sorted(SIZES)  # it left the device all the same
 
 
 def alter(**changes):
@@ -193,12 +207,12 @@ def test_a_reply_that_cannot_be_used_does_not_move_the_model(change):
     round_ = Round(change)
     check_model(round_, mean_of([0, 2]))
     assert (round_.summary.clients, round_.summary.rejected) == (2, 2)
-    assert {0: 1, 2: 1}.items() <= round_.strategy.releases.items()
+    assert {0, 2} <= set(round_.strategy.last_released)
 
 
 def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
     late = Round(lambda m, reply: None if m.metadata.dst_node_id == 12 else reply)
-    assert dict(late.strategy.releases) == dict.fromkeys(SIZES, 1)
+    assert late.strategy.last_released == sorted(SIZES)
     for code, counted in ((2, [0, 2]), (3, list(SIZES)), (5, list(SIZES))):
         failed = Round(
             lambda m, reply, code=code: (
@@ -207,7 +221,7 @@ def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
                 else Message(Error(code, "failed"), reply_to=m)
             )
         )
-        assert dict(failed.strategy.releases) == dict.fromkeys(counted, 1)
+        assert failed.strategy.last_released == counted
 
 
 def test_a_round_without_replies_leaves_the_model_as_it_is():
@@ -222,7 +236,7 @@ def test_a_round_without_replies_leaves_the_model_as_it_is():
 def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(monkeypatch):
     bound = sorted(np.sqrt(sum(np.square(u).sum() for u in update(c).values())) for c in SIZES)[1]
     bound = 1.0001 * float(bound)  # the second smallest just passes
-    monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, shape: bound)
+    monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, model: bound)
     round_ = Round()
     total = sum(SIZES.values())
     expected = {n: a.copy() for n, a in START.items()}
@@ -239,3 +253,42 @@ def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(mo
 def test_a_run_stops_when_every_node_fails():
     with pytest.raises(RuntimeError, match="round 1: every node failed: no such file"):
         Round(lambda message, reply: Message(Error(2, "no such file"), reply_to=message))
+
+
+def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():
+    def noise(server_round, releases, model):
+        assert len(releases) == 0
+        return Aggregate({n: np.full_like(a, 0.25) for n, a in model.items()}, 0.1, math.nan, 2.0)
+
+    round_ = Round(cohort=(), aggregate=noise, step=2.0)
+    assert round_.sent == [] and round_.strategy.last_released == []
+    check_model(round_, {n: a + 0.5 for n, a in START.items()})
+    assert (round_.summary.clients, round_.summary.rejected) == (0, 0)
+    assert (round_.summary.noise_stddev, round_.summary.clipping_norm) == (0.1, 2.0)
+    ((_, _, seen),) = round_.tapped
+    assert len(seen) == 0 and seen.arrays["w"].shape == (0, 2, 3)
+
+
+def test_the_aggregate_gets_what_was_accepted_and_the_model_it_started_from():
+    got = []
+
+    def keep(server_round, releases, model):
+        got.append((server_round, releases, model))
+        return Aggregate({}, 0.0, 0.0)
+
+    round_ = Round(spoil(2, np.nan), aggregate=keep)
+    ((server_round, releases, model),) = got
+    assert server_round == 1 and releases.client.tolist() == [0, 3, 7]
+    assert all(np.array_equal(model[n], START[n]) for n in START)
+    check_model(round_, START)  # an aggregate without a mean moves nothing
+
+
+def test_where_counts_are_withheld_every_client_weighs_the_same():
+    mechanism = LocalDP(False, [["w", "b"]], [100.0], [1.0])
+    updates = [update(client) for client in SIZES]
+    expected = {n: a + np.mean([u[n] for u in updates], axis=0) for n, a in START.items()}
+    # whatever a reply claims, it was not asked
+    check_model(Round(mechanism=mechanism), expected)
+    assert Round(mechanism=mechanism).tapped[0][2].num_examples.tolist() == [1, 1, 1, 1]
+    shared = LocalDP(True, [["w", "b"]], [100.0], [1.0])
+    check_model(Round(mechanism=shared), mean_of(SIZES))

@@ -1,0 +1,372 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2, norm
+
+from client.errors import UserError
+from client.privacy import CentralDP, LocalDP, NoMechanism
+from client.seeds import SystemEntropy, numpy_stream
+from server import aggregate
+from server.aggregate import NoisedMean, WeightedMean, aggregation, update_norms
+from server.plan import PrivacyPlan
+from server.transcript import Releases
+from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise
+
+SHAPES = {"w": (4, 3), "b": (4,), "kept": (5,)}
+SHARED = {"w": 12, "b": 4}
+MODEL = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
+CLIP = 0.5
+FIXED = replace(CENTRAL, epsilon=None, noise_multiplier=1.5, clipping_norm=CLIP)
+MOVING = replace(ADAPTIVE, epsilon=None, noise_multiplier=1.5, clipping_norm=CLIP)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def plan(config=FIXED, rate=0.25, clients=20, shared=SHARED):
+    return PrivacyPlan(config, rate, 10, clients, shared=shared)
+
+
+def noised_mean(config=FIXED, noise=None, **kwargs):
+    return NoisedMean(plan(config, **kwargs), lambda r: noise or NoNoise())
+
+
+def releases(updates, sizes=None):
+    """Updates over the shared parameters, one flat row a client."""
+    flat = np.asarray(updates, np.float32).reshape(-1, 16)
+    arrays = {
+        "w": flat[:, :12].reshape(-1, 4, 3),
+        "b": flat[:, 12:],
+        "kept": np.zeros((len(flat), 5), np.float32),
+    }
+    count = np.arange(len(flat))
+    sizes = np.ones(len(flat), np.int64) if sizes is None else np.asarray(sizes)
+    return Releases(np.full(len(flat), 1), count, sizes, arrays)
+
+
+def flat(mean):
+    return np.concatenate([mean["w"].ravel(), mean["b"]]).astype(np.float64)
+
+
+def directions(count, lengths, seed=0):
+    drawn = np.random.default_rng(seed).normal(size=(count, 16))
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * np.reshape(lengths, (-1, 1))
+
+
+class Numbered:
+    """A noise source that gives 1s for the sum and then a chosen number for the count."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def standard_normal(self, size, dtype):
+        return np.full(size, self.count if size == (1,) else 1.0, dtype)
+
+
+def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_cohort():
+    updates = directions(3, [0.1, 0.5001, 40.0])
+    found = noised_mean()(1, releases(updates), MODEL)
+    scaled = [u * min(1, CLIP / np.linalg.norm(u)) for u in updates]
+    # three clients came, five were expected of 20 at a rate of a quarter
+    np.testing.assert_allclose(flat(found.mean), np.sum(scaled, axis=0) / 5, rtol=1e-5)
+    assert found.clip_fraction == pytest.approx(2 / 3) and found.clipping_norm == CLIP
+    assert list(found.mean) == list(MODEL)
+    for name, array in found.mean.items():
+        assert array.shape == SHAPES[name] and array.dtype == np.float32
+
+
+@pytest.mark.parametrize("cohort", [0, 1, 5, 20])
+def test_the_divisor_is_public_and_not_the_size_of_the_cohort(cohort):
+    update = np.full((cohort, 16), 0.01)
+    found = noised_mean()(1, releases(update), MODEL)
+    np.testing.assert_allclose(flat(found.mean), cohort * 0.01 / 5, rtol=1e-5, atol=1e-9)
+    assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
+
+
+def test_updates_at_the_clip_pass_and_those_above_end_at_it():
+    for length, expected in ((0.499999, 0.499999), (0.6, CLIP), (1e6, CLIP)):
+        found = noised_mean()(1, releases(directions(1, [length])), MODEL)
+        assert np.linalg.norm(flat(found.mean)) * 5 == pytest.approx(expected, rel=1e-5)
+
+
+def test_rounding_does_not_end_above_the_clip():
+    for update in directions(300, np.geomspace(CLIP, 1e6, 300)):
+        found = noised_mean()(1, releases(update), MODEL)
+        assert np.linalg.norm(flat(found.mean)) * 5 <= CLIP
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-40, 1e-3, 1e30, LARGEST])
+def test_any_finite_update_counts_for_one_clip_at_most(size):
+    updates = np.full((2, 16), size)
+    found = noised_mean()(1, releases(updates), MODEL)
+    length = np.linalg.norm(flat(found.mean)) * 5
+    assert length == pytest.approx(2 * min(CLIP, size * 4), rel=1e-4)
+    assert length <= 2 * CLIP * (1 + 1e-5)
+    assert all(np.isfinite(array).all() for array in found.mean.values())
+
+
+def many(config=FIXED, rounds=200, updates=None, **kwargs):
+    """Return what rounds with seeded noise add to a round without."""
+    updates = np.zeros((0, 16)) if updates is None else updates
+    clean = flat(noised_mean(config, **kwargs)(1, releases(updates), MODEL).mean)
+    noised = NoisedMean(plan(config, **kwargs), lambda r: numpy_stream(0, "sum noise", r))
+    clips = [noised.clipping_norm]
+    found = []
+    for r in range(rounds):
+        found.append(flat(noised(r, releases(updates), MODEL).mean) - clean)
+        noised.clipping_norm = clips[0]
+    return np.array(found)
+
+
+def check_noise(drawn, stddev):
+    low, high = chi2.ppf([0.0005, 0.9995], drawn.size - 1)
+    assert low < drawn.var(ddof=1) * (drawn.size - 1) / stddev**2 < high
+    assert abs(drawn.mean()) < norm.isf(0.0005) * stddev / math.sqrt(drawn.size)
+
+
+@pytest.mark.parametrize("cohort", [0, 3])
+@pytest.mark.parametrize("relation", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("config", [FIXED, MOVING])
+def test_noise_of_the_accounted_size_is_added_once_to_any_cohort(config, relation, cohort):
+    config = replace(config, vantage="sum", relation=relation)
+    steps = 2 if relation == "replace_one" else 1
+    multiplier = 1.5
+    if config.mechanism == "central_adaptive":
+        # five clients are expected, so the count gets the least noise there is by default:
+        # it costs a quarter of the budget, and three quarters are left
+        multiplier /= math.sqrt(0.75)
+    drawn = many(config, updates=directions(cohort, np.full(cohort, 3.0)))
+    check_noise(drawn, multiplier * steps * CLIP / 5)
+    across = np.corrcoef(drawn[:100].ravel(), drawn[100:].ravel())[0, 1]
+    assert abs(across) < 4 / math.sqrt(drawn.size / 2)
+
+
+def test_noise_covers_every_shared_coordinate_alike():
+    drawn = many(rounds=2000)
+    ratios = drawn.std(axis=0) / (1.5 * CLIP / 5)
+    np.testing.assert_allclose(ratios, 1, atol=4.5 / math.sqrt(2 * 2000))
+    off_diagonal = np.corrcoef(drawn.T)[np.triu_indices(16, 1)]
+    assert np.abs(off_diagonal).max() < 4.5 / math.sqrt(2000)
+
+
+def test_layers_that_are_not_shared_get_no_noise_and_do_not_move():
+    noised = NoisedMean(plan(), lambda r: np.random.default_rng(0))
+    for updates in (np.zeros((0, 16)), np.ones((2, 16))):
+        mean = noised(1, releases(updates), MODEL).mean
+        assert (mean["kept"] == 0).all() and (flat(mean) != 0).all()
+
+
+def test_an_empty_cohort_is_noised_and_its_fractions_do_not_exist():
+    found = NoisedMean(plan(), lambda r: np.random.default_rng(0))(1, releases([]), MODEL)
+    assert (flat(found.mean) != 0).all() and math.isnan(found.clip_fraction)
+    assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
+    assert flat(found.mean).std() == pytest.approx(found.noise_stddev, rel=0.8)
+
+
+lengths = st.floats(0, 1e3)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(lengths, min_size=1, max_size=8),
+    st.integers(0, 7),
+    st.lists(st.integers(1, 10_000), min_size=8, max_size=8),
+    st.sampled_from([FIXED, MOVING]),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_client_moves_the_sum_by_more_than_the_clip(seed, lengths, gone, sizes, config):
+    """Whatever the others send, and however many utterances anybody claims to hold."""
+    gone %= len(lengths)
+    rng = np.random.default_rng(seed)
+    updates = directions(len(lengths), lengths, seed)
+    if rng.random() < 0.5:  # everybody pulls the same way
+        updates = np.abs(updates)
+    sizes = np.array(sizes[: len(lengths)])
+    left = np.arange(len(lengths)) != gone
+    both = (releases(updates, sizes), releases(updates[left], sizes[left]))
+    sums = [flat(noised_mean(config)(1, seen, MODEL).mean) * 5 for seen in both]
+    moved = np.linalg.norm(sums[0] - sums[1])
+    # beside the clip, the sums are rounded to float32
+    assert moved <= CLIP * (1 + 1e-5) + 1e-6 * np.linalg.norm(sums[0])
+    if lengths[gone] <= CLIP:
+        assert moved <= lengths[gone] * (1 + 1e-5) + 1e-6 * np.linalg.norm(sums[0]) + 1e-7
+
+
+@given(
+    st.lists(lengths, min_size=1, max_size=8),
+    st.integers(0, 7),
+    st.floats(-3, 3, width=32),
+    lengths,
+)
+@settings(max_examples=150, deadline=None)
+def test_one_client_moves_the_count_by_a_half(lengths, gone, noise, other):
+    """Read off the clip that follows, which is all that the count is used for."""
+    gone %= len(lengths)
+    replaced = [*lengths[:gone], other, *lengths[gone + 1 :]]
+
+    def count(of):
+        moving = noised_mean(MOVING, Numbered(noise))
+        moving(1, releases(np.outer(of, np.eye(16)[0])), MODEL)
+        return -math.log(moving.clipping_norm / CLIP) / 0.2 * 5
+
+    assert abs(count(lengths) - count(lengths[:gone] + lengths[gone + 1 :])) == pytest.approx(0.5)
+    assert abs(count(lengths) - count(replaced)) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("lengths", "below"), [([0.1, 0.2, 3, 9], 2), ([9.0] * 5, 0), ([0.1], 1)])
+def test_the_clip_moves_by_the_noised_share_below_it(lengths, below):
+    quantile = replace(MOVING, target_quantile=0.3)
+    moving = noised_mean(quantile, Numbered(0.25))
+    moving(1, releases(directions(len(lengths), lengths)), MODEL)
+    # equations of Andrew et al. (2021), counted from one half, over five expected clients
+    share = (below - len(lengths) / 2 + 0.25 * plan(MOVING).count_noise) / 5 + 0.5
+    assert moving.clipping_norm == pytest.approx(CLIP * math.exp(-0.2 * (share - 0.3)))
+
+
+@pytest.mark.parametrize(("length", "grows"), [(100.0, True), (1e-3, False)])
+def test_a_clip_too_small_grows_and_one_too_large_shrinks(length, grows):
+    moving = noised_mean(MOVING)
+    clips = []
+    for _ in range(5):
+        clips.append(moving.clipping_norm)
+        moving(1, releases(directions(5, [length] * 5)), MODEL)
+    assert clips == sorted(clips, reverse=not grows) and len(set(clips)) == 5
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.8])
+@pytest.mark.parametrize("start", [0.01, 50.0])
+def test_the_clip_finds_its_quantile_of_the_norms(start, quantile):
+    rng = np.random.default_rng(0)
+    config = replace(
+        MOVING,
+        noise_multiplier=0.05,
+        count_noise=0.2,
+        clipping_norm=start,
+        target_quantile=quantile,
+    )
+    moving = NoisedMean(plan(config, 0.5, 200), lambda r: numpy_stream(0, "sum noise", r))
+    clips = []
+    for r in range(300):
+        present = int((rng.random(200) < 0.5).sum())
+        norms = np.exp(rng.normal(size=present))  # median 1
+        moving(r, releases(directions(present, norms)), MODEL)
+        clips.append(moving.clipping_norm)
+    reached = np.exp(np.mean(np.log(clips[150:])))
+    assert reached == pytest.approx(math.exp(norm.ppf(quantile)), rel=0.05)
+
+
+def test_noise_follows_the_clip_that_was_applied_in_the_round():
+    moving = noised_mean(MOVING, Numbered(0.0))
+    for _ in range(3):
+        clip = moving.clipping_norm
+        found = moving(1, releases(directions(5, [100.0] * 5)), MODEL)
+        assert found.clipping_norm == clip < moving.clipping_norm
+        assert found.noise_stddev == pytest.approx(plan(MOVING).sum_stddev(clip) / 5)
+        # the source gives 1s: what is above the clipped sum is one standard deviation
+        scaled = directions(5, [clip] * 5).sum(axis=0)
+        added = flat(found.mean) * 5 - scaled
+        np.testing.assert_allclose(added, plan(MOVING).sum_stddev(clip), rtol=1e-4)
+
+
+def test_a_fixed_clip_stays_where_it_is():
+    fixed = noised_mean(FIXED, Numbered(3.0))
+    fixed(1, releases(directions(5, [100.0] * 5)), MODEL)
+    assert fixed.clipping_norm == CLIP
+
+
+def test_the_count_and_the_sum_are_noised_independently():
+    moving = NoisedMean(plan(MOVING), lambda r: numpy_stream(0, "sum noise", r))
+    sums, counts = [], []
+    for r in range(1500):
+        sums.append(flat(moving(r, releases([]), MODEL).mean))
+        counts.append(-math.log(moving.clipping_norm / CLIP) / 0.2 * 5)
+        moving.clipping_norm = CLIP
+    check_noise(np.array(counts), plan(MOVING).count_noise)
+    for column in np.array(sums).T:
+        assert abs(np.corrcoef(column, counts)[0, 1]) < 4.5 / math.sqrt(1500)
+
+
+def test_a_count_noise_too_small_is_refused_before_the_first_round():
+    with pytest.raises(UserError, match=r"privacy\.count_noise=0\.5 alone spends the whole"):
+        noised_mean(replace(MOVING, count_noise=0.5))
+
+
+def test_a_weighted_mean_weighs_by_utterances_and_scales_down_what_exceeds_the_bound(monkeypatch):
+    updates = directions(3, [0.2, 2.0, 8.0])
+    weighted = WeightedMean(NoMechanism())
+    found = weighted(1, releases(updates, [1, 2, 7]), MODEL)
+    np.testing.assert_allclose(flat(found.mean), np.array([0.1, 0.2, 0.7]) @ updates, rtol=1e-5)
+    assert found.clip_fraction == 0 and found.noise_stddev == 0
+    assert math.isnan(found.clipping_norm)
+    monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, model: 1.0)
+    found = weighted(1, releases(updates, [1, 2, 7]), MODEL)
+    scaled = updates * [[1], [1 / 2], [1 / 8]]
+    np.testing.assert_allclose(flat(found.mean), np.array([0.1, 0.2, 0.7]) @ scaled, rtol=1e-5)
+    assert found.clip_fraction == pytest.approx(2 / 3)
+    assert all(array.dtype == np.float32 for array in found.mean.values())
+
+
+def test_a_forged_update_counts_for_no_more_than_the_largest_honest_one():
+    mechanism = LocalDP(False, [["w", "b"]], [CLIP], [0.1])
+    bound = mechanism.norm_bound(MODEL)
+    found = WeightedMean(mechanism)(1, releases(np.full((1, 16), LARGEST)), MODEL)
+    assert np.linalg.norm(flat(found.mean)) == pytest.approx(bound, rel=1e-5)
+    assert found.clip_fraction == 1 and found.noise_stddev == pytest.approx(0.1)
+
+
+def test_a_weighted_mean_of_nothing_moves_nothing():
+    found = WeightedMean(NoMechanism())(1, releases([]), MODEL)
+    assert found.mean == {} and math.isnan(found.noise_stddev) and math.isnan(found.clip_fraction)
+
+
+def test_a_weighted_mean_states_the_noise_of_its_clients():
+    udp = PrivacyPlan(UDP, 0.1, 200).client_mechanism()
+    found = WeightedMean(udp)(1, releases(np.ones((2, 16)), [10, 20]), MODEL)
+    assert found.noise_stddev == pytest.approx((udp.stddev(10) + udp.stddev(20)) / 2)
+
+
+def test_norms_are_over_all_arrays_of_an_update():
+    updates = directions(4, [0.0, 1e-20, 3.0, 1e30])
+    np.testing.assert_allclose(update_norms(releases(updates)), [0, 1e-20, 3, 1e30], rtol=1e-6)
+    assert update_norms(releases([])).shape == (0,)
+
+
+@pytest.mark.parametrize("config", [FIXED, MOVING])
+def test_the_plan_decides_how_a_round_is_aggregated(config):
+    central = aggregation(plan(config), 0, "f")
+    assert isinstance(central, NoisedMean)
+    local = aggregation(plan(replace(LOCAL, epsilon=None, noise_multiplier=1.0)), 0, "f")
+    assert isinstance(local, WeightedMean)
+    assert isinstance(plan(config).client_mechanism(), CentralDP)
+
+
+def first_noise(secure, seed=0, name="f", server_round=1):
+    config = replace(FIXED, secure_noise=secure)
+    return flat(aggregation(plan(config), seed, name)(server_round, releases([]), MODEL).mean)
+
+
+def test_seeded_noise_of_the_sum_differs_by_seed_federation_and_round_alone():
+    np.testing.assert_array_equal(first_noise(False), first_noise(False))
+    others = [first_noise(False, *other) for other in ((1,), (0, "g"), (0, "f", 2))]
+    assert all(not np.array_equal(first_noise(False), other) for other in others)
+
+
+def test_secure_noise_of_the_sum_never_repeats_and_comes_from_the_system(monkeypatch):
+    assert not np.array_equal(first_noise(True), first_noise(True))
+    drawn = []
+    real = SystemEntropy.standard_normal
+
+    def watched(self, size, dtype):
+        drawn.append(size)
+        return real(self, size, dtype)
+
+    monkeypatch.setattr(SystemEntropy, "standard_normal", watched)
+    first_noise(True)
+    assert drawn == [SHAPES["w"], SHAPES["b"]]
+    drawn.clear()
+    aggregation(plan(replace(MOVING, secure_noise=True)), 0, "f")(1, releases([]), MODEL)
+    assert drawn == [SHAPES["w"], SHAPES["b"], (1,)]
+    monkeypatch.setattr(aggregate, "noise_source", lambda secure, *name: NoNoise())
+    assert (first_noise(True) == 0).all()  # there is no other source
