@@ -11,7 +11,8 @@ from client.corpora.base import EMOTIONS
 from client.errors import UserError
 from client.model import initial_arrays
 from client.seeds import numpy_stream
-from server.cohort import fixed_size_cohort
+from server.aggregate import aggregation
+from server.checkpoint import Checkpoint, State
 from server.federation import Federation, Outcome
 from server.recorder import Recorder
 from server.strategy import TappedAveraging
@@ -39,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -> Outcome:
-    """Run one federation.
+    """Run one federation, from its checkpoint on if it has one.
 
     Parameters
     ----------
@@ -50,49 +51,63 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     """
     dataset = workspace / f"{federation.name}.safetensors"
     federation.clients.save_training(dataset)
-    protocol = federation.protocol
-    stream = numpy_stream(protocol.seed, federation.name, "initial")
-    start = initial_arrays(
-        protocol.model, federation.dimension, len(EMOTIONS), int(stream.integers(2**63))
+    plan, seed = federation.protocol.plan, federation.protocol.seed
+    stream = numpy_stream(seed, federation.name, "initial")
+    arrays = initial_arrays(
+        federation.protocol.model,
+        federation.dimension,
+        len(EMOTIONS),
+        int(stream.integers(2**63)),
     )
-    with (
-        TranscriptWriter(federation.folder, federation.transcript_meta(list(start))) as writer,
-        Recorder(federation, sum(array.size for array in start.values())) as recorder,
-    ):
+    aggregate = aggregation(plan, seed, federation.name)
+    kept_in = federation.checkpoint
+    checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
+    with Recorder(federation, sum(array.size for array in arrays.values())) as recorder:
+        state = checkpoint.load(recorder.outcome) if checkpoint else None
+        if state:
+            recorder.resume(state.cohorts)
+            arrays, aggregate.clipping_norm = state.arrays, state.clipping_norm
+        done = recorder.done
+        meta = federation.transcript_meta(list(arrays))
+        with TranscriptWriter(federation.folder, meta, state.chunks if state else {}) as writer:
 
-        def cohort(server_round: int) -> list[int]:
-            drawn = fixed_size_cohort(
-                len(federation.clients),
-                protocol.plan.sampling_rate,
-                protocol.seed,
-                federation.name,
-                server_round,
-            )
-            if recorder.overspends(strategy.releases, drawn):
-                raise BudgetSpent
-            return drawn
+            def cohort(server_round: int) -> list[int]:
+                drawn = federation.sampler(server_round)
+                if recorder.accountant.overspends(drawn):
+                    raise BudgetSpent
+                if checkpoint and plan.config.secure_noise:
+                    checkpoint.announce(drawn)
+                return drawn
 
-        strategy = TappedAveraging(
-            cohort=cohort,
-            request=partial(federation.train_request, dataset, device),
-            server_step=protocol.algorithm.server_step,
-            tap=writer.record,
-        )
-
-        def after_round(server_round: int, record: ArrayRecord) -> MetricRecord | None:
-            if server_round > 0:  # Flower also asks before the first round
+            def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
+                if flower_round == 0:  # Flower also asks before the first round
+                    return None
                 arrays = {name: array.numpy() for name, array in record.items()}
-                recorder.record(server_round, arrays, strategy.last_round, strategy.releases)
-            return None
+                recorder.accountant.add(strategy.last_released)
+                recorder.record(done + flower_round, arrays, strategy.last_round)
+                due = recorder.done % federation.checkpoint_every == 0
+                if checkpoint and (due or recorder.done == plan.num_rounds):
+                    clip, cohorts = aggregate.clipping_norm, recorder.accountant.cohorts
+                    books = State(arrays, clip, cohorts, writer.flush())
+                    checkpoint.save(books, recorder.outcome)
+                return None
 
-        with suppress(BudgetSpent):
-            strategy.start(
-                grid,
-                ArrayRecord({name: Array(array) for name, array in start.items()}),
-                num_rounds=protocol.plan.num_rounds,
-                evaluate_fn=after_round,
+            strategy = TappedAveraging(
+                cohort=cohort,
+                request=partial(federation.train_request, dataset, device),
+                aggregate=aggregate,
+                server_step=federation.protocol.algorithm.server_step,
+                tap=writer.record,
+                rounds_done=done,
             )
+            with suppress(BudgetSpent):
+                strategy.start(
+                    grid,
+                    ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+                    num_rounds=plan.num_rounds - done,
+                    evaluate_fn=after_round,
+                )
     if not recorder.outcome.rounds:
-        limit = protocol.plan.config.stop_at_epsilon
+        limit = plan.config.stop_at_epsilon
         raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")
     return recorder.outcome

@@ -1,7 +1,10 @@
 """What one federated run is: its clients, its protocol, and what comes out of it."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,16 @@ from client.model import ModelConfig
 from client.request import TrainRequest
 from client.speakers import Clients
 from client.training import TrainingConfig
+from server.cohort import Sampler, cohort_sampler
 from server.evaluate import Scores
 from server.plan import PrivacyPlan
 from server.transcript import TranscriptConfig, TranscriptMeta, choose_layers
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+FORMAT = 1
+"""Raise it whenever the same protocol and data give another transcript."""
 
 
 @dataclass
@@ -70,6 +77,10 @@ class Federation:
         is evaluated and the global models are not recorded: a shadow federation.
     folder : Path
         Where the transcript goes.
+    checkpoint : Path or None
+        Where its checkpoint goes; without one it cannot be resumed.
+    checkpoint_every : int
+        Rounds between checkpoints.
     """
 
     name: str
@@ -79,6 +90,18 @@ class Federation:
     test: tuple[Floats, Ints] | None
     protocol: Protocol
     folder: Path
+    checkpoint: Path | None = None
+    checkpoint_every: int = 10
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of everything that determines its transcript."""
+        clients = self.clients
+        digest = hashlib.sha256()
+        digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol)]).encode())
+        for array in (clients.features, clients.labels, clients.client, clients.validation):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:24]
 
     @property
     def dimension(self) -> int:
@@ -101,6 +124,15 @@ class Federation:
             model=protocol.model,
             training=protocol.training,
             mechanism=protocol.plan.client_mechanism(),
+            secure_noise=protocol.plan.config.secure_noise,
+        )
+
+    @property
+    def sampler(self) -> Sampler:
+        """How its cohorts are drawn."""
+        plan = self.protocol.plan
+        return cohort_sampler(
+            plan.config, len(self.clients), plan.sampling_rate, self.protocol.seed, self.name
         )
 
     def transcript_meta(self, parameters: Sequence[str]) -> TranscriptMeta:
@@ -127,6 +159,8 @@ class RoundSummary:
     train_loss, update_norm_mean, update_norm_max, noise_stddev, clip_fraction : float
         Over the round's clients; NaN where nothing was received or a loss is withheld. The clip
         is the server's: updates above the norm that their mechanism allows.
+    clipping_norm : float
+        The server's own clip in that round; NaN where it only checks its clients'.
     clients, rejected : int
         Updates aggregated, and asked for but missing or refused.
     """
@@ -136,6 +170,7 @@ class RoundSummary:
     update_norm_max: float
     noise_stddev: float
     clip_fraction: float
+    clipping_norm: float
     clients: int
     rejected: int
 
@@ -145,7 +180,8 @@ class Round(RoundSummary):
     """A row of ``rounds.parquet``; NaN where a figure does not exist.
 
     ``seconds`` runs from the end of the round before: training, messages, aggregation,
-    transcript and evaluation. ``epsilon`` is spent so far.
+    transcript and evaluation. ``epsilon`` is spent so far against the plan's vantage,
+    ``epsilon_known`` against whoever knows who took part.
     """
 
     federation: str
@@ -155,6 +191,7 @@ class Round(RoundSummary):
     validation_uar: float
     test_uar: float
     epsilon: float
+    epsilon_known: float
     seconds: float
 
 
@@ -170,8 +207,10 @@ class Outcome:
         The model of that round and its figures.
     releases : dict of client to int
         Participation ledger: how often each client's update may have left its device.
-    epsilon : float or None
-        Spent by the client that spent most, at the plan's delta; None without a guarantee.
+    epsilon, epsilon_known : float or None
+        Spent by the unit that spent most, at the plan's delta, against the plan's vantage and
+        against whoever knows who took part; None without a guarantee, or where the first
+        assumes the second.
     """
 
     federation: Federation
@@ -181,19 +220,27 @@ class Outcome:
     best_scores: Scores | None = None
     releases: dict[int, int] = field(default_factory=dict)
     epsilon: float | None = None
+    epsilon_known: float | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What canaries gave away.
+    """What canaries gave away: scores under two hypotheses that a mechanism is to hide.
 
     Attributes
     ----------
-    scores : ndarray of float, shape (n,)
-        Each canary's releases projected on the audited direction, summed.
-    coins : ndarray of bool, shape (n,)
-        Whether it sent that direction, or its negative.
+    participation : str
+        ``known`` or ``secret``: whether scores use who took part in a round.
+    releases : int
+        Releases that each score sums up; for ``secret`` rounds.
+    present, absent : ndarray of float, shape (n,), (m,)
+        Scores of canaries, and of their opposites or of directions that nobody sent.
+    apart : float
+        How many neighbouring steps lie between the two.
     """
 
-    scores: npt.NDArray[np.float64]
-    coins: npt.NDArray[np.bool_]
+    participation: str
+    releases: int
+    present: npt.NDArray[np.float64]
+    absent: npt.NDArray[np.float64]
+    apart: float

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from tqdm import tqdm
 
 from client.mechanism import Arrays
-from server.accountant import release_mu, worst_epsilon
+from server.accountant import Accountant
 from server.evaluate import Evaluator
 from server.federation import Federation, Outcome, Round, RoundSummary
 
@@ -21,32 +20,55 @@ class Recorder:
     ----------
     num_parameters : int
         Size of an update, for the accountant.
+
+    Attributes
+    ----------
+    outcome : Outcome
+    accountant : Accountant
+        The participation ledger, which the run fills in.
     """
 
     def __init__(self, federation: Federation, num_parameters: int) -> None:
         self.outcome = Outcome(federation)
         self._federation = federation
-        self._num_parameters = num_parameters
         self._best_uar = -math.inf
         self._evaluator = None
         if federation.test is not None:
             validation = federation.clients.validation_set()
             self._evaluator = Evaluator(federation.protocol.model, validation, federation.test)
-        self._mus = [self._mu(size) for size in federation.clients.sizes().tolist()]
-        self._units = federation.clients.units(federation.protocol.plan.config.unit)
-        rounds = federation.protocol.plan.num_rounds
+        protocol = federation.protocol
+        self.accountant = Accountant(
+            plan=protocol.plan,
+            sizes=federation.clients.sizes().tolist(),
+            units=federation.clients.units(protocol.plan.config.unit),
+            num_parameters=num_parameters,
+            algorithm=protocol.algorithm.name,
+            training=protocol.training,
+        )
+        rounds = protocol.plan.num_rounds
         self._lapped = time.perf_counter()
         self._bar = tqdm(total=rounds, desc=federation.name, unit="round", mininterval=0.5)
 
-    def record(
-        self, server_round: int, arrays: Arrays, summary: RoundSummary, ledger: Counter[int]
-    ) -> None:
+    def resume(self, cohorts: Iterable[Sequence[int]]) -> None:
+        """Go on from the outcome that a checkpoint filled in, and from its ledger."""
+        for cohort in cohorts:
+            self.accountant.add(cohort)
+        outcome, half = self.outcome, self._federation.protocol.plan.num_rounds // 2
+        if outcome.best_scores and outcome.best_round > half:
+            self._best_uar = outcome.best_scores.validation_uar
+        self._note_spent()
+        self._bar.update(self.done - self._bar.n)
+
+    @property
+    def done(self) -> int:
+        """Number of the last round that was recorded."""
+        return self.outcome.rounds[-1].round if self.outcome.rounds else 0
+
+    def record(self, server_round: int, arrays: Arrays, summary: RoundSummary) -> None:
         """Score the model that the round left behind and note its row."""
         scores = self._evaluator(arrays) if self._evaluator else None
         outcome = self.outcome
-        outcome.releases = dict(ledger)
-        spent = self._spent(ledger)
-        outcome.epsilon = spent if math.isfinite(spent) else None
+        self._note_spent()
         outcome.rounds.append(
             Round(
                 federation=self._federation.name,
@@ -56,6 +78,7 @@ class Recorder:
                 validation_uar=scores.validation_uar if scores else math.nan,
                 test_uar=scores.test_uar if scores else math.nan,
                 epsilon=math.nan if outcome.epsilon is None else outcome.epsilon,
+                epsilon_known=math.nan if outcome.epsilon_known is None else outcome.epsilon_known,
                 seconds=self._lap(),
                 **vars(summary),
             )
@@ -69,10 +92,10 @@ class Recorder:
             outcome.best_scores = scores
         self._show(server_round)
 
-    def overspends(self, ledger: Counter[int], cohort: Sequence[int]) -> bool:
-        """Tell whether a round with this cohort would spend more than the plan allows."""
-        limit = self._federation.protocol.plan.config.stop_at_epsilon
-        return limit is not None and self._spent(ledger + Counter(cohort)) > limit
+    def _note_spent(self) -> None:
+        self.outcome.releases = dict(self.accountant.releases)
+        self.outcome.epsilon = _finite(self.accountant.epsilon)
+        self.outcome.epsilon_known = _finite(self.accountant.known_epsilon)
 
     def __enter__(self) -> Self:
         """Return the recorder."""
@@ -81,21 +104,6 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         """Close the progress bar."""
         self._bar.close()
-
-    def _mu(self, size: int) -> float:
-        protocol = self._federation.protocol
-        return release_mu(
-            protocol.plan.client_mechanism(),
-            protocol.plan.noise_multiplier,
-            size,
-            self._num_parameters,
-            protocol.algorithm.name,
-            protocol.training,
-        )
-
-    def _spent(self, ledger: Mapping[int, int]) -> float:
-        delta = self._federation.protocol.plan.config.delta
-        return worst_epsilon(self._mus, self._units, ledger, delta)
 
     def _lap(self) -> float:
         before, self._lapped = self._lapped, time.perf_counter()
@@ -109,3 +117,7 @@ class Recorder:
         }
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(server_round - self._bar.n)
+
+
+def _finite(epsilon: float | None) -> float | None:
+    return None if epsilon is None or math.isinf(epsilon) else epsilon

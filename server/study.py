@@ -1,8 +1,8 @@
 """From a configuration to private federations, and from their outcomes to files."""
 
 import json
-import math
 import os
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -10,22 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
+from client.corpora.base import EMOTIONS
 from client.errors import UserError
-from client.model import parameter_names
-from client.speakers import CorpusData, held_out_set, make_clients, speaker_folds
+from client.model import parameter_sizes
+from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
 from conf.schema import StudyConfig
-from server.accountant import by_unit
-from server.cohort import scheduled_releases
+from server.accountant import planned_exposures
+from server.cohort import cohort_sampler
+from server.composition import Releases
 from server.federation import Federation, Outcome, Protocol
-from server.plan import PrivacyConfig, PrivacyPlan
-from server.statement import privacy_statement
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
+from server.statement import Spent, privacy_statement
 from server.transcript import choose_layers
 
 NUM_FOLDS = 5
+CHECKPOINTS = "checkpoint"
 CHOICES = {
     "normalisation": ("speaker", "corpus", "none"),
     "stage": ("all", "check", "train", "attack", "report"),
@@ -43,8 +46,9 @@ def check_config(config: StudyConfig) -> None:
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise UserError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}")
-    if config.rounds < 1:
-        raise UserError(f"rounds={config.rounds} must be at least 1")
+    for key in ("rounds", "checkpoint_every"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)} must be at least 1")
     if not 0 < config.cohort_fraction <= 1:
         raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
     if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
@@ -56,24 +60,41 @@ def check_config(config: StudyConfig) -> None:
         raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
     if config.transcript.dtype not in ("float16", "float32"):
         raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
-    choose_layers(config.transcript.layers, parameter_names(config.model), "transcript.layers")
+    names = list(parameter_sizes(config.model, inputs=1, classes=len(EMOTIONS)))
+    choose_layers(config.transcript.layers, names, "transcript.layers")
     protocol(config, config.privacy)
 
 
-def protocol(config: StudyConfig, privacy: PrivacyConfig, releases: int = 1) -> Protocol:
+def protocol(
+    config: StudyConfig,
+    privacy: PrivacyConfig,
+    dimension: int = 1,
+    num_clients: int = 1,
+    exposures: tuple[Releases, ...] = (Releases(1),),
+) -> Protocol:
     """Return how a federation of this study is trained, under a given privacy mechanism.
 
     Parameters
     ----------
-    releases : int
-        How often the busiest unit of the guarantee will take part.
+    dimension : int
+        Number of features.
+    num_clients, exposures : int, tuple of Releases
+        As in `PrivacyPlan`.
     """
-    shared = choose_layers(privacy.layers, parameter_names(config.model), "privacy.layers")
+    sizes = parameter_sizes(config.model, dimension, len(EMOTIONS))
+    shared = choose_layers(privacy.layers, list(sizes), "privacy.layers")
     return Protocol(
         model=config.model,
         training=config.training,
         algorithm=config.algorithm,
-        plan=PrivacyPlan(privacy, config.cohort_fraction, config.rounds, releases, tuple(shared)),
+        plan=PrivacyPlan(
+            config=privacy,
+            sampling_rate=config.cohort_fraction,
+            num_rounds=config.rounds,
+            num_clients=num_clients,
+            exposures=exposures,
+            shared={name: sizes[name] for name in shared},
+        ),
         transcript=config.transcript,
         seed=config.seed,
     )
@@ -87,10 +108,6 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
         trained_on = [s for s in data.speakers if s not in folds[fold]]
         clients = make_clients(data, trained_on, config.seed, config.normalisation)
         name = f"private-fold{fold}"
-        schedule = scheduled_releases(
-            len(clients), config.cohort_fraction, config.seed, name, config.rounds
-        )
-        busiest = int(max(by_unit(clients.units(config.privacy.unit), schedule)))
         federations.append(
             Federation(
                 name=name,
@@ -98,15 +115,48 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
                 fold=fold,
                 clients=clients,
                 test=held_out_set(data, folds[fold], clients, config.normalisation),
-                protocol=protocol(config, config.privacy, busiest),
+                protocol=protocol(
+                    config,
+                    config.privacy,
+                    clients.features.shape[1],
+                    len(clients),
+                    _planned(config, clients, name),
+                ),
                 folder=folder / "transcript" / name,
+                checkpoint=folder / CHECKPOINTS / name,
+                checkpoint_every=config.checkpoint_every,
             )
         )
     return federations
 
 
+def _planned(config: StudyConfig, clients: Clients, name: str) -> tuple[Releases, ...]:
+    """Foresee what the rounds will release of the units that may be worst off."""
+    privacy, rate = config.privacy, config.cohort_fraction
+    sampler = cohort_sampler(privacy, len(clients), rate, config.seed, name)
+    return planned_exposures(
+        privacy,
+        [sampler(server_round) for server_round in range(1, config.rounds + 1)],
+        rate,
+        clients.sizes().tolist(),
+        clients.units(privacy.unit),
+        config.algorithm.name,
+        config.training,
+    )
+
+
+def begin_training(config: StudyConfig, folder: Path) -> None:
+    """Make sure that a run which is not resumed does not go on from an earlier one's files."""
+    if config.resume is None:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
 def write_training(
-    folder: Path, data: CorpusData, outcomes: Sequence[Outcome], seconds: float
+    folder: Path,
+    data: CorpusData,
+    outcomes: Sequence[Outcome],
+    normalisation: str,
+    seconds: float,
 ) -> None:
     """Write ``rounds.parquet``, ``model.safetensors``, ``truth.parquet`` and ``training.json``.
 
@@ -131,13 +181,14 @@ def write_training(
         "clients": len(data.speakers) * data.shards,
         "speakers": len(data.speakers),
         "utility": _utility(data, outcomes),
-        "privacy": _privacy(outcomes),
-        "rounds": len(rounds),
+        "privacy": _privacy(outcomes, normalisation),
+        "rounds_per_second": len(rounds) / rounds["seconds"].sum(),
         "seconds": seconds,
     }
     part = folder / "training.json.part"
     part.write_text(json.dumps(summary, indent=2, allow_nan=False))
     os.replace(part, folder / "training.json")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read_training(folder: Path) -> dict[str, Any]:
@@ -194,15 +245,14 @@ def _utility(data: CorpusData, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _privacy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the privacy statement; what is not guaranteed is None."""
-    plan = outcomes[0].federation.protocol.plan
-    epsilons = [o.epsilon for o in outcomes if o.epsilon is not None]
-    releases = max(
-        int(max(by_unit(o.federation.clients.units(plan.config.unit), o.releases), default=0))
-        for o in outcomes
-    )
-    sizes = np.concatenate([o.federation.clients.sizes() for o in outcomes])
-    shards = max(Counter(outcomes[0].federation.clients.speakers).values())
-    epsilon = max(epsilons) if epsilons and math.isfinite(max(epsilons)) else None
-    return privacy_statement(plan, epsilon, releases, sizes, shards)
+def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
+    """Return the privacy statement of the fold that spent most."""
+    worst = max(outcomes, key=lambda o: -1.0 if o.epsilon is None else o.epsilon)
+    clients = worst.federation.clients
+    plan = worst.federation.protocol.plan
+    by_unit: Counter[str] = Counter()
+    for client, count in worst.releases.items():
+        by_unit[clients.units(plan.config.unit)[client]] += count
+    spent = Spent(worst.epsilon, worst.epsilon_known, max(by_unit.values(), default=0))
+    shards = max(Counter(clients.speakers).values())
+    return privacy_statement(plan, spent, clients.sizes(), shards, normalisation)

@@ -116,14 +116,19 @@ class TranscriptWriter:
     """Appends releases and global models, writing a file whenever a chunk is full.
 
     Memory stays at one chunk whatever the number of rounds. Use as a context manager.
+
+    Parameters
+    ----------
+    written : mapping of str to int
+        What `flush` returned when the run that goes on was last saved; empty for a new one.
+        Later files are removed.
     """
 
-    def __init__(self, folder: Path, meta: TranscriptMeta) -> None:
+    def __init__(self, folder: Path, meta: TranscriptMeta, written: Mapping[str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
         self._meta = meta
-        self._updates = _Chunks(folder, "updates")
-        self._globals = _Chunks(folder, "globals")
+        self._updates = _Chunks(folder, "updates", written.get("updates", 0))
+        self._globals = _Chunks(folder, "globals", written.get("globals", 0))
         (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
 
     def record(self, server_round: int, model: Mapping[str, Floats], releases: Releases) -> None:
@@ -140,14 +145,17 @@ class TranscriptWriter:
             rows[name], rows[f"{name}.scale"] = _pack(releases.arrays[name], self._meta.dtype)
         self._updates.add(rows)
 
+    def flush(self) -> dict[str, int]:
+        """Write what is left, and return how many files of each kind there are."""
+        return {"updates": self._updates.flush(), "globals": self._globals.flush()}
+
     def __enter__(self) -> Self:
         """Return the writer."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Write what is left."""
-        self._updates.flush()
-        self._globals.flush()
+        self.flush()
 
 
 class Transcript:
@@ -196,24 +204,25 @@ class Transcript:
 class _Chunks:
     """Rows of named arrays, written in files of about `CHUNK_BYTES`."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
-        self._folder, self._kind = folder, kind
+    def __init__(self, folder: Path, kind: str, written: int) -> None:
+        self._folder, self._kind, self._written = folder, kind, written
         self._rows: list[dict[str, npt.NDArray[np.generic]]] = []
-        self._written = 0
+        for later in sorted(folder.glob(f"{kind}-*"))[written:]:
+            later.unlink()
 
     def add(self, rows: dict[str, npt.NDArray[np.generic]]) -> None:
         self._rows.append(rows)
         if sum(a.nbytes for r in self._rows for a in r.values()) >= CHUNK_BYTES:
             self.flush()
 
-    def flush(self) -> None:
-        if not self._rows:
-            return
-        stacked = {n: np.concatenate([r[n] for r in self._rows]) for n in self._rows[0]}
-        path = self._folder / f"{self._kind}-{self._written:05d}.safetensors"
-        save_file(stacked, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
-        self._rows, self._written = [], self._written + 1
+    def flush(self) -> int:
+        if self._rows:
+            stacked = {n: np.concatenate([r[n] for r in self._rows]) for n in self._rows[0]}
+            path = self._folder / f"{self._kind}-{self._written:05d}.safetensors"
+            save_file(stacked, path.with_suffix(".part"))
+            os.replace(path.with_suffix(".part"), path)
+            self._rows, self._written = [], self._written + 1
+        return self._written
 
 
 def _pack(array: Floats, dtype: str) -> tuple[npt.NDArray[np.floating], Floats]:

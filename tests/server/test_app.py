@@ -1,17 +1,31 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from safetensors import SafetensorError
+from scipy.stats import chi2
 
+from client import app as client_module
 from client.app import app as client_app
 from client.errors import UserError
+from client.seeds import SystemEntropy
+from server.accountant import planned_exposures
 from server.app import federate
+from server.composition import Releases, composed_epsilon
 from server.gaussian import gaussian_epsilon
 from server.grid import LocalGrid
+from server.privacy_config import PrivacyConfig
 from server.transcript import Transcript, TranscriptConfig
-from tests.examples import LOCAL, UDP, federation
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP, federation
+
+SUM = replace(CENTRAL, vantage="sum")
+LAST = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
+
+
+def fixed(config, noise_multiplier=2.0, **changes):
+    return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
 
 
 def run(folder, **kwargs):
@@ -86,7 +100,7 @@ def test_epsilon_grows_with_every_release_of_the_busiest_client(tmp_path):
 
 
 def test_local_spends_what_it_is_calibrated_to_and_weighs_clients_alike(tmp_path):
-    outcome = run(tmp_path, rounds=3, fraction=1.0, privacy=LOCAL, releases=3)
+    outcome = run(tmp_path, rounds=3, fraction=1.0, privacy=LOCAL, exposures=(Releases(3),))
     assert outcome.epsilon <= 8
     assert outcome.epsilon == pytest.approx(8, rel=1e-6)
     models = dict(Transcript(tmp_path / "t").global_models())
@@ -95,22 +109,211 @@ def test_local_spends_what_it_is_calibrated_to_and_weighs_clients_alike(tmp_path
     assert math.isnan(outcome.rounds[0].train_loss)
     moved = models[1]["dense.0.weight"] + chunk.arrays["dense.0.weight"][:8].mean(axis=0)
     np.testing.assert_allclose(models[2]["dense.0.weight"], moved, atol=1e-5)
-    noise = outcome.federation.protocol.plan.client_mechanism().noise
+    (noise,) = outcome.federation.protocol.plan.client_mechanism().noise
     assert chunk.arrays["dense.0.weight"].std() == pytest.approx(noise, rel=0.1)
     assert all(r.clip_fraction == 0 and r.noise_stddev == noise for r in outcome.rounds)
 
 
-@pytest.mark.parametrize(("limit", "rounds"), [(3.3, 2), (1e9, 6)])
-def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, limit, rounds):
-    fixed = replace(LOCAL, epsilon=None, noise_multiplier=2.0, stop_at_epsilon=limit)
-    outcome = run(tmp_path, rounds=6, fraction=1.0, privacy=fixed)
+@pytest.mark.parametrize("unit", ["client", "speaker"])
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, CENTRAL, ADAPTIVE, DP_SGD])
+def test_a_run_spends_what_its_noise_is_calibrated_to(tmp_path, config, unit):
+    if config is not DP_SGD:
+        config = replace(config, unit=unit)
+    planned = federation(tmp_path / "t", privacy=config)
+    cohorts = [planned.sampler(r) for r in range(1, 5)]
+    exposures = planned_exposures(
+        config,
+        cohorts,
+        0.4,
+        planned.clients.sizes().tolist(),
+        planned.clients.units(unit),
+        "fedavg",
+        planned.protocol.training,
+    )
+    # stopping at the target stops no round of the schedule
+    limited = replace(config, stop_at_epsilon=8.0)
+    outcome = run(tmp_path, privacy=limited, exposures=exposures)
+    assert [r.clients for r in outcome.rounds] == [len(cohort) for cohort in cohorts]
+    assert outcome.epsilon <= 8 and outcome.epsilon == pytest.approx(8, rel=1e-5)
+    spent = [r.epsilon for r in outcome.rounds]
+    assert spent == sorted(spent) and spent[-1] == outcome.epsilon
+    known = [r.epsilon_known for r in outcome.rounds]
+    if config.vantage == "outsider":
+        assert known == sorted(known) and known[-1] == outcome.epsilon_known
+    else:
+        assert outcome.epsilon_known is None and all(map(math.isnan, known))
+
+
+def test_an_outsider_reads_the_curve_of_sampled_rounds(tmp_path):
+    outcome = run(tmp_path, rounds=5, privacy=fixed(CENTRAL))
+    for row in outcome.rounds:
+        expected = composed_epsilon(Releases(row.round, 0.4), 2.0, 1e-5, "pld")
+        assert row.epsilon == pytest.approx(expected, rel=1e-6)
+    busiest = max(outcome.releases.values())
+    assert outcome.epsilon_known == pytest.approx(gaussian_epsilon(math.sqrt(busiest) / 2, 1e-5))
+
+
+def difference_by_rounds(folder, rounds, updates):
+    """How each model moved beyond `updates` of its round: what the server added."""
+    models = dict(Transcript(folder / "t").global_models())
+    for before, after in pairwise(range(1, rounds + 1)):
+        moved = [models[after][n] - models[before][n] for n in SHARED]
+        flat = np.concatenate([array.ravel() for array in moved]).astype(np.float64)
+        yield before, flat - updates(before)
+
+
+@pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
+def test_a_central_round_is_the_clipped_sum_and_one_noise_over_the_expected_cohort(
+    tmp_path, config, algorithm
+):
+    rounds, step = 12, {"fedavg": 1.0, "fedsgd": -0.1}[algorithm]
+    outcome = run(tmp_path, rounds=rounds, privacy=fixed(config, 0.05), algorithm=algorithm)
+    (chunk,) = Transcript(tmp_path / "t")
+    clips = {row.round: row.clipping_norm for row in outcome.rounds}
+
+    def clipped_sum(server_round):
+        at = chunk.round == server_round
+        flat = [chunk.arrays[name][at].reshape(at.sum(), -1) for name in SHARED]
+        flat = np.concatenate(flat, axis=1)
+        norms = np.linalg.norm(flat, axis=1)
+        row = outcome.rounds[server_round - 1]
+        assert row.clip_fraction == pytest.approx((norms > clips[server_round]).mean())
+        assert row.update_norm_max == pytest.approx(norms.max(), rel=1e-5)
+        scaled = flat * np.minimum(1, clips[server_round] / norms)[:, None]
+        return step * scaled.sum(axis=0) / (0.4 * 8)
+
+    drawn = []
+    for server_round, noise in difference_by_rounds(tmp_path, rounds, clipped_sum):
+        drawn.append(noise / abs(step) / outcome.rounds[server_round - 1].noise_stddev)
+    low, high = chi2.ppf([0.0005, 0.9995], np.size(drawn))
+    assert low < np.square(drawn).sum() < high
+    plan = outcome.federation.protocol.plan
+    for row in outcome.rounds:
+        assert row.noise_stddev == pytest.approx(plan.sum_stddev(row.clipping_norm) / 3.2)
+        assert math.isnan(row.train_loss)
+    assert set(chunk.num_examples) == {1}
+    assert len(set(clips.values())) == (rounds if config is ADAPTIVE else 1)
+
+
+@pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
+def test_a_round_that_nobody_is_drawn_for_is_noised_counted_and_recorded(tmp_path, config):
+    outcome = run(tmp_path, rounds=12, fraction=0.1, privacy=fixed(config, 1.0))
+    empty = [row for row in outcome.rounds if row.clients == 0]
+    assert 2 <= len(empty) < 12 == len(outcome.rounds)
+    moved = dict(difference_by_rounds(tmp_path, 12, lambda r: 0.0))
+    for row in empty:
+        assert row.rejected == 0 and math.isnan(row.clip_fraction)
+        assert math.isnan(row.update_norm_mean) and math.isnan(row.train_loss)
+        assert row.noise_stddev > 0 and row.clipping_norm > 0
+        if row.round < 12:
+            noise = moved[row.round]
+            low, high = chi2.ppf([0.0005, 0.9995], noise.size)
+            assert low < np.square(noise / row.noise_stddev).sum() < high
+    spent = [row.epsilon for row in outcome.rounds]
+    assert all(before < after for before, after in pairwise(spent))
+    expected = composed_epsilon(Releases(12, 0.1), 1.0, 1e-5, "pld")
+    assert outcome.epsilon == pytest.approx(expected, rel=1e-6)
+    recorded = {server_round for server_round, _ in releases_of(tmp_path)}
+    assert recorded == {row.round for row in outcome.rounds} - {row.round for row in empty}
+
+
+@pytest.mark.parametrize("config", [LOCAL, CENTRAL, ADAPTIVE])
+def test_layers_that_are_not_shared_stay_on_the_device_and_do_not_move(tmp_path, config):
+    made = federation(tmp_path / "t", privacy=fixed(config), fraction=1.0)
+    plan = replace(made.protocol.plan, shared=LAST)
+    made = replace(made, protocol=replace(made.protocol, plan=plan))
+    federate(LocalGrid(client_app), made, tmp_path, "cpu")
+    models = dict(Transcript(tmp_path / "t").global_models())
+    (chunk,) = Transcript(tmp_path / "t")
+    for name in SHARED:
+        still = all(np.array_equal(models[1][name], model[name]) for model in models.values())
+        assert still == (name not in LAST)
+        assert (chunk.arrays[name] != 0).any() == (name in LAST)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, DP_SGD])
+def test_no_two_noises_are_alike(tmp_path, config, secure):
+    """Not those of a client's next round, nor those of another client of the round.
+
+    Whoever sees the same noise twice subtracts it, and the audit would not notice.
+    """
+    config = fixed(config, 100.0, secure_noise=secure)
+    run(tmp_path, rounds=5, fraction=1.0, privacy=config, algorithm="fedsgd")
+    if config.vantage == "outsider":
+        drawn = np.array([noise for _, noise in difference_by_rounds(tmp_path, 5, lambda r: 0.0)])
+    else:
+        (chunk,) = Transcript(tmp_path / "t")
+        drawn = np.concatenate([chunk.arrays[name].reshape(40, -1) for name in SHARED], axis=1)
+    alike = np.corrcoef(drawn)[np.triu_indices(len(drawn), 1)]
+    assert np.abs(alike).max() < 0.6
+
+
+def test_layers_get_the_noise_of_their_share(tmp_path):
+    outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=fixed(LAYERED, 5.0))
+    mechanism = outcome.federation.protocol.plan.client_mechanism()
+    (chunk,) = Transcript(tmp_path / "t")
+    for group, stddev, norm in zip(
+        mechanism.groups, mechanism.noise, mechanism.clipping_norms, strict=True
+    ):
+        drawn = np.concatenate([chunk.arrays[n].reshape(16, -1) for n in group], axis=1)
+        low, high = chi2.ppf([0.0005, 0.9995], drawn.size)
+        squares = np.square(drawn.astype(np.float64)).sum() / stddev**2
+        assert low < squares < high + 16 * (norm / stddev) ** 2 + 8 * math.sqrt(16) * norm / stddev
+
+
+def test_dp_sgd_sends_what_noisy_training_leaves_and_nothing_else(tmp_path):
+    quiet, loud = (
+        run(tmp_path / str(z), rounds=2, privacy=fixed(DP_SGD, z), algorithm="fedsgd")
+        for z in (1e-2, 50.0)
+    )
+    chunks = [next(iter(Transcript(tmp_path / str(z) / "t"))) for z in (1e-2, 50.0)]
+    assert set(chunks[0].num_examples) == {1} and math.isnan(quiet.rounds[0].train_loss)
+    # a gradient is the noised sum over the expected batch of 4, its noise 50 clips of 1
+    drawn = np.concatenate([a.ravel() for a in chunks[1].arrays.values()])
+    low, high = chi2.ppf([0.0005, 0.9995], drawn.size)
+    assert low < np.square(drawn.astype(np.float64) / (50.0 / 4)).sum() < high * 1.01
+    assert quiet.epsilon > 1e3 > loud.epsilon
+
+
+KINDS = {
+    "udp": UDP,
+    "local": fixed(LOCAL),
+    "local speaker": fixed(LOCAL, unit="speaker"),
+    "layered": fixed(LAYERED),
+    "sum": fixed(SUM),
+    "sum speaker": fixed(SUM, unit="speaker"),
+    "outsider": fixed(CENTRAL),
+    "adaptive": fixed(ADAPTIVE),
+    "dp_sgd": fixed(DP_SGD, 0.8),
+}
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, config):
+    free = [row.epsilon for row in run(tmp_path / "free", rounds=5, privacy=config).rounds]
+    assert len(free) == 5 and free == sorted(free) and free[0] < free[-1]
+    # between what is spent before and after the last round that spends anything
+    last = max(r for r in range(1, 5) if free[r] > free[r - 1])
+    limit = (free[last] + free[last - 1]) / 2
+    stopped = run(tmp_path / "stopped", rounds=5, privacy=replace(config, stop_at_epsilon=limit))
+    assert [row.epsilon for row in stopped.rounds] == free[:last]
+    assert stopped.epsilon <= limit and stopped.best_scores is not None
+    assert max(r for r, _ in releases_of(tmp_path / "stopped")) <= last
+    free_model, model = (
+        dict(Transcript(tmp_path / name / "t").global_models())[last]
+        for name in ("free", "stopped")
+    )
+    assert all(np.array_equal(free_model[n], model[n]) for n in model)
+
+
+def test_a_limit_out_of_reach_stops_nothing(tmp_path):
+    outcome = run(tmp_path, rounds=6, fraction=1.0, privacy=fixed(LOCAL, stop_at_epsilon=1e9))
     # every client takes part in every round: mu = sqrt(rounds) / 2
     assert [r.epsilon for r in outcome.rounds] == pytest.approx(
-        [gaussian_epsilon(math.sqrt(r) / 2, 1e-5) for r in range(1, rounds + 1)]
+        [gaussian_epsilon(math.sqrt(r) / 2, 1e-5) for r in range(1, 7)]
     )
-    assert outcome.epsilon <= limit
-    assert outcome.best_scores is not None and 1 <= outcome.best_round <= rounds
-    assert max(r for r, _ in releases_of(tmp_path)) == rounds
 
 
 def test_a_budget_that_no_round_fits_is_refused(tmp_path):
@@ -147,3 +350,75 @@ def test_a_failing_client_stops_the_run(tmp_path):
     broken = federation(tmp_path / "t")
     with pytest.raises((FileNotFoundError, SafetensorError)):
         federate(LocalGrid(client_app), broken, tmp_path / "missing", "cpu")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("config", [PrivacyConfig(), UDP, fixed(CENTRAL), fixed(DP_SGD)])
+def test_a_client_whose_training_diverges_costs_its_own_update_alone(
+    tmp_path, monkeypatch, config, value
+):
+    trainer, trained = client_module.TRAINERS["fedavg"], []
+
+    def diverge(*arguments):
+        update, loss = trainer(*arguments)
+        trained.append(update)
+        if len(trained) == 3:  # client 2 in the first round
+            update["dense.1.bias"][0] = value
+        return update, loss
+
+    monkeypatch.setitem(client_module.TRAINERS, "fedavg", diverge)
+    outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
+    assert [(row.clients, row.rejected) for row in outcome.rounds] == [(7, 1), (8, 0)]
+    assert 2 not in {client for server_round, client in releases_of(tmp_path) if server_round == 1}
+    assert outcome.releases == dict.fromkeys(range(8), 2)  # it left the device all the same
+    models = dict(Transcript(tmp_path / "t").global_models())
+    assert all(np.isfinite(array).all() for array in models[2].values())
+
+
+@pytest.mark.parametrize("size", [0.0, 1e30])
+@pytest.mark.parametrize("config", [fixed(LOCAL), fixed(LAYERED), fixed(CENTRAL), fixed(ADAPTIVE)])
+def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
+    tmp_path, monkeypatch, config, size
+):
+    def train(model, start, *rest):
+        return {name: np.full_like(array, size) for name, array in start.items()}, 0.0
+
+    monkeypatch.setitem(client_module.TRAINERS, "fedavg", train)
+    outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
+    assert [(row.clients, row.rejected) for row in outcome.rounds] == [(8, 0), (8, 0)]
+    first, second = dict(Transcript(tmp_path / "t").global_models()).values()
+    moved = np.concatenate([(second[name] - first[name]).ravel() for name in SHARED])
+    assert (moved != 0).all() and np.isfinite(moved).all()
+    row = outcome.rounds[0]
+    limit = 8 * config.clipping_norm / 3.2 + 2 * row.noise_stddev * math.sqrt(moved.size)
+    assert np.linalg.norm(moved) < limit
+
+
+@pytest.mark.parametrize("config", [fixed(LOCAL), fixed(LAYERED), fixed(DP_SGD), fixed(SUM)])
+def test_secure_noise_is_the_systems_and_never_the_same_twice(tmp_path, monkeypatch, config):
+    def models(name, **changes):
+        run(tmp_path / name, rounds=2, privacy=replace(config, **changes))
+        clients = [client for _, client in releases_of(tmp_path / name)]
+        return dict(Transcript(tmp_path / name / "t").global_models())[2], clients
+
+    (seeded, drawn), (again, _) = models("seeded"), models("again")
+    assert all(np.array_equal(seeded[name], again[name]) for name in SHARED)
+    first, second = (models(name, secure_noise=True) for name in ("first", "second"))
+    assert all((first[0][name] != second[0][name]).any() for name in SHARED)
+    assert drawn == first[1] == second[1]  # whoever took part is known, and the seed may tell
+    monkeypatch.setattr(
+        SystemEntropy, "standard_normal", lambda self, size, dtype: np.zeros(size, dtype)
+    )
+    monkeypatch.setattr(SystemEntropy, "random", lambda self, size: np.zeros(size))
+    silent, too = (models(name, secure_noise=True)[0] for name in ("silent", "silent too"))
+    assert all(np.array_equal(silent[name], too[name]) for name in SHARED)  # no other source
+
+
+@pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
+def test_secret_cohorts_are_the_systems_too(tmp_path, config):
+    seeded, again, first, second = (
+        [row.clients for row in outcome.rounds] + sorted(outcome.releases.items())
+        for name, secure in (("a", False), ("b", False), ("c", True), ("d", True))
+        for outcome in [run(tmp_path / name, rounds=8, privacy=fixed(config, secure_noise=secure))]
+    )
+    assert seeded == again and len({str(seeded), str(first), str(second)}) == 3

@@ -1,17 +1,41 @@
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import conf
 from client.errors import UserError
-from server.cohort import fixed_size_cohort
+from client.privacy import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from server.cohort import Sampler
+from server.composition import Releases
+from server.federation import Outcome
 from server.run import compose, study_config
-from server.study import check_config, private_federations
+from server.study import _privacy, check_config, private_federations
 from tests.examples import corpus
+
+MECHANISMS = {
+    "none": NoMechanism,
+    "udp": UserLevelDP,
+    "local": LocalDP,
+    "layered": LocalDP,
+    "central": CentralDP,
+    "central_adaptive": CentralDP,
+    "dp_sgd": DPSGD,
+}
+CALIBRATED = ("local", "layered", "central", "central_adaptive", "dp_sgd")
 
 
 def study(*overrides):
     return study_config(compose(["rounds=30", "cohort_fraction=0.3", *overrides]))
+
+
+def only(folder, *overrides, data=None):
+    """The federation of one fold, fold 1."""
+    data = data or corpus()
+    (federation,) = private_federations(study(*overrides, "folds=[1]"), data, folder)
+    return federation
 
 
 def test_every_fold_holds_out_its_own_speakers(tmp_path):
@@ -24,22 +48,135 @@ def test_every_fold_holds_out_its_own_speakers(tmp_path):
         assert federation.folder == tmp_path / "transcript" / federation.name
 
 
+def test_every_file_of_the_privacy_group_makes_a_plan(tmp_path):
+    files = {path.stem for path in (Path(conf.__file__).parent / "privacy").glob("*.yaml")}
+    assert files == set(MECHANISMS)
+    for name, mechanism in MECHANISMS.items():
+        asked = [f"privacy={name}", *(["privacy.epsilon=8"] if name != "none" else [])]
+        plan = only(tmp_path, *asked).protocol.plan
+        assert plan.config.mechanism == name and plan.num_clients == 8
+        assert isinstance(plan.client_mechanism(), mechanism)
+        if name in CALIBRATED:
+            spent = max(plan.epsilon(releases) for releases in plan.exposures)
+            assert spent <= 8 and spent == pytest.approx(8, rel=1e-5)
+        else:
+            assert plan.noise_multiplier is None
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_a_mechanism_without_a_noise_is_refused_with_what_to_set(name):
+    with pytest.raises(UserError, match=f"privacy={name} takes either privacy.epsilon or privacy"):
+        study(f"privacy={name}")
+    assert study(f"privacy={name}", "privacy.noise_multiplier=2").privacy.noise_multiplier == 2
+
+
 @pytest.mark.parametrize("unit", ["client", "speaker"])
 def test_noise_is_calibrated_to_the_busiest_unit_of_the_schedule(tmp_path, unit):
-    data = corpus(shards=2)
-    config = study("privacy=local", "privacy.epsilon=8", f"privacy.unit={unit}", "folds=[1]")
-    (federation,) = private_federations(config, data, tmp_path)
+    federation = only(
+        tmp_path,
+        "privacy=local",
+        "privacy.epsilon=8",
+        f"privacy.unit={unit}",
+        data=corpus(shards=2),
+    )
+    sampler = Sampler(16, 0.3, 0, "private-fold1")
     taken = Counter()
     for server_round in range(1, 31):
-        for client in fixed_size_cohort(16, 0.3, 0, "private-fold1", server_round):
+        for client in sampler(server_round):
             taken[federation.clients.speakers[client] if unit == "speaker" else client] += 1
-    assert federation.protocol.plan.releases == max(taken.values())
+    assert federation.protocol.plan.exposures == (Releases(max(taken.values())),)
+    assert federation.sampler == sampler
+
+
+@pytest.mark.parametrize("unit", ["client", "speaker"])
+def test_sums_are_planned_for_over_the_cohorts_that_will_be_drawn(tmp_path, unit):
+    federation = only(
+        tmp_path,
+        "privacy=central",
+        "privacy.epsilon=8",
+        "privacy.vantage=sum",
+        "privacy.secure_noise=true",
+        f"privacy.unit={unit}",
+        data=corpus(shards=2),
+    )
+    assert federation.sampler == Sampler(16, 0.3, 0, "private-fold1", poisson=True)
+    owners = federation.clients.units(unit)
+    squares = Counter()
+    for server_round in range(1, 31):
+        drawn = Counter(owners[client] for client in federation.sampler(server_round))
+        squares.update({owner: count**2 for owner, count in drawn.items()})
+    assert federation.protocol.plan.exposures == (Releases(max(squares.values())),)
+
+
+@pytest.mark.parametrize(("unit", "clients"), [("client", 1), ("speaker", 2)])
+def test_outsiders_are_planned_for_by_rounds_and_secret_cohorts(tmp_path, unit, clients):
+    federation = only(
+        tmp_path,
+        "privacy=central",
+        "privacy.noise_multiplier=4",
+        "privacy.secure_noise=true",
+        f"privacy.unit={unit}",
+        data=corpus(shards=2),
+    )
+    assert federation.protocol.plan.exposures == (Releases(30, 0.3, clients),)
+    assert federation.sampler.secret and federation.sampler.poisson
+    assert federation.protocol.plan.expected_cohort == pytest.approx(0.3 * 16)
+
+
+def test_batches_are_planned_for_with_every_clients_own_rate(tmp_path):
+    federation = only(
+        tmp_path, "privacy=dp_sgd", "privacy.noise_multiplier=1", "training.batch_size=4"
+    )
+    taken = Counter(c for r in range(1, 31) for c in federation.sampler(r))
+    sizes = federation.clients.sizes()
+    assert set(federation.protocol.plan.exposures) == {
+        Releases(taken[c] * -(-int(sizes[c]) // 4), 4 / int(sizes[c])) for c in taken
+    }
 
 
 def test_layers_that_are_not_shared_are_named_out(tmp_path):
-    config = study("privacy=local", "privacy.epsilon=8", "privacy.layers=last", "folds=[0]")
-    (federation,) = private_federations(config, corpus(), tmp_path)
-    assert federation.protocol.plan.shared == ("dense.2.weight", "dense.2.bias")
+    for name in ("local", "central"):
+        federation = only(
+            tmp_path, f"privacy={name}", "privacy.noise_multiplier=1", "privacy.layers=last"
+        )
+        shared = federation.protocol.plan.shared
+        assert shared == {"dense.2.weight": 4 * 128, "dense.2.bias": 4}
+    with pytest.raises(UserError, match=r"privacy\.layer_shares names 3 layers, 1 are shared"):
+        study("privacy=layered", "privacy.epsilon=8", "privacy.layers=last")
+
+
+def test_a_plan_knows_how_many_coordinates_are_shared(tmp_path):
+    shared = only(tmp_path, "privacy=layered", "privacy.epsilon=8").protocol.plan.shared
+    assert list(shared.values()) == [12 * 256, 256, 256 * 128, 128, 128 * 4, 4]
+
+
+def test_the_statement_is_of_the_fold_that_spent_most_with_its_busiest_unit(tmp_path):
+    config = study(
+        "privacy=central", "privacy.noise_multiplier=3", "privacy.unit=speaker", "folds=[0,1]"
+    )
+    cheap, dear = (
+        Outcome(federation, epsilon=epsilon, epsilon_known=2 * epsilon, releases=releases)
+        for federation, epsilon, releases in zip(
+            private_federations(config, corpus(shards=2), tmp_path),
+            (1.5, 2.5),
+            ({0: 9}, {0: 3, 1: 4, 2: 6}),
+            strict=True,
+        )
+    )
+    for outcomes in ([cheap, dear], [dear, cheap]):
+        said = _privacy(outcomes, "speaker")
+        assert said["epsilon"] == 2.5 and said["epsilon_known_participation"] == 5.0
+        assert said["releases_max"] == 7  # clients 0 and 1 are one speaker
+        assert said["unit"] == "speaker"
+
+
+def test_the_seed_and_nothing_else_decides_the_plan(tmp_path):
+    one, again, other = (
+        only(tmp_path, "privacy=local", "privacy.epsilon=8", f"seed={seed}").protocol.plan
+        for seed in (3, 3, 4)
+    )
+    assert one == again and one.noise_multiplier == again.noise_multiplier
+    assert np.isfinite(other.noise_multiplier)
 
 
 @pytest.mark.parametrize(

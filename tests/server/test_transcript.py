@@ -39,7 +39,7 @@ def releases(server_round: int, count: int = 3, scale: float = 1.0) -> Releases:
 
 def write(folder, rounds, settings, scale=1.0):
     model = {"dense.0.weight": np.ones((4, 5), np.float32)}
-    with TranscriptWriter(folder, settings) as writer:
+    with TranscriptWriter(folder, settings, {}) as writer:
         for server_round in rounds:
             row = {name: array * server_round for name, array in model.items()}
             writer.record(server_round, row, releases(server_round, scale=scale))
@@ -74,7 +74,7 @@ def test_float16_loses_mantissa_alone_at_any_magnitude(tmp_path, scale):
 def test_a_zero_update_stays_zero(tmp_path):
     zero = releases(1)
     arrays = {name: np.zeros_like(a) for name, a in zero.arrays.items()}
-    with TranscriptWriter(tmp_path, meta("float16")) as writer:
+    with TranscriptWriter(tmp_path, meta("float16"), {}) as writer:
         writer.record(1, {}, Releases(zero.round, zero.client, zero.num_examples, arrays))
     (chunk,) = Transcript(tmp_path)
     assert (chunk.arrays["dense.0.weight"] == 0).all()
@@ -82,7 +82,7 @@ def test_a_zero_update_stays_zero(tmp_path):
 
 def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(transcript, "CHUNK_BYTES", 1000)
-    with TranscriptWriter(tmp_path, meta(global_models=False)) as writer:
+    with TranscriptWriter(tmp_path, meta(global_models=False), {}) as writer:
         for server_round in range(1, 8):
             writer.record(server_round, {}, releases(server_round))
         assert len(list(tmp_path.glob("updates-*.safetensors"))) == 2
@@ -92,7 +92,7 @@ def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch
 
 
 def test_a_round_without_updates_leaves_no_rows(tmp_path):
-    with TranscriptWriter(tmp_path, meta()) as writer:
+    with TranscriptWriter(tmp_path, meta(), {}) as writer:
         writer.record(1, {}, releases(1, count=0))
         writer.record(2, {}, releases(2))
     (chunk,) = Transcript(tmp_path)

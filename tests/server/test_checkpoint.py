@@ -1,0 +1,162 @@
+import filecmp
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.errors import UserError
+from conf.schema import RuntimeConfig
+from server.checkpoint import Checkpoint, State
+from server.composition import Releases
+from server.federation import Outcome
+from server.recorder import Recorder
+from server.run import run_federations
+from tests import examples
+
+ROUNDS = 9
+
+
+class Killed(BaseException):
+    """Not an error that anything handles, like a kill."""
+
+
+def federation(folder, privacy=None, **changes):
+    sampled = privacy is not None and privacy.vantage == "outsider"
+    made = examples.federation(
+        folder / "transcript",
+        rounds=ROUNDS,
+        privacy=privacy,
+        exposures=(Releases(ROUNDS, 0.4) if sampled else Releases(6),),
+        **changes,
+    )
+    return replace(made, checkpoint=folder / "checkpoint", checkpoint_every=2)
+
+
+def run(federation):
+    (outcome,) = run_federations([federation], RuntimeConfig("local"))
+    return outcome
+
+
+def run_until_killed(federation, server_round, monkeypatch):
+    record = Recorder.record
+
+    def record_or_die(self, number, *rest):
+        record(self, number, *rest)
+        if number == server_round:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", record_or_die)
+        with pytest.raises(Killed):
+            run(federation)
+
+
+def books(outcome):
+    rows = [{**vars(row), "seconds": 0.0} for row in outcome.rounds]
+    return json.dumps([rows, outcome.best_round, outcome.releases, outcome.epsilon])
+
+
+@pytest.mark.parametrize("killed_in", [1, 5, 6, 9])
+@pytest.mark.parametrize("name", ["UDP", "LOCAL", "CENTRAL", "ADAPTIVE", "DP_SGD"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    name, killed_in, tmp_path, monkeypatch
+):
+    privacy = getattr(examples, name)
+    whole = run(federation(tmp_path / "whole", privacy))
+    run_until_killed(federation(tmp_path / "parts", privacy), killed_in, monkeypatch)
+    resumed = run(federation(tmp_path / "parts", privacy))
+    assert books(resumed) == books(whole)
+    for parameter, array in whole.best_arrays.items():
+        assert np.array_equal(resumed.best_arrays[parameter], array)
+    files = sorted(path.name for path in (tmp_path / "whole" / "transcript").iterdir())
+    same, different, missing = filecmp.cmpfiles(
+        tmp_path / "whole" / "transcript", tmp_path / "parts" / "transcript", files, shallow=False
+    )
+    assert (same, different, missing) == (files, [], [])
+    assert sorted(p.name for p in (tmp_path / "parts" / "transcript").iterdir()) == files
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    whole = run(federation(tmp_path, examples.CENTRAL))
+
+    def fail(*_):
+        raise AssertionError("a round was run")
+
+    monkeypatch.setattr(Recorder, "record", fail)
+    assert books(run(federation(tmp_path, examples.CENTRAL))) == books(whole)
+
+
+def test_a_run_that_spent_its_budget_stays_stopped(tmp_path):
+    limited = replace(examples.LOCAL, stop_at_epsilon=5.0)
+    first = run(federation(tmp_path, limited))
+    again = run(federation(tmp_path, limited))
+    assert 0 < len(first.rounds) < ROUNDS
+    assert books(again) == books(first)
+
+
+@pytest.mark.parametrize("name", ["LOCAL", "CENTRAL"])
+def test_rounds_repeated_with_fresh_noise_are_counted_twice(name, tmp_path, monkeypatch):
+    privacy = replace(getattr(examples, name), secure_noise=True)
+    run_until_killed(federation(tmp_path, privacy), 5, monkeypatch)  # saved after round 4
+    run_until_killed(federation(tmp_path, privacy), 5, monkeypatch)  # round 5 for the second time
+    resumed = run(federation(tmp_path, privacy))
+    assert [row.round for row in resumed.rounds] == list(range(1, ROUNDS + 1))
+    journal = (tmp_path / "checkpoint" / "journal.jsonl").read_text().splitlines()
+    announced = [client for line in journal for client in json.loads(line)]
+    assert len(journal) == ROUNDS + 2
+    assert resumed.releases == {c: announced.count(c) for c in set(announced)}
+    assert len(announced) == sum(resumed.releases.values())
+    if name == "CENTRAL":
+        plan = resumed.federation.protocol.plan
+        assert resumed.epsilon == plan.epsilon(Releases(ROUNDS + 2, plan.sampling_rate))
+
+
+def test_rounds_repeated_with_the_same_noise_are_counted_once(tmp_path, monkeypatch):
+    run_until_killed(federation(tmp_path, examples.LOCAL), 5, monkeypatch)
+    resumed = run(federation(tmp_path, examples.LOCAL))
+    assert sum(resumed.releases.values()) == ROUNDS * 3  # 40 % of eight clients
+
+
+def saved(tmp_path):
+    made = federation(tmp_path)
+    checkpoint = Checkpoint(tmp_path / "checkpoint", made.digest)
+    state = State({"w": np.ones(3, np.float32)}, float("nan"), [[0, 2], []], {"updates": 1})
+    checkpoint.save(state, Outcome(made))
+    return made, checkpoint, state
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    made, checkpoint, state = saved(tmp_path)
+    found = checkpoint.load(Outcome(made))
+    assert np.array_equal(found.arrays["w"], state.arrays["w"])
+    assert (found.cohorts, found.chunks) == (state.cohorts, state.chunks)
+    assert Checkpoint(tmp_path / "empty", made.digest).load(Outcome(made)) is None
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["state.safetensors"]
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    made, checkpoint, _ = saved(tmp_path)
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    whole = path.read_bytes()
+    for length in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"state\.safetensors: damaged checkpoint"):
+            checkpoint.load(Outcome(made))
+
+
+def test_a_checkpoint_of_another_federation_is_refused(tmp_path):
+    saved(tmp_path)
+    other = federation(tmp_path, examples.UDP)
+    with pytest.raises(UserError, match="made with another configuration"):
+        run(other)
+
+
+def test_a_journal_line_that_was_cut_short_does_not_count(tmp_path):
+    made, checkpoint, _ = saved(tmp_path)
+    checkpoint.announce([1, 3])
+    with (tmp_path / "checkpoint" / "journal.jsonl").open("a") as file:
+        file.write("[4, 5")
+    again = Checkpoint(tmp_path / "checkpoint", made.digest)
+    again.announce([6])
+    assert again.load(Outcome(made)).cohorts == [[0, 2], [], [1, 3], [6]]
