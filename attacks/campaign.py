@@ -19,6 +19,7 @@ from client.errors import UserError
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Federation
+from server.privacy_config import CENTRAL, LOCAL
 from server.run import build, run_canaries, run_federations
 from server.study import private_federations
 from server.transcript import Transcript
@@ -64,10 +65,10 @@ def check_audit(config: StudyConfig) -> None:
     audit = config.audit
     if audit.name not in ("none", "canary"):
         raise UserError(f"audit.name={audit.name} is not one of none, canary")
-    if audit.name == "canary" and config.privacy.mechanism != "local":
+    if audit.name == "canary" and config.privacy.mechanism not in (*LOCAL, *CENTRAL):
         raise UserError(
-            f"audit=canary needs privacy=local: privacy={config.privacy.mechanism} does not clip "
-            "updates, so there is no bound to audit"
+            f"audit=canary: privacy={config.privacy.mechanism} does not clip updates, so there is "
+            f"no bound to audit; choose privacy={', '.join((*LOCAL, *CENTRAL))}"
         )
     if audit.canaries < 100 or audit.releases < 1 or not 0.5 < audit.confidence < 1:
         raise UserError("audit needs 100 canaries, 1 release and a confidence between 0.5 and 1")
@@ -83,8 +84,9 @@ def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[st
     plan = first.protocol.plan
     evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime)
     checks = [
-        audit_figures(found, plan, config.audit.releases, magnitude, config.audit.confidence)
-        for found, magnitude in zip(evidence, config.audit.magnitudes, strict=True)
+        audit_figures(found, plan, config.audit.canaries, magnitude, config.audit.confidence)
+        for magnitude, kinds in zip(config.audit.magnitudes, evidence, strict=True)
+        for found in kinds
     ]
     return {"checks": checks, "violated": any(check["violated"] for check in checks)}
 
@@ -161,7 +163,6 @@ def assemble_results(
     timing: dict[str, float],
 ) -> dict[str, Any]:
     """Put together what `attacks/results.schema.json` describes."""
-    seconds = training["seconds"]
     return {
         "schema_version": 1,
         "config": record,
@@ -175,8 +176,8 @@ def assemble_results(
         "attacks": figures,
         "audit": audit,
         "timing": {
-            "rounds_per_second": training["rounds"] / seconds,
-            "train_seconds": seconds,
+            "rounds_per_second": training["rounds_per_second"],
+            "train_seconds": training["seconds"],
             "shadow_seconds": timing.get("shadow_seconds"),
             "attack_seconds": timing.get("attack_seconds"),
             "total_seconds": timing["total_seconds"],

@@ -1,5 +1,12 @@
-"""Canaries: clients of the audit, sent the way of every client's update."""
+"""Canaries: clients of the audit, sent the way of every client's update.
 
+The global model holds the directions that are looked for; a canary returns its own part of
+it, plus or minus. Under local noise that is the whole model, and the coin decides the sign.
+Under central noise each canary of a group has a part to itself, and as many parts are nobody's:
+what the noised sum reads there is what it reads of an absent client.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,18 +16,27 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from tqdm import tqdm
 
+from client.canary import part_of, unflatten
 from client.corpora.base import EMOTIONS
-from client.mechanism import Arrays, l2_norm
+from client.mechanism import Arrays
 from client.model import initial_arrays
+from client.privacy import LocalDP
 from client.request import TrainRequest
 from client.seeds import numpy_stream
 from client.speakers import Clients
 from conf.schema import AuditConfig
+from server.aggregate import Aggregate, aggregation
+from server.cohort import cohort_sampler
 from server.federation import Evidence, Protocol
 from server.strategy import TappedAveraging
 from server.transcript import Releases
 
+Floats64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
 CANARIES_A_ROUND = 50
+SMALLEST_PART = 2
+"""Coordinates of a part, at least."""
 
 
 def release_canaries(
@@ -31,7 +47,7 @@ def release_canaries(
     magnitude: float,
     workspace: Path,
     device: str,
-) -> Evidence:
+) -> list[Evidence]:
     """Send canaries through the path that clients' updates take, and score what arrives.
 
     Parameters
@@ -40,70 +56,212 @@ def release_canaries(
         Number of features, which sets the size of the model.
     magnitude : float
         Norm of the canaries' updates over the clipping norm.
+
+    Returns
+    -------
+    list of Evidence
+        Against who knows who took part, and against who does not where the plan's epsilon
+        relies on it.
     """
-    seed, count = protocol.seed, audit.canaries
-    coins = numpy_stream(seed, "audit", "coins").random(count) < 0.5
-    dataset = workspace / "canaries.safetensors"
-    _canary_clients(coins).save_training(dataset)
-    direction = _direction(protocol, dimension)
-    scores = np.zeros(count)
+    aviary = _Aviary(grid, protocol, dimension, magnitude, workspace, device)
+    coins = numpy_stream(protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
+    if protocol.plan.central:
+        return _central_evidence(aviary, coins, audit.releases)
+    return [_local_evidence(aviary, coins, audit.releases)]
 
-    def tap(server_round: int, model: Arrays, releases: Releases) -> None:
-        for name, array in direction.items():
-            received = releases.arrays[name].reshape(len(releases), -1).astype(np.float64)
-            np.add.at(scores, releases.client, received @ array.ravel())
 
-    def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
-        return TrainRequest(
-            f"audit-{magnitude:g}",
-            server_round,
-            seed,
-            clients,
-            str(dataset),
-            device,
-            "canary",
-            protocol.model,
-            protocol.training,
-            protocol.plan.client_mechanism(),
+class _Aviary:
+    """Runs federations of canaries, whose model never moves."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        protocol: Protocol,
+        dimension: int,
+        magnitude: float,
+        workspace: Path,
+        device: str,
+    ) -> None:
+        self._grid, self._workspace, self._device = grid, workspace, device
+        self.protocol, self.magnitude = protocol, magnitude
+        self.like = initial_arrays(protocol.model, dimension, len(EMOTIONS), 0)
+        self._random = numpy_stream(protocol.seed, "audit", "direction")
+
+    def draw(self, names: Sequence[str]) -> Arrays:
+        """Draw a direction over some parameters, zero over the others."""
+        return {
+            name: self._random.standard_normal(array.shape, np.float32) * np.float32(name in names)
+            for name, array in self.like.items()
+        }
+
+    def fly(
+        self,
+        name: str,
+        coins: Bools,
+        parts: int,
+        directions: Arrays,
+        cohorts: Sequence[Sequence[int]],
+        tap: Callable[[Releases], None] = lambda releases: None,
+        observe: Callable[[Aggregate], None] = lambda aggregate: None,
+    ) -> None:
+        """Send the cohorts' canaries, a round each, showing what arrives and what it comes to."""
+        protocol, name = self.protocol, f"{name}-{self.magnitude:g}"
+        dataset = self._workspace / f"{name}.safetensors"
+        _canary_clients(coins, parts).save_training(dataset)
+        aggregate = aggregation(protocol.plan, protocol.seed, name)
+
+        def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
+            return TrainRequest(
+                federation=name,
+                round=server_round,
+                seed=protocol.seed,
+                clients=clients,
+                dataset=str(dataset),
+                device=self._device,
+                algorithm="canary",
+                model=protocol.model,
+                training=protocol.training,
+                mechanism=protocol.plan.client_mechanism(),
+                secure_noise=protocol.plan.config.secure_noise,
+            )
+
+        def observed(server_round: int, releases: Releases, model: Arrays) -> Aggregate:
+            found = aggregate(server_round, releases, model)
+            observe(found)
+            return found
+
+        strategy = TappedAveraging(
+            cohort=lambda server_round: list(cohorts[server_round - 1]),
+            request=request,
+            aggregate=observed,
+            server_step=0.0,
+            tap=lambda server_round, model, releases: tap(releases),
         )
+        sent = ArrayRecord({n: Array(array) for n, array in directions.items()})
+        with tqdm(total=len(cohorts), desc=name, unit="round", mininterval=0.5) as bar:
+            strategy.start(
+                self._grid, sent, len(cohorts), evaluate_fn=lambda r, _: _advance(bar, r)
+            )
 
-    batches = [b.tolist() for b in np.array_split(np.arange(count), -(-count // CANARIES_A_ROUND))]
-    rounds = len(batches) * audit.releases
-    strategy = TappedAveraging(lambda r: batches[r % len(batches)], request, 0.0, tap)
-    assert protocol.plan.config.clipping_norm is not None  # only such plans are audited
-    length = np.float32(magnitude * protocol.plan.config.clipping_norm)
-    sent = ArrayRecord({name: Array(length * array) for name, array in direction.items()})
-    with tqdm(total=rounds, desc=f"audit at {magnitude:g} times the clip", unit="round") as bar:
-        strategy.start(grid, sent, rounds, evaluate_fn=lambda r, _: _advance(bar, r))
-    return Evidence(scores, coins)
+
+def _local_evidence(aviary: _Aviary, coins: Bools, releases: int) -> Evidence:
+    """Tell plus from minus by each canary's noised updates, summed over its releases."""
+    mechanism = aviary.protocol.plan.client_mechanism()
+    assert isinstance(mechanism, LocalDP)  # other client-side mechanisms are not audited
+    directions, weights = {}, {}
+    for group, clip, stddev in zip(
+        mechanism.groups, mechanism.clipping_norms, mechanism.noise, strict=True
+    ):
+        drawn = aviary.draw(group)
+        norm = np.sqrt(sum(np.square(drawn[n], dtype=np.float64).sum() for n in group))
+        for n in group:
+            at_clip = drawn[n] * (clip / norm)
+            directions[n] = np.float32(aviary.magnitude) * at_clip.astype(np.float32)
+            weights[n] = at_clip.ravel().astype(np.float64) / stddev**2
+    directions = {n: directions.get(n, np.zeros_like(a)) for n, a in aviary.like.items()}
+    scores = np.zeros(len(coins))
+
+    def tap(received: Releases) -> None:
+        for name, weight in weights.items():
+            flat = received.arrays[name].reshape(len(received), -1).astype(np.float64)
+            np.add.at(scores, received.client, flat @ weight)
+
+    batches = np.array_split(np.arange(len(coins)), -(-len(coins) // CANARIES_A_ROUND))
+    cohorts = [batch.tolist() for batch in batches] * releases
+    aviary.fly("audit", coins, 1, directions, cohorts, tap=tap)
+    apart = 1 if aviary.protocol.plan.config.relation == "replace_one" else 2
+    return Evidence("known", releases, scores[coins], scores[~coins], apart)
+
+
+def _central_evidence(aviary: _Aviary, coins: Bools, releases: int) -> list[Evidence]:
+    """Tell canaries that took part from parts of the model that are nobody's."""
+    plan = aviary.protocol.plan
+    most = round(CANARIES_A_ROUND / plan.sampling_rate)
+    most = max(1, min(most, sum(plan.shared.values()) // (2 * SMALLEST_PART)))
+    rounds = max(1, round(releases / plan.sampling_rate))
+    known: list[tuple[Floats64, Floats64]] = []
+    secret: list[tuple[Floats64, Floats64]] = []
+    for number, own in enumerate(np.array_split(coins, -(-len(coins) // most))):
+        sent, blank, took_part = _central_scores(aviary, f"audit{number}", own, rounds)
+        known.append((sent[took_part], blank[took_part]))
+        stddev = plan.sum_stddev(1.0) / plan.steps_apart
+        ratios = [_log_likelihood_ratio(s, plan.sampling_rate, stddev) for s in (sent, blank)]
+        secret.append((ratios[0], ratios[1]))
+    kinds = [("known", 1, known)]
+    if plan.config.vantage == "outsider" and plan.sampling_rate < 1:
+        kinds.append(("secret", rounds, secret))
+    return [
+        Evidence(
+            participation=kind,
+            releases=count,
+            present=np.concatenate([sent for sent, _ in found]),
+            absent=np.concatenate([blank for _, blank in found]),
+            apart=1 / plan.steps_apart,
+        )
+        for kind, count, found in kinds
+    ]
+
+
+def _central_scores(
+    aviary: _Aviary, name: str, coins: Bools, rounds: int
+) -> tuple[Floats64, Floats64, Bools]:
+    """Score k canaries and k parts that are nobody's in every round.
+
+    Returns
+    -------
+    sent, blank : ndarray of float, shape (rounds, k)
+        Noised sums along each part, over the clip and signed by the coins.
+    took_part : ndarray of bool, shape (rounds, k)
+    """
+    protocol, count = aviary.protocol, len(coins)
+    plan = protocol.plan
+    assert plan.config.clipping_norm is not None  # checked
+    drawn = aviary.draw(list(plan.shared))
+    flat = np.concatenate([array.ravel() for array in drawn.values()])
+    parts = [part_of(flat, part, 2 * count) for part in range(2 * count)]
+    units = [flat[part].astype(np.float64) / np.linalg.norm(flat[part]) for part in parts]
+    for part, unit in zip(parts, units, strict=True):
+        flat[part] = aviary.magnitude * plan.config.clipping_norm * unit
+    sampler = cohort_sampler(
+        plan.config, count, plan.sampling_rate, protocol.seed, f"{name}-{aviary.magnitude:g}"
+    )
+    cohorts = [sampler(server_round) for server_round in range(1, rounds + 1)]
+    scores: list[list[float]] = []
+
+    def observe(aggregate: Aggregate) -> None:
+        total = np.concatenate([a.ravel() for a in aggregate.mean.values()]).astype(np.float64)
+        total *= plan.expected_cohort / aggregate.clipping_norm
+        scores.append([float(total[p] @ unit) for p, unit in zip(parts, units, strict=True)])
+
+    aviary.fly(name, coins, 2 * count, unflatten(flat, drawn), cohorts, observe=observe)
+    took_part = np.zeros((rounds, count), bool)
+    for row, cohort in enumerate(cohorts):
+        took_part[row, cohort] = True
+    found = np.array(scores)
+    return found[:, :count] * np.where(coins, 1, -1), found[:, count:], took_part
+
+
+def _log_likelihood_ratio(scores: Floats64, rate: float, stddev: float) -> Floats64:
+    """Return each column's evidence, over rounds, of a client drawn with probability `rate`."""
+    drawn = np.log(rate) + (scores - 0.5) / stddev**2
+    left_out = np.log1p(-rate) if rate < 1 else -np.inf
+    return np.asarray(np.logaddexp(left_out, drawn).sum(axis=0))
 
 
 def _advance(bar: "tqdm[NoReturn]", server_round: int) -> None:
     bar.update(server_round - bar.n)
 
 
-def _direction(protocol: Protocol, dimension: int) -> Arrays:
-    """Draw a unit vector over the shared parameters, in the shapes of the model."""
-    rng = numpy_stream(protocol.seed, "audit", "direction")
-    shared = protocol.plan.shared
-    drawn = {
-        name: rng.standard_normal(a.shape, np.float32) * np.float32(name in shared)
-        for name, a in initial_arrays(protocol.model, dimension, len(EMOTIONS), 0).items()
-    }
-    norm = np.float32(l2_norm(drawn))
-    return {name: array / norm for name, array in drawn.items()}
-
-
-def _canary_clients(coins: npt.NDArray[np.bool_]) -> Clients:
-    """Give each canary one made-up utterance, whose label is its coin."""
-    names = [f"canary{i}" for i in range(len(coins))]
+def _canary_clients(coins: Bools, parts: int) -> Clients:
+    """Give each canary one made-up utterance: its part, and its coin as the label."""
     index = np.arange(len(coins))
+    features = np.stack([index % parts, np.full(len(coins), parts)], axis=1)
     return Clients(
         rows=index,
-        features=np.zeros((len(coins), 1), np.float32),
+        features=features.astype(np.float32),
         labels=coins.astype(np.int64),
         client=index,
         validation=np.zeros(len(coins), bool),
         corpora=["audit"] * len(coins),
-        speakers=names,
+        speakers=[f"canary{i}" for i in index],
     )

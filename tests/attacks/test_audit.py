@@ -7,55 +7,109 @@ from scipy.stats import binomtest
 from attacks.audit import _highest, _lowest, audit_figures
 from client import privacy
 from conf.schema import AuditConfig, RuntimeConfig
+from server import aggregate
+from server.cohort import Sampler
+from server.composition import Releases, composed_epsilon
 from server.federation import Evidence
 from server.gaussian import gaussian_epsilon, gaussian_mu
-from server.plan import PrivacyConfig, PrivacyPlan
+from server.plan import PrivacyPlan
 from server.run import run_canaries
-from tests.examples import FEATURES, SHARED, protocol
+from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
+
+SUM = replace(CENTRAL, vantage="sum")
+REPLACE = replace(SUM, relation="replace_one")
+RATE = 0.4
 
 
-def plan(epsilon: float, relation: str = "replace_one") -> PrivacyPlan:
-    config = PrivacyConfig("local", epsilon=epsilon, clipping_norm=0.1, relation=relation)
-    return PrivacyPlan(config, 1.0, 1, 1, SHARED)
+def plan(config=LOCAL, epsilon: float = 8.0, **changes) -> PrivacyPlan:
+    config = replace(config, epsilon=epsilon, **changes)
+    return PrivacyPlan(config, RATE, 1, 20, (Releases(1),), SHARED)
 
 
-def gaussian_evidence(mu: float, count: int, seed: int, spread: float = 1.0) -> Evidence:
-    """Scores of an ideal mechanism whose plus and minus lie mu standard deviations apart."""
+def gaussian_evidence(
+    mu: float, count: int, seed: int, spread: float = 1.0, apart: float = 1.0
+) -> Evidence:
+    """Scores of an ideal mechanism, mu standard deviations apart for a neighbouring step."""
     rng = np.random.default_rng(seed)
-    coins = rng.random(count) < 0.5
-    return Evidence(np.where(coins, mu, -mu) / 2 + spread * rng.normal(size=count), coins)
+    present, absent = spread * rng.normal(size=(2, count // 2))
+    return Evidence("known", 1, present + mu * apart, absent, apart)
 
 
-@pytest.mark.parametrize("epsilon", [2.0, 8.0])
-def test_bounds_hold_about_as_often_as_they_say_and_are_not_loose(epsilon):
+@pytest.mark.parametrize(("epsilon", "apart"), [(2.0, 1.0), (8.0, 1.0), (8.0, 0.5), (2.0, 2.0)])
+def test_bounds_hold_about_as_often_as_they_say_and_are_not_loose(epsilon, apart):
     mu = gaussian_mu(epsilon, 1e-5)
     found = [
-        audit_figures(gaussian_evidence(mu, 2000, seed), plan(epsilon), 1, 1.0, 0.95)
-        for seed in range(150)
+        audit_figures(
+            gaussian_evidence(mu, 2000, seed, apart=apart), plan(epsilon=epsilon), 1, 1.0, 0.95
+        )
+        for seed in range(60)
     ]
     for key in ("epsilon_gaussian_lower", "epsilon_clopper_pearson_lower"):
+        if key.startswith("epsilon_clopper") and apart > 1:
+            assert all(f[key] is None for f in found)  # the hypotheses are no neighbours
+            continue
         exceeded = sum(f[key] > epsilon for f in found)
-        assert exceeded <= 16  # binomial(150, 0.05): 17 or more has probability 0.001
-    assert np.median([f["epsilon_gaussian_lower"] for f in found]) > 0.75 * epsilon
-    assert np.median([f["epsilon_plug_in"] for f in found]) == pytest.approx(epsilon, rel=0.03)
+        assert exceeded <= 9  # binomial(60, 0.05): 10 or more has probability 0.0007
+    assert np.median([f["epsilon_gaussian_lower"] for f in found]) > 0.7 * epsilon
+    assert np.median([f["epsilon_plug_in"] for f in found]) == pytest.approx(epsilon, rel=0.05)
     assert all(f["epsilon_upper"] == pytest.approx(epsilon) for f in found)
     assert not any(f["violated"] for f in found)
 
 
+def test_a_distribution_free_bound_comes_near_what_its_rates_can_prove():
+    # randomised response that tells the truth with probability 3/4: e^epsilon = 3
+    rng = np.random.default_rng(0)
+    told, denied = rng.random((2, 20_000)) < [[0.75], [0.25]]
+    evidence = Evidence("known", 1, 1.0 * told, 1.0 * denied, 1.0)
+    found = audit_figures(evidence, plan(), 1, 1.0, 0.99)
+    assert np.log(3) * 0.93 < found["epsilon_clopper_pearson_lower"] < np.log(3)
+
+
 def test_noise_half_as_large_as_planned_is_caught():
     mu = gaussian_mu(2.0, 1e-5)
-    found = audit_figures(gaussian_evidence(mu, 2000, 0, spread=0.5), plan(2.0), 1, 1.0, 0.99)
+    evidence = gaussian_evidence(mu, 2000, 0, spread=0.5)
+    found = audit_figures(evidence, plan(epsilon=2.0), 1, 1.0, 0.99)
     assert found["violated"]
     assert found["epsilon_plug_in"] == pytest.approx(gaussian_epsilon(2 * mu, 1e-5), rel=0.1)
 
 
-def test_add_remove_compares_with_absence():
-    # the same scores are one sensitivity from zero, not two from each other
+def test_the_alarm_is_more_confident_than_the_bounds_that_are_shown():
     mu = gaussian_mu(2.0, 1e-5)
-    evidence = gaussian_evidence(2 * mu, 2000, 0)
-    found = audit_figures(evidence, plan(2.0, "add_remove"), 1, 1.0, 0.95)
-    assert found["epsilon_clopper_pearson_lower"] is None
-    assert 1.5 < found["epsilon_gaussian_lower"] < 2.0 == pytest.approx(found["epsilon_upper"])
+    found = [
+        audit_figures(gaussian_evidence(mu, 400, seed), plan(epsilon=2.0), 1, 1.0, 0.6)
+        for seed in range(40)
+    ]
+    assert 4 < sum(f["epsilon_gaussian_lower"] > 2.0 for f in found) < 30
+    assert not any(f["violated"] for f in found)
+
+
+@pytest.mark.parametrize(
+    ("participation", "config", "epsilon"),
+    [
+        ("known", LOCAL, gaussian_epsilon(np.sqrt(3) / 2, 1e-5)),
+        ("known", CENTRAL, gaussian_epsilon(np.sqrt(3) / 2, 1e-5)),
+        ("secret", CENTRAL, composed_epsilon(Releases(3, RATE), 2.0, 1e-5, "pld")),
+        (
+            "secret",
+            replace(CENTRAL, accountant="rdp"),
+            composed_epsilon(Releases(3, RATE), 2.0, 1e-5, "rdp"),
+        ),
+    ],
+)
+def test_bounds_stand_beside_what_the_accountant_says_of_as_many_releases(
+    participation, config, epsilon
+):
+    scores = np.random.default_rng(0).normal(size=(2, 200))
+    evidence = Evidence(participation, 3, *scores, 1.0)
+    fixed = plan(replace(config, noise_multiplier=2.0), epsilon=None)
+    found = audit_figures(evidence, fixed, 123, 3.0, 0.9)
+    assert found["epsilon_upper"] == pytest.approx(epsilon, rel=1e-6)
+    assert {key: found[key] for key in ("participation", "releases", "canaries")} == {
+        "participation": participation,
+        "releases": 3,
+        "canaries": 123,
+    }
+    assert (found["magnitude"], found["confidence"]) == (3.0, 0.9)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 50), (13, 50), (50, 50)])
@@ -65,49 +119,104 @@ def test_rates_are_bounded_as_by_scipy(successes, trials):
     assert _highest(successes, trials, 0.05) == pytest.approx(interval.high)
 
 
-def audit(magnitude: float, releases: int = 1, epsilon: float = 8.0, **changes):
-    settings = AuditConfig("canary", 1500, releases, [magnitude])
-    config = replace(plan(epsilon).config, **changes)
-    study = protocol(privacy=config, releases=releases)
-    (evidence,) = run_canaries(study, FEATURES, settings, RuntimeConfig("local"))
-    return audit_figures(evidence, study.plan, releases, magnitude, 0.99)
+def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shared=SHARED):
+    """Audit noise that is calibrated to an epsilon of 8 for as many releases."""
+    rounds = round(releases / RATE)
+    of = {"outsider": Releases(rounds, RATE), "sum": Releases(1), "attributed": Releases(releases)}
+    study = protocol(privacy=config, exposures=(of[config.vantage],), num_clients=20)
+    study = replace(study, plan=replace(study.plan, shared=shared))
+    settings = AuditConfig("canary", canaries, releases, [magnitude])
+    ((*kinds,),) = run_canaries(study, FEATURES, settings, RuntimeConfig("local"))
+    found = [audit_figures(kind, study.plan, canaries, magnitude, 0.99) for kind in kinds]
+    return {figures["participation"]: figures for figures in found}
+
+
+MECHANISMS = {
+    "local": LOCAL,
+    "local add": replace(LOCAL, relation="add_remove"),
+    "layered": LAYERED,
+    "outsider": CENTRAL,
+    "sum": SUM,
+    "sum replace": REPLACE,
+    "adaptive": ADAPTIVE,
+    "adaptive sum": replace(ADAPTIVE, vantage="sum"),
+}
+all_mechanisms = pytest.mark.parametrize("config", MECHANISMS.values(), ids=MECHANISMS)
 
 
 @pytest.mark.parametrize("magnitude", [1.0, 3.0])
-@pytest.mark.parametrize("releases", [1, 3])
-def test_the_real_mechanism_stands_the_audit(magnitude, releases):
-    found = audit(magnitude, releases)
-    assert found["epsilon_upper"] == pytest.approx(8.0)
-    assert 6.0 < found["epsilon_gaussian_lower"] < 8.0
-    assert found["epsilon_clopper_pearson_lower"] < 8.0
-    assert not found["violated"]
+@all_mechanisms
+def test_the_real_mechanism_stands_the_audit_and_the_bound_is_not_far_below(config, magnitude):
+    found = audit(config, magnitude, canaries=1000)
+    known = found["known"]
+    if config.vantage != "outsider":
+        assert known["epsilon_upper"] == pytest.approx(8.0)
+    assert 0.6 * known["epsilon_upper"] < known["epsilon_gaussian_lower"] < known["epsilon_upper"]
+    assert set(found) == ({"known", "secret"} if config.vantage == "outsider" else {"known"})
+    for figures in found.values():
+        assert not figures["violated"]
+        distribution_free = figures["epsilon_clopper_pearson_lower"]
+        if config is MECHANISMS["local add"]:
+            assert distribution_free is None
+        else:
+            assert 0 < distribution_free < figures["epsilon_upper"]
+    if "secret" in found:
+        assert found["secret"]["epsilon_upper"] == pytest.approx(8.0, rel=1e-5)
+        assert 0.3 * 8 < found["secret"]["epsilon_gaussian_lower"] < 8
 
 
-def test_the_real_mechanism_stands_the_audit_over_one_layer():
-    study = protocol(privacy=plan(8.0).config)
-    last = replace(study, plan=replace(study.plan, shared=SHARED[-2:]))
-    (evidence,) = run_canaries(
-        last, FEATURES, AuditConfig("canary", 1500, 1, [3.0]), RuntimeConfig("local")
-    )
-    found = audit_figures(evidence, last.plan, 1, 3.0, 0.99)
-    assert 6.0 < found["epsilon_gaussian_lower"] < 8.0
+@pytest.mark.parametrize("config", [LOCAL, SUM])
+def test_the_real_mechanism_stands_the_audit_over_one_layer(config):
+    last = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
+    found = audit(config, 3.0, shared=last)["known"]
+    assert 0.6 * 8 < found["epsilon_gaussian_lower"] < 8 and not found["violated"]
 
 
-def test_an_audit_catches_noise_that_is_too_small(monkeypatch):
-    real = privacy.add_gaussian
-    monkeypatch.setattr(privacy, "add_gaussian", lambda u, s, rng: real(u, s / 2, rng))
-    assert audit(1.0)["violated"]
+class Halved:
+    """A noise source that gives half of what it is asked for."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def random(self, size):
+        return self.source.random(size)
+
+    def standard_normal(self, size, dtype):
+        return self.source.standard_normal(size, dtype) / dtype(2)
 
 
-def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch):
+@all_mechanisms
+def test_an_audit_catches_noise_that_is_too_small(monkeypatch, config):
+    on_client, on_server = privacy.add_gaussian, aggregate.noise_source
+    monkeypatch.setattr(privacy, "add_gaussian", lambda u, s, rng: on_client(u, s / 2, rng))
+    monkeypatch.setattr(aggregate, "noise_source", lambda *name: Halved(on_server(*name)))
+    assert audit(config, 1.0)["known"]["violated"]
+
+
+@all_mechanisms
+def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
     monkeypatch.setattr(privacy, "clip_by_norm", lambda update, norm: update)
-    assert not audit(1.0)["violated"]
-    assert audit(3.0)["violated"]
+    monkeypatch.setattr(aggregate, "update_norms", lambda releases: np.zeros(len(releases)))
+    assert audit(config, 3.0)["known"]["violated"]
 
 
-def test_an_audit_catches_noise_that_repeats(monkeypatch):
+def test_canaries_at_the_clip_do_not_miss_it(monkeypatch):
+    monkeypatch.setattr(privacy, "clip_by_norm", lambda update, norm: update)
+    assert not audit(LOCAL, 1.0)["known"]["violated"]
+
+
+@pytest.mark.parametrize("config", [LOCAL, LAYERED])
+def test_an_audit_catches_noise_that_all_clients_share(monkeypatch, config):
     real = privacy.add_gaussian
     monkeypatch.setattr(
         privacy, "add_gaussian", lambda u, s, rng: real(u, s, np.random.default_rng(0))
     )
-    assert audit(1.0)["violated"]
+    assert audit(config, 1.0)["known"]["violated"]
+
+
+def test_an_audit_catches_cohorts_that_are_no_sample(monkeypatch):
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda self, server_round: list(range(self.num_clients))
+    )
+    found = audit(CENTRAL, 1.0, releases=6)
+    assert found["secret"]["violated"] and not found["known"]["violated"]

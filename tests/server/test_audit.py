@@ -1,0 +1,160 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, kstest, norm
+
+from client.canary import part_of, unflatten
+from conf.schema import AuditConfig, RuntimeConfig
+from server.audit import _log_likelihood_ratio
+from server.cohort import Sampler
+from server.run import run_canaries
+from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
+
+SUM = replace(CENTRAL, vantage="sum")
+LAST = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
+
+
+def fixed(config, noise_multiplier=1.5, **changes):
+    return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
+
+
+def evidence(config, canaries=600, releases=1, magnitude=1.0, shared=SHARED, seed=0):
+    study = protocol(privacy=config, num_clients=20, seed=seed)
+    study = replace(study, plan=replace(study.plan, shared=shared))
+    settings = AuditConfig("canary", canaries, releases, [magnitude])
+    (found,) = run_canaries(study, FEATURES, settings, RuntimeConfig("local"))
+    return found
+
+
+def are_normal(scores, mean, stddev):
+    return kstest((scores - mean) / stddev, "norm").pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("releases", "magnitude"), [(1, 0.5), (1, 3.0), (4, 1.0)])
+@pytest.mark.parametrize("config", [LOCAL, LAYERED])
+@pytest.mark.parametrize("relation", ["replace_one", "add_remove"])
+def test_local_scores_are_those_of_the_best_test_between_plus_and_minus(
+    config, relation, releases, magnitude
+):
+    (found,) = evidence(fixed(config, relation=relation), 600, releases, magnitude)
+    assert (found.participation, found.releases) == ("known", releases)
+    assert len(found.present) + len(found.absent) == 600 and 200 < len(found.present) < 400
+    steps = 2 if relation == "replace_one" else 1
+    assert found.apart == 2 / steps
+    # layers or not, a clip lies 1 / (steps z) standard deviations from nothing, at one release
+    mu = math.sqrt(releases) / (steps * 1.5)
+    assert are_normal(found.present, min(1, magnitude) * mu**2, mu)
+    assert are_normal(found.absent, -min(1, magnitude) * mu**2, mu)
+
+
+@pytest.mark.parametrize("magnitude", [0.5, 3.0])
+@pytest.mark.parametrize(
+    ("config", "steps"), [(SUM, 1), (CENTRAL, 1), (replace(SUM, relation="replace_one"), 2)]
+)
+def test_known_central_scores_are_of_canaries_that_took_part_and_of_parts_that_are_nobodys(
+    config, steps, magnitude
+):
+    found = evidence(fixed(config), 400, 2, magnitude)[0]
+    assert (found.participation, found.releases, found.apart) == ("known", 1, 1 / steps)
+    # two releases at a rate of 0.4 are five rounds
+    low, high = binom.ppf([0.0001, 0.9999], 400 * 5, 0.4)
+    assert low <= len(found.present) == len(found.absent) <= high
+    assert are_normal(found.present, min(1, magnitude), 1.5 * steps)
+    assert are_normal(found.absent, 0, 1.5 * steps)
+
+
+def test_secret_scores_are_of_every_canary_over_all_rounds():
+    known, secret = evidence(fixed(CENTRAL), 400, 4)
+    assert (secret.participation, secret.releases, secret.apart) == ("secret", 10, 1)
+    assert len(secret.present) == len(secret.absent) == 400
+    rng = np.random.default_rng(0)
+    noise = 1.5 * rng.normal(size=(2, 10, 20_000))
+    drawn = rng.random((10, 20_000)) < 0.4
+    ideal = [_log_likelihood_ratio(s, 0.4, 1.5) for s in (noise[0] + drawn, noise[1])]
+    for scores, expected in zip((secret.present, secret.absent), ideal, strict=True):
+        assert kstest(scores, expected).pvalue > 1e-4
+
+
+def test_only_a_vantage_that_relies_on_secret_cohorts_is_audited_for_it():
+    for config, kinds in ((SUM, ["known"]), (LOCAL, ["known"]), (CENTRAL, ["known", "secret"])):
+        assert [found.participation for found in evidence(fixed(config), 100)] == kinds
+
+
+@given(
+    st.lists(st.floats(-30, 30), min_size=1, max_size=5), st.floats(0.01, 0.99), st.floats(0.3, 20)
+)
+def test_secret_scores_are_log_likelihood_ratios_of_the_mixture(scores, rate, stddev):
+    x = np.array(scores)
+    mixture = np.logaddexp(
+        math.log1p(-rate) + norm.logpdf(x, 0, stddev), math.log(rate) + norm.logpdf(x, 1, stddev)
+    )
+    expected = np.sum(mixture - norm.logpdf(x, 0, stddev))
+    found = _log_likelihood_ratio(x[:, None], rate, stddev)
+    assert found.shape == (1,) and found[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_where_everybody_takes_part_the_ratio_is_that_of_presence():
+    x = np.array([[-3.0], [0.2], [5.0]])
+    expected = np.sum(norm.logpdf(x, 1, 2.0) - norm.logpdf(x, 0, 2.0))
+    assert _log_likelihood_ratio(x, 1.0, 2.0)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("config", [LOCAL, SUM])
+def test_canaries_fly_over_the_shared_layers_alone(config):
+    (found,) = evidence(fixed(config), 400, 1, 3.0, LAST)
+    assert are_normal(
+        found.present, 1 / 9 if config is LOCAL else 1, 1 / 3 if config is LOCAL else 1.5
+    )
+
+
+def test_an_adaptive_clip_is_followed():
+    known, secret = evidence(fixed(ADAPTIVE), 400, 4, 3.0)
+    # the noised sum beside a count that gets a quarter of the budget
+    assert are_normal(known.present, 1, 1.5 / math.sqrt(0.75))
+    assert are_normal(known.absent, 0, 1.5 / math.sqrt(0.75))
+
+
+def test_canaries_come_in_cohorts_that_the_mechanism_draws(monkeypatch):
+    drawn = []
+    real = Sampler.__call__
+
+    def watched(self, server_round):
+        drawn.append((self.poisson, self.rate, real(self, server_round)))
+        return drawn[-1][-1]
+
+    monkeypatch.setattr(Sampler, "__call__", watched)
+    known, _ = evidence(fixed(CENTRAL), 100, 2)
+    assert all(poisson and rate == 0.4 for poisson, rate, _ in drawn)
+    assert sum(len(cohort) for *_, cohort in drawn) == len(known.present)
+
+
+def test_a_seed_repeats_an_audit_and_secure_noise_does_not():
+    for config in (fixed(LOCAL), fixed(SUM)):
+        first, again, other = (evidence(config, 100, seed=seed)[0] for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first.present, again.present)
+        assert not np.array_equal(first.present[:30], other.present[:30])
+        secure, too = (evidence(replace(config, secure_noise=True), 100)[0] for _ in range(2))
+        assert len(secure.present) == len(too.present)
+        assert not np.array_equal(secure.present, too.present)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, -2.0]), min_size=1, max_size=60), st.integers(1, 9))
+def test_parts_are_disjoint_alike_in_size_and_cover_what_is_not_zero(values, parts):
+    flat = np.array(values)
+    found = [part_of(flat, part, parts) for part in range(parts)]
+    assert np.concatenate(found).tolist() == np.flatnonzero(flat).tolist()
+    sizes = [len(part) for part in found]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_vector_is_cut_into_the_arrays_it_came_from():
+    like = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([7, 8])}
+    cut = unflatten(np.concatenate([a.ravel() for a in like.values()]).astype(np.float64), like)
+    assert list(cut) == ["a", "b"]
+    for name in like:
+        np.testing.assert_array_equal(cut[name], like[name])
+        assert cut[name].dtype == np.float32
