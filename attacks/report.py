@@ -30,6 +30,20 @@ RELATIONS = {
     "add_remove": "data sets differ by one {unit} added or removed",
     "replace_one": "data sets differ by one {unit} replaced by another",
 }
+SAMPLING = {
+    "poisson": "Poisson: each client joins a round independently of the others",
+    "fixed": "fixed size: every round has as many clients",
+}
+LEAVES = {
+    "update": "the update",
+    "num_examples": "the number of training utterances, in the clear",
+    "loss": "the training loss, in the clear",
+}
+NOISE = {
+    "seeded": "seeded generator, so that research can be repeated",
+    "system": "entropy of the operating system",
+    None: "none",
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -62,6 +76,7 @@ def write_report(run_dir: Path) -> Path:
             figures=_draw(run_dir / "figures", rounds, results, series),
             remarks=[attack_remark(attack) for attack in results["attacks"]],
             privacy_rows=privacy_rows(results),
+            real_epsilons=real_epsilons(results),
             rounds_run=len(rounds),
             empty_rounds=_total(rounds.get("clients", pd.Series(dtype=float)) == 0),
             rejected=_total(rounds.get("rejected", pd.Series(dtype=float))),
@@ -103,10 +118,33 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
         ("Mechanism", privacy["mechanism"]),
         ("Unit", covered),
         ("Neighbouring relation", neighbours),
-        ("Vantage (who sees what)", privacy["vantage"] or "not stated"),
+        ("Vantage (against whom)" if unit else "Vantage", privacy["vantage"] or "not stated"),
         ("Accountant", privacy["accountant"] or "none"),
         (f"Releases of one {unit or 'client'}, at most", decimal(privacy["releases_max"], 0)),
+        ("Cohorts", SAMPLING[privacy["sampling"]]),
+        (
+            "Noise multiplier (standard deviation / sensitivity)",
+            _plain(privacy["noise_multiplier"]),
+        ),
+        ("Clipping norm", _plain(privacy["clipping_norm"])),
+        ("Noise source", NOISE[privacy["noise"]]),
+        ("Leaves the device", ", ".join(LEAVES[sent] for sent in privacy["leaves_device"])),
     ]
+
+
+def real_epsilons(results: Results) -> list[tuple[str, str]]:
+    """The real epsilon, as heading and text, for each assumption on who knows the cohorts."""
+    privacy = results["privacy"]
+    if privacy["epsilon"] is None:
+        return [("Real", "no guarantee")]
+    shown = [(privacy["participation"], privacy["epsilon"])]
+    if privacy["epsilon_known_participation"] is not None:
+        shown.append(("known", privacy["epsilon_known_participation"]))
+    return [(f"Real, participation {who}", epsilon_text(epsilon)) for who, epsilon in shown]
+
+
+def _plain(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4g}"
 
 
 def _template() -> Template:

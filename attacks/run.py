@@ -12,6 +12,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -19,20 +20,25 @@ from rich.console import Console
 from attacks.campaign import assemble_results, attack_run, audit_run, check_adversary, check_audit
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
-from attacks.summary import summary_table
-from attacks.sweep import write_sweep
+from attacks.summary import summary_table, sweep_table
+from attacks.sweep import PROBLEM_FILE, write_sweep
 from client.corpora.check import table
 from client.errors import UserError
 from client.speakers import CorpusData, load_corpus
 from conf.schema import StudyConfig
 from server.run import build, load_private, run_federations, study_config
-from server.study import private_federations, read_training, write_training
+from server.study import begin_training, private_federations, read_training, write_training
 
 # A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
 # Hydra must not overwrite what it wrote there before.
-OmegaConf.register_new_resolver("run_folder", lambda run, new: run or new, replace=True)
-OmegaConf.register_new_resolver("hydra_folder", lambda run: None if run else ".hydra", replace=True)
+OmegaConf.register_new_resolver(
+    "run_folder", lambda run, resumed, new: run or resumed or new, replace=True
+)
+OmegaConf.register_new_resolver(
+    "hydra_folder", lambda run, resumed: None if run or resumed else ".hydra", replace=True
+)
 
+BAD_INPUT = 2
 AUDIT_VIOLATED = 3
 
 console = Console(stderr=True)
@@ -48,29 +54,40 @@ def main() -> None:
     try:
         _hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_one_line(error))
+        _one_line(error)
+        sys.exit(BAD_INPUT)
 
 
-def _one_line(error: Exception) -> int:
+def _one_line(error: Exception) -> str:
     first, *_ = [line.strip() for line in str(error).splitlines() if line.strip()]
     print(f"fedser: {first}", file=sys.stderr)
-    return 2
+    return first
 
 
 @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
-    folder = Path(composed.run or HydraConfig.get().runtime.output_dir).absolute()
+    earlier = composed.run or composed.resume
+    folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
     before = set(folder.iterdir())
     try:
-        if composed.run is not None:
+        if earlier is not None:
             composed = _recompose(folder)
         run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
     except AuditViolation as error:
-        print(f"fedser: {error}", file=sys.stderr)
-        sys.exit(AUDIT_VIOLATED)
+        _end(_one_line(error), AUDIT_VIOLATED, folder)
     except (UserError, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
-        sys.exit(_one_line(error))  # raised further, Hydra would add a line of its own
+        _end(_one_line(error), BAD_INPUT, folder)
+
+
+def _end(line: str, status: int, folder: Path) -> None:
+    """End a run that failed; in a multirun leave the reason, and let the others run."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        (folder / PROBLEM_FILE).write_text(line)
+        return
+    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+        _remove_with_parents(folder)
+    sys.exit(status)  # raised further, Hydra would add a line of its own
 
 
 def _recompose(folder: Path) -> DictConfig:
@@ -78,20 +95,23 @@ def _recompose(folder: Path) -> DictConfig:
     try:
         earlier = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
     except OSError as error:
-        raise UserError(f"run={folder} holds no earlier run; name its output folder") from error
+        raise UserError(f"{folder} holds no earlier run; name its output folder") from error
     return hydra.compose("config", overrides=[*earlier, *HydraConfig.get().overrides.task])
 
 
 def _remove_all_but(folder: Path, before: set[Path]) -> None:
-    """Leave nothing half-written: no new file, and no folder that was made for this run."""
+    """Leave nothing half-written."""
     for path in set(folder.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if {path.name for path in folder.iterdir()} <= {".hydra"}:
-        shutil.rmtree(folder)
-        outputs = Path.cwd() / "outputs"
-        for parent in folder.parents:  # outputs/DATE
-            if parent.is_relative_to(outputs) and not any(parent.iterdir()):
-                parent.rmdir()
+
+
+def _remove_with_parents(folder: Path) -> None:
+    """Remove a run's folder, and those above it that were made for it."""
+    shutil.rmtree(folder)
+    outputs = Path.cwd() / "outputs"
+    for parent in folder.parents:  # outputs/DATE
+        if parent.is_relative_to(outputs) and not any(parent.iterdir()):
+            parent.rmdir()
 
 
 def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
@@ -120,11 +140,14 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
             console.print(table(corpus.name, corpus.utterances))
     if config.stage == "check":
         return
-    if config.stage in ("all", "train"):
+    trained = config.resume is not None and (folder / "training.json").exists()
+    if config.stage in ("all", "train") and not trained:
         _train(config, data, folder)
     audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
     figures, timing = attack_run(config, shadows, classes, folder) if attacking else ([], {})
+    if attacking and not config.keep_transcript:
+        shutil.rmtree(folder / "transcript")
     timing["total_seconds"] = time.perf_counter() - started
     results = assemble_results(record, config.seed, training, figures, audit, timing)
     _finish(folder, results)
@@ -160,8 +183,9 @@ def load_shadows(config: StudyConfig) -> list[CorpusData]:
 
 def _train(config: StudyConfig, data: CorpusData, folder: Path) -> None:
     started = time.perf_counter()
+    begin_training(config, folder)
     outcomes = run_federations(private_federations(config, data, folder), config.runtime)
-    write_training(folder, data, outcomes, time.perf_counter() - started)
+    write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)
 
 
 def _finish(folder: Path, results: Results) -> None:
@@ -176,8 +200,13 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
-        if written := write_sweep(Path(config.hydra.sweep.dir)):
+        folder = Path(config.hydra.sweep.dir)
+        if written := write_sweep(folder):
+            console.print(sweep_table(written))
             console.print(f"sweep: {written}", soft_wrap=True)
+        if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
+            print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

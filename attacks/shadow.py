@@ -1,11 +1,9 @@
 """Shadow federations: the adversary rehearses on corpora whose attributes it knows."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,8 @@ from client.errors import UserError
 from client.speakers import CorpusData, join_clients, make_clients, speaker_folds
 from conf.schema import StudyConfig
 from server.federation import Federation
-from server.plan import PrivacyConfig
+from server.privacy_config import PrivacyConfig
 from server.study import NUM_FOLDS, protocol
-
-CACHE_FORMAT = "1"
 
 
 def refuse_overlap(private: CorpusData, shadows: Sequence[CorpusData]) -> None:
@@ -62,7 +58,7 @@ def shadow_federations(
             protocol=plain,
             folder=cache,
         )
-        federations.append(replace(federation, folder=cache / "shadow" / _digest(federation)))
+        federations.append(replace(federation, folder=cache / "shadow" / federation.digest))
     return federations
 
 
@@ -115,13 +111,3 @@ def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str
             f"speakers ({', '.join(sorted(found))}), two are needed: choose other shadow corpora"
         )
     return sorted(found)
-
-
-def _digest(federation: Federation) -> str:
-    """Name everything that determines a federation's transcript."""
-    clients = federation.clients
-    digest = hashlib.sha256()
-    digest.update(json.dumps([CACHE_FORMAT, federation.name, asdict(federation.protocol)]).encode())
-    for array in (clients.features, clients.labels, clients.client, clients.validation):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:24]

@@ -1,8 +1,23 @@
-"""What a run prints when it is done."""
+"""What a run, or a sweep of runs, prints when it is done."""
 
+from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
+
+from attacks.sweep import run_label
+
+AUC_COLUMN = r".+_auc_(\d+|all)$"
+SHOWN_LEAKS = 2  # as a rule one update and twenty; the file has all updates too
+EPSILONS = {"real": "epsilon", "known": "epsilon_known_participation", "nominal": "nominal_epsilon"}
+NOTE = (
+    "AUC is that of the strongest attack, by leaked updates; 'known' is the real epsilon against "
+    "whoever knows who took part in which round, where 'real' keeps that secret."
+)
 
 
 def summary_table(results: dict[str, Any]) -> Table:
@@ -20,16 +35,81 @@ def summary_table(results: dict[str, Any]) -> Table:
             "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
             _rounded(entry["uar_calibrated"]),
         )
-    guarantee = (
-        "no guarantee"
-        if privacy["epsilon"] is None
-        else f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.0e} a {privacy['unit']}"
-    )
     shown.caption = (
-        f"test UAR {utility['uar']:.3f} over {len(utility['per_fold'])} fold(s); {guarantee}"
+        f"test UAR {utility['uar']:.3f} over {len(utility['per_fold'])} fold(s); "
+        f"{_guarantee(privacy)}"
     )
     return shown
 
 
+def _guarantee(privacy: dict[str, Any]) -> str:
+    if privacy["epsilon"] is None:
+        return "no guarantee"
+    text = f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.0e} a {privacy['unit']}"
+    if privacy["participation"] == "secret":
+        text += " while participation is secret"
+    known = privacy["epsilon_known_participation"]
+    return text if known is None else f"{text} ({known:.3g} once known)"
+
+
+def sweep_table(path: Path) -> Table:
+    """Show the runs of a sweep: utility, AUC of the strongest attack, and the guarantee.
+
+    Parameters
+    ----------
+    path : Path
+        The table that `write_sweep` left.
+    """
+    runs = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    vantages = dict(zip(runs["vantage"].dropna().unique(), ascii_lowercase, strict=False))
+    cells = _cells(runs).assign(vantage=runs["vantage"].map(vantages))
+    shown = Table(title="sweep", box=SIMPLE_HEAD, padding=0, caption_justify="left")
+    for column in map(str, cells):
+        name = column in ("run", "mechanism")  # these give way in a narrow terminal
+        number = column.startswith(("test", "AUC", "ε"))
+        shown.add_column(
+            column, justify="right" if number else "left", no_wrap=not name, overflow="fold"
+        )
+    for row in cells.astype(object).fillna("").itertuples(index=False):
+        shown.add_row(*map(escape, row))
+    notes = [NOTE, *(f"{letter}: {sentence}" for sentence, letter in vantages.items())]
+    notes += [
+        f"{', '.join(failed)}: {problem}"
+        for problem, failed in cells["run"].groupby(runs["problem"])
+    ]
+    shown.caption = escape("\n".join(notes))
+    return shown
+
+
+def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Texts of the table, a row a run."""
+    varied = runs.columns[1 : runs.columns.get_loc("mechanism")]
+    labels = [run_label(row) for _, row in runs[varied].iterrows()]
+    auc = runs.filter(regex=AUC_COLUMN).astype(float)
+    leaked = auc.columns.str.extract(AUC_COLUMN, expand=False)
+    strongest = {
+        f"AUC\n{count}": auc.loc[:, leaked == count].max(axis="columns").map(_rounded)
+        for count in leaked.unique()[:SHOWN_LEAKS]
+    }
+    epsilons = {
+        f"ε\n{name}": runs[column].astype(float).map(_three_digits)
+        for name, column in EPSILONS.items()
+    }
+    return pd.DataFrame(
+        {
+            "run": [label or run for label, run in zip(labels, runs["run"], strict=True)],
+            "mechanism": runs["mechanism"],
+            "test\nUAR": runs["uar"].astype(float).map(_rounded),
+            **strongest,
+            **epsilons,
+            "unit": runs["unit"],
+        }
+    )
+
+
 def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if pd.isna(value) else f"{value:.3f}"
+
+
+def _three_digits(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3g}"

@@ -102,8 +102,14 @@ def privacy_finding(results: Results) -> Finding:
     guarantee = f"ε = {epsilon_text(epsilon)} at δ = {delta_text(delta)} for one {privacy['unit']}"
     relation = privacy["relation"].replace("_", "-")
     details.insert(0, f"at δ = {delta_text(delta)}, for one {privacy['unit']} ({relation})")
+    details.insert(1, f"participation {privacy['participation']}")
+    known = privacy["epsilon_known_participation"]
+    if known is not None:
+        guarantee += f" while participation is secret, ε = {epsilon_text(known)} once it is known"
+        details[1] += f", ε = {epsilon_text(known)} once known"
     strength = _strength(epsilon, delta, results["speakers"])
-    sentence = f"The formal guarantee is {strength}: {guarantee}."
+    sentence = f"The formal guarantee is {strength}: {guarantee}. It holds against "
+    sentence += f"{privacy['vantage'].rstrip('.')}."
     return Finding(title, f"ε = {epsilon_text(epsilon)}", sentence, details)
 
 

@@ -32,14 +32,17 @@ from omegaconf import DictConfig, OmegaConf
 from client.app import app as client_app
 from client.errors import UserError
 from client.speakers import CorpusData, load_corpus
+from conf.privacy_points import PRIVACY_POINTS
 from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from server.app import federate
 from server.audit import release_canaries
 from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import LocalGrid
-from server.study import check_config, private_federations, write_training
+from server.study import begin_training, check_config, private_federations, write_training
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
+for _name, _node in PRIVACY_POINTS.items():
+    ConfigStore.instance().store(group="privacy", name=_name, node=_node)
 
 T = TypeVar("T")
 POLL_SECONDS = 0.005
@@ -90,7 +93,7 @@ def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -
 
 def run_canaries(
     protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
-) -> list[Evidence]:
+) -> list[list[Evidence]]:
     """Run the audit at each of its magnitudes; raises as `run_on` does."""
     return run_on(
         runtime,
@@ -185,9 +188,10 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(composed))
     data = load_private(config)
+    begin_training(config, folder)
     with tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
         outcomes = [
             federate(grid, f, Path(workspace), "cpu")
             for f in private_federations(config, data, folder)
         ]
-    write_training(folder, data, outcomes, time.perf_counter() - started)
+    write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)

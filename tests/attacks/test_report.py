@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from attacks.figures import leakage_figure, utility_figure
 from attacks.report import read_rounds, write_report
 from attacks.results import attack_series, write_results
+from attacks.summary import summary_table
 from attacks.verdict import attack_remark, delta_text, epsilon_text, privacy_finding
 from client.errors import UserError
 from tests.attacks.conftest import make_attack, make_rounds, points
@@ -21,8 +22,24 @@ Results = dict[str, Any]
 
 CHROMIUM = shutil.which("chromium")
 NO_GUARANTEE = dict.fromkeys(
-    ("unit", "relation", "vantage", "delta", "epsilon", "nominal_epsilon", "nominal_delta")
+    ("unit", "relation", "delta", "epsilon", "participation", "nominal_epsilon", "nominal_delta")
+    + ("accountant", "clipping_norm", "noise")
 )
+SECRET = {
+    "mechanism": "central",
+    "relation": "add_remove",
+    "vantage": "whoever sees the models of all rounds; not the server, which sees each update",
+    "epsilon": 7.99,
+    "epsilon_known_participation": 24.84,
+    "participation": "secret",
+    "nominal_epsilon": None,
+    "nominal_delta": None,
+    "accountant": "privacy loss distribution",
+    "sampling": "poisson",
+    "noise_multiplier": 1.1304,
+    "clipping_norm": 0.1,
+    "noise": "system",
+}
 
 
 def page_text(run_dir: Path) -> str:
@@ -93,13 +110,45 @@ def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> Non
         "Mechanism udp",
         "Unit client: everything one client holds; 10 speakers hold 50 clients, so a speaker",
         "data sets differ by one client replaced by another",
-        "the server sees every update with its sender",
+        "Vantage (against whom) the server, which sees every update with its sender",
         "Accountant exact Gaussian composition",
         "at most 20",
-        "Nominal Real ε 25 105,306 δ 0.5 1e-5",
+        "Cohorts fixed size: every round has as many clients",
+        "Noise multiplier (standard deviation / sensitivity) –",
+        "Clipping norm 0.25",
+        "Noise source seeded generator",
+        "Nominal Real, participation known ε 25 105,306 δ 0.5 1e-5",
         "Clipping gradients does not bound an Adam update.",
     ):
         assert text in statement
+    assert "whoever learns" not in statement
+
+
+def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
+    run_dir: Path, results: Results
+) -> None:
+    results["privacy"] |= SECRET
+    verdict, statement = rewrite(run_dir, results).split("Privacy statement")
+    for text in (
+        "Real, participation secret Real, participation known ε none claimed 7.99 24.8 δ – 1e-5",
+        "Participation is known to whoever learns which clients took part",
+        "Cohorts Poisson: each client joins a round independently",
+        "(standard deviation / sensitivity) 1.13 Clipping norm 0.1",
+        "Noise source entropy of the operating system",
+    ):
+        assert text in statement
+    assert (
+        "The formal guarantee is moderate: ε = 7.99 at δ = 1e-5 for one client while participation "
+        "is secret, ε = 24.8 once it is known. It holds against whoever sees the models of all "
+        "rounds; not the server, which sees each update."
+    ) in verdict
+    assert "participation secret, ε = 24.8 once known" in verdict
+
+
+def test_every_warning_is_shown(run_dir: Path, results: Results) -> None:
+    results["privacy"]["warnings"] = [f"warning number {number}" for number in range(7)]
+    text = rewrite(run_dir, results)
+    assert " ".join(results["privacy"]["warnings"]) in text
 
 
 def test_folds_files_configuration_versions_and_timing_are_shown(run_dir: Path) -> None:
@@ -160,12 +209,32 @@ def test_leakage_figure_draws_auc_and_interval_in_the_order_of_leaks(results: Re
 def test_run_without_attacks_or_guarantee_says_so(run_dir: Path, results: Results) -> None:
     write_report(run_dir)
     results["attacks"] = []
-    results["privacy"] |= {**NO_GUARANTEE, "mechanism": "none", "accountant": None}
+    results["privacy"] |= {**NO_GUARANTEE, "mechanism": "none"}
     text = rewrite(run_dir, results)
     assert "No attack was run, so nothing is known" in text
     assert "No formal privacy guarantee holds for this run." in text
-    assert "ε none claimed no guarantee" in text
+    assert "Nominal Real ε none claimed no guarantee δ – –" in text
+    assert "Vantage the server, which sees every update with its sender" in text
+    assert "Clipping norm – Noise source none" in text
     assert [path.name for path in (run_dir / "figures").iterdir()] == ["utility.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "caption"),
+    [
+        ({}, "epsilon 1.05e+05 at delta 1e-05 a client"),
+        (
+            SECRET,
+            "epsilon 7.99 at delta 1e-05 a client while participation is secret (24.8 once known)",
+        ),
+        (NO_GUARANTEE, "no guarantee"),
+    ],
+)
+def test_printed_summary_ends_with_the_guarantee(
+    results: Results, changes: Results, caption: str
+) -> None:
+    results["privacy"] |= changes
+    assert summary_table(results).caption == f"test UAR 0.583 over 5 fold(s); {caption}"
 
 
 def test_nominal_epsilon_alone_is_no_guarantee(results: Results) -> None:
@@ -215,6 +284,7 @@ def test_one_fold_with_columns_absent_or_without_numbers(run_dir: Path, results:
 def test_audit_is_shown(run_dir: Path, results: Results) -> None:
     check = {
         "canaries": 100,
+        "participation": "known",
         "releases": 2,
         "magnitude": 3.0,
         "confidence": 0.99,
@@ -227,7 +297,7 @@ def test_audit_is_shown(run_dir: Path, results: Results) -> None:
     results["audit"] = {"checks": [check], "violated": False}
     page = rewrite(run_dir, results)
     assert "stays below what the accountant" in page
-    assert "100 canaries, 2 release(s), 3 times the clip" in page
+    assert "100 canaries, participation known, 2 release(s), 3 times the clip" in page
     assert "ε at least 1.23, estimated 2.25, accounted for 2.50" in page
     exact = check | {"epsilon_clopper_pearson_lower": 9.0, "violated": True}
     results["audit"] = {"checks": [exact], "violated": True}

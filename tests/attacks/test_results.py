@@ -36,6 +36,15 @@ def test_what_is_written_reads_back_equal_and_bytes_do_not_depend_on_key_order(
         ("privacy", "unit", "household"),
         ("privacy", "relation", None),  # an epsilon without its relation
         ("privacy", "vantage", None),
+        ("privacy", "participation", None),
+        ("privacy", "participation", "public"),
+        ("privacy", "epsilon_known_participation", "none"),
+        ("privacy", "sampling", None),
+        ("privacy", "sampling", "shuffled"),
+        ("privacy", "noise_multiplier", 0),
+        ("privacy", "clipping_norm", "0.1"),
+        ("privacy", "noise", None),
+        ("privacy", "noise", "hardware"),
         ("utility", "uar", 58.3),  # per cent instead of a share
         ("utility", "best_round", 3.5),
         ("corpus", "skipped", 2),
@@ -88,9 +97,37 @@ def test_nan_and_infinity_are_refused_and_an_earlier_file_stays(
 
 def test_absent_guarantee_needs_no_statement(tmp_path: Path, results: Results) -> None:
     absent = ("unit", "relation", "vantage", "delta", "epsilon", "accountant", "releases_max")
-    results["privacy"] |= dict.fromkeys(absent)
+    results["privacy"] |= dict.fromkeys((*absent, "participation", "noise", "clipping_norm"))
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json")["privacy"]["epsilon"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("epsilon", None), ("participation", None), ("participation", "known")]
+)
+def test_epsilon_with_known_participation_needs_one_with_secret(
+    tmp_path: Path, results: Results, key: str, value: object
+) -> None:
+    secret = {"epsilon": 8.0, "epsilon_known_participation": 24.8, "participation": "secret"}
+    results["privacy"] |= secret
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json")["privacy"].items() >= secret.items()
+    results["privacy"][key] = value
+    with pytest.raises(ValueError, match=rf"\$\.privacy\.{key}"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["epsilon_known_participation", "participation", "sampling"]
+    + ["noise_multiplier", "clipping_norm", "noise"],
+)
+def test_no_part_of_the_privacy_statement_may_be_left_out(
+    tmp_path: Path, results: Results, key: str
+) -> None:
+    del results["privacy"][key]
+    with pytest.raises(ValueError, match=rf"\$\.privacy: '{key}' is a required property"):
+        write_results(tmp_path / "results.json", results)
 
 
 def damaged(results: Results, how: str) -> str:

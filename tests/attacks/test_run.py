@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from attacks.results import read_results
 from attacks.run import main
 from client import privacy
+from server.recorder import Recorder
 
 SMALL = [
     "corpus.speakers=10",
@@ -122,6 +123,14 @@ def test_stages_redo_only_their_part(fedser, tmp_path):
     assert json.loads((run / "results.json").read_text()) == json.loads(before)
 
 
+def test_a_transcript_that_is_not_to_be_kept_goes_once_it_was_attacked(fedser, tmp_path):
+    assert fedser(*SMALL, "keep_transcript=false", "stage=train")[0] == 0
+    run = only_run(tmp_path)
+    assert (run / "transcript").exists()
+    assert fedser("stage=attack", f"run={run}")[0] == 0
+    assert read_results(run / "results.json")["attacks"] and not (run / "transcript").exists()
+
+
 def test_one_seed_reproduces_a_study(fedser, tmp_path):
     found = []
     for name in ("a", "b"):
@@ -150,6 +159,80 @@ def test_a_sweep_leaves_one_table_and_one_figure(fedser, tmp_path):
         assert table["uar"][row] == pytest.approx(results["utility"]["uar"])
         assert table["epsilon"][row] == pytest.approx(results["privacy"]["epsilon"])
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 5000
+
+
+def test_a_run_that_fails_is_named_and_does_not_stop_the_sweep(fedser, tmp_path):
+    sweep = tmp_path / "sweep"
+    status, printed = fedser(
+        "-m", *SMALL, "stage=train", "rounds=0,2", f"hydra.sweep.dir={sweep}", "folds=[0]"
+    )
+    assert status == 2 and "1 run(s) failed: 0" in printed
+    table = pd.read_csv(sweep / "sweep.csv")
+    assert table["problem"][0] == "rounds=0 must be at least 1"
+    assert table["uar"].notna().tolist() == [False, True]
+    assert table["rounds"].tolist() == [0, 2] and "runtime" not in table
+
+
+class Killed(BaseException):
+    """Not an error that anything handles, like a kill."""
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_an_interrupted_study_is_resumed_and_ends_the_same(fold, fedser, tmp_path, monkeypatch):
+    arguments = [*SMALL, "privacy=central", "privacy.epsilon=8", "checkpoint_every=1"]
+    assert fedser(*arguments, f"hydra.run.dir={tmp_path / 'whole'}")[0] == 0
+    record = Recorder.record
+
+    def record_or_die(self, number, *rest):
+        record(self, number, *rest)
+        if (self.outcome.federation.fold, number) == (fold, 3):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", record_or_die)
+        with pytest.raises(Killed):
+            fedser(*arguments, f"hydra.run.dir={tmp_path / 'parts'}")
+    assert not (tmp_path / "parts" / "training.json").exists()
+    assert fedser(f"resume={tmp_path / 'parts'}")[0] == 0
+    whole, parts = (read_results(tmp_path / n / "results.json") for n in ("whole", "parts"))
+    assert [parts[k] for k in ("utility", "privacy", "attacks")] == [
+        whole[k] for k in ("utility", "privacy", "attacks")
+    ]
+    rows = [
+        pd.read_parquet(tmp_path / n / "rounds.parquet").drop(columns="seconds")
+        for n in ("whole", "parts")
+    ]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert not (tmp_path / "parts" / "checkpoint").exists()
+
+
+def test_resuming_what_is_done_trains_nothing_and_reports_again(fedser, tmp_path):
+    run = tmp_path / "run"
+    assert fedser(*SMALL, "stage=train", f"hydra.run.dir={run}")[0] == 0
+    trained = (run / "training.json").read_bytes()
+    assert fedser(f"resume={run}")[0] == 0
+    assert (run / "training.json").read_bytes() == trained
+
+
+def test_central_privacy_says_whom_it_protects_from(fedser, tmp_path):
+    assert fedser(*SMALL, "privacy=central", "privacy.epsilon=4")[0] == 0
+    results = read_results(only_run(tmp_path) / "results.json")
+    said = results["privacy"]
+    assert (said["mechanism"], said["unit"], said["relation"]) == (
+        "central",
+        "client",
+        "add_remove",
+    )
+    assert said["epsilon"] == pytest.approx(4, rel=1e-5) and said["epsilon"] <= 4
+    assert said["epsilon_known_participation"] > 4
+    assert (said["participation"], said["sampling"]) == ("secret", "poisson")
+    assert "not the server" in said["vantage"]
+    rounds = pd.read_parquet(only_run(tmp_path) / "rounds.parquet")
+    assert (rounds["clipping_norm"] == 0.1).all() and rounds["train_loss"].isna().all()
+    stddev = said["noise_multiplier"] * 0.1 / (0.5 * 8)  # on the mean of 8 clients at rate 0.5
+    assert rounds["noise_stddev"].to_numpy() == pytest.approx(stddev)
+    page = (only_run(tmp_path) / "report.html").read_text()
+    assert "The server is trusted" in page
 
 
 def test_check_prints_counts_and_trains_nothing(fedser, tmp_path):
@@ -182,6 +265,15 @@ def test_an_audit_is_reported(fedser, tmp_path):
     )
     page = (only_run(tmp_path) / "report.html").read_text()
     assert "stays below what the accountant" in page
+
+
+def test_an_audit_of_central_noise_covers_known_and_secret_participation(fedser, tmp_path):
+    arguments = [a for a in AUDIT if not a.startswith("privacy=")]
+    assert fedser(*SMALL[:2], "runtime=local", *arguments, "privacy=central")[0] == 0
+    audit = read_results(only_run(tmp_path) / "results.json")["audit"]
+    kinds = [(check["magnitude"], check["participation"]) for check in audit["checks"]]
+    assert kinds == [(m, p) for m in (1.0, 3.0) for p in ("known", "secret")]
+    assert not audit["violated"]
 
 
 def test_a_violated_audit_ends_with_the_figures_and_a_status_of_its_own(
@@ -291,6 +383,13 @@ BAD_INPUT = {
         "shadow: synthetic shares",
         "choose others",
     ),
+    "central against the server": (
+        lambda _: ["privacy=central", "privacy.epsilon=8", "privacy.vantage=attributed"],
+        "privacy.vantage=attributed",
+        "choose privacy=local",
+    ),
+    "resume of nothing": (lambda folder: [f"resume={folder / 'none'}"], "none", "earlier run"),
+    "no checkpoints": (lambda _: ["checkpoint_every=0"], "checkpoint_every=0", "at least 1"),
     "unknown attribute": (
         lambda _: ["adversary.attribute=age"],
         "adversary.attribute=age",

@@ -1,19 +1,41 @@
 import copy
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from rich.console import Console
 
 from attacks import figures
 from attacks.results import write_results
-from attacks.sweep import write_sweep
-from tests.attacks.conftest import points
+from attacks.summary import sweep_table
+from attacks.sweep import GREY, LARGE, SMALL, write_sweep
+from conf.privacy_points import PRIVACY_POINTS
+from server.run import compose, study_config
+from tests.attacks.conftest import make_attack, points
 
 Results = dict[str, Any]
+
+OUTSIDER = "whoever sees the models of all rounds; not the server"
+NO_GUARANTEE = dict.fromkeys(
+    ("epsilon", "nominal_epsilon", "participation", "delta", "unit", "relation")
+)
+CENTRAL = {
+    "mechanism": "central",
+    "participation": "secret",
+    "nominal_epsilon": None,
+    "vantage": OUTSIDER,
+    "sampling": "poisson",
+}
 
 
 def add_run(folder: Path, overrides: list[str], results: Results | None) -> None:
@@ -23,28 +45,43 @@ def add_run(folder: Path, overrides: list[str], results: Results | None) -> None
         write_results(folder / "results.json", results)
 
 
-def variant(results: Results, uar: float, **privacy: Any) -> Results:
+def variant(results: Results, uar: float, auc: Sequence[float], **privacy: Any) -> Results:
+    """Results with another UAR, another AUC of correlation at 1, 20 and all, another guarantee."""
     changed = copy.deepcopy(results)
     changed["utility"]["uar"] = uar
     changed["privacy"] |= privacy
+    changed["attacks"] = [
+        make_attack(leaked_updates=leaked, auc=value, uar_calibrated=round(value - 0.1, 3))
+        for leaked, value in zip((1, 5, 20, "all"), (auc[0], 0.5, *auc[1:]), strict=True)
+    ]
+    changed["attacks"] += [
+        make_attack(name="centroid", auc=0.52, leaked_updates=leaked) for leaked in (1, 5)
+    ]
     return changed
 
 
 @pytest.fixture
 def sweep_dir(tmp_path: Path, results: Results) -> Path:
-    """Three finished runs, one of them without mechanism, and one that failed."""
+    """Five finished runs, one of them without mechanism, and one that failed."""
     shared = ["corpus=ravdess", "+note=x=y"]
-    none = dict.fromkeys(("epsilon", "nominal_epsilon", "delta"))
-    udp = ["privacy=udp", *shared]
-    five = variant(results, 0.41, nominal_epsilon=5.0, epsilon=4522.0)
-    five["attacks"] = [attack | {"auc": 0.55} for attack in five["attacks"]]
-    add_run(tmp_path / "0", [*udp, "privacy.epsilon=5"], five)
-    add_run(tmp_path / "2", [*udp, "privacy.epsilon=25"], variant(results, 0.52))
-    add_run(tmp_path / "3", [*udp, "privacy.epsilon=50"], None)
-    add_run(
-        tmp_path / "10", ["privacy=none", *shared], variant(results, 0.6, mechanism="none", **none)
-    )
+    five = {"nominal_epsilon": 5.0, "epsilon": 61000.0}
+    central = {"epsilon": 7.99, "epsilon_known_participation": 24.8}
+    for number, (point, found) in enumerate(
+        {
+            "none": variant(results, 0.6, (0.93, 0.99, 0.995), mechanism="none", **NO_GUARANTEE),
+            "udp_25": variant(results, 0.52, (0.785, 0.95, 0.972)),
+            "udp_5": variant(results, 0.41, (0.53, 0.54, 0.55), **five),
+            "udp_50": None,
+            "central_8": variant(results, 0.35, (0.91, 0.96, 0.98), **CENTRAL, **central),
+            "central_1": variant(results, 0.26, (0.9, 0.94, 0.97), **CENTRAL, epsilon=1.0),
+        }.items()
+    ):
+        add_run(tmp_path / str(2 * number), [f"privacy={point}", *shared], found)
     return tmp_path
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "sweep.csv", index_col="run", keep_default_na=False, na_values=[""])
 
 
 @pytest.fixture
@@ -56,82 +93,274 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def test_table_holds_the_numbers_of_each_run(sweep_dir: Path) -> None:
-    path = write_sweep(sweep_dir)
-    assert path == sweep_dir / "sweep.csv"
-    table = pd.read_csv(path, index_col="run", keep_default_na=False, na_values=[""])
-    assert list(table.index) == [0, 2, 3, 10]
-    assert list(table["uar"].dropna()) == [0.41, 0.52, 0.6]
-    assert list(table["epsilon"].dropna()) == [4522.0, 105306.4]
-    assert list(table["nominal_epsilon"].dropna()) == [5.0, 25.0]
-    assert list(table["mechanism"].dropna()) == ["udp", "udp", "none"]
-    assert table.loc[2, "accuracy"] == 0.607
-    assert table.loc[2, "delta"] == 1e-5
-    assert table.loc[2, "correlation_auc_one"] == 0.903
-    assert table.loc[2, "correlation_auc_most"] == 0.962
-    assert table.loc[2, "correlation_uar_calibrated_most"] == 0.841
-    assert table.loc[0, "centroid_auc_most"] == 0.55
+    assert write_sweep(sweep_dir) == sweep_dir / "sweep.csv"
+    table = read_table(sweep_dir)
+    assert list(table.index) == [0, 2, 4, 6, 8, 10]
+    expected = {
+        "mechanism": ["none", "udp", "udp", "central", "central"],
+        "uar": [0.6, 0.52, 0.41, 0.35, 0.26],
+        "accuracy": [0.607] * 5,
+        "nominal_epsilon": [25, 5],
+        "epsilon": [105306.4, 61000, 7.99, 1],
+        "epsilon_known_participation": [24.8],
+        "participation": ["known", "known", "secret", "secret"],
+        "delta": [1e-5] * 4,
+        "unit": ["client"] * 4,
+        "vantage": ["the server, which sees every update with its sender"] * 3 + [OUTSIDER] * 2,
+        "speakers": [10] * 5,
+    }
+    assert {column: list(table[column].dropna()) for column in expected} == expected
+
+
+def test_attacks_have_a_column_at_one_at_twenty_and_at_the_most_leaked_updates(
+    sweep_dir: Path,
+) -> None:
+    write_sweep(sweep_dir)
+    table = read_table(sweep_dir)
+    attacked = [n for n in map(str, table) if "_auc_" in n or "_uar_calibrated_" in n]
+    assert attacked == [
+        f"{attack}_{figure}_{leaked}"
+        for attack, counts in {"correlation": (1, 20, "all"), "centroid": (1, 5)}.items()
+        for leaked in counts
+        for figure in ("auc", "uar_calibrated")
+    ]
+    assert list(table[attacked].loc[2]) == pytest.approx(
+        [0.785, 0.685, 0.95, 0.85, 0.972, 0.872, 0.52, 0.841, 0.52, 0.841]
+    )
 
 
 def test_only_overrides_that_differ_become_columns(sweep_dir: Path) -> None:
     write_sweep(sweep_dir)
-    table = pd.read_csv(sweep_dir / "sweep.csv", index_col="run")
-    assert list(table.columns[:3]) == ["privacy", "privacy.epsilon", "mechanism"]
-    assert list(table["privacy.epsilon"].dropna()) == [5, 25, 50]
+    table = read_table(sweep_dir)
+    assert list(table.columns[:2]) == ["privacy", "mechanism"]
+    assert list(table["privacy"]) == ["none", "udp_25", "udp_5", "udp_50", "central_8", "central_1"]
 
 
 def test_failed_run_keeps_its_row_without_figures(sweep_dir: Path) -> None:
-    (sweep_dir / "2" / "results.json").write_text("{")
+    (sweep_dir / "4" / "results.json").write_text("{")
     write_sweep(sweep_dir)
-    table = pd.read_csv(sweep_dir / "sweep.csv", index_col="run")
-    assert table.loc[3, "mechanism":"centroid_uar_calibrated_most"].isna().all()
-    fine, damaged, absent, also_fine = table["problem"].fillna("").astype(str)
-    assert fine == also_fine == ""
-    assert damaged.startswith("results.json: not a complete JSON file")
-    assert absent.startswith("results.json: there are no results yet")
+    table = read_table(sweep_dir)
+    assert table.loc[6, "mechanism":"centroid_uar_calibrated_5"].isna().all()
+    problems = table["problem"].dropna()
+    assert list(problems.index) == [4, 6]
+    assert problems[4].startswith("results.json: not a complete JSON file")
+    assert problems[6].startswith("results.json: there are no results yet")
 
 
 def test_figure_is_an_image_with_something_on_it(sweep_dir: Path) -> None:
     write_sweep(sweep_dir)
     image = imread(sweep_dir / "sweep.png")
-    assert min(image.shape[:2]) > 800
+    assert min(image.shape[:2]) > 1200
     assert image[..., :3].std() > 0.05
 
 
-def test_figure_puts_runs_by_nominal_epsilon_and_none_at_the_right_edge(
+def markers(axes: Axes, hollow: bool = False, size: float = LARGE) -> dict[str, Any]:
+    """Points by the colour of their mechanism: filled are real epsilons, hollow nominal ones."""
+    return {
+        str(line.get_color()): points(line)
+        for line in axes.lines
+        if line.get_marker() != "None"
+        and line.get_markersize() == size
+        and (line.get_markerfacecolor() == "white") == hollow
+        and points(line)[0]
+    }
+
+
+def test_figure_puts_runs_by_real_epsilon_and_none_at_the_right_edge(
     sweep_dir: Path, drawn: list[Figure]
 ) -> None:
     write_sweep(sweep_dir)
     upper, lower = drawn[0].axes
-    utility = {line.get_label(): points(line) for line in upper.lines}
+    udp, central, *_ = figures.PALETTE
+    real = markers(upper)
     assert lower.get_xscale() == "log"
-    assert [tick.get_text() for tick in lower.get_xticklabels()] == ["5", "25", "none"]
-    assert utility["test UAR, udp"] == ([5, 25], [41, 52])
-    assert utility["test UAR, none"][0][0] > 25
-    strongest = {line.get_label(): points(line)[1] for line in lower.lines}
-    assert strongest["AUC, 1 update, udp"] == [0.55, 0.903]
-    assert strongest["AUC, most updates, none"] == [0.962]
+    edge = real[figures.INK][0][0]
+    assert edge == max(lower.get_xticks()) > 105306.4
+    assert [tick.get_text() for tick in lower.get_xticklabels()] == [
+        *("1", "10", "100", "1000", "10⁴", "10⁵", "none")
+    ]
+    assert real == {
+        figures.INK: ([edge], [60]),
+        udp: ([105306.4, 61000], [52, 41]),
+        central: ([7.99, 1], [35, 26]),
+    }
+    assert markers(lower) == {
+        figures.INK: ([edge], [0.995]),
+        udp: ([105306.4, 61000], [0.972, 0.55]),
+        central: ([7.99, 1], [0.98, 0.97]),
+    }
+    assert markers(lower, size=SMALL) == {
+        figures.INK: ([edge], [0.93]),
+        udp: ([105306.4, 61000], [0.785, 0.53]),
+        central: ([7.99, 1], [0.91, 0.9]),
+    }
+
+
+def test_figure_ties_the_nominal_epsilon_to_the_real_one(
+    sweep_dir: Path, drawn: list[Figure]
+) -> None:
+    write_sweep(sweep_dir)
+    upper, lower = drawn[0].axes
+    udp = figures.PALETTE[0]
+    assert markers(upper, hollow=True) == {udp: ([25, 5], [52, 41])}
+    assert markers(lower, hollow=True, size=SMALL) == {udp: ([25, 5], [0.785, 0.53])}
+    ties = [points(line) for line in upper.lines if line.get_color() == GREY]
+    assert ties == [([25, 105306.4], [52, 52]), ([5, 61000], [41, 41])]
+
+
+def test_figure_names_mechanisms_with_their_unit_and_the_sample(
+    sweep_dir: Path, drawn: list[Figure]
+) -> None:
+    write_sweep(sweep_dir)
+    upper, lower = drawn[0].axes
+    assert upper.get_title() == "n = 10 speakers and 50 clients a run"
+    assert (upper.get_ylabel(), lower.get_xlabel()) == (
+        "test UAR (%)",
+        "real ε (log scale, δ = 1e-5)",
+    )
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
+        *("none", "udp (client)", "central (client)"),
+        *("most leaked updates", "one leaked update", "chance"),
+        *("filled: real ε", "hollow: nominal ε"),
+    ]
+
+
+def test_figure_hides_nothing_under_its_legend(sweep_dir: Path, drawn: list[Figure]) -> None:
+    write_sweep(sweep_dir)
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    for axes in figure.axes:
+        drawn_over = axes.get_tightbbox()
+        assert drawn_over is not None and not legend.overlaps(drawn_over)
+    assert figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
+
+
+def test_line_runs_through_the_mean_of_repeated_runs(
+    tmp_path: Path, results: Results, drawn: list[Figure]
+) -> None:
+    auc = (0.9, 0.9, 0.9)
+    for seed, (epsilon, uar) in enumerate([(2.0, 0.3), (2.0, 0.4), (8.0, 0.5)]):
+        repeated = variant(results, uar, auc, **CENTRAL, epsilon=epsilon)
+        add_run(tmp_path / str(seed), [f"privacy.epsilon={epsilon}", f"seed={seed}"], repeated)
+    write_sweep(tmp_path)
+    upper, lower = drawn[0].axes
+    (line,) = [found for found in upper.lines if found.get_linestyle() == "-"]
+    assert points(line) == ([2, 8], [35, 50])
+    assert markers(upper)[figures.PALETTE[0]] == ([2, 2, 8], [30, 40, 50])
+    assert [tick.get_text() for tick in lower.get_xticklabels()] == ["1", "2", "5", "10"]
 
 
 def test_runs_without_any_epsilon_are_drawn_by_name(
     tmp_path: Path, results: Results, drawn: list[Figure]
 ) -> None:
     for seed in range(2):
-        absent = variant(results, 0.5 + seed / 10, epsilon=None, nominal_epsilon=None)
+        absent = variant(results, 0.5 + seed / 10, (0.9, 0.9, 0.9), **NO_GUARANTEE)
         add_run(tmp_path / str(seed), [f"seed={seed}"], absent | {"attacks": []})
     write_sweep(tmp_path)
-    lower = drawn[0].axes[1]
+    upper, lower = drawn[0].axes
     assert [tick.get_text() for tick in lower.get_xticklabels()] == ["seed=0", "seed=1"]
-    assert points(drawn[0].axes[0].lines[0])[1] == [50, 60]
+    assert markers(upper)[figures.PALETTE[0]] == ([0, 1], [50, 60])
 
 
 def test_sweep_in_which_every_run_failed_leaves_a_table_alone(tmp_path: Path) -> None:
     add_run(tmp_path / "0", ["seed=0"], None)
     add_run(tmp_path / "1", ["seed=1"], None)
-    write_sweep(tmp_path)
-    assert len(pd.read_csv(tmp_path / "sweep.csv")) == 2
+    written = write_sweep(tmp_path)
+    assert written is not None
+    assert len(pd.read_csv(written)) == 2
     assert not (tmp_path / "sweep.png").exists()
+    assert "seed=0, seed=1: results.json: there are no results" in printed(written)
 
 
 def test_folder_without_runs_leaves_nothing(tmp_path: Path) -> None:
     assert write_sweep(tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def printed(path: Path, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(sweep_table(path))
+    return " ".join(console.export_text().split())
+
+
+def test_printed_table_shows_utility_leakage_and_both_epsilons(sweep_dir: Path) -> None:
+    written = write_sweep(sweep_dir)
+    assert written is not None
+    text = printed(written)
+    for row in (
+        "run mechanism UAR 1 20 real known nominal unit vantage",
+        "none none 0.600 0.930 0.990 a",
+        "udp_25 udp 0.520 0.785 0.950 1.05e+05 25 client a",
+        "udp_50 central_8",  # failed
+        "central_8 central 0.350 0.910 0.960 7.99 24.8 client b",
+        "central_1 central 0.260 0.900 0.940 1 client b",
+        "a: the server, which sees every update with its sender",
+        f"b: {OUTSIDER}",
+        "udp_50: results.json: there are no results yet",
+    ):
+        assert row in text
+
+
+def test_printed_table_fits_eighty_columns_without_cutting_names(sweep_dir: Path) -> None:
+    written = write_sweep(sweep_dir)
+    assert written is not None
+    assert "…" not in printed(written, width=80)
+    assert "central_8" in printed(written, width=80)
+
+
+def test_printed_table_takes_brackets_for_what_they_are(tmp_path: Path, results: Results) -> None:
+    for number, shadow in enumerate(("[nemo]", "[emodb]")):
+        add_run(tmp_path / str(number), [f"shadow={shadow}"], results)
+    written = write_sweep(tmp_path)
+    assert written is not None
+    assert "shadow=[nemo]" in printed(written)
+
+
+FRONTIER = ["none", *PRIVACY_POINTS]
+
+
+def test_frontier_sweeps_over_every_point_once() -> None:
+    experiment = resources.files("conf").joinpath("experiment", "privacy_frontier.yaml")
+    hydra = yaml.safe_load(experiment.read_text("utf-8"))["hydra"]
+    swept = [name.strip() for name in hydra["sweeper"]["params"]["privacy"].split(",")]
+    assert swept == FRONTIER
+    assert hydra["mode"] == "MULTIRUN"
+    assert swept == [
+        "none",
+        *(f"udp_{epsilon}" for epsilon in (50, 25, 10, 5)),
+        *(f"central_{epsilon}" for epsilon in (1, 2, 4, 8)),
+        *(f"central_adaptive_{epsilon}" for epsilon in (1, 2, 4, 8)),
+        *("local_8", "local_16", "dp_sgd_8", "layered_8"),
+    ]
+
+
+@pytest.mark.parametrize("point", FRONTIER)
+def test_point_of_the_frontier_is_a_study_that_may_run(point: str) -> None:
+    config = study_config(compose(["experiment=privacy_frontier", f"privacy={point}"]))
+    mechanism, _, epsilon = point.rpartition("_")
+    assert config.privacy.mechanism == (mechanism or "none")
+    assert config.privacy.epsilon == (float(epsilon) if mechanism else None)
+    assert config.corpus["name"] == "nemo"
+    assert config.shadow == ["ravdess", "emodb"]
+
+
+def test_point_and_defaults_of_the_frontier_can_be_overridden() -> None:
+    changes = ["privacy=udp_50", "privacy.epsilon=7", "corpus=emodb", "shadow=[nemo]"]
+    config = study_config(compose(["experiment=privacy_frontier", *changes]))
+    assert (config.privacy.mechanism, config.privacy.epsilon) == ("udp", 7)
+    assert (config.corpus["name"], config.shadow) == ("emodb", ["nemo"])
+
+
+def test_frontier_is_a_multirun_by_itself(tmp_path: Path) -> None:
+    small = ["corpus=synthetic", "corpus.speakers=6", "corpus.utterances_per_speaker=4"]
+    changes = ["privacy=none,udp_50", "shadow=[]", "stage=check", f"cache={tmp_path / 'cache'}"]
+    command = [sys.executable, "-m", "attacks.run", "experiment=privacy_frontier", *small, *changes]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.count("6 speakers") == 2
+    runs = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/.hydra"))
+    assert [run.name for run in runs] == ["0", "1"]
+    configs = [yaml.safe_load((run / ".hydra" / "config.yaml").read_text()) for run in runs]
+    assert [config["privacy"]["mechanism"] for config in configs] == ["none", "udp"]
+    assert configs[1]["privacy"]["epsilon"] == 50
+    assert list(read_table(runs[0].parent)["privacy"]) == ["none", "udp_50"]

@@ -17,7 +17,7 @@ from server import app as server_app
 from server.grid import LocalGrid
 from server.run import build, run_federations
 from server.transcript import Transcript
-from tests.examples import UDP, federation
+from tests.examples import CENTRAL, UDP, federation
 
 LOCAL = RuntimeConfig("local")
 
@@ -33,9 +33,14 @@ def test_ray_and_this_process_give_the_same_numbers_to_the_bit(tmp_path):
         made = [
             replace(federation(tmp_path / runtime / "a", rounds=3, privacy=UDP), name="a"),
             replace(federation(tmp_path / runtime / "b", rounds=2), name="b"),
+            # the cohorts of its first and last round are empty
+            replace(
+                federation(tmp_path / runtime / "f", rounds=3, fraction=0.2, privacy=CENTRAL),
+                name="f",
+            ),
         ]
         studies[runtime] = run_federations(made, RuntimeConfig(runtime))
-    for name in ("a", "b"):
+    for name in ("a", "b", "f"):
         local, ray = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
         np.testing.assert_array_equal(local.client, ray.client)
         for layer in local.arrays:
@@ -43,8 +48,15 @@ def test_ray_and_this_process_give_the_same_numbers_to_the_bit(tmp_path):
     for local, ray in zip(*studies.values(), strict=True):
         assert local.best_round == ray.best_round and local.epsilon == ray.epsilon
         assert [r.test_uar for r in local.rounds] == [r.test_uar for r in ray.rounds]
+        assert [r.clients for r in local.rounds] == [r.clients for r in ray.rounds]
         for layer in local.best_arrays:
             np.testing.assert_array_equal(local.best_arrays[layer], ray.best_arrays[layer])
+    *_, central = studies["ray"]
+    assert [row.clients for row in central.rounds] == [0, 2, 0]
+    models = dict(Transcript(tmp_path / "ray" / "f").global_models())
+    assert len(central.rounds) == len(models) == 3
+    for before, after in ((1, 2), (2, 3)):
+        assert all((models[before][n] != models[after][n]).all() for n in models[before])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +104,7 @@ def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
     server_app.app(LocalGrid(client_app), Context(1, 0, UserConfig(), RecordDict(), settings))
     run = tmp_path / "run"
     training = json.loads((run / "training.json").read_text())
-    assert training["speakers"] == 6 and training["rounds"] == 2
+    assert training["speakers"] == 6 and training["rounds_per_second"] > 0
     assert len(training["utility"]["per_fold"]) == 1
     assert len(chunk_of(run / "transcript" / "private-fold1")) == 2 * 5
     assert len(pd.read_parquet(run / "rounds.parquet")) == 2
