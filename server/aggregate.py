@@ -27,6 +27,8 @@ class Aggregate:
     ----------
     mean : Arrays
         Along which the server steps; empty where nothing was received and nothing is added.
+    norms : ndarray of float, shape (k,)
+        L2 norms of the updates as they were received.
     noise_stddev : float
         Noise on each coordinate: of the mean where the server adds it, else the clients' own.
     clip_fraction : float
@@ -36,6 +38,7 @@ class Aggregate:
     """
 
     mean: Arrays
+    norms: Floats64
     noise_stddev: float
     clip_fraction: float
     clipping_norm: float = math.nan
@@ -69,12 +72,13 @@ class WeightedMean:
     def __call__(self, server_round: int, releases: Releases, model: Arrays) -> Aggregate:
         """Aggregate; without any update the mean is empty."""
         if not len(releases):
-            return Aggregate({}, math.nan, math.nan)
+            return Aggregate({}, np.zeros(0), math.nan, math.nan)
         norms, bound = update_norms(releases), self._mechanism.norm_bound(model)
         weights = releases.num_examples / releases.num_examples.sum()
         noise = [self._mechanism.stddev(n) for n in releases.num_examples.tolist()]
         return Aggregate(
             mean=_weighted_sum(releases, weights * np.minimum(1, bound / np.maximum(norms, TINY))),
+            norms=norms,
             noise_stddev=float(np.mean(noise)),
             clip_fraction=float((norms > bound).mean()),
         )
@@ -111,7 +115,7 @@ class NoisedMean:
             mean[name] = (noised / cohort).astype(np.float32)
         self._adapt(norms, noise)
         clipped = float((norms > clip).mean()) if len(releases) else math.nan
-        return Aggregate(mean, stddev / cohort, clipped, clip)
+        return Aggregate(mean, norms, stddev / cohort, clipped, clip)
 
     def _adapt(self, norms: Floats64, noise: NoiseSource) -> None:
         """Move the clip towards the target quantile of the norms."""
@@ -144,8 +148,11 @@ def update_norms(releases: Releases) -> Floats64:
 
 
 def _weighted_sum(releases: Releases, weights: Floats64) -> Arrays:
-    # In double precision: weights that clip a huge update may be too small for float32.
-    return {
-        name: np.tensordot(weights, array, axes=1).astype(np.float32)
-        for name, array in releases.arrays.items()
-    }
+    """Sum the updates in float32, but those in float64 whose weight is too small for float32."""
+    tiny = (weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)
+    usual = np.where(tiny, 0, weights).astype(np.float32)
+    total = {n: np.tensordot(usual, array, axes=1) for n, array in releases.arrays.items()}
+    for row in np.flatnonzero(tiny):
+        for name, array in releases.arrays.items():
+            total[name] += (array[row] * weights[row]).astype(np.float32)
+    return total

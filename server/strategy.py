@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 
 from client.mechanism import Arrays
 from client.request import TrainRequest
-from server.aggregate import Aggregate, update_norms
+from server.aggregate import Aggregate
 from server.federation import RoundSummary
 from server.transcript import Releases
 
@@ -188,7 +188,7 @@ class TappedAveraging(Strategy):
     def _summary(
         self, releases: Releases, losses: list[Floats], aggregate: Aggregate
     ) -> RoundSummary:
-        norms = update_norms(releases)
+        norms = aggregate.norms
         return RoundSummary(
             train_loss=float(np.concatenate(losses).mean()) if losses else math.nan,
             update_norm_mean=float(norms.mean()) if len(releases) else math.nan,

@@ -258,7 +258,9 @@ def test_a_run_stops_when_every_node_fails():
 def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():
     def noise(server_round, releases, model):
         assert len(releases) == 0
-        return Aggregate({n: np.full_like(a, 0.25) for n, a in model.items()}, 0.1, math.nan, 2.0)
+        return Aggregate(
+            {n: np.full_like(a, 0.25) for n, a in model.items()}, np.zeros(0), 0.1, math.nan, 2.0
+        )
 
     round_ = Round(cohort=(), aggregate=noise, step=2.0)
     assert round_.sent == [] and round_.strategy.last_released == []
@@ -274,7 +276,7 @@ def test_the_aggregate_gets_what_was_accepted_and_the_model_it_started_from():
 
     def keep(server_round, releases, model):
         got.append((server_round, releases, model))
-        return Aggregate({}, 0.0, 0.0)
+        return Aggregate({}, np.ones(3), 0.0, 0.0)
 
     round_ = Round(spoil(2, np.nan), aggregate=keep)
     ((server_round, releases, model),) = got
