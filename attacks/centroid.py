@@ -1,0 +1,47 @@
+"""The centroid attack of Al-Ali et al. (2025, arXiv:2510.13357): nearest class in statistics.
+
+It was published for large speech recognisers; here it reads the same four statistics of
+each recorded tensor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass
+class Centroid:
+    """Compare an update's statistics with the mean ones of each class of shadow updates.
+
+    Statistics are the mean, standard deviation, smallest and largest entry of each tensor; the
+    distance is Euclidean after each is divided by its standard deviation over shadow updates.
+    """
+
+    name: ClassVar[str] = "centroid"
+
+    def features(self, gradients: Mapping[str, Floats]) -> Floats:
+        """Return (k, 4 t) statistics of t tensors."""
+        columns = []
+        for tensor in gradients.values():
+            flat = tensor.reshape(len(tensor), -1)
+            columns += [flat.mean(axis=1), flat.std(axis=1), flat.min(axis=1), flat.max(axis=1)]
+        return np.stack(columns, axis=1)
+
+    def fit(self, features: Floats, labels: Ints) -> None:
+        """Learn the centroids (2, 4 t)."""
+        spread = features.std(axis=0, dtype=np.float64)
+        self._spread = np.where(spread > 0, spread, 1)
+        scaled = features / self._spread
+        self._centroids = np.stack([scaled[labels == c].mean(axis=0) for c in (0, 1)])
+
+    def score(self, features: Floats) -> Floats:
+        """Return how much nearer each update is to the second class, (n,), in distance."""
+        apart = (features / self._spread)[:, None] - self._centroids
+        distance = np.linalg.norm(apart, axis=2)
+        return np.asarray(distance[:, 0] - distance[:, 1], dtype=np.float32)
