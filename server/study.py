@@ -158,12 +158,21 @@ def write_training(
     normalisation: str,
     seconds: float,
 ) -> None:
-    """Write ``rounds.parquet``, ``model.safetensors``, ``truth.parquet`` and ``training.json``.
+    """Write what private federations came to, besides their transcripts.
 
+    ``rounds.parquet`` has a row a round, ``ledger.parquet`` how often each client's update may
+    have left its device, ``model.safetensors`` the best models, and ``training.json`` sums up.
     ``truth.parquet`` tells the experimenter, never the adversary, whose each client was.
     """
     rounds = pd.DataFrame([asdict(r) for o in outcomes for r in o.rounds])
     rounds.to_parquet(folder / "rounds.parquet")
+    ledger = [
+        {"federation": o.federation.name, "client": client, "releases": count}
+        for o in outcomes
+        for client, count in sorted(o.releases.items())
+    ]
+    columns = ["federation", "client", "releases"]
+    pd.DataFrame(ledger, columns=columns).to_parquet(folder / "ledger.parquet")
     models = {
         f"fold{o.federation.fold}.{name}": array
         for o in outcomes

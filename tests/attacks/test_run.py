@@ -198,6 +198,14 @@ def test_an_interrupted_study_is_resumed_and_ends_the_same(fold, fedser, tmp_pat
     assert [parts[k] for k in ("utility", "privacy", "attacks")] == [
         whole[k] for k in ("utility", "privacy", "attacks")
     ]
+    ledgers = [pd.read_parquet(tmp_path / n / "ledger.parquet") for n in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*ledgers)
+    truth = pd.read_parquet(tmp_path / "whole" / "truth.parquet").groupby("federation").size()
+    rounds = pd.read_parquet(tmp_path / "whole" / "rounds.parquet")
+    for federation, own in ledgers[0].groupby("federation"):
+        assert set(own["client"]) <= set(range(truth[federation]))
+        clients = rounds.loc[rounds["federation"] == federation, "clients"]
+        assert own["releases"].sum() == clients.sum()
     rows = [
         pd.read_parquet(tmp_path / n / "rounds.parquet").drop(columns="seconds")
         for n in ("whole", "parts")
