@@ -1,20 +1,20 @@
 """How well an attack does: the only module that reads the victims' true attributes.
 
 Figures are computed within each test fold and averaged over folds, because every fold is
-another federation with another model. A speaker's clients are not independent, so intervals
-come from a bootstrap over speakers.
+another federation with another model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit
 from sklearn.metrics import roc_curve
 
+from attacks.significance import FoldSamples, count_pairs, in_folds, interval, mean_auc, p_value
 from client.errors import UserError
 from client.seeds import numpy_stream
 from client.speakers import CorpusData
@@ -24,25 +24,11 @@ Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 FPR_GRID = np.linspace(0, 1, 101)
-
-
-@dataclass(frozen=True)
-class FoldSamples:
-    """Attack scores in one fold: n draws over its clients.
-
-    Attributes
-    ----------
-    score : ndarray of float, shape (n,)
-        Log-odds that the attribute is the second class.
-    speaker : ndarray of int, shape (n,)
-        Whose the draw is, numbered over all folds.
-    label : ndarray of int, shape (n,)
-        The truth.
-    """
-
-    score: Floats64
-    speaker: Ints
-    label: Ints
+BINS = 10
+FIGURES = (
+    *("auc", "ci95_auc", "p_value", "uar_calibrated", "uar_fixed"),
+    *("advantage", "tpr_at_fpr_01", "tpr_at_fpr_10", "ece", "roc"),
+)
 
 
 def evaluate_attack(
@@ -76,16 +62,14 @@ def evaluate_attack(
     for leaked in config.leaked_updates:
         rng = numpy_stream(seed, "leaked", str(leaked))
         folds = [
-            fold
-            for _, part in attacked.groupby("fold")
-            if len(np.unique((fold := _draw(scores, part, leaked, config.draws, rng)).label)) == 2
+            _draw(scores, part, leaked, config.draws, rng) for _, part in attacked.groupby("fold")
         ]
         entries.append(
             {
                 "leaked_updates": leaked,
                 "victims": int(clients.sum()),
                 "speakers": len(clients),
-                **_figures(folds, config.bootstraps, numpy_stream(seed, "bootstrap")),
+                **_figures(folds, config.bootstraps, seed),
             }
         )
     return entries
@@ -151,23 +135,30 @@ def _draw(
     return FoldSamples(np.concatenate(sampled), np.array(speaker), np.array(label))
 
 
-def _figures(folds: list[FoldSamples], bootstraps: int, rng: np.random.Generator) -> dict[str, Any]:
-    if not folds:
-        names = ("auc", "uar_calibrated", "uar_fixed", "tpr_at_fpr_01", "ci95_auc", "roc")
-        return dict.fromkeys(names)
+def _figures(drawn: list[FoldSamples], bootstraps: int, seed: int) -> dict[str, Any]:
+    mixed = np.array([len(np.unique(fold.label)) == 2 for fold in drawn])
+    if not mixed.any():
+        return dict.fromkeys(FIGURES)
+    folds = [drawn[k] for k in np.flatnonzero(mixed)]
     curves = [roc_curve(f.label, f.score, drop_intermediate=False) for f in folds]
     tpr = np.mean([_tpr_at(FPR_GRID, fpr, tpr) for fpr, tpr, _ in curves], axis=0)
-    wins, pairs = _pairwise(folds)
-    every = np.ones((1, wins.shape[1]))
-    low, high = _interval(wins, pairs, bootstraps, rng)
+    counts = count_pairs(drawn)
+    shown = in_folds(counts, mixed)
+    low, high = interval(shown, bootstraps, numpy_stream(seed, "bootstrap"))
     return {
-        "auc": float(_auc(wins, pairs, every)[0]),
+        "auc": float(mean_auc(shown, shown.label[None] == 1)[0]),
         "ci95_auc": None if np.isnan(low) else [low, high],
+        # Other labels may mix the classes in other folds: the test is exact over all of them.
+        "p_value": p_value(counts, numpy_stream(seed, "permutation")),
         # The adversary cannot see the victims' labels but can see their scores: the median
         # splits them as well as an unknown shift of all scores allows.
         "uar_calibrated": float(np.mean([_uar(f, np.median(f.score)) for f in folds])),
         "uar_fixed": float(np.mean([_uar(f, 0.0) for f in folds])),
+        # Yeom et al., Privacy Risk in Machine Learning (2018), at the best threshold.
+        "advantage": float(np.mean([(tpr - fpr).max() for fpr, tpr, _ in curves])),
         "tpr_at_fpr_01": float(tpr[1]),
+        "tpr_at_fpr_10": float(tpr[10]),
+        "ece": float(np.mean([_calibration_error(f) for f in folds])),
         "roc": {"fpr": FPR_GRID.round(2).tolist(), "tpr": tpr.round(4).tolist()},
     }
 
@@ -183,52 +174,12 @@ def _tpr_at(grid: Floats64, fpr: Floats64, tpr: Floats64) -> Floats64:
     return np.asarray(tpr[np.searchsorted(fpr, grid + 1e-9, side="right") - 1])
 
 
-def _pairwise(folds: list[FoldSamples]) -> tuple[Floats64, Floats64]:
-    """Count, for each pair of speakers, how often the positive one's draws score higher.
+def _calibration_error(fold: FoldSamples) -> float:
+    """Return the expected calibration error of the scores as log-odds, over equal-width bins.
 
-    Returns
-    -------
-    wins, pairs : ndarray of float, shape (folds, S, S)
-        Ties count half. The AUC is the sum of wins over the sum of pairs.
+    Each bin weighs its share of the draws, so |sum of excess| / n needs no mean of a bin.
     """
-    size = 1 + max(int(f.speaker.max()) for f in folds)
-    wins, pairs = np.zeros((2, len(folds), size, size))
-    for k, fold in enumerate(folds):
-        for p in np.unique(fold.speaker[fold.label == 1]):
-            positive = np.sort(fold.score[(fold.speaker == p) & (fold.label == 1)])
-            negative = fold.label == 0
-            below = np.searchsorted(positive, fold.score[negative], side="left")
-            upto = np.searchsorted(positive, fold.score[negative], side="right")
-            won = len(positive) - (below + upto) / 2
-            np.add.at(wins[k, p], fold.speaker[negative], won)
-            np.add.at(pairs[k, p], fold.speaker[negative], len(positive))
-    return wins, pairs
-
-
-def _auc(wins: Floats64, pairs: Floats64, weights: Floats64) -> Floats64:
-    """Return the AUC averaged over folds for each row of speaker weights (B, S).
-
-    A fold in which no speaker of one class has weight is left out; NaN where none is left.
-    """
-    won = np.einsum("bs,kst,bt->bk", weights, wins, weights, optimize=True)
-    met = np.einsum("bs,kst,bt->bk", weights, pairs, weights, optimize=True)
-    defined = met > 0
-    auc = np.where(defined, won / np.where(defined, met, 1), 0).sum(axis=1)
-    count = defined.sum(axis=1)
-    return np.where(count > 0, auc / np.maximum(count, 1), np.nan)
-
-
-def _interval(
-    wins: Floats64, pairs: Floats64, bootstraps: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the AUC over resampled speakers."""
-    speakers = np.flatnonzero(pairs.sum(axis=(0, 1)) + pairs.sum(axis=(0, 2)))
-    drawn = rng.multinomial(len(speakers), np.full(len(speakers), 1 / len(speakers)), bootstraps)
-    weights = np.zeros((bootstraps, pairs.shape[1]))
-    weights[:, speakers] = drawn
-    resampled = _auc(wins, pairs, weights)
-    resampled = resampled[~np.isnan(resampled)]
-    if not len(resampled):
-        return float("nan"), float("nan")
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
+    probability = expit(fold.score.astype(np.float64))
+    bins = np.minimum((BINS * probability).astype(int), BINS - 1)
+    excess = np.bincount(bins, weights=probability - fold.label, minlength=BINS)
+    return float(np.abs(excess).sum() / len(bins))

@@ -15,6 +15,7 @@ from attacks.verdict import (
     delta_text,
     epsilon_text,
     leakage_finding,
+    p_text,
     percent,
     privacy_finding,
     utility_finding,
@@ -150,7 +151,8 @@ def _plain(number: float | None) -> str:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
-        function.__name__: function for function in (percent, decimal, epsilon_text, delta_text)
+        function.__name__: function
+        for function in (percent, decimal, p_text, epsilon_text, delta_text)
     }
     source = resources.files("attacks").joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source)

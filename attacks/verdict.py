@@ -149,6 +149,11 @@ def decimal(number: float | None, digits: int = 2) -> str:
     return "–" if number is None else f"{number:,.{digits}f}"
 
 
+def p_text(p_value: float | None) -> str:
+    """A p-value with three decimals, or that it is below them."""
+    return "<0.001" if p_value is not None and p_value < 0.001 else decimal(p_value, 3)
+
+
 def epsilon_text(epsilon: float | None) -> str:
     """Epsilon with three digits: 0.531, 26.4, 1,082."""
     if epsilon is None:

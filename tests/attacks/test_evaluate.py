@@ -4,11 +4,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit, logit
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from attacks.evaluate import evaluate_attack
+from attacks.significance import FoldSamples
 from client.errors import UserError
 from conf.schema import AdversaryConfig
+from tests.attacks.test_significance import brute_force
 
 CLASSES = ["female", "male"]
 ONCE = AdversaryConfig(leaked_updates=["all"], draws=1, bootstraps=400)
@@ -37,6 +41,22 @@ def expected_auc(scores, path):
     means = scores.groupby(["federation", "client"])["score"].mean().reset_index().merge(truth)
     folds = [g for _, g in means.groupby("fold")]
     return np.mean([roc_auc_score(g["gender"] == "male", g["score"]) for g in folds])
+
+
+def drawn(scores, path, combine="mean"):
+    """Every client's combined score and truth, in a frame a fold."""
+    means = scores.groupby(["federation", "client"])["score"].agg(combine).reset_index()
+    return [g for _, g in means.merge(pd.read_parquet(path)).groupby("fold")]
+
+
+def by_hand(folder, sent):
+    """Scores and truth of two clients a speaker, from (round, score) pairs of each client."""
+    truth = [("private-fold0", 0, c, f"s{c // 2}", CLASSES[c // 2 % 2]) for c in range(len(sent))]
+    path = folder / "truth.parquet"
+    columns = ["federation", "fold", "client", "speaker", "gender"]
+    pd.DataFrame(truth, columns=columns).to_parquet(path)
+    rows = [("private-fold0", c, r, s) for c, pairs in enumerate(sent) for r, s in pairs]
+    return pd.DataFrame(rows, columns=["federation", "client", "round", "score"]), path
 
 
 def test_auc_is_the_mean_over_folds(tmp_path):
@@ -76,13 +96,14 @@ def test_ties_count_half_and_chance_is_half(tmp_path):
     (entry,) = evaluate_attack(scores.assign(score=1.0), path, CLASSES, ONCE, seed=0)
     assert entry["auc"] == 0.5
     assert entry["ci95_auc"] == [0.5, 0.5]
-    assert entry["tpr_at_fpr_01"] == 0.0
+    assert entry["tpr_at_fpr_01"] == entry["tpr_at_fpr_10"] == entry["advantage"] == 0.0
 
 
 def test_a_perfect_attack(tmp_path):
     scores, path = study(tmp_path, shift=1000)
     (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
     assert entry["auc"] == entry["tpr_at_fpr_01"] == entry["uar_calibrated"] == 1.0
+    assert entry["tpr_at_fpr_10"] == entry["advantage"] == 1.0
     assert entry["roc"]["tpr"] == [1.0] * 101
 
 
@@ -124,12 +145,82 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(tmp_path):
     assert covered >= 51
 
 
+def test_rates_and_advantage_are_those_of_the_curves_of_each_fold(tmp_path):
+    scores, path = study(tmp_path, speakers=30, folds=3, shift=1.0)
+    curves = [roc_curve(g["gender"] == "male", g["score"]) for g in drawn(scores, path)]
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    for key, rate in (("tpr_at_fpr_01", 0.01), ("tpr_at_fpr_10", 0.1)):
+        expected = np.mean([tpr[fpr <= rate + 1e-9].max() for fpr, tpr, _ in curves])
+        assert entry[key] == pytest.approx(expected)
+    assert entry["advantage"] == pytest.approx(np.mean([(t - f).max() for f, t, _ in curves]))
+    assert 0 < entry["tpr_at_fpr_01"] < entry["tpr_at_fpr_10"] < 1
+
+
+def test_calibration_error_is_that_of_the_reliability_diagram(tmp_path):
+    scores, path = study(tmp_path, speakers=50, folds=3)
+    errors = []
+    for g in drawn(scores, path):
+        male, probability = (g["gender"] == "male").to_numpy(), expit(g["score"]).to_numpy()
+        true, said = calibration_curve(male, probability, n_bins=10)
+        many = np.histogram(probability, bins=10, range=(0, 1))[0]
+        errors.append((many[many > 0] * abs(true - said)).sum() / len(g))
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["ece"] == pytest.approx(np.mean(errors))
+
+
+def test_probabilities_that_hold_have_little_calibration_error_and_wrong_ones_much(tmp_path):
+    rng = np.random.default_rng(0)
+    probability = rng.random(4000)
+    sent = [[(1, logit(p))] for p in probability]
+    scores, path = by_hand(tmp_path, sent)
+    truth = pd.read_parquet(path)
+    truth["speaker"] = [f"s{c % 100}-{m}" for c, m in enumerate(rng.random(4000) < probability)]
+    truth["gender"] = np.where(truth["speaker"].str.endswith("True"), "male", "female")
+    truth.to_parquet(path)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["ece"] < 0.035  # 400 a bin: about 0.8 * 0.5 / 20 of sampling error
+    boastful = scores.assign(score=scores["score"] + 3)
+    assert evaluate_attack(boastful, path, CLASSES, ONCE, seed=0)[0]["ece"] > 0.2
+    certain = scores.assign(score=np.where(truth["gender"] == "male", -800.0, 800.0))
+    assert evaluate_attack(certain, path, CLASSES, ONCE, seed=0)[0]["ece"] == pytest.approx(1)
+
+
+def test_p_value_of_speakers_that_are_told_apart(tmp_path):
+    scores, path = study(tmp_path, speakers=9, shift=1000)
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["p_value"] == pytest.approx(1 / 126)  # 4 of 9, however many clients and folds
+    (chance,) = evaluate_attack(scores.assign(score=1.0), path, CLASSES, ONCE, seed=0)
+    assert chance["p_value"] == 1
+
+
+def test_p_value_is_exact_where_some_folds_lack_a_class(tmp_path):
+    rng = np.random.default_rng(2)
+    truth = [
+        (f"private-fold{f}", f, s, f"s{s}", CLASSES[s == 0])
+        for f, s in np.ndindex(5, 5)
+        if f != s  # the only man is a test speaker of the first fold
+    ]
+    columns = ["federation", "fold", "client", "speaker", "gender"]
+    path = tmp_path / "truth.parquet"
+    pd.DataFrame(truth, columns=columns).to_parquet(path)
+    scores = pd.DataFrame(truth, columns=columns)[["federation", "client"]]
+    scores["score"] = rng.normal(size=len(scores))
+    folds = [
+        FoldSamples(g["score"].to_numpy(), g["client"].to_numpy(), (g["client"] == 0).to_numpy())
+        for _, g in scores.groupby("federation")
+    ]
+    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    assert entry["p_value"] == pytest.approx(brute_force(folds, [1, 0, 0, 0, 0]))
+    assert entry["p_value"] != brute_force(folds[1:], [1, 0, 0, 0, 0])  # the folds of the AUC
+
+
 def test_victims_of_one_class_give_no_figures(tmp_path):
     scores, path = study(tmp_path)
     truth = pd.read_parquet(path).assign(gender="male")
     truth.to_parquet(path)
     (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
     assert entry["auc"] is None and entry["ci95_auc"] is None and entry["roc"] is None
+    assert all(entry[key] is None for key in ("p_value", "advantage", "ece", "tpr_at_fpr_10"))
     assert entry["victims"] == 16
 
 

@@ -14,7 +14,7 @@ from attacks.figures import leakage_figure, utility_figure
 from attacks.report import read_rounds, write_report
 from attacks.results import attack_series, write_results
 from attacks.summary import summary_table
-from attacks.verdict import attack_remark, delta_text, epsilon_text, privacy_finding
+from attacks.verdict import attack_remark, delta_text, epsilon_text, p_text, privacy_finding
 from client.errors import UserError
 from tests.attacks.conftest import make_attack, make_rounds, points
 
@@ -80,9 +80,10 @@ def test_sections_come_in_order(run_dir: Path) -> None:
 
 def test_attack_table_rounds_every_column_and_remarks_the_overlooked_leak(run_dir: Path) -> None:
     text = page_text(run_dir)
-    row = "correlation gender first nemo, emodb no 5 0.95 0.91–0.98 84.1 % 50.2 % 71.3 % 50 10"
-    assert f"{row} ↑ a fixed threshold overlooks this leak" in text
-    assert "centroid gender first nemo, emodb no all 0.62 – 84.1 % 60.0 % 71.3 % 50 10" in text
+    row = "correlation gender first nemo, emodb no 5 0.95 0.91–0.98 0.008 84.1 % 50.2 %"
+    rest = "71.3 % 79.2 % 68.8 % 0.12 50 10"
+    assert f"{row} {rest} ↑ a fixed threshold overlooks this leak" in text
+    assert f"centroid gender first nemo, emodb no all 0.62 – 0.008 84.1 % 60.0 % {rest}" in text
     assert text.count("overlooks this leak") == 3
 
 
@@ -265,10 +266,11 @@ def test_attack_at_chance_is_not_called_a_leak_nor_a_proof(run_dir: Path, result
 
 def test_undefined_auc(run_dir: Path, results: Results) -> None:
     undefined = dict.fromkeys(("auc", "ci95_auc", "roc", "uar_fixed", "uar_calibrated"))
-    results["attacks"] = [make_attack(**undefined, tpr_at_fpr_01=None)]
+    undefined |= dict.fromkeys(("tpr_at_fpr_01", "tpr_at_fpr_10", "advantage", "ece", "p_value"))
+    results["attacks"] = [make_attack(**undefined)]
     text = rewrite(run_dir, results)
     assert "The attacks have no AUC" in text
-    assert "correlation gender first nemo, emodb no 1 – – – – – 50 10 ↑ no AUC" in text
+    assert "correlation gender first nemo, emodb no 1 – – – – – – – – – 50 10 ↑ no AUC" in text
 
 
 def test_one_fold_with_columns_absent_or_without_numbers(run_dir: Path, results: Results) -> None:
@@ -329,6 +331,13 @@ def test_epsilon_text(epsilon: float | None, text: str) -> None:
     assert epsilon_text(epsilon) == text
 
 
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(1 / 5001, "<0.001"), (0.001, "0.001"), (1 / 126, "0.008"), (None, "–")]
+)
+def test_p_text(p_value: float | None, text: str) -> None:
+    assert p_text(p_value) == text
+
+
 @pytest.mark.parametrize(("delta", "text"), [(1e-5, "1e-5"), (1e-10, "1e-10"), (0.5, "0.5")])
 def test_delta_text(delta: float, text: str) -> None:
     assert delta_text(delta) == text
@@ -336,14 +345,18 @@ def test_delta_text(delta: float, text: str) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to lay the page out")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_is_no_wider_than_the_window(run_dir: Path, width: int) -> None:
+def test_page_is_no_wider_than_the_window(run_dir: Path, results: Results, width: int) -> None:
+    long = {"layer": "dense.0", "shadow_corpora": ["synthetic_de", "synthetic_pl"]}
+    results["attacks"] = [make_attack(**long, p_value=0.0002, uar_calibrated=1.0, victims=1230)]
+    write_results(run_dir / "results.json", results)
     page = write_report(run_dir).read_text("utf-8")
     # Chromium has no windows below 500 px, frames can be of any width.
     (run_dir / "frame.html").write_text(
         f'<iframe id="f" style="width:{width}px;height:900px;border:0" '
         f'srcdoc="{html.escape(page)}"></iframe><script>onload = () => {{ const d = '
         "document.getElementById('f').contentDocument; document.title = 'width ' + "
-        "d.documentElement.scrollWidth + ' tables ' + d.querySelectorAll('.scroll').length; };"
+        "d.documentElement.scrollWidth + ' tables ' + [...d.querySelectorAll('.scroll')].map("
+        "table => table.scrollWidth); };"
         "</script>"
     )
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -351,6 +364,8 @@ def test_page_is_no_wider_than_the_window(run_dir: Path, width: int) -> None:
     command += ["--disable-component-update", f"--user-data-dir={run_dir / 'profile'}"]
     command += ["--dump-dom", (run_dir / "frame.html").as_uri()]
     dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>width (\d+) tables 2</title>", dumped.stdout)
+    found = re.search(r"<title>width (\d+) tables (\d+),(\d+)</title>", dumped.stdout)
     assert found
-    assert int(found[1]) <= width
+    page_width, *tables = map(int, found.groups())
+    assert page_width <= width
+    assert width < 1280 or max(tables) <= width  # on a desktop no table needs scrolling

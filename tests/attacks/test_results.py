@@ -67,6 +67,10 @@ def test_schema_rejects(
         ("auc", 1.01),
         ("auc", "0.9"),
         ("ci95_auc", [0.4]),
+        ("p_value", 1.2),
+        ("advantage", -0.1),
+        ("ece", "0.1"),
+        ("tpr_at_fpr_10", 10),
         ("leaked_updates", 0),
         ("leaked_updates", "most"),
         ("aware", "yes"),
@@ -79,6 +83,17 @@ def test_schema_rejects_in_attacks(
 ) -> None:
     results["attacks"][0][key] = value
     with pytest.raises(ValueError, match=r"\$\.attacks\[0\]"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize("key", ["tpr_at_fpr_10", "advantage", "ece", "p_value"])
+def test_figures_of_an_attack_may_be_null_but_not_left_out(
+    tmp_path: Path, results: Results, key: str
+) -> None:
+    results["attacks"][0][key] = None
+    write_results(tmp_path / "results.json", results)
+    del results["attacks"][0][key]
+    with pytest.raises(ValueError, match=f"'{key}' is a required property"):
         write_results(tmp_path / "results.json", results)
 
 
