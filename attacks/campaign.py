@@ -24,6 +24,7 @@ from server.run import build, run_canaries, run_federations
 from server.study import private_federations
 from server.transcript import Transcript
 
+CHOICES = {"selection": ("random", "earliest", "latest"), "combination": ("mean", "sum")}
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
@@ -45,6 +46,9 @@ def check_adversary(
     for key in ("draws", "shadow_federations", "bootstraps"):
         if getattr(config.adversary, key) < 1:
             raise UserError(f"adversary.{key} must be at least 1")
+    for key, choices in CHOICES.items():
+        if (chosen := getattr(config.adversary, key)) not in choices:
+            raise UserError(f"adversary.{key}={chosen} is not one of {', '.join(choices)}")
     for leaked in config.adversary.leaked_updates:
         if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
             raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
@@ -149,8 +153,9 @@ def _score_victims(attacks: Sequence[Attack], folder: Path) -> dict[str, pd.Data
         for chunk in tap(Transcript(path), attacks):
             for attack in attacks:
                 found = chunk[attack.name]
-                columns = {"client": found.client, "score": attack.score(found.features)}
-                rows[attack.name].append(pd.DataFrame({"federation": path.name, **columns}))
+                columns = {"federation": path.name, "client": found.client, "round": found.round}
+                score = attack.score(found.features)
+                rows[attack.name].append(pd.DataFrame({**columns, "score": score}))
     return {name: pd.concat(parts) for name, parts in rows.items()}
 
 

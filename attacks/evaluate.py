@@ -43,7 +43,8 @@ def evaluate_attack(
     Parameters
     ----------
     scores : DataFrame
-        A row an update: ``federation``, ``client`` and ``score``.
+        A row an update: ``federation``, ``client``, ``score`` and, unless updates leak at
+        random, ``round``.
     truth_path : Path
         ``truth.parquet`` of the run.
     classes : sequence of str
@@ -61,9 +62,7 @@ def evaluate_attack(
     entries = []
     for leaked in config.leaked_updates:
         rng = numpy_stream(seed, "leaked", str(leaked))
-        folds = [
-            _draw(scores, part, leaked, config.draws, rng) for _, part in attacked.groupby("fold")
-        ]
+        folds = [_draw(scores, part, leaked, config, rng) for _, part in attacked.groupby("fold")]
         entries.append(
             {
                 "leaked_updates": leaked,
@@ -116,23 +115,33 @@ def _draw(
     scores: pd.DataFrame,
     clients: pd.DataFrame,
     leaked: int | str,
-    draws: int,
+    config: AdversaryConfig,
     rng: np.random.Generator,
 ) -> FoldSamples:
-    """Average the scores of random updates of each client, `draws` times.
+    """Combine the scores of the leaked updates of each client, once a draw.
 
     A client that sent fewer than `leaked` updates gives all it sent.
     """
     joined = scores.merge(clients[["federation", "client", "speaker", "label"]])
+    combine = np.sum if config.combination == "sum" else np.mean
     sampled, speaker, label = [], [], []
     for (who, truth, _), group in joined.groupby(["speaker", "label", "client"]):
-        values = group["score"].to_numpy()
-        many = len(values) if leaked == "all" else min(int(leaked), len(values))
-        order = rng.random((draws, len(values))).argsort(axis=1)[:, :many]
-        sampled.append(values[order].mean(axis=1))
-        speaker += [who] * draws
-        label += [truth] * draws
+        many = len(group) if leaked == "all" else min(int(leaked), len(group))
+        order = _choose(group, many, config, rng)
+        sampled.append(combine(group["score"].to_numpy()[order], axis=1))
+        speaker += [who] * len(order)
+        label += [truth] * len(order)
     return FoldSamples(np.concatenate(sampled), np.array(speaker), np.array(label))
+
+
+def _choose(
+    updates: pd.DataFrame, many: int, config: AdversaryConfig, rng: np.random.Generator
+) -> Ints:
+    """Return which of one client's updates leak: positions, shape (draws, many)."""
+    if config.selection == "random":
+        return rng.random((config.draws, len(updates))).argsort(axis=1)[:, :many]
+    by_round = updates["round"].to_numpy().argsort(kind="stable")
+    return by_round[None, :many] if config.selection == "earliest" else by_round[None, -many:]
 
 
 def _figures(drawn: list[FoldSamples], bootstraps: int, seed: int) -> dict[str, Any]:

@@ -38,8 +38,13 @@ class AdversaryConfig:
         Column of the corpora's metadata to infer.
     leaked_updates : list of int or "all"
         How many updates of one client the adversary combines.
+    selection : str
+        Which of a client's updates these are: ``random``, ``earliest`` or ``latest``.
+    combination : str
+        ``mean`` or ``sum`` of their log-odds. A sum counts updates as independent evidence,
+        so clients that sent fewer stay nearer to 0.
     draws : int
-        Random choices of that many updates, a client.
+        Random choices of that many updates, a client; of the earliest or latest there is one.
     shadow_federations : int
         Rehearsals on the shadow corpora, each from other initial weights and speakers.
     bootstraps : int
@@ -48,6 +53,8 @@ class AdversaryConfig:
 
     attribute: str = "gender"
     leaked_updates: list[Any] = field(default_factory=lambda: [1, 3, 5, 10, 20, "all"])
+    selection: str = "random"
+    combination: str = "mean"
     draws: int = 10
     shadow_federations: int = 5
     bootstraps: int = 1000

@@ -156,15 +156,17 @@ def test_rates_and_advantage_are_those_of_the_curves_of_each_fold(tmp_path):
     assert 0 < entry["tpr_at_fpr_01"] < entry["tpr_at_fpr_10"] < 1
 
 
-def test_calibration_error_is_that_of_the_reliability_diagram(tmp_path):
+@pytest.mark.parametrize("combination", ["mean", "sum"])
+def test_calibration_error_is_that_of_the_reliability_diagram(tmp_path, combination):
     scores, path = study(tmp_path, speakers=50, folds=3)
     errors = []
-    for g in drawn(scores, path):
+    for g in drawn(scores, path, combination):
         male, probability = (g["gender"] == "male").to_numpy(), expit(g["score"]).to_numpy()
         true, said = calibration_curve(male, probability, n_bins=10)
         many = np.histogram(probability, bins=10, range=(0, 1))[0]
         errors.append((many[many > 0] * abs(true - said)).sum() / len(g))
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    config = replace(ONCE, combination=combination)
+    (entry,) = evaluate_attack(scores, path, CLASSES, config, seed=0)
     assert entry["ece"] == pytest.approx(np.mean(errors))
 
 
@@ -212,6 +214,53 @@ def test_p_value_is_exact_where_some_folds_lack_a_class(tmp_path):
     (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
     assert entry["p_value"] == pytest.approx(brute_force(folds, [1, 0, 0, 0, 0]))
     assert entry["p_value"] != brute_force(folds[1:], [1, 0, 0, 0, 0])  # the folds of the AUC
+
+
+@pytest.mark.parametrize(
+    ("selection", "leaked", "expected"),
+    [
+        ("earliest", 1, [1.0, -2, 5, 3]),
+        ("latest", 1, [-1.0, 4, 5, 2]),
+        ("earliest", 2, [0.5, 1, 5, 2]),
+        ("latest", 2, [-0.5, 1, 5, 1.5]),
+        ("latest", "all", [0, 1, 5, 2]),
+    ],
+)
+def test_the_first_or_the_last_updates_by_round_leak(
+    tmp_path, monkeypatch, selection, leaked, expected
+):
+    sent = [[(7, -1.0), (2, 1.0), (3, 0.0)], [(9, 4.0), (4, -2.0)], [(5, 5.0)]]
+    sent += [[(30, 2.0), (4, 3.0), (8, 1.0)]]
+    seen = []
+    monkeypatch.setattr(
+        "attacks.evaluate.roc_curve", lambda *a, **k: seen.append(a) or roc_curve(*a)
+    )
+    scores, path = by_hand(tmp_path, sent)
+    config = replace(ONCE, leaked_updates=[leaked], selection=selection, draws=7)
+    evaluate_attack(scores, path, CLASSES, config, seed=0)
+    assert seen[0][1].tolist() == pytest.approx(expected)  # one draw, whatever `draws` says
+
+
+def test_random_selection_needs_no_rounds_and_ignores_them(tmp_path):
+    scores, path = study(tmp_path)
+    config = replace(ONCE, leaked_updates=[3], draws=5)
+    numbered = scores.assign(round=range(len(scores)))
+    assert evaluate_attack(scores, path, CLASSES, config, 0) == evaluate_attack(
+        numbered, path, CLASSES, config, 0
+    )
+
+
+def test_a_sum_ranks_clients_by_evidence_a_mean_by_strength(tmp_path):
+    # the men sent two updates of 1, the women one of 1.5
+    sent = [[(1, 1.5)], [(2, 1.5)], [(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
+    scores, path = by_hand(tmp_path, sent)
+    mean, total = (
+        evaluate_attack(scores, path, CLASSES, replace(ONCE, combination=how), seed=0)[0]
+        for how in ("mean", "sum")
+    )
+    assert (mean["auc"], total["auc"]) == (0, 1)
+    # 1.5 and 2 share a bin: what is claimed too much of women offsets what of men too little
+    assert total["ece"] == pytest.approx((2 * expit(1.5) - 2 * (1 - expit(2))) / 4)
 
 
 def test_victims_of_one_class_give_no_figures(tmp_path):

@@ -409,6 +409,16 @@ BAD_INPUT = {
         "adversary.leaked_updates",
         "neither a count nor all",
     ),
+    "selection of leaks": (
+        lambda _: ["adversary.selection=last"],
+        "adversary.selection=last",
+        "random, earliest, latest",
+    ),
+    "combination of leaks": (
+        lambda _: ["adversary.combination=max"],
+        "adversary.combination=max",
+        "mean, sum",
+    ),
     "no such run": (
         lambda folder: ["stage=attack", f"run={folder / 'none'}"],
         "none",
