@@ -69,7 +69,8 @@ class AuditConfig:
     name : str
         ``none`` or ``canary``.
     canaries, releases : int
-        Canary clients, and how often each takes part.
+        Canary clients, and how often each takes part. Under local noise as many clients send
+        the opposite.
     magnitudes : list of float
         Norms of their updates over the clipping norm, each audited by itself.
     confidence : float

@@ -1,9 +1,9 @@
 """Canaries: clients of the audit, sent the way of every client's update.
 
 The global model holds the directions that are looked for; a canary returns its own part of
-it, plus or minus. Under local noise that is the whole model, and the coin decides the sign.
-Under central noise each canary of a group has a part to itself, and as many parts are nobody's:
-what the noised sum reads there is what it reads of an absent client.
+it, plus or minus. Under local noise that is the whole model, and as many clients send its
+opposite. Under central noise each canary of a group has a part to itself, and as many parts are
+nobody's: what the noised sum reads there is what it reads of an absent client.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,10 +64,10 @@ def release_canaries(
         relies on it.
     """
     aviary = _Aviary(grid, protocol, dimension, magnitude, workspace, device)
-    coins = numpy_stream(protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
     if protocol.plan.central:
+        coins = numpy_stream(protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
         return _central_evidence(aviary, coins, audit.releases)
-    return [_local_evidence(aviary, coins, audit.releases)]
+    return [_local_evidence(aviary, audit.canaries, audit.releases)]
 
 
 class _Aviary:
@@ -144,8 +144,8 @@ class _Aviary:
             )
 
 
-def _local_evidence(aviary: _Aviary, coins: Bools, releases: int) -> Evidence:
-    """Tell plus from minus by each canary's noised updates, summed over its releases."""
+def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
+    """Tell canaries from as many opposites by their noised updates, summed over releases."""
     mechanism = aviary.protocol.plan.client_mechanism()
     assert isinstance(mechanism, LocalDP)  # other client-side mechanisms are not audited
     directions, weights = {}, {}
@@ -159,18 +159,19 @@ def _local_evidence(aviary: _Aviary, coins: Bools, releases: int) -> Evidence:
             directions[n] = np.float32(aviary.magnitude) * at_clip.astype(np.float32)
             weights[n] = at_clip.ravel().astype(np.float64) / stddev**2
     directions = {n: directions.get(n, np.zeros_like(a)) for n, a in aviary.like.items()}
-    scores = np.zeros(len(coins))
+    plus = np.arange(2 * canaries) % 2 == 0
+    scores = np.zeros(len(plus))
 
     def tap(received: Releases) -> None:
         for name, weight in weights.items():
             flat = received.arrays[name].reshape(len(received), -1).astype(np.float64)
             np.add.at(scores, received.client, flat @ weight)
 
-    batches = np.array_split(np.arange(len(coins)), -(-len(coins) // CANARIES_A_ROUND))
+    batches = np.array_split(np.arange(len(plus)), -(-len(plus) // CANARIES_A_ROUND))
     cohorts = [batch.tolist() for batch in batches] * releases
-    aviary.fly("audit", coins, 1, directions, cohorts, tap=tap)
+    aviary.fly("audit", plus, 1, directions, cohorts, tap=tap)
     apart = 1 if aviary.protocol.plan.config.relation == "replace_one" else 2
-    return Evidence("known", releases, scores[coins], scores[~coins], apart)
+    return Evidence("known", releases, scores[plus], scores[~plus], apart)
 
 
 def _central_evidence(aviary: _Aviary, coins: Bools, releases: int) -> list[Evidence]:
