@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch.nn import functional as F
 
-from client.canary import canary_update
 from client.mechanism import l2_norm
 from client.model import ModelConfig, Recogniser, initial_arrays, load_arrays
 from client.training import (
@@ -159,7 +158,7 @@ def test_a_seed_reproduces_an_update_exactly():
 
 
 @pytest.mark.parametrize("clip", [None, GradientClip(0.25, "batch", noise_multiplier=1.0)])
-@pytest.mark.parametrize("trainer", [*TRAINERS, canary_update])
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_the_noise_source_is_left_alone_unless_utterances_are_clipped(trainer, clip):
     noise = np.random.default_rng(0)
     train(trainer, examples(30), clip=clip, noise=noise)
