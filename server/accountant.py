@@ -3,27 +3,96 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from copy import deepcopy
+from copy import copy
 
 import numpy as np
 
 from client.privacy import UserLevelDP
 from client.training import TrainingConfig
-from server.composition import Releases
-from server.gaussian import gaussian_epsilon
+from server.composition import Releases, running_epsilon
 from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
+from server.privacy_config import CENTRAL, PrivacyConfig
+
+
+class Ledger:
+    """Who released what, round by round: planned beforehand, or spent.
+
+    Parameters
+    ----------
+    rate : float
+        Sampling rate of Poisson cohorts.
+    units : sequence of hashable, length N
+        What is protected: the client itself, or the speaker who may hold several.
+    batches : sequence of Releases, length N
+        What one update of each client releases of its utterances.
+    mus : sequence of float, length N
+        Sensitivity over noise of one release of each client.
+
+    Attributes
+    ----------
+    releases : Counter
+        How often each client's update may have left its device.
+    """
+
+    def __init__(
+        self,
+        privacy: PrivacyConfig,
+        rate: float,
+        units: Sequence[Hashable],
+        batches: Sequence[Releases],
+        mus: Sequence[float],
+    ) -> None:
+        self._privacy, self._rate, self._units = privacy, rate, units
+        self._batches, self._mus = batches, mus
+        self._clients_a_unit = max(Counter(units).values(), default=1)
+        self._squared: defaultdict[Hashable, float] = defaultdict(float)
+        self._rounds = 0
+        self.releases: Counter[int] = Counter()
+
+    def add(self, cohort: Iterable[int]) -> None:
+        """Note a round and its clients."""
+        present = {client: self._mus[client] for client in cohort}
+        together = self._privacy.mechanism in CENTRAL
+        for unit, cost in squared_sensitivities(present, self._units, together).items():
+            self._squared[unit] += cost
+        self.releases.update(present.keys())
+        self._rounds += 1
+
+    def copy(self) -> "Ledger":
+        """Return a ledger that goes on from here by itself."""
+        other = copy(self)
+        other._squared, other.releases = self._squared.copy(), self.releases.copy()
+        return other
+
+    @property
+    def exposures(self) -> tuple[Releases, ...]:
+        """What was released of the units that may be worst off, against the plan's vantage.
+
+        Of a unit without releases nothing is; secret cohorts may always have held it.
+        """
+        if self._privacy.unit == "utterance":
+            updates = ((self._batches[client], n) for client, n in self.releases.items())
+            found = {Releases(batch.count * n, batch.rate) for batch, n in updates}
+            return tuple(sorted(found, key=lambda r: (r.rate, r.count)))
+        if self._privacy.vantage == "outsider":
+            return (Releases(self._rounds, self._rate, self._clients_a_unit),)
+        return self.known
+
+    @property
+    def known(self) -> tuple[Releases, ...]:
+        """The same against whoever knows who took part."""
+        return (Releases(max(self._squared.values())),) if self._squared else ()
 
 
 class Accountant:
-    """Keeps what each client released, round by round, and says what was spent.
+    """Keeps the ledger of a federation, and says what was spent.
 
     Parameters
     ----------
     sizes : sequence of int, length N
         Training utterances of each client.
     units : sequence of hashable, length N
-        What is protected: the client itself, or the speaker who may hold several.
+        As in `Ledger`.
     num_parameters : int
         Shared weights d.
     algorithm : str
@@ -32,9 +101,7 @@ class Accountant:
     Attributes
     ----------
     cohorts : list of list of int
-        The ledger: clients whose update may have left its device, a list a round.
-    releases : Counter
-        How often each client is in it.
+        Clients whose update may have left its device, a list a round.
     """
 
     def __init__(
@@ -46,28 +113,25 @@ class Accountant:
         algorithm: str,
         training: TrainingConfig,
     ) -> None:
-        self._plan, self._units = plan, units
-        self._clients_a_unit = max(Counter(units).values(), default=1)
-        self._batches = [batch_releases(n, algorithm, training) for n in sizes]
-        mechanism, noise_multiplier = plan.client_mechanism(), plan.noise_multiplier
+        self._plan, mechanism = plan, plan.client_mechanism()
+        # In units of the plan's noise multiplier where it has one; UDP's noise is each client's.
+        self._noise_multiplier, mus = plan.noise_multiplier, [1.0] * len(sizes)
         if isinstance(mechanism, UserLevelDP):
-            self._mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
-        else:
-            self._mus = [math.inf if noise_multiplier is None else 1 / noise_multiplier] * len(
-                sizes
-            )
-        self._squared: defaultdict[Hashable, float] = defaultdict(float)
+            self._noise_multiplier = 1.0
+            mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
+        batches = [batch_releases(n, algorithm, training) for n in sizes]
+        self._ledger = Ledger(plan.config, plan.sampling_rate, units, batches, mus)
         self.cohorts: list[list[int]] = []
-        self.releases: Counter[int] = Counter()
 
     def add(self, cohort: Iterable[int]) -> None:
         """Note a round and the clients whose update may have left its device in it."""
-        present = sorted(cohort)
-        self.cohorts.append(present)
-        self.releases.update(present)
-        mus = {client: self._mus[client] for client in present}
-        for unit, cost in squared_sensitivities(mus, self._units, self._plan.central).items():
-            self._squared[unit] += cost
+        self.cohorts.append(sorted(cohort))
+        self._ledger.add(self.cohorts[-1])
+
+    @property
+    def releases(self) -> Counter[int]:
+        """How often each client is in the ledger."""
+        return self._ledger.releases
 
     @property
     def epsilon(self) -> float:
@@ -75,37 +139,28 @@ class Accountant:
 
         Infinite without a guarantee, before the first round too.
         """
-        if any(math.isinf(mu) for mu in self._mus):
-            return math.inf
-        if self._plan.config.unit == "utterance":
-            return max((self._of_utterances(c) for c in self.releases), default=0.0)
-        if self._plan.config.vantage == "outsider":
-            rounds, rate = len(self.cohorts), self._plan.sampling_rate
-            return self._plan.epsilon(Releases(rounds, rate, self._clients_a_unit))
-        return self._known
+        return self._spent(self._ledger.exposures)
 
     @property
     def known_epsilon(self) -> float | None:
         """The same against whoever knows who took part; None where `epsilon` assumes it."""
-        return self._known if self._plan.config.vantage == "outsider" else None
+        return self._spent(self._ledger.known) if self._plan.config.vantage == "outsider" else None
 
     def overspends(self, cohort: Iterable[int]) -> bool:
         """Tell whether a round with this cohort would spend more than the plan allows."""
         limit = self._plan.config.stop_at_epsilon
         if limit is None:
             return False
-        after = deepcopy(self)
+        after = self._ledger.copy()
         after.add(cohort)
-        return after.epsilon > limit
+        return self._spent(after.exposures) > limit
 
-    @property
-    def _known(self) -> float:
-        squared = max(self._squared.values(), default=0.0)
-        return gaussian_epsilon(math.sqrt(squared), self._plan.config.delta)
-
-    def _of_utterances(self, client: int) -> float:
-        batch = self._batches[client]
-        return self._plan.epsilon(Releases(batch.count * self.releases[client], batch.rate))
+    def _spent(self, exposures: Iterable[Releases]) -> float:
+        if self._noise_multiplier is None:
+            return math.inf
+        c, noise = self._plan.config, self._noise_multiplier
+        spent = (running_epsilon(r, noise, c.delta, c.accountant or "") for r in exposures)
+        return max(spent, default=0.0)
 
 
 def planned_exposures(
@@ -123,23 +178,14 @@ def planned_exposures(
     ----------
     cohorts : sequence of sequence of int
         Clients of each round; for secret cohorts only how many rounds there are matters.
-    rate : float
-        Sampling rate of Poisson cohorts.
+    rate, units
+        As in `Ledger`.
     """
-    if privacy.mechanism == "dp_sgd":
-        taken = Counter(client for cohort in cohorts for client in cohort)
-        batches = {client: batch_releases(sizes[client], algorithm, training) for client in taken}
-        exposures = {Releases(b.count * taken[c], b.rate) for c, b in batches.items()}
-        return tuple(sorted(exposures, key=lambda r: (r.rate, r.count)))
-    if privacy.vantage == "outsider":
-        return (Releases(len(cohorts), rate, max(Counter(units).values())),)
-    together = privacy.vantage == "sum"
-    total: defaultdict[Hashable, float] = defaultdict(float)
+    batches = [batch_releases(n, algorithm, training) for n in sizes]
+    ledger = Ledger(privacy, rate, units, batches, [1.0] * len(sizes))
     for cohort in cohorts:
-        costs = squared_sensitivities(dict.fromkeys(cohort, 1.0), units, together)
-        for unit, cost in costs.items():
-            total[unit] += cost
-    return (Releases(max(total.values(), default=1.0)),)
+        ledger.add(cohort)
+    return ledger.exposures or (Releases(1),)
 
 
 def squared_sensitivities(
