@@ -15,7 +15,7 @@ from attacks import shadow
 from attacks.audit import audit_figures
 from attacks.evaluate import check_victims, evaluate_attack
 from attacks.tap import Attack, Floats, tap
-from client.errors import UserError
+from client.errors import UserError, check_choice
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Federation
@@ -47,8 +47,7 @@ def check_adversary(
         if getattr(config.adversary, key) < 1:
             raise UserError(f"adversary.{key} must be at least 1")
     for key, choices in CHOICES.items():
-        if (chosen := getattr(config.adversary, key)) not in choices:
-            raise UserError(f"adversary.{key}={chosen} is not one of {', '.join(choices)}")
+        check_choice(f"adversary.{key}", getattr(config.adversary, key), choices)
     for leaked in config.adversary.leaked_updates:
         if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
             raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
@@ -67,8 +66,7 @@ def check_audit(config: StudyConfig) -> None:
         Naming the key.
     """
     audit = config.audit
-    if audit.name not in ("none", "canary"):
-        raise UserError(f"audit.name={audit.name} is not one of none, canary")
+    check_choice("audit.name", audit.name, ("none", "canary"))
     if audit.name == "canary" and config.privacy.mechanism not in (*LOCAL, *CENTRAL):
         raise UserError(
             f"audit=canary: privacy={config.privacy.mechanism} does not clip updates, so there is "

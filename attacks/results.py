@@ -4,6 +4,7 @@ import json
 import math
 import os
 import textwrap
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -103,6 +104,12 @@ def leaked_order(attack: Attack) -> float:
 def at_one(records: list[Attack]) -> Attack | None:
     """The record of one series with a single leaked update, if it was attacked."""
     return next((record for record in records if record["leaked_updates"] == 1), None)
+
+
+def strongest(attacks: Iterable[Attack | None]) -> Attack | None:
+    """The record of the highest AUC, if any has one."""
+    scored = [attack for attack in attacks if attack and attack["auc"] is not None]
+    return max(scored, key=lambda attack: float(attack["auc"]), default=None)
 
 
 def _traits(attack: Attack) -> tuple[str, ...]:

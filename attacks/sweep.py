@@ -1,7 +1,6 @@
 """One table and one figure over the runs of a Hydra multirun."""
 
 import math
-from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attacks import figures
-from attacks.results import Attack, Results, at_one, attack_series, read_results, write_atomically
+from attacks.results import (
+    Attack,
+    Results,
+    at_one,
+    attack_series,
+    read_results,
+    strongest,
+    write_atomically,
+)
 from attacks.verdict import delta_text
 from client.errors import UserError
 
@@ -122,15 +129,14 @@ def _point(results: Results) -> dict[str, Any]:
         "real": _number(privacy["epsilon"]),
         "nominal": _number(privacy["nominal_epsilon"]),
         "uar": 100 * _number(uar),
-        "one": _strongest(at_one(records) for records in series),
-        "most": _strongest(records[-1] for records in series),
+        "one": _auc(strongest(at_one(records) for records in series)),
+        "most": _auc(strongest(records[-1] for records in series)),
         **{count: results[count] for count in COUNTS},
     }
 
 
-def _strongest(attacks: Iterable[Attack | None]) -> float:
-    scored = [attack["auc"] for attack in attacks if attack and attack["auc"] is not None]
-    return max(scored, default=math.nan)
+def _auc(attack: Attack | None) -> float:
+    return math.nan if attack is None else attack["auc"]
 
 
 def _number(value: float | None) -> float:

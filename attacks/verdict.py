@@ -1,10 +1,9 @@
 """The verdict of a run in plain words: utility, leakage and privacy."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from attacks import figures
-from attacks.results import Attack, Results, at_one
+from attacks.results import Attack, Results, at_one, strongest
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
 STRONG_EPSILON, REASONABLE_EPSILON = 1.0, 10.0
@@ -51,8 +50,8 @@ def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
     if not series:
         sentence = "No attack was run, so nothing is known about what the updates give away."
         return Finding(title, "not attacked", sentence, [])
-    one = _strongest(at_one(records) for records in series.values())
-    most = _strongest(records[-1] for records in series.values())
+    one = strongest(at_one(records) for records in series.values())
+    most = strongest(records[-1] for records in series.values())
     shown = [attack for attack in (one, most) if attack]
     if not shown:
         sentence = "The attacks have no AUC: in no fold are the victims of both classes."
@@ -65,7 +64,8 @@ def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
     ]
     details.append(f"strongest of {len(series)} attack{'s' * (len(series) > 1)}; 0.5 is guessing")
     figure = "AUC " + " → ".join(decimal(attack["auc"]) for attack in shown)
-    return Finding(title, figure, _leakage_sentence(max(shown, key=_auc)), details)
+    leading = max(shown, key=lambda attack: float(attack["auc"]))
+    return Finding(title, figure, _leakage_sentence(leading), details)
 
 
 def _leakage_sentence(attack: Attack) -> str:
@@ -170,12 +170,3 @@ def interval(attack: Attack) -> str:
     """The interval of an AUC in words."""
     bounds = attack["ci95_auc"]
     return f"95{NBSP}% interval {bounds[0]:.2f}–{bounds[1]:.2f}" if bounds else "no interval"
-
-
-def _strongest(attacks: Iterable[Attack | None]) -> Attack | None:
-    scored = [attack for attack in attacks if attack and attack["auc"] is not None]
-    return max(scored, key=_auc, default=None)
-
-
-def _auc(attack: Attack) -> float:
-    return float(attack["auc"])

@@ -32,7 +32,7 @@ from server.federation import AlgorithmConfig, Federation, Protocol
 from server.grid import LocalGrid
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
-from server.run import run_federations
+from server.run import compose, run_federations, study_config
 from server.transcript import TranscriptConfig
 
 FEATURES, TRAINING, HELD_OUT = 988, 26, 6
@@ -105,20 +105,13 @@ def round_seconds(clients: Clients, cohort: int, rounds: int, runtime: str) -> f
 
 def accounting_seconds(rounds: int) -> float:
     """Calibrate central noise to epsilon 8 and account for a run of so many rounds."""
-    config = PrivacyConfig(
-        mechanism="central",
-        epsilon=8.0,
-        clipping_norm=0.1,
-        relation="add_remove",
-        vantage="outsider",
-        accountant="pld",
-    )
+    config = study_config(compose(["privacy=central_8"])).privacy
     began = time.perf_counter()
     plan = PrivacyPlan(config, 0.1, rounds, 70, (Releases(rounds, 0.1),))
     accountant = Accountant(plan, [TRAINING] * 70, range(70), 1, "fedavg", TrainingConfig())
     for server_round in range(rounds):
         accountant.add(range(server_round % 10, 70, 10))
-        assert accountant.epsilon <= config.epsilon and accountant.known_epsilon
+        assert accountant.epsilon <= 8 and accountant.known_epsilon
     return time.perf_counter() - began
 
 

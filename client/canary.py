@@ -25,7 +25,7 @@ def canary_update(
     other: the mechanism, serialisation, the server and its tap.
     """
     part, parts = (int(feature) for feature in examples.features[0])
-    flat = np.concatenate([array.ravel() for array in start.values()])
+    flat = flatten(start)
     own = part_of(flat, part, parts)
     sent = np.zeros_like(flat)
     sent[own] = flat[own] if int(examples.labels[0]) else -flat[own]
@@ -36,6 +36,11 @@ def part_of(flat: npt.NDArray[np.floating], part: int, parts: int) -> npt.NDArra
     """Return the positions of one of `parts` equal parts of the entries that are not zero."""
     positions = np.flatnonzero(flat)
     return positions[len(positions) * part // parts : len(positions) * (part + 1) // parts]
+
+
+def flatten(arrays: Arrays) -> npt.NDArray[np.float32]:
+    """Join arrays into one vector."""
+    return np.concatenate([array.ravel() for array in arrays.values()])
 
 
 def unflatten(flat: npt.NDArray[np.floating], like: Arrays) -> Arrays:

@@ -1,8 +1,22 @@
 """The one exception a user is meant to see."""
 
+from collections.abc import Collection
+
 
 class UserError(Exception):
     """Bad input: one line that names the file or key and says how to mend it.
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+def check_choice(key: str, value: object, choices: Collection[str]) -> None:
+    """Refuse a value that is not one of a key's choices.
+
+    Raises
+    ------
+    UserError
+        Naming the key and the choices.
+    """
+    if value not in choices:
+        raise UserError(f"{key}={value} is not one of {', '.join(choices)}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from client.errors import UserError
+from client.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     import opensmile
@@ -76,9 +76,7 @@ def _smile(feature_set: str, sampling_rate: int) -> "opensmile.Smile":
     # Imported here: pandas and openSMILE's library cost two seconds that a cached run saves.
     import opensmile
 
-    if feature_set not in opensmile.FeatureSet.__members__:
-        names = ", ".join(opensmile.FeatureSet.__members__)
-        raise UserError(f"features.feature_set={feature_set} is not one of {names}")
+    check_choice("features.feature_set", feature_set, opensmile.FeatureSet.__members__)
     return opensmile.Smile(
         feature_set=opensmile.FeatureSet[feature_set],
         feature_level=opensmile.FeatureLevel.Functionals,

@@ -168,18 +168,18 @@ class LocalDP(Withholding):
         """L2 norm that an honest update of this shape exceeds once in a thousand million."""
         sizes = [sum(update[name].size for name in group) for group in self.groups]
         squared = sum(
-            (stddev**2 * chi2.isf(FALSE_ALARM / len(sizes), size))
+            stddev**2 * chi2.isf(FALSE_ALARM / len(sizes), size)
             for stddev, size in zip(self.noise, sizes, strict=True)
         )
         return math.hypot(*self.clipping_norms) + math.sqrt(squared)
 
     def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
         """Clip, add noise, and leave out what is not shared."""
-        sent = keep_only(update, ())
+        sent: Arrays = {}
         for group, norm, stddev in zip(self.groups, self.clipping_norms, self.noise, strict=True):
             clipped = clip_by_norm({name: update[name] for name in group}, norm)
             sent |= add_gaussian(clipped, stddev, noise)
-        return sent
+        return keep_only(update | sent, sent)
 
 
 @dataclass(frozen=True)

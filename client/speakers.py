@@ -9,7 +9,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers
-from client.errors import UserError
+from client.errors import UserError, check_choice
 from client.features import Extractor, extract
 from client.seeds import numpy_stream
 
@@ -67,8 +67,7 @@ def load_corpus(corpus: Corpus, extractor: Extractor, cache: Path) -> CorpusData
     """
     if corpus.shards < 1:
         raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
-    if corpus.on_bad_file not in ("error", "skip"):
-        raise UserError(f"corpus.on_bad_file={corpus.on_bad_file} is not one of error, skip")
+    check_choice("corpus.on_bad_file", corpus.on_bad_file, ("error", "skip"))
     utterances = corpus.utterances(cache)
     check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
     skip_bad = corpus.on_bad_file == "skip"

@@ -51,10 +51,11 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     """
     dataset = workspace / f"{federation.name}.safetensors"
     federation.clients.save_training(dataset)
-    plan, seed = federation.protocol.plan, federation.protocol.seed
+    protocol = federation.protocol
+    plan, seed = protocol.plan, protocol.seed
     stream = numpy_stream(seed, federation.name, "initial")
     arrays = initial_arrays(
-        federation.protocol.model,
+        protocol.model,
         federation.dimension,
         len(EMOTIONS),
         int(stream.integers(2**63)),
@@ -94,9 +95,15 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
 
             strategy = TappedAveraging(
                 cohort=cohort,
-                request=partial(federation.train_request, dataset, device),
+                request=partial(
+                    protocol.train_request,
+                    federation.name,
+                    protocol.algorithm.name,
+                    dataset,
+                    device,
+                ),
                 aggregate=aggregate,
-                server_step=federation.protocol.algorithm.server_step,
+                server_step=protocol.algorithm.server_step,
                 tap=writer.record,
                 rounds_done=done,
             )

@@ -7,6 +7,7 @@ nobody's: what the noised sum reads there is what it reads of an absent client.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,12 +17,11 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from tqdm import tqdm
 
-from client.canary import part_of, unflatten
+from client.canary import flatten, part_of, unflatten
 from client.corpora.base import EMOTIONS
-from client.mechanism import Arrays
+from client.mechanism import Arrays, l2_norm
 from client.model import initial_arrays
 from client.privacy import LocalDP
-from client.request import TrainRequest
 from client.seeds import numpy_stream
 from client.speakers import Clients
 from conf.schema import AuditConfig
@@ -110,21 +110,6 @@ class _Aviary:
         _canary_clients(coins, parts).save_training(dataset)
         aggregate = aggregation(protocol.plan, protocol.seed, name)
 
-        def request(server_round: int, clients: tuple[int, ...]) -> TrainRequest:
-            return TrainRequest(
-                federation=name,
-                round=server_round,
-                seed=protocol.seed,
-                clients=clients,
-                dataset=str(dataset),
-                device=self._device,
-                algorithm="canary",
-                model=protocol.model,
-                training=protocol.training,
-                mechanism=protocol.plan.client_mechanism(),
-                secure_noise=protocol.plan.config.secure_noise,
-            )
-
         def observed(server_round: int, releases: Releases, model: Arrays) -> Aggregate:
             found = aggregate(server_round, releases, model)
             observe(found)
@@ -132,7 +117,7 @@ class _Aviary:
 
         strategy = TappedAveraging(
             cohort=lambda server_round: list(cohorts[server_round - 1]),
-            request=request,
+            request=partial(protocol.train_request, name, "canary", dataset, self._device),
             aggregate=observed,
             server_step=0.0,
             tap=lambda server_round, model, releases: tap(releases),
@@ -153,9 +138,9 @@ def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
         mechanism.groups, mechanism.clipping_norms, mechanism.noise, strict=True
     ):
         drawn = aviary.draw(group)
-        norm = np.sqrt(sum(np.square(drawn[n], dtype=np.float64).sum() for n in group))
+        norm = l2_norm(drawn)  # which is zero outside of the group
         for n in group:
-            at_clip = drawn[n] * (clip / norm)
+            at_clip = drawn[n] * np.float64(clip / norm)
             directions[n] = np.float32(aviary.magnitude) * at_clip.astype(np.float32)
             weights[n] = at_clip.ravel().astype(np.float64) / stddev**2
     directions = {n: directions.get(n, np.zeros_like(a)) for n, a in aviary.like.items()}
@@ -218,7 +203,7 @@ def _central_scores(
     plan = protocol.plan
     assert plan.config.clipping_norm is not None  # checked
     drawn = aviary.draw(list(plan.shared))
-    flat = np.concatenate([array.ravel() for array in drawn.values()])
+    flat = flatten(drawn)
     parts = [part_of(flat, part, 2 * count) for part in range(2 * count)]
     units = [flat[part].astype(np.float64) / np.linalg.norm(flat[part]) for part in parts]
     for part, unit in zip(parts, units, strict=True):
@@ -230,7 +215,7 @@ def _central_scores(
     scores: list[list[float]] = []
 
     def observe(aggregate: Aggregate) -> None:
-        total = np.concatenate([a.ravel() for a in aggregate.mean.values()]).astype(np.float64)
+        total = flatten(aggregate.mean).astype(np.float64)
         total *= plan.expected_cohort / aggregate.clipping_norm
         scores.append([float(total[p] @ unit) for p, unit in zip(parts, units, strict=True)])
 

@@ -91,10 +91,8 @@ def composed_epsilon(
     Koskela, Jalko and Honkela (2020), PLD; Gopi, Lee and Wutschitz (2021), PRV; Mironov, Talwar
     and Zhang (2019), RDP; Choquette-Choo et al. (ICLR 2024), mixtures of Gaussians.
     """
-    if releases.rate == 1 or noise_multiplier < LEAST_NOISE:
+    if not _counts_on_sampling(releases, noise_multiplier):
         return gaussian_epsilon(_moved(releases) / noise_multiplier, delta)
-    if releases.count == 0:
-        return 0.0
     if releases.clients > 1 and accountant != "pld":
         raise ValueError(f"{accountant} cannot account for several clients of a unit")
     return _sampled_epsilon(releases, noise_multiplier, delta, accountant)
@@ -140,11 +138,14 @@ def running_epsilon(
 
     The result depends on the arguments alone and not on what was asked before.
     """
-    at_once = releases.rate == 1 or releases.count == 0 or noise_multiplier < LEAST_NOISE
-    if at_once or accountant != "pld":
+    if accountant != "pld" or not _counts_on_sampling(releases, noise_multiplier):
         return composed_epsilon(releases, noise_multiplier, delta, accountant)
     curve = _curve(releases.rate, releases.clients, noise_multiplier, delta)
     return curve(round(releases.count))
+
+
+def _counts_on_sampling(releases: Releases, noise_multiplier: float) -> bool:
+    return releases.rate < 1 and releases.count > 0 and noise_multiplier >= LEAST_NOISE
 
 
 def _moved(releases: Releases) -> float:

@@ -59,6 +59,30 @@ class Protocol:
     transcript: TranscriptConfig
     seed: int
 
+    def train_request(
+        self,
+        federation: str,
+        algorithm: str,
+        dataset: Path,
+        device: str,
+        server_round: int,
+        clients: tuple[int, ...],
+    ) -> TrainRequest:
+        """Return what a node that hosts `clients` of a federation is asked in a round."""
+        return TrainRequest(
+            federation=federation,
+            round=server_round,
+            seed=self.seed,
+            clients=clients,
+            dataset=str(dataset),
+            device=device,
+            algorithm=algorithm,
+            model=self.model,
+            training=self.training,
+            mechanism=self.plan.client_mechanism(),
+            secure_noise=self.plan.config.secure_noise,
+        )
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -107,25 +131,6 @@ class Federation:
     def dimension(self) -> int:
         """Number of features d."""
         return int(self.clients.features.shape[1])
-
-    def train_request(
-        self, dataset: Path, device: str, server_round: int, clients: tuple[int, ...]
-    ) -> TrainRequest:
-        """Return what a node that hosts `clients` is asked in a round."""
-        protocol = self.protocol
-        return TrainRequest(
-            federation=self.name,
-            round=server_round,
-            seed=protocol.seed,
-            clients=clients,
-            dataset=str(dataset),
-            device=device,
-            algorithm=protocol.algorithm.name,
-            model=protocol.model,
-            training=protocol.training,
-            mechanism=protocol.plan.client_mechanism(),
-            secure_noise=protocol.plan.config.secure_noise,
-        )
 
     @property
     def sampler(self) -> Sampler:

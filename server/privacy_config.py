@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from client.errors import UserError
+from client.errors import UserError, check_choice
 from server.composition import ACCOUNTANTS
 
 CENTRAL = ("central", "central_adaptive")
@@ -120,10 +120,7 @@ class PrivacyConfig:
             Naming the key.
         """
         for key, choices in CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise UserError(
-                    f"privacy.{key}={getattr(self, key)} is not one of {', '.join(choices)}"
-                )
+            check_choice(f"privacy.{key}", getattr(self, key), choices)
         self._check_keys()
         self._check_numbers()
         for refused, reason in self._refusals():
@@ -164,10 +161,8 @@ class PrivacyConfig:
             value = getattr(self, key)
             if value is None or not 0 < value < 1:
                 raise UserError(f"privacy.{key}={value} must lie between 0 and 1")
-        if self.accountant is not None and self.accountant not in ACCOUNTANTS:
-            raise UserError(
-                f"privacy.accountant={self.accountant} is not one of {', '.join(ACCOUNTANTS)}"
-            )
+        if self.accountant is not None:
+            check_choice("privacy.accountant", self.accountant, ACCOUNTANTS)
 
     def _refusals(self) -> list[tuple[bool, str]]:
         """Return what cannot be guaranteed, each with whether it is asked for."""

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from server.composition import ACCOUNTANTS
 from server.plan import PrivacyPlan
-from server.privacy_config import CENTRAL
 
 VANTAGES = {
     "attributed": "the server, which sees every update with its sender",
@@ -142,7 +141,7 @@ def _warnings(
         return [NO_MECHANISM]
     said = [
         *(_udp_warnings(plan, num_examples) if c.mechanism == "udp" else []),
-        *([TRUSTED_SERVER] if c.mechanism in CENTRAL else []),
+        *([TRUSTED_SERVER] if plan.central else []),
         *([SECRET_COHORTS] if c.vantage == "outsider" else []),
         *([UTTERANCES] if c.unit == "utterance" else []),
         *([NO_AMPLIFICATION] if c.vantage == "attributed" and c.unit != "utterance" else []),

@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from client.corpora.base import EMOTIONS
-from client.errors import UserError
+from client.errors import UserError, check_choice
 from client.model import parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
 from conf.schema import StudyConfig
@@ -44,8 +44,7 @@ def check_config(config: StudyConfig) -> None:
         Naming the key.
     """
     for key, choices in CHOICES.items():
-        if getattr(config, key) not in choices:
-            raise UserError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}")
+        check_choice(key, getattr(config, key), choices)
     for key in ("rounds", "checkpoint_every"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)} must be at least 1")
@@ -259,9 +258,9 @@ def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
     worst = max(outcomes, key=lambda o: -1.0 if o.epsilon is None else o.epsilon)
     clients = worst.federation.clients
     plan = worst.federation.protocol.plan
-    by_unit: Counter[str] = Counter()
+    units, by_unit = clients.units(plan.config.unit), Counter[str]()
     for client, count in worst.releases.items():
-        by_unit[clients.units(plan.config.unit)[client]] += count
+        by_unit[units[client]] += count
     spent = Spent(worst.epsilon, worst.epsilon_known, max(by_unit.values(), default=0))
     shards = max(Counter(clients.speakers).values())
     return privacy_statement(plan, spent, clients.sizes(), shards, normalisation)
