@@ -1,99 +1,141 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit, logit
+from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
-from attacks.evaluate import evaluate_attack
-from attacks.significance import FoldSamples
+import attacks
+from attacks.evaluate import FIGURES, evaluate_attack, speakers_of
+from attacks.results import SCHEMA
 from client.errors import UserError
 from conf.schema import AdversaryConfig
-from tests.attacks.test_significance import brute_force
+from tests.attacks.test_significance import brute_force, two_class
 
 CLASSES = ["female", "male"]
-ONCE = AdversaryConfig(leaked_updates=["all"], draws=1, bootstraps=400)
+AGES = ["old", "teen", "young"]
+CONFIG = AdversaryConfig(bootstraps=400)
+COLUMNS = ["federation", "fold", "client", "speaker", "gender"]
 
 
-def study(folder: Path, speakers=8, folds=2, updates=12, shift=1.0, between=0.5, seed=0):
-    """Scores of a federation a fold; the speaker's own offset dwarfs nothing but counts."""
+def write_truth(folder, rows):
+    path = folder / "truth.parquet"
+    pd.DataFrame(rows, columns=COLUMNS).to_parquet(path)
+    return path
+
+
+def frame(rows, leaked="all"):
+    """Two-class scores from (federation, client, log-odds), each another draw."""
+    scores = pd.DataFrame(rows, columns=["federation", "client", "score_1"])
+    return scores.assign(leaked=leaked, draw=range(len(scores)), score_0=0.0)
+
+
+def study(folder, speakers=8, folds=2, draws=1, shift=1.0, between=0.5, seed=0):
+    """Two clients a speaker in a federation a fold, their draws around a mean of their own."""
     rng = np.random.default_rng(seed)
     truth, scores = [], []
     for fold in range(folds):
         for client in range(2 * speakers):
             speaker = client // 2
-            gender = CLASSES[speaker % 2]
-            truth.append((f"private-fold{fold}", fold, client, f"s{speaker}", gender))
+            federation = f"private-fold{fold}"
+            truth.append((federation, fold, client, f"s{speaker}", CLASSES[speaker % 2]))
             mean = shift * (speaker % 2) + between * rng.normal()
-            scores += [(f"private-fold{fold}", client, mean + rng.normal()) for _ in range(updates)]
-    path = folder / "truth.parquet"
-    pd.DataFrame(truth, columns=["federation", "fold", "client", "speaker", "gender"]).to_parquet(
-        path
-    )
-    return pd.DataFrame(scores, columns=["federation", "client", "score"]), path
+            scores += [(federation, client, mean + rng.normal()) for _ in range(draws)]
+    return frame(scores), write_truth(folder, truth)
 
 
-def expected_auc(scores, path):
-    truth = pd.read_parquet(path)
-    means = scores.groupby(["federation", "client"])["score"].mean().reset_index().merge(truth)
-    folds = [g for _, g in means.groupby("fold")]
-    return np.mean([roc_auc_score(g["gender"] == "male", g["score"]) for g in folds])
+def by_fold(scores, path):
+    return [g for _, g in scores.merge(pd.read_parquet(path)).groupby("fold")]
 
 
-def drawn(scores, path, combine="mean"):
-    """Every client's combined score and truth, in a frame a fold."""
-    means = scores.groupby(["federation", "client"])["score"].agg(combine).reset_index()
-    return [g for _, g in means.merge(pd.read_parquet(path)).groupby("fold")]
+def by_age(folder, speakers=12, folds=1, draws=4, strength=1.0, seed=0):
+    """Log-probabilities of three ages, of one client a speaker; the scores, classes and path."""
+    rng = np.random.default_rng(seed)
+    truth, rows = [], []
+    for fold, client in np.ndindex(folds, speakers):
+        label = client % 3
+        truth.append((f"private-fold{fold}", fold, client, f"s{client}", AGES[label]))
+        for draw in range(draws):
+            scores = log_softmax(strength * np.eye(3)[label] + rng.normal(size=3))
+            rows.append((f"private-fold{fold}", client, "3", draw, *scores))
+    columns = ["federation", "client", "leaked", "draw", "score_0", "score_1", "score_2"]
+    return pd.DataFrame(rows, columns=columns), write_truth(folder, truth)
 
 
-def by_hand(folder, sent):
-    """Scores and truth of two clients a speaker, from (round, score) pairs of each client."""
-    truth = [("private-fold0", 0, c, f"s{c // 2}", CLASSES[c // 2 % 2]) for c in range(len(sent))]
-    path = folder / "truth.parquet"
-    columns = ["federation", "fold", "client", "speaker", "gender"]
-    pd.DataFrame(truth, columns=columns).to_parquet(path)
-    rows = [("private-fold0", c, r, s) for c, pairs in enumerate(sent) for r, s in pairs]
-    return pd.DataFrame(rows, columns=["federation", "client", "round", "score"]), path
+def in_classes(fold):
+    """Labels, as numbers, and probabilities of the three ages."""
+    scores = fold[["score_0", "score_1", "score_2"]].to_numpy()
+    return fold["gender"].map(AGES.index).to_numpy(), softmax(scores, axis=1)
 
 
 def test_auc_is_the_mean_over_folds(tmp_path):
     scores, path = study(tmp_path)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
-    assert entry["auc"] == pytest.approx(expected_auc(scores, path))
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
+    folds = by_fold(scores, path)
+    expected = np.mean([roc_auc_score(g["gender"] == "male", g["score_1"]) for g in folds])
+    assert entry["auc"] == pytest.approx(expected)
     assert entry["leaked_updates"] == "all"
     assert (entry["victims"], entry["speakers"]) == (16, 8)
     low, high = entry["ci95_auc"]
     assert 0 <= low < entry["auc"] < high <= 1
 
 
+def test_there_is_an_entry_for_each_number_of_leaked_updates_in_order_of_appearance(tmp_path):
+    scores, path = study(tmp_path)
+    few = scores[scores["client"] < 6]  # speakers 0, 1 and 2
+    mixed = pd.concat([part.assign(leaked=n) for n, part in [("20", scores), ("all", few)]])
+    mixed = pd.concat([mixed, scores.assign(leaked="1", score_1=-scores["score_1"])])
+    entries = evaluate_attack(mixed.sample(frac=1, random_state=0), path, CLASSES, CONFIG, 0)
+    order = mixed.sample(frac=1, random_state=0)["leaked"].unique().tolist()
+    assert [str(e["leaked_updates"]) for e in entries] == order
+    found = {e["leaked_updates"]: e for e in entries}
+    assert found[1]["auc"] == pytest.approx(1 - found[20]["auc"])
+    assert (found["all"]["victims"], found["all"]["speakers"]) == (6, 3)
+
+
+def test_a_constant_on_both_classes_changes_nothing(tmp_path):
+    scores, path = study(tmp_path)
+    moved = scores.assign(score_0=7.25, score_1=scores["score_1"] + 7.25)
+    (one,), (two,) = (evaluate_attack(s, path, CLASSES, CONFIG, 0) for s in (scores, moved))
+    assert one.pop("ece") == pytest.approx(two.pop("ece"))
+    assert one == two
+
+
 def test_uar_at_the_median_and_at_zero(tmp_path):
     scores, path = study(tmp_path, shift=1.5)
-    truth = pd.read_parquet(path)
-    means = scores.groupby(["federation", "client"])["score"].mean().reset_index().merge(truth)
 
     def uar(threshold):
         folds = []
-        for _, g in means.groupby("fold"):
-            hit = (g["score"] > threshold(g["score"])) == (g["gender"] == "male")
+        for g in by_fold(scores, path):
+            hit = (g["score_1"] > threshold(g["score_1"])) == (g["gender"] == "male")
             folds.append(hit.groupby(g["gender"]).mean().mean())
         return np.mean(folds)
 
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     assert entry["uar_calibrated"] == pytest.approx(uar(lambda s: s.median()))
     assert entry["uar_fixed"] == pytest.approx(uar(lambda s: 0.0))
-    shifted = scores.assign(score=scores["score"] + 100)
-    (moved,) = evaluate_attack(shifted, path, CLASSES, ONCE, seed=0)
+    shifted = scores.assign(score_1=scores["score_1"] + 100)
+    (moved,) = evaluate_attack(shifted, path, CLASSES, CONFIG, seed=0)
     assert moved["uar_fixed"] == 0.5  # a fixed threshold overlooks the leak
     assert moved["uar_calibrated"] == pytest.approx(entry["uar_calibrated"])
     assert moved["auc"] == pytest.approx(entry["auc"])
 
 
+def test_a_score_at_the_median_is_taken_for_the_first_class(tmp_path):
+    truth = [("private-fold0", 0, c, f"s{c}", CLASSES[c // 2 % 2]) for c in range(5)]
+    scores = frame([("private-fold0", c, s) for c, s in enumerate([2.0, 0.0, 1.0, 1.0, 0.5])])
+    (entry,) = evaluate_attack(scores, write_truth(tmp_path, truth), CLASSES, CONFIG, seed=0)
+    # above the median 1: client 0 alone, a woman as clients 1 and 4; clients 2 and 3 are men
+    assert entry["uar_calibrated"] == pytest.approx((2 / 3 + 0) / 2)
+
+
 def test_ties_count_half_and_chance_is_half(tmp_path):
     scores, path = study(tmp_path)
-    (entry,) = evaluate_attack(scores.assign(score=1.0), path, CLASSES, ONCE, seed=0)
+    (entry,) = evaluate_attack(scores.assign(score_1=1.0), path, CLASSES, CONFIG, seed=0)
     assert entry["auc"] == 0.5
     assert entry["ci95_auc"] == [0.5, 0.5]
     assert entry["tpr_at_fpr_01"] == entry["tpr_at_fpr_10"] == entry["advantage"] == 0.0
@@ -101,34 +143,17 @@ def test_ties_count_half_and_chance_is_half(tmp_path):
 
 def test_a_perfect_attack(tmp_path):
     scores, path = study(tmp_path, shift=1000)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     assert entry["auc"] == entry["tpr_at_fpr_01"] == entry["uar_calibrated"] == 1.0
     assert entry["tpr_at_fpr_10"] == entry["advantage"] == 1.0
     assert entry["roc"]["tpr"] == [1.0] * 101
 
 
-def test_more_leaked_updates_average_more_noise_away(tmp_path):
-    scores, path = study(tmp_path, speakers=200, shift=0.5, between=0.0)
-    config = replace(ONCE, leaked_updates=[1, 4, "all"], draws=10)
-    one, four, every = evaluate_attack(scores, path, CLASSES, config, seed=0)
-    assert one["auc"] < four["auc"] < every["auc"]
-    # two unit-variance normals at distance d: AUC = Phi(d / sqrt 2)
-    assert one["auc"] == pytest.approx(0.638, abs=0.02)
-    assert four["auc"] == pytest.approx(0.760, abs=0.02)
-
-
-def test_clients_with_fewer_updates_give_all_they_sent(tmp_path):
-    scores, path = study(tmp_path, updates=3)
-    config = replace(ONCE, leaked_updates=[20, "all"], draws=4)
-    many, every = evaluate_attack(scores, path, CLASSES, config, seed=0)
-    assert many["auc"] == pytest.approx(every["auc"])
-
-
-def test_the_interval_resamples_speakers_not_updates(tmp_path):
-    scores, path = study(tmp_path, speakers=8, updates=12, between=1.0)
-    (few,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
-    repeated = pd.concat([scores] * 20)  # more of the same updates tell nothing new
-    (many,) = evaluate_attack(repeated, path, CLASSES, ONCE, seed=0)
+def test_the_interval_resamples_speakers_not_draws(tmp_path):
+    scores, path = study(tmp_path, speakers=8, draws=12, between=1.0)
+    (few,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
+    repeated = pd.concat([scores] * 20)  # more of the same draws tell nothing new
+    (many,) = evaluate_attack(repeated, path, CLASSES, CONFIG, seed=0)
     assert np.diff(many["ci95_auc"]) == pytest.approx(np.diff(few["ci95_auc"]))
 
 
@@ -136,10 +161,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(tmp_path):
     truth = 0.664  # Phi(0.6 / sqrt 2)
     covered = 0
     for seed in range(60):
-        scores, path = study(
-            tmp_path, speakers=40, folds=1, updates=1, shift=0.6, between=0.0, seed=seed
-        )
-        low, high = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)[0]["ci95_auc"]
+        scores, path = study(tmp_path, speakers=40, folds=1, shift=0.6, between=0.0, seed=seed)
+        low, high = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)[0]["ci95_auc"]
         covered += low <= truth <= high
     # binomial(60, 0.95): 50 or fewer has probability 0.0005
     assert covered >= 51
@@ -147,8 +170,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(tmp_path):
 
 def test_rates_and_advantage_are_those_of_the_curves_of_each_fold(tmp_path):
     scores, path = study(tmp_path, speakers=30, folds=3, shift=1.0)
-    curves = [roc_curve(g["gender"] == "male", g["score"]) for g in drawn(scores, path)]
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    curves = [roc_curve(g["gender"] == "male", g["score_1"]) for g in by_fold(scores, path)]
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     for key, rate in (("tpr_at_fpr_01", 0.01), ("tpr_at_fpr_10", 0.1)):
         expected = np.mean([tpr[fpr <= rate + 1e-9].max() for fpr, tpr, _ in curves])
         assert entry[key] == pytest.approx(expected)
@@ -156,43 +179,35 @@ def test_rates_and_advantage_are_those_of_the_curves_of_each_fold(tmp_path):
     assert 0 < entry["tpr_at_fpr_01"] < entry["tpr_at_fpr_10"] < 1
 
 
-@pytest.mark.parametrize("combination", ["mean", "sum"])
-def test_calibration_error_is_that_of_the_reliability_diagram(tmp_path, combination):
+def calibration_error(label, probability):
+    true, said = calibration_curve(label, probability, n_bins=10)
+    many = np.histogram(probability, bins=10, range=(0, 1))[0]
+    return (many[many > 0] * abs(true - said)).sum() / len(label)
+
+
+def test_calibration_error_is_that_of_the_reliability_diagram(tmp_path):
     scores, path = study(tmp_path, speakers=50, folds=3)
-    errors = []
-    for g in drawn(scores, path, combination):
-        male, probability = (g["gender"] == "male").to_numpy(), expit(g["score"]).to_numpy()
-        true, said = calibration_curve(male, probability, n_bins=10)
-        many = np.histogram(probability, bins=10, range=(0, 1))[0]
-        errors.append((many[many > 0] * abs(true - said)).sum() / len(g))
-    config = replace(ONCE, combination=combination)
-    (entry,) = evaluate_attack(scores, path, CLASSES, config, seed=0)
+    errors = [
+        calibration_error((g["gender"] == "male").to_numpy(), expit(g["score_1"]).to_numpy())
+        for g in by_fold(scores, path)
+    ]
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     assert entry["ece"] == pytest.approx(np.mean(errors))
 
 
 def test_probabilities_that_hold_have_little_calibration_error_and_wrong_ones_much(tmp_path):
     rng = np.random.default_rng(0)
     probability = rng.random(4000)
-    sent = [[(1, logit(p))] for p in probability]
-    scores, path = by_hand(tmp_path, sent)
-    truth = pd.read_parquet(path)
-    truth["speaker"] = [f"s{c % 100}-{m}" for c, m in enumerate(rng.random(4000) < probability)]
-    truth["gender"] = np.where(truth["speaker"].str.endswith("True"), "male", "female")
-    truth.to_parquet(path)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    male = rng.random(4000) < probability
+    truth = [
+        ("private-fold0", 0, c, f"s{c % 100}-{m}", CLASSES[int(m)]) for c, m in enumerate(male)
+    ]
+    path = write_truth(tmp_path, truth)
+    scores = frame([("private-fold0", c, logit(p)) for c, p in enumerate(probability)])
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     assert entry["ece"] < 0.035  # 400 a bin: about 0.8 * 0.5 / 20 of sampling error
-    boastful = scores.assign(score=scores["score"] + 3)
-    assert evaluate_attack(boastful, path, CLASSES, ONCE, seed=0)[0]["ece"] > 0.2
-    certain = scores.assign(score=np.where(truth["gender"] == "male", -800.0, 800.0))
-    assert evaluate_attack(certain, path, CLASSES, ONCE, seed=0)[0]["ece"] == pytest.approx(1)
-
-
-def test_p_value_of_speakers_that_are_told_apart(tmp_path):
-    scores, path = study(tmp_path, speakers=9, shift=1000)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
-    assert entry["p_value"] == pytest.approx(1 / 126)  # 4 of 9, however many clients and folds
-    (chance,) = evaluate_attack(scores.assign(score=1.0), path, CLASSES, ONCE, seed=0)
-    assert chance["p_value"] == 1
+    boastful = scores.assign(score_1=scores["score_1"] + 3)
+    assert evaluate_attack(boastful, path, CLASSES, CONFIG, seed=0)[0]["ece"] > 0.2
 
 
 def test_p_value_is_exact_where_some_folds_lack_a_class(tmp_path):
@@ -202,74 +217,98 @@ def test_p_value_is_exact_where_some_folds_lack_a_class(tmp_path):
         for f, s in np.ndindex(5, 5)
         if f != s  # the only man is a test speaker of the first fold
     ]
-    columns = ["federation", "fold", "client", "speaker", "gender"]
-    path = tmp_path / "truth.parquet"
-    pd.DataFrame(truth, columns=columns).to_parquet(path)
-    scores = pd.DataFrame(truth, columns=columns)[["federation", "client"]]
-    scores["score"] = rng.normal(size=len(scores))
+    path = write_truth(tmp_path, truth)
+    scores = frame([(row[0], row[2], rng.normal()) for row in truth])
     folds = [
-        FoldSamples(g["score"].to_numpy(), g["client"].to_numpy(), (g["client"] == 0).to_numpy())
+        two_class(g["score_1"].to_numpy(), g["client"].to_numpy(), g["client"].to_numpy() == 0)
         for _, g in scores.groupby("federation")
     ]
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
     assert entry["p_value"] == pytest.approx(brute_force(folds, [1, 0, 0, 0, 0]))
     assert entry["p_value"] != brute_force(folds[1:], [1, 0, 0, 0, 0])  # the folds of the AUC
 
 
-@pytest.mark.parametrize(
-    ("selection", "leaked", "expected"),
-    [
-        ("earliest", 1, [1.0, -2, 5, 3]),
-        ("latest", 1, [-1.0, 4, 5, 2]),
-        ("earliest", 2, [0.5, 1, 5, 2]),
-        ("latest", 2, [-0.5, 1, 5, 1.5]),
-        ("latest", "all", [0, 1, 5, 2]),
-    ],
-)
-def test_the_first_or_the_last_updates_by_round_leak(
-    tmp_path, monkeypatch, selection, leaked, expected
-):
-    sent = [[(7, -1.0), (2, 1.0), (3, 0.0)], [(9, 4.0), (4, -2.0)], [(5, 5.0)]]
-    sent += [[(30, 2.0), (4, 3.0), (8, 1.0)]]
-    seen = []
-    monkeypatch.setattr(
-        "attacks.evaluate.roc_curve", lambda *a, **k: seen.append(a) or roc_curve(*a)
+@pytest.mark.parametrize("folds", [1, 3])
+def test_of_three_classes_each_is_held_against_the_rest(tmp_path, folds):
+    scores, path = by_age(tmp_path, folds=folds)
+    (entry,) = evaluate_attack(scores, path, AGES, CONFIG, seed=0)
+    parts = [in_classes(g) for g in by_fold(scores, path)]
+    auc = [roc_auc_score(y, p, multi_class="ovr", average="macro") for y, p in parts]
+    assert entry["auc"] == pytest.approx(np.mean(auc))
+    assert entry["ci95_auc"][0] < entry["auc"] < entry["ci95_auc"][1]
+    assert entry["leaked_updates"] == 3
+    fixed = [balanced_accuracy_score(y, p.argmax(axis=1)) for y, p in parts]
+    assert entry["uar_fixed"] == pytest.approx(np.mean(fixed))
+    errors = [[calibration_error(y == c, p[:, c]) for c in range(3)] for y, p in parts]
+    assert entry["ece"] == pytest.approx(np.mean(errors))
+    curves = [roc_curve(y == c, p[:, c]) for y, p in parts for c in range(3)]
+    assert entry["advantage"] == pytest.approx(np.mean([(t - f).max() for f, t, _ in curves]))
+    for key, rate in (("tpr_at_fpr_01", 0.01), ("tpr_at_fpr_10", 0.1)):
+        expected = np.mean([tpr[fpr <= rate + 1e-9].max() for fpr, tpr, _ in curves])
+        assert entry[key] == pytest.approx(expected)
+    assert entry["roc"]["tpr"][10] == pytest.approx(entry["tpr_at_fpr_10"], abs=1e-4)
+
+
+def test_calibration_undoes_a_preference_for_one_of_three_classes(tmp_path):
+    scores, path = by_age(tmp_path, speakers=30, strength=3.0)
+    (plain,) = evaluate_attack(scores, path, AGES, CONFIG, seed=0)
+    # to the log-odds, so that each class's are moved by a constant
+    odds = logit(np.exp(scores[["score_0", "score_1", "score_2"]]))
+    expected = balanced_accuracy_score(
+        pd.read_parquet(path).merge(scores)["gender"].map(AGES.index),
+        (odds - odds.median()).to_numpy().argmax(axis=1),
     )
-    scores, path = by_hand(tmp_path, sent)
-    config = replace(ONCE, leaked_updates=[leaked], selection=selection, draws=7)
-    evaluate_attack(scores, path, CLASSES, config, seed=0)
-    assert seen[0][1].tolist() == pytest.approx(expected)  # one draw, whatever `draws` says
+    assert plain["uar_calibrated"] == pytest.approx(expected)
+    biased = scores.assign(score_1=scores["score_1"] + 50)
+    (entry,) = evaluate_attack(biased, path, AGES, CONFIG, seed=0)
+    assert entry["uar_fixed"] == pytest.approx(1 / 3)
+    assert entry["uar_calibrated"] > 0.7
 
 
-def test_random_selection_needs_no_rounds_and_ignores_them(tmp_path):
+def test_a_class_that_a_fold_lacks_is_left_out_there_alone(tmp_path):
+    scores, path = by_age(tmp_path, folds=2)
+    truth = pd.read_parquet(path)
+    young = truth["gender"] == "young"
+    truth[~((truth["fold"] == 0) & young)].to_parquet(path)
+    scores = scores.merge(pd.read_parquet(path)[["federation", "client"]])
+    auc, recall = [], []
+    for y, p in map(in_classes, by_fold(scores, path)):
+        odds = logit(p)
+        auc.append(np.mean([roc_auc_score(y == c, odds[:, c]) for c in np.unique(y)]))
+        recall.append(np.mean([(p.argmax(axis=1)[y == c] == c).mean() for c in np.unique(y)]))
+    (entry,) = evaluate_attack(scores, path, AGES, CONFIG, seed=0)
+    assert entry["auc"] == pytest.approx(np.mean(auc))
+    assert entry["uar_fixed"] == pytest.approx(np.mean(recall))
+
+
+def test_a_perfect_attack_on_three_classes_and_extreme_scores(tmp_path):
+    scores, path = by_age(tmp_path, speakers=30, strength=1e5)
+    (entry,) = evaluate_attack(scores, path, AGES, CONFIG, seed=0)
+    assert entry["auc"] == entry["uar_fixed"] == entry["advantage"] == 1.0
+    assert entry["ece"] == pytest.approx(0, abs=1e-9)
+    assert entry["p_value"] == 1 / 5001
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_refused(tmp_path, value):
     scores, path = study(tmp_path)
-    config = replace(ONCE, leaked_updates=[3], draws=5)
-    numbered = scores.assign(round=range(len(scores)))
-    assert evaluate_attack(scores, path, CLASSES, config, 0) == evaluate_attack(
-        numbered, path, CLASSES, config, 0
-    )
+    scores.loc[3, "score_1"] = value
+    with pytest.raises(ValueError, match=r"1 value\(s\) of score_1 are NaN or infinite"):
+        evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
 
 
-def test_a_sum_ranks_clients_by_evidence_a_mean_by_strength(tmp_path):
-    # the men sent two updates of 1, the women one of 1.5
-    sent = [[(1, 1.5)], [(2, 1.5)], [(1, 1.0), (2, 1.0)], [(3, 1.0), (4, 1.0)]]
-    scores, path = by_hand(tmp_path, sent)
-    mean, total = (
-        evaluate_attack(scores, path, CLASSES, replace(ONCE, combination=how), seed=0)[0]
-        for how in ("mean", "sum")
-    )
-    assert (mean["auc"], total["auc"]) == (0, 1)
-    # 1.5 and 2 share a bin: what is claimed too much of women offsets what of men too little
-    assert total["ece"] == pytest.approx((2 * expit(1.5) - 2 * (1 - expit(2))) / 4)
+def test_scores_of_a_client_that_nobody_is_are_refused(tmp_path):
+    scores, path = study(tmp_path)
+    scores.loc[3, "client"] = 99
+    with pytest.raises(ValueError, match=r"truth\.parquet does not list"):
+        evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
 
 
 def test_victims_of_one_class_give_no_figures(tmp_path):
     scores, path = study(tmp_path)
-    truth = pd.read_parquet(path).assign(gender="male")
-    truth.to_parquet(path)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
-    assert entry["auc"] is None and entry["ci95_auc"] is None and entry["roc"] is None
-    assert all(entry[key] is None for key in ("p_value", "advantage", "ece", "tpr_at_fpr_10"))
+    pd.read_parquet(path).assign(gender="male").to_parquet(path)
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
+    assert {entry[key] for key in FIGURES} == {None}
     assert entry["victims"] == 16
 
 
@@ -278,36 +317,74 @@ def test_a_fold_of_one_class_is_left_out(tmp_path):
     truth = pd.read_parquet(path)
     truth.loc[truth["fold"] == 0, "gender"] = "male"
     truth.to_parquet(path)
-    (entry,) = evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
-    kept = truth["federation"][truth["fold"] > 0]
-    only = scores[scores["federation"].isin(kept)]
-    truth[truth["fold"] > 0].to_parquet(path)
-    assert entry["auc"] == pytest.approx(expected_auc(only, path))
+    (entry,) = evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
+    folds = by_fold(scores, path)[1:]
+    expected = np.mean([roc_auc_score(g["gender"] == "male", g["score_1"]) for g in folds])
+    assert entry["auc"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("value", "message"),
     [
         (
-            "gender",
             "other",
             r"private speakers have the value\(s\) other, shadow speakers female and male",
         ),
-        ("gender", None, r"have the value\(s\) missing"),
+        (None, r"have the value\(s\) missing"),
     ],
 )
-def test_values_that_shadow_speakers_lack_are_refused(tmp_path, column, value, message):
+def test_values_that_shadow_speakers_lack_are_refused(tmp_path, value, message):
     scores, path = study(tmp_path)
     truth = pd.read_parquet(path)
-    truth.loc[0, column] = value
+    truth.loc[0, "gender"] = value
     truth.to_parquet(path)
     with pytest.raises(UserError, match=message):
-        evaluate_attack(scores, path, CLASSES, ONCE, seed=0)
+        evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
 
 
 def test_an_attribute_that_the_corpus_does_not_say_and_a_missing_file_are_refused(tmp_path):
     scores, path = study(tmp_path)
     with pytest.raises(UserError, match=r"adversary\.attribute=age: the private corpus does not"):
-        evaluate_attack(scores, path, CLASSES, replace(ONCE, attribute="age"), seed=0)
+        evaluate_attack(scores, path, CLASSES, replace(CONFIG, attribute="age"), seed=0)
     with pytest.raises(UserError, match=r"nothing\.parquet: not readable; run fedser stage=train"):
-        evaluate_attack(scores, tmp_path / "nothing.parquet", CLASSES, ONCE, seed=0)
+        evaluate_attack(scores, tmp_path / "nothing.parquet", CLASSES, CONFIG, seed=0)
+
+
+def test_entries_are_what_the_schema_asks_for(tmp_path):
+    entry, told = evaluate_attack(*study(tmp_path), CLASSES, CONFIG, seed=0)[0], as_recorded()
+    attack = {"$defs": SCHEMA["$defs"], "$ref": "#/$defs/attack"}
+    jsonschema.validate(entry | told, attack)
+    assert not set(entry) & set(told)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(entry | told | {"eer": 0.3}, attack)
+
+
+def as_recorded(**changes):
+    """What an entry has besides its figures."""
+    told = {"name": "linear", "attribute": "gender", "classes": CLASSES, "across": None}
+    told |= {"layer": "first", "shadow_corpora": ["nemo"], "aware": False}
+    told |= {"vantage": "attributed", "selection": "random", "combination": "log_odds"}
+    return told | changes
+
+
+def test_who_is_told_apart_but_not_what_of(tmp_path):
+    path = study(tmp_path)[1]
+    told = speakers_of(path)
+    assert list(told) == ["federation", "client", "fold", "speaker"]
+    assert set(told["speaker"]) == set(range(8))
+
+
+def test_victims_are_known_to_the_evaluation_alone():
+    root = Path(attacks.__file__).parents[1]
+    sources = {
+        path.relative_to(root).as_posix(): path.read_text("utf-8")
+        for package in ("attacks", "client", "conf", "server")
+        for path in (root / package).rglob("*.py")
+    }
+    naming = {path for path, text in sources.items() if "truth.parquet" in text}
+    # the study writes it, the campaign passes its path on, verification says so in a docstring
+    others = {"server/study.py", "attacks/campaign.py", "attacks/verification.py"}
+    assert naming <= {"attacks/evaluate.py"} | others
+    assert {p for p in naming if "read_parquet" in sources[p]} == {"attacks/evaluate.py"}
+    told = {path for path, text in sources.items() if "speakers_of" in text}
+    assert told == {"attacks/evaluate.py", "attacks/verification.py"}

@@ -1,14 +1,28 @@
 import math
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 
-from attacks.significance import FoldSamples, count_pairs, in_folds, interval, mean_auc, p_value
+from attacks.significance import (
+    FoldSamples,
+    count_pairs,
+    in_folds,
+    interval,
+    mean_auc,
+    p_value,
+    percentiles,
+    resample_speakers,
+)
 
 TINY = 1e-5  # significance at which a test of a distribution fails
+
+
+def two_class(score, speaker, label):
+    """Return draws of two classes, from the log-odds of the second."""
+    return FoldSamples(np.column_stack([-score, score]), speaker, label.astype(int))
 
 
 def samples(rng, label, absent=(), shift=0.0, between=1.0, draws=(2, 6)):
@@ -20,8 +34,30 @@ def samples(rng, label, absent=(), shift=0.0, between=1.0, draws=(2, 6)):
         speaker = np.repeat(np.arange(len(label)), rng.integers(*draws, len(label)))
         speaker = speaker[~np.isin(speaker, missing)]
         score = shift * label[speaker] + offset[speaker] + rng.normal(size=len(speaker))
-        folds.append(FoldSamples(score, speaker, label[speaker]))
+        folds.append(two_class(score, speaker, label[speaker]))
     return folds
+
+
+def three_class(rng, label, absent=(), strength=0.0, draws=4):
+    """Make folds of draws with unrelated log-odds of three classes, higher for the true one."""
+    label = np.asarray(label)
+    folds = []
+    for missing in absent or [()]:
+        speaker = np.repeat(np.setdiff1d(np.arange(len(label)), missing), draws)
+        log_odds = strength * np.eye(3)[label[speaker]] + rng.normal(size=(len(speaker), 3))
+        folds.append(FoldSamples(log_odds, speaker, label[speaker]))
+    return folds
+
+
+def macro_auc_of(folds, label):
+    """Mean over folds of the mean one-vs-rest AUC, by scikit-learn; NaN without a fold."""
+    found = []
+    for fold in folds:
+        own = np.asarray(label)[fold.speaker]
+        classes = np.unique(own)
+        if len(classes) > 1:
+            found.append(np.mean([roc_auc_score(own == c, fold.log_odds[:, c]) for c in classes]))
+    return np.mean(found) if found else np.nan
 
 
 def auc_of(folds, positive):
@@ -30,7 +66,7 @@ def auc_of(folds, positive):
     for fold in folds:
         label = np.isin(fold.speaker, positive)
         if 0 < label.sum() < len(label):
-            found.append(roc_auc_score(label, fold.score))
+            found.append(roc_auc_score(label, fold.log_odds[:, 1]))
     return np.mean(found) if found else np.nan
 
 
@@ -56,7 +92,7 @@ def brute_force(folds, label):
 def test_p_is_the_share_of_enumerated_assignments(label, absent, shift, digits):
     rng = np.random.default_rng(len(label))
     folds = [
-        FoldSamples(f.score.round(digits), f.speaker, f.label)
+        two_class(f.log_odds[:, 1].round(digits), f.speaker, f.label)
         for f in samples(rng, label, absent, shift)
     ]
     found = p_value(count_pairs(folds), rng)
@@ -76,7 +112,7 @@ def test_perfect_separation_has_the_least_p_that_so_few_speakers_allow(first, se
 def test_equal_scores_have_p_one_exactly_and_by_random_permutations():
     for size in (6, 40):
         label = np.arange(size) % 2
-        fold = FoldSamples(np.ones(size), np.arange(size), label)
+        fold = two_class(np.ones(size), np.arange(size), label)
         assert p_value(count_pairs([fold]), np.random.default_rng(0)) == 1
 
 
@@ -127,18 +163,77 @@ def test_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers():
     rng = np.random.default_rng(4)
     folds = samples(rng, [0, 1, 1, 0, 1], [(0,), (1,), ()], shift=0.5)
     counts = count_pairs(folds)
-    positive = np.array([[True, False, False, True, False], [False, True, True, False, True]])
+    label = np.array([[1, 0, 0, 1, 0], [0, 1, 1, 0, 1]])
     weights = np.array([[2.0, 0, 1, 1, 3], [1, 1, 2, 0, 1]])
-    for row, weight, found in zip(
-        positive, weights, mean_auc(counts, positive, weights), strict=True
-    ):
-        repeated = []
-        for fold in folds:
-            times = weight[fold.speaker].astype(int)
-            repeated.append(
-                FoldSamples(np.repeat(fold.score, times), np.repeat(fold.speaker, times), times)
-            )
-        assert found == pytest.approx(auc_of(repeated, np.flatnonzero(row)))
+    for row, weight, found in zip(label, weights, mean_auc(counts, label, weights), strict=True):
+        expected = auc_of(repeat(folds, weight), np.flatnonzero(row))
+        assert found == pytest.approx(expected)
+
+
+def repeat(folds, weight):
+    """Repeat each draw as often as its speaker counts."""
+    repeated = []
+    for fold in folds:
+        times = weight[fold.speaker].astype(int)
+        columns = (fold.log_odds, fold.speaker, fold.label)
+        repeated.append(FoldSamples(*(np.repeat(c, times, axis=0) for c in columns)))
+    return repeated
+
+
+@pytest.mark.parametrize("digits", [9, 0])
+def test_macro_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers(digits):
+    rng = np.random.default_rng(6)
+    folds = [
+        FoldSamples(f.log_odds.round(digits), f.speaker, f.label)
+        for f in three_class(rng, [0, 1, 2, 0, 1, 2], [(0,), (1, 4), (0, 3)], strength=0.5)
+    ]
+    counts = count_pairs(folds)
+    label = np.array([[0, 1, 2, 0, 1, 2], [2, 2, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1]])
+    weights = rng.integers(0, 4, size=(3, 6)).astype(float)
+    plain, weighted = mean_auc(counts, label), mean_auc(counts, label, weights)
+    for row, weight, once, often in zip(label, weights, plain, weighted, strict=True):
+        assert once == pytest.approx(macro_auc_of(folds, row))
+        assert often == pytest.approx(macro_auc_of(repeat(folds, weight), row), nan_ok=True)
+
+
+def test_the_interval_is_that_of_a_slow_loop_over_resamples():
+    rng = np.random.default_rng(7)
+    folds = three_class(rng, [0, 1, 2, 0, 1, 2, 2], [(0,), (5, 6)], strength=0.5)
+    weights = resample_speakers(np.ones(7, bool), 200, np.random.default_rng(1))
+    assert (weights.sum(axis=1) == 7).all()
+    label = np.array([0, 1, 2, 0, 1, 2, 2])
+    found = np.array([macro_auc_of(repeat(folds, weight), label) for weight in weights])
+    expected = np.nanquantile(found, [0.025, 0.975])
+    low_high = interval(count_pairs(folds), 200, np.random.default_rng(1))
+    assert low_high == pytest.approx(expected)
+    assert percentiles(np.append(found, np.nan)) == pytest.approx(expected)
+
+
+def test_speakers_that_are_not_there_are_not_drawn():
+    present = np.array([True, False, True, True])
+    weights = resample_speakers(present, 50, np.random.default_rng(0))
+    assert (weights[:, 1] == 0).all() and (weights.sum(axis=1) == 3).all()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_p_of_three_classes_agrees_with_all_permutations(strength):
+    rng = np.random.default_rng(8)
+    label = [0, 0, 1, 1, 2, 2]
+    folds = three_class(rng, label, [(0,), (3,)], strength)
+    every = np.array(sorted(set(permutations(label))))  # 90 labellings
+    found = np.array([macro_auc_of(folds, row) for row in every])
+    exact = np.mean(found >= macro_auc_of(folds, label) - 1e-9)
+    spread = math.sqrt(exact * (1 - exact) / 5000)
+    assert p_value(count_pairs(folds), rng) == pytest.approx(exact, abs=5 * spread + 1 / 5000)
+
+
+def test_p_of_three_classes_is_uniform_when_labels_say_nothing():
+    rng = np.random.default_rng(9)
+    found = [
+        p_value(count_pairs(three_class(rng, np.arange(9) % 3, [(0,), (1,)])), rng)
+        for _ in range(100)
+    ]
+    assert kstest(found, "uniform").pvalue > TINY
 
 
 def test_labels_that_mix_in_no_fold_have_no_auc_and_folds_can_be_chosen():
@@ -146,8 +241,8 @@ def test_labels_that_mix_in_no_fold_have_no_auc_and_folds_can_be_chosen():
     folds = samples(rng, [0, 1, 0], [(1,), ()])
     counts = count_pairs(folds)
     first = in_folds(counts, np.array([True, False]))
-    assert np.isnan(mean_auc(first, np.array([[False, True, False]]))[0])
-    assert np.isnan(interval(first, 10, rng)[0])
+    assert np.isnan(mean_auc(first, np.array([[0, 1, 0]]))[0])
+    assert interval(first, 10, rng) is None
     second = in_folds(counts, np.array([False, True]))
     expected = auc_of(folds[1:], [1])
-    assert mean_auc(second, np.array([[False, True, False]]))[0] == pytest.approx(expected)
+    assert mean_auc(second, np.array([[0, 1, 0]]))[0] == pytest.approx(expected)
