@@ -24,9 +24,9 @@ from attacks.summary import summary_table, sweep_table
 from attacks.sweep import PROBLEM_FILE, write_sweep
 from client.corpora.check import table
 from client.errors import UserError
-from client.speakers import CorpusData, load_corpus
+from client.speakers import CorpusData
 from conf.schema import StudyConfig
-from server.run import build, load_private, run_federations, study_config
+from server.run import load_private, named_corpus, read_corpus, run_federations, study_config
 from server.study import begin_training, private_federations, read_training, write_training
 
 # A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
@@ -166,15 +166,8 @@ def load_shadows(config: StudyConfig) -> list[CorpusData]:
     UserError
         If an entry is malformed or two corpora have one name.
     """
-    extractor = build(config.features)
-    shadows = []
-    for entry in config.shadow:
-        changes = {"corpus": entry} if isinstance(entry, str) else dict(entry)
-        if "corpus" not in changes:
-            raise UserError(f"shadow: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
-        overrides = [f"corpus={changes.pop('corpus')}", f"data_root={config.data_root}"]
-        settings = OmegaConf.merge(hydra.compose("config", overrides=overrides).corpus, changes)
-        shadows.append(load_corpus(build(settings), extractor, Path(config.cache)))
+    settings = [named_corpus("shadow", entry, config.data_root) for entry in config.shadow]
+    shadows = [read_corpus(each, config) for each in settings]
     names = [data.name for data in shadows]
     if len(set(names)) < len(names):
         raise UserError(f"shadow: {', '.join(names)} are not distinct; set another name: on one")

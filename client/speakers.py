@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers
+from client.corpora.ages import with_age_groups
+from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, shared_attributes
 from client.errors import UserError, check_choice
 from client.features import Extractor, extract
 from client.seeds import numpy_stream
@@ -52,23 +53,23 @@ class CorpusData:
 
     def attributes(self, speaker: str) -> dict[str, str]:
         """What the metadata says the same of all of a speaker's utterances."""
-        own = [u.attributes for u in self.utterances if u.speaker == speaker]
-        shared = set.intersection(*(set(a.items()) for a in own))
-        return dict(sorted(shared))
+        return shared_attributes([u for u in self.utterances if u.speaker == speaker])
 
 
-def load_corpus(corpus: Corpus, extractor: Extractor, cache: Path) -> CorpusData:
+def load_corpus(
+    corpus: Corpus, extractor: Extractor, cache: Path, age_bounds: Sequence[int] = (30,)
+) -> CorpusData:
     """List a corpus, extract its features and check that every speaker fills their shards.
 
     Raises
     ------
     UserError
-        As `Corpus.utterances`, `extract` and `check_speakers` do.
+        As `Corpus.utterances`, `with_age_groups`, `extract` and `check_speakers` do.
     """
     if corpus.shards < 1:
         raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
     check_choice("corpus.on_bad_file", corpus.on_bad_file, ("error", "skip"))
-    utterances = corpus.utterances(cache)
+    utterances = with_age_groups(corpus.utterances(cache), age_bounds)
     check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
     skip_bad = corpus.on_bad_file == "skip"
     found = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)

@@ -103,6 +103,7 @@ class StudyConfig:
     data_root: str
     cache: str
     shadow: list[Any]
+    age_bounds: list[int]
     rounds: int
     cohort_fraction: float
     folds: list[int]

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +26,13 @@ from flwr.app import Context, RecordDict, UserConfig
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from client.app import app as client_app
+from client.corpora.base import Corpus
 from client.errors import UserError
 from client.speakers import CorpusData, load_corpus
 from conf.privacy_points import PRIVACY_POINTS
@@ -80,7 +83,64 @@ def build(settings: Any) -> Any:
 
 def load_private(config: StudyConfig) -> CorpusData:
     """Read the private corpus and its features."""
-    return load_corpus(build(config.corpus), build(config.features), Path(config.cache))
+    return read_corpus(config.corpus, config)
+
+
+def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
+    """Read a corpus as this study needs it: with its features, ages cut at its bounds.
+
+    Parameters
+    ----------
+    settings : mapping
+        Plain or of OmegaConf: the keys of the corpus.
+    """
+    corpus, extractor = build_corpus(settings, config.data_root), build(config.features)
+    return load_corpus(corpus, extractor, Path(config.cache), config.age_bounds)
+
+
+def build_corpus(settings: Any, data_root: str) -> Corpus:
+    """Make a corpus, and first the parts of a pooled one.
+
+    Raises
+    ------
+    UserError
+        Naming the key, if a value has not the right type.
+    """
+    fields = dict(settings)
+    if "parts" in fields:
+        entries = fields["parts"]
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
+        named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
+        fields["parts"] = [build_corpus(part, data_root) for part in named]
+    try:
+        corpus: Corpus = build(fields)
+    except OmegaConfBaseException as error:
+        raise UserError(f"corpus.{error.full_key}: {str(error).splitlines()[0]}") from error
+    return corpus
+
+
+def named_corpus(key: str, entry: Any, data_root: str) -> Any:
+    """Compose the settings of a corpus that a list names.
+
+    Parameters
+    ----------
+    key : str
+        What the list is called.
+    entry : str or mapping
+        A name in ``conf/corpus``, or ``{corpus: NAME}`` with keys to change.
+
+    Raises
+    ------
+    UserError
+        If the entry is neither.
+    """
+    changes = dict(entry) if isinstance(entry, Mapping) else {"corpus": entry}
+    if not isinstance(changes.get("corpus"), str):
+        raise UserError(f"{key}: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
+    composed = compose([f"corpus={changes.pop('corpus')}"])
+    composed.data_root = data_root
+    return OmegaConf.merge(composed.corpus, changes)
 
 
 def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
@@ -170,7 +230,9 @@ def _simulate(app: ServerApp, runtime: RuntimeConfig) -> None:
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/config.yaml`` outside of a Hydra application."""
+    """Compose ``conf/config.yaml``, within a Hydra application or outside of one."""
+    if GlobalHydra.instance().is_initialized():  # it may know of more configuration folders
+        return hydra.compose("config", overrides=list(overrides))
     with hydra.initialize_config_module("conf", version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
 

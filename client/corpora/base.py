@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from client.errors import UserError
@@ -26,7 +27,7 @@ class Utterance:
         One of `EMOTIONS`.
     attributes : Mapping[str, str]
         What the metadata says of the speaker or the recording, such as
-        ``gender`` (``female`` or ``male``), ``age`` (years) or ``language``.
+        ``gender`` (``female`` or ``male``), ``age`` (years), ``language`` or ``corpus``.
     """
 
     path: Path
@@ -55,9 +56,10 @@ class Corpus(ABC):
     shards: int
     on_bad_file: str
 
-    @abstractmethod
     def utterances(self, cache: Path) -> list[Utterance]:
-        """List the recordings in a fixed order.
+        """List the recordings in a fixed order, with the corpus's name among their attributes.
+
+        A table that has a column ``corpus`` of its own keeps it: it may pool several.
 
         Parameters
         ----------
@@ -69,6 +71,53 @@ class Corpus(ABC):
         UserError
             If the folder has another layout or a row is unusable.
         """
+        named = {"corpus": self.name}
+        return [replace(u, attributes={**named, **u.attributes}) for u in self.read(cache)]
+
+    @abstractmethod
+    def read(self, cache: Path) -> list[Utterance]:
+        """List what the folder or the table holds; parameters and errors as of `utterances`."""
+
+
+@dataclass(frozen=True)
+class Recordings(Corpus):
+    """A corpus of which some speakers can be chosen by name.
+
+    Attributes
+    ----------
+    speakers : list of str or None
+        Those to keep, None being all.
+    """
+
+    speakers: list[str] | None = field(default=None, kw_only=True)
+
+    def utterances(self, cache: Path) -> list[Utterance]:
+        """List the recordings of the chosen speakers, as `Corpus.utterances` does.
+
+        Raises
+        ------
+        UserError
+            Also if no speaker is chosen, or one that the corpus does not have.
+        """
+        found = super().utterances(cache)
+        if self.speakers is None:
+            return found
+        if not self.speakers:
+            raise UserError(f"corpus {self.name}: corpus.speakers=[] keeps nobody; null keeps all")
+        known = sorted({u.speaker for u in found})
+        for speaker in self.speakers:
+            if speaker not in known:
+                nearest = get_close_matches(speaker, known, n=3, cutoff=0)
+                raise UserError(
+                    f"corpus {self.name}: there is no speaker {speaker} (the nearest of "
+                    f"{len(known)}: {', '.join(nearest)}): correct corpus.speakers"
+                )
+        return [u for u in found if u.speaker in self.speakers]
+
+
+def shared_attributes(utterances: Sequence[Utterance]) -> dict[str, str]:
+    """Return what the metadata says the same of all these utterances, sorted by key."""
+    return dict(sorted(set.intersection(*(set(u.attributes.items()) for u in utterances))))
 
 
 def check_speakers(name: str, utterances: Sequence[Utterance], minimum: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Corpus, Utterance
+from client.corpora.base import Recordings, Utterance
 from client.errors import UserError
 
 # speaker, sentence, emotion (the initial of its German name), version
@@ -32,7 +32,7 @@ _SPEAKERS = {
 
 
 @dataclass(frozen=True)
-class Emodb(Corpus):
+class Emodb(Recordings):
     """The EmoDB corpus; the fields are the keys of ``conf/corpus``.
 
     Attributes
@@ -43,7 +43,7 @@ class Emodb(Corpus):
 
     root: str
 
-    def utterances(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> list[Utterance]:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises

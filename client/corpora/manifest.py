@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import records, table
-from client.corpora.base import Corpus, Utterance
+from client.corpora.base import Recordings, Utterance
 
 
 @dataclass(frozen=True)
-class Manifest(Corpus):
+class Manifest(Recordings):
     """Recordings named by a CSV or Parquet file; the fields are the keys of ``conf/corpus``.
 
     Attributes
@@ -29,7 +29,7 @@ class Manifest(Corpus):
     columns: dict[str, str]
     emotions: dict[str, str | None]
 
-    def utterances(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> list[Utterance]:
         """List the recordings, sorted by path; `cache` is not used.
 
         Raises

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Corpus, Utterance
+from client.corpora.base import Recordings, Utterance
 
 _TABLE = "data.tsv"
 _COLUMNS = {"file": "file_id", "speaker": "speaker_id"}
@@ -18,7 +18,7 @@ _IGNORED = {"fear": None, "surprised": None}
 
 
 @dataclass(frozen=True)
-class Nemo(Corpus):
+class Nemo(Recordings):
     """The nEMO corpus; the fields are the keys of ``conf/corpus``.
 
     Attributes
@@ -29,7 +29,7 @@ class Nemo(Corpus):
 
     root: str
 
-    def utterances(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> list[Utterance]:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import layout, records, table
-from client.corpora.base import Corpus, Utterance
+from client.corpora.base import Recordings, Utterance
 from client.errors import UserError
 
 # modality 03 (audio only) - channel 01 (speech) - emotion - intensity - sentence - take - actor
@@ -21,7 +21,7 @@ _CALM = {"drop": None, "neutral": "neutral"}
 
 
 @dataclass(frozen=True)
-class Ravdess(Corpus):
+class Ravdess(Recordings):
     """The audio-only speech of RAVDESS; the fields are the keys of ``conf/corpus``.
 
     Attributes
@@ -35,7 +35,7 @@ class Ravdess(Corpus):
     root: str
     calm: str
 
-    def utterances(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> list[Utterance]:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises

@@ -2,13 +2,16 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+from client.corpora.ages import is_age
 from client.corpora.base import EMOTIONS, Utterance
 from client.corpora.table import REQUIRED, Row, Table
 from client.errors import UserError
 
+_Cell = TypeVar("_Cell")
 _NAMES: dict[str, str | None] = {
     **{emotion: emotion for emotion in EMOTIONS},
     "happy": "happiness",
@@ -45,7 +48,7 @@ def from_table(
     ------
     UserError
         Naming the rows, counted from 1 with the header, that lack a value, have an unknown
-        emotion, name the same file or name no file.
+        emotion or an ``age`` that is none, name the same file or name no file.
     """
     numbered = list(enumerate(table.rows, 2))
     for key in REQUIRED:
@@ -58,6 +61,7 @@ def from_table(
         for number, row in numbered
         if (emotion := names[row["emotion"].lower()]) is not None
     ]
+    _check_ages(table.file, [(number, row) for number, row, _ in kept])
     folder = root or table.file.parent
     paths = [Path(os.path.normpath(folder / row["file"])) for _, row, _ in kept]
     _check_files(table.file, [number for number, _, _ in kept], paths, skip_missing)
@@ -71,16 +75,13 @@ def from_table(
 def _check_emotions(
     file: Path, numbered: list[tuple[int, Row]], names: Mapping[str, str | None]
 ) -> None:
-    unknown = defaultdict(list)
-    for number, row in numbered:
-        if row["emotion"].lower() not in names:
-            unknown[row["emotion"]].append(number)
-    for emotion, numbers in unknown.items():
-        _refuse(
-            f"{file}: unknown emotion {emotion!r}",
-            numbers,
-            f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest",
-        )
+    for emotion, numbers in _by_cell((row["emotion"], number) for number, row in numbered):
+        if emotion.lower() not in names:
+            _refuse(
+                f"{file}: unknown emotion {emotion!r}",
+                numbers,
+                f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest",
+            )
     for target in names.values():
         if target is not None and target not in EMOTIONS:
             raise UserError(
@@ -88,18 +89,34 @@ def _check_emotions(
             )
 
 
+def _check_ages(file: Path, numbered: list[tuple[int, Row]]) -> None:
+    for age, numbers in _by_cell((row.get("age", ""), number) for number, row in numbered):
+        if age and not is_age(age):
+            _refuse(
+                f"{file}: age {age!r} is no number of years above 0",
+                numbers,
+                "correct it, leave the cell empty or rename the column",
+            )
+
+
 def _check_files(file: Path, numbers: list[int], paths: list[Path], skip_missing: bool) -> None:
-    seen = defaultdict(list)
-    for path, number in zip(paths, numbers, strict=True):
-        seen[path].append(number)
-    for path, listed in seen.items():
+    seen = _by_cell(zip(paths, numbers, strict=True))
+    for path, listed in seen:
         if len(listed) > 1:
             _refuse(f"{file}: {path.name} is listed more than once", listed, "keep one row")
     if not skip_missing:
-        missing = [path for path in seen if not path.is_file()]
-        rows = [number for path in missing for number in seen[path]]
-        example = f" (the first is {missing[0]})" if missing else ""
+        missing = [(path, listed) for path, listed in seen if not path.is_file()]
+        rows = [number for _, listed in missing for number in listed]
+        example = f" (the first is {missing[0][0]})" if missing else ""
         _refuse(f"{file}: audio file not found{example}", rows, "correct the path or corpus.root")
+
+
+def _by_cell(cells: Iterable[tuple[_Cell, int]]) -> list[tuple[_Cell, list[int]]]:
+    """Group the numbers of the rows that say the same."""
+    rows = defaultdict(list)
+    for cell, number in cells:
+        rows[cell].append(number)
+    return list(rows.items())
 
 
 def _refuse(complaint: str, numbers: list[int], mend: str) -> None:

@@ -48,7 +48,7 @@ class Synthetic(Corpus):
     utterances_per_speaker: int
     seed: int
 
-    def utterances(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> list[Utterance]:
         """Render the corpus unless `cache` holds it, and list its recordings.
 
         Raises

@@ -148,6 +148,12 @@ class Fixed:
         return self._utterances
 
 
+def test_impossible_age_bounds_are_refused_before_features_are_extracted(tmp_path):
+    listed = [Utterance(Path(f"{i}.wav"), "anna", "anger") for i in range(4)]
+    with pytest.raises(UserError, match=r"age_bounds=\[45, 30\]: must be ages above 0"):
+        load_corpus(Fixed(listed, 1), None, tmp_path, [45, 30])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("counts", "shards", "message"),
     [

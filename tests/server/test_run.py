@@ -10,12 +10,15 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from client.corpora.emodb import Emodb
+from client.corpora.nemo import Nemo
+from client.corpora.pooled import Pooled
 from client.errors import UserError
 from client.features import OpenSmile
 from conf.schema import RuntimeConfig
 from server import app as server_app
 from server.grid import LocalGrid
-from server.run import build, run_federations
+from server.run import build, build_corpus, named_corpus, run_federations
 from server.transcript import Transcript
 from tests.examples import CENTRAL, UDP, federation
 
@@ -89,6 +92,46 @@ def test_build_checks_fields_and_types():
         build({**settings, "sampling_rate": "fast"})
     with pytest.raises(OmegaConfBaseException, match="sampling"):
         build({**settings, "sampling": 1})
+
+
+def test_parts_of_a_pool_are_composed_as_shadow_corpora_are():
+    parts = ["nemo", {"corpus": "emodb", "name": "berlin", "speakers": ["03", 16]}]
+    settings = named_corpus("shadow", {"corpus": "pooled", "shards": 2, "parts": parts}, "/a b")
+    nemo = Nemo("nemo", 5, "error", "/a b/nemo")
+    emodb = Emodb("berlin", 4, "error", "/a b/emodb", speakers=["03", "16"])
+    assert build_corpus(settings, "/a b") == Pooled("pooled", 2, "error", [nemo, emodb])
+    assert build_corpus(named_corpus("shadow", "nemo", "/a b"), "/elsewhere") == nemo
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"name": "x"},
+            r"shadow: \{'name': 'x'\} names no corpus; write \{corpus: NAME, KEY: VALUE",
+        ),
+        (5, "shadow: 5 names no corpus"),
+    ],
+)
+def test_an_entry_that_names_no_corpus_is_refused(entry, message):
+    with pytest.raises(UserError, match=message):
+        named_corpus("shadow", entry, "/data")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": "nemo"}, r"corpus\.parts=nemo: must be a list, such as \[ravdess,emodb\]"),
+        ({"parts": None}, r"corpus\.parts=None: must be a list"),
+        ({"parts": [5]}, r"corpus\.parts: 5 names no corpus"),
+        ({"speakers": "01"}, r"corpus\.speakers: "),
+        ({"shards": "many"}, r"corpus\.shards: Value 'many'"),
+    ],
+)
+def test_a_corpus_names_the_key_of_a_value_it_cannot_use(change, message):
+    settings = {**named_corpus("shadow", "pooled", "/data"), **change}
+    with pytest.raises(UserError, match=message):
+        build_corpus(settings, "/data")
 
 
 def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):

@@ -1,8 +1,9 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from client.corpora.base import Utterance, check_speakers
+from client.corpora.base import Recordings, Utterance, check_speakers, shared_attributes
 from client.errors import UserError
 
 FOUND = [Utterance(Path(f"{n}.wav"), "b" if n else "a", "anger") for n in range(3)]
@@ -24,3 +25,48 @@ def test_speaker_with_too_few() -> None:
 def test_empty() -> None:
     with pytest.raises(UserError, match="no utterance of neutral, happiness, sadness, anger was"):
         check_speakers("some", [], minimum=2)
+
+
+@dataclass(frozen=True)
+class Ten(Recordings):
+    """One utterance by each of ten speakers."""
+
+    def read(self, cache: Path) -> list[Utterance]:
+        return [
+            Utterance(Path(f"{n}.wav"), f"{n:02d}", "anger", {"take": str(n)}) for n in range(10)
+        ]
+
+
+def test_every_utterance_names_its_corpus() -> None:
+    found = Ten("ten", 1, "error").utterances(Path())
+    assert [u.speaker for u in found] == [f"{n:02d}" for n in range(10)]
+    assert found[3].attributes == {"corpus": "ten", "take": "3"}
+
+
+def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
+    found = Ten("ten", 1, "error", speakers=["07", "01", "07"]).utterances(Path())
+    assert [u.speaker for u in found] == ["01", "07"]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "message"),
+    [
+        (
+            ["01", "17"],
+            "corpus ten: there is no speaker 17 (the nearest of 10: 07, 01, 09): "
+            "correct corpus.speakers",
+        ),
+        ([], "corpus ten: corpus.speakers=[] keeps nobody; null keeps all"),
+    ],
+)
+def test_unknown_speakers(speakers: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Ten("ten", 1, "error", speakers=speakers).utterances(Path())
+    assert str(error.value) == message
+
+
+def test_shared_attributes() -> None:
+    takes = [{"gender": "male", "take": "1"}, {"take": "2", "gender": "male", "age": "30"}]
+    found = [Utterance(Path("a.wav"), "a", "anger", attributes) for attributes in takes]
+    assert shared_attributes(found) == {"gender": "male"}
+    assert shared_attributes(found[1:]) == {"age": "30", "gender": "male", "take": "2"}

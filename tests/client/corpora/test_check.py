@@ -39,3 +39,21 @@ def test_unknown_gender_is_not_shown() -> None:
         ["speaker", "neutral", "happiness", "sadness", "anger", "total"],
         ["a", "0", "0", "1", "0", "1"],
     ]
+
+
+def test_differences_between_speakers_are_counted_beneath() -> None:
+    assert lines(
+        utterance("a/1", "anger", corpus="a", language="en", take="1", age_group="below 30"),
+        utterance("a/1", "anger", corpus="a", language="en", take="2", age_group="below 30"),
+        utterance("a/2", "anger", corpus="a", language="en", age_group="30 and above"),
+        utterance("b/1", "anger", corpus="b", language="en"),
+    )[-2:] == [
+        ["age_group:", "30", "and", "above", "(1),", "below", "30", "(1),", "not", "known", "(1)"],
+        ["corpus:", "a", "(2),", "b", "(1)"],
+    ]
+
+
+def test_what_differs_too_much_is_not_listed() -> None:
+    many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(check.MAX_VALUES + 1)]
+    assert "shoe:" not in sum(lines(*many), [])
+    assert "shoe:" in sum(lines(*many[1:]), [])

@@ -25,6 +25,13 @@ def test_shards() -> None:
     assert build("+corpus=nemo") == Nemo("nemo", 5, "error", "/data/nemo")
 
 
+@pytest.mark.parametrize("corpus", ["ravdess", "emodb", "nemo", "pooled"])
+def test_speakers(corpus: str) -> None:
+    assert build(f"+corpus={corpus}").speakers is None
+    chosen = build(f"+corpus={corpus}", "corpus.speakers=[ravdess/01,08]").speakers
+    assert chosen == ["ravdess/01", "08"]
+
+
 @pytest.mark.parametrize("language", ["en", "de", "pl"])
 def test_synthetic(language: str) -> None:
     group = "synthetic" if language == "en" else f"synthetic_{language}"

@@ -25,6 +25,7 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     ]
     assert found[0].path == root / "wav/03a01Fb.wav"
     assert found[0].attributes == {
+        "corpus": "emodb",
         "gender": "male",
         "age": "31",
         "language": "de",

@@ -32,7 +32,7 @@ def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str
         pyarrow.parquet.write_table(pyarrow.table(COLUMNS), file)
     (found,) = corpus(file).utterances(tmp_path)
     assert (found.path, found.speaker, found.emotion) == (tmp_path / "x/a.wav", "s1", "sadness")
-    assert found.attributes == {"gender": "male"}
+    assert found.attributes == {"corpus": "manifest", "gender": "male"}
 
 
 def test_root(grow: Grow, tmp_path: Path) -> None:
@@ -41,6 +41,14 @@ def test_root(grow: Grow, tmp_path: Path) -> None:
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
     (found,) = corpus(file, root=tmp_path / "elsewhere").utterances(tmp_path)
     assert found.path == tmp_path / "elsewhere/x/a.wav"
+
+
+def test_a_column_that_tells_the_corpus_is_kept(grow: Grow, tmp_path: Path) -> None:
+    grow("a.wav")
+    file = tmp_path / "list.csv"
+    file.write_text("file,who,emotion,corpus\na.wav,s1,fear,iemocap\n")
+    (found,) = corpus(file).utterances(tmp_path)
+    assert found.attributes == {"corpus": "iemocap"}
 
 
 def test_missing_audio(tmp_path: Path) -> None:

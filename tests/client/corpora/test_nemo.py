@@ -34,6 +34,7 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     assert found[0].path == root / "samples/WR0_anger_64.wav"
     assert found[0].speaker == "WR0"
     assert found[0].attributes == {
+        "corpus": "nemo",
         "language": "pl",
         "gender": "male",
         "age": "23",

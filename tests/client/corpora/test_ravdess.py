@@ -31,6 +31,7 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     ]
     assert found[0].path == tmp_path / "Actor_02/03-01-01-01-02-01-02.wav"
     assert found[0].attributes == {
+        "corpus": "ravdess",
         "gender": "female",
         "language": "en",
         "sentence": "02",
@@ -85,7 +86,7 @@ def test_table_layout(grow: Grow, tmp_path: Path) -> None:
     assert [u.emotion for u in corpus(root).utterances(tmp_path)] == ["anger"]
     merged = corpus(root, calm="neutral").utterances(tmp_path)
     assert [u.emotion for u in merged] == ["anger", "neutral"]
-    assert merged[0].attributes == {"language": "en", "gender": "male"}
+    assert merged[0].attributes == {"corpus": "ravdess", "language": "en", "gender": "male"}
 
 
 def test_missing_audio_is_kept_for_skipping(tmp_path: Path) -> None:

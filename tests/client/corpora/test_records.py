@@ -74,6 +74,16 @@ def test_a_dropped_synonym_wins() -> None:
             "a.wav is listed more than once in rows 2, 4: keep one row",
         ),
         (
+            [row("a.wav", age="27"), row("b.wav", age="old"), row("c.wav", age="old")],
+            "age 'old' is no number of years above 0 in rows 3, 4: "
+            "correct it, leave the cell empty or rename the column",
+        ),
+        (
+            [row(age="-1")],
+            "age '-1' is no number of years above 0 in row 2: "
+            "correct it, leave the cell empty or rename the column",
+        ),
+        (
             [row("b.wav"), row("c.wav")],
             f"audio file not found (the first is {Path('corpus/b.wav')}) in rows 2, 3: "
             "correct the path or corpus.root",

@@ -62,7 +62,7 @@ def test_same_bytes_whatever_the_processes(cache: Path, tmp_path: Path, processe
 def test_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "render", refuse_to_render)
     other = replace(CORPUS, name="other", shards=2, on_bad_file="skip")
-    assert other.utterances(cache) == CORPUS.utterances(cache)
+    assert other.read(cache) == CORPUS.read(cache)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"language": "de"}, {"language": "pl"}])

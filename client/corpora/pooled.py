@@ -1,0 +1,46 @@
+"""Several corpora as one: a federation that mixes them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client.corpora.base import Corpus, Recordings, Utterance
+from client.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pooled(Recordings):
+    """The utterances of all parts; the fields are the keys of ``conf/corpus``.
+
+    Speakers are named ``PART/SPEAKER``. How many clients a speaker is and what becomes of bad
+    files is said once, for the whole pool; what the parts say of it does not count.
+
+    Attributes
+    ----------
+    parts : list of Corpus
+        Of different names.
+    """
+
+    parts: list[Corpus]
+
+    def read(self, cache: Path) -> list[Utterance]:
+        """List the recordings part by part; what one part does not know of a speaker is missing.
+
+        Raises
+        ------
+        UserError
+            If there are no parts, two have one name, or one of them cannot be read.
+        """
+        names = [part.name for part in self.parts]
+        if not names:
+            raise UserError(f"corpus {self.name}: no parts: set corpus.parts=[NAME, NAME]")
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"corpus {self.name}: the parts {', '.join(names)} are not distinct; "
+                "set another name: on one"
+            )
+        return [utterance for part in self.parts for utterance in self._prefixed(part, cache)]
+
+    def _prefixed(self, part: Corpus, cache: Path) -> Iterator[Utterance]:
+        for utterance in replace(part, on_bad_file=self.on_bad_file).utterances(cache):
+            yield replace(utterance, speaker=f"{part.name}/{utterance.speaker}")

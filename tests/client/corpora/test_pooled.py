@@ -1,0 +1,143 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.corpora.base import Corpus, Utterance
+from client.corpora.emodb import Emodb
+from client.corpora.manifest import Manifest
+from client.corpora.pooled import Pooled
+from client.corpora.ravdess import Ravdess
+from client.corpora.synthetic import Synthetic
+from client.errors import UserError
+from client.speakers import CorpusData, make_clients
+from tests.client.corpora.conftest import Grow
+
+EMOTIONS = ("neutral", "happiness", "sadness", "anger")
+
+
+def manifest(grow: Grow, name: str, speakers: list[str], columns: str, *cells: str) -> Manifest:
+    """Every speaker once in each emotion, all with the same cells in the further columns."""
+    names = [f"{name}/{speaker}-{emotion}.wav" for speaker in speakers for emotion in EMOTIONS]
+    folder = grow(*names) / name
+    rows = [
+        ",".join((f"{speaker}-{emotion}.wav", speaker, emotion, *cells))
+        for speaker in speakers
+        for emotion in EMOTIONS
+    ]
+    (folder / "list.csv").write_text("\n".join([f"file,speaker,emotion{columns}", *rows]))
+    columns_ = {"file": "file", "speaker": "speaker", "emotion": "emotion"}
+    return Manifest(name, 1, "error", str(folder / "list.csv"), None, columns_, {})
+
+
+def pool(*parts: Corpus, speakers: list[str] | None = None, shards: int = 1) -> Pooled:
+    return Pooled("pooled", shards, "error", list(parts), speakers=speakers)
+
+
+@pytest.fixture
+def parts(grow: Grow) -> tuple[Manifest, Manifest]:
+    old = manifest(grow, "old", ["01", "02", "03"], ",gender,age", "f", "61")
+    new = manifest(grow, "new", ["01", "02"], ",gender", "m")
+    return old, new
+
+
+def attributes(utterances: list[Utterance]) -> dict[str, dict[str, str]]:
+    return {u.speaker: dict(u.attributes) for u in utterances}
+
+
+def test_all_utterances_of_all_parts(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    found = pool(*parts).utterances(tmp_path)
+    alone = [part.utterances(tmp_path) for part in parts]
+    assert len(found) == sum(map(len, alone)) == 4 * 3 + 4 * 2
+    assert [u.path for u in found] == [u.path for part in alone for u in part]
+    assert [u.emotion for u in found] == [u.emotion for part in alone for u in part]
+    assert Counter(u.speaker for u in found) == {
+        **dict.fromkeys(("old/01", "old/02", "old/03"), 4),
+        **dict.fromkeys(("new/01", "new/02"), 4),
+    }
+
+
+def test_what_one_part_does_not_know_is_missing(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
+    known = attributes(pool(*parts).utterances(tmp_path))
+    assert known["old/01"] == {"corpus": "old", "gender": "female", "age": "61"}
+    assert known["new/01"] == {"corpus": "new", "gender": "male"}
+
+
+def test_speakers_are_chosen_in_the_pool_and_in_its_parts(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
+    old, new = parts
+    chosen = pool(old, new, speakers=["new/02", "old/01"]).utterances(tmp_path)
+    assert {u.speaker for u in chosen} == {"new/02", "old/01"}
+    within = pool(replace(old, speakers=["03"]), new).utterances(tmp_path)
+    assert {u.speaker for u in within} == {"old/03", "new/01", "new/02"}
+    rest = pool(old, new, speakers=["old/02", "old/03", "new/01"]).utterances(tmp_path)
+    assert not {u.path for u in chosen} & {u.path for u in rest}
+    assert len(chosen) + len(rest) == 20
+
+
+def test_a_pool_of_pools(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    known = attributes(pool(replace(pool(*parts), name="both")).utterances(tmp_path))
+    assert known["both/new/01"]["corpus"] == "new"
+
+
+def test_a_pool_lets_speakers_of_synthetic_speech_be_chosen(tmp_path: Path) -> None:
+    spoken = Synthetic("synthetic", 1, "error", "en", 2, 4, 0)
+    found = pool(spoken, speakers=["synthetic/s001"]).utterances(tmp_path)
+    assert len(found) == 4 and {u.attributes["gender"] for u in found} == {"male"}
+
+
+def test_the_pool_says_what_becomes_of_bad_files(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
+    (tmp_path / "new/01-anger.wav").unlink()
+    made = pool(*(replace(part, on_bad_file="skip") for part in parts))
+    with pytest.raises(UserError, match="audio file not found"):
+        made.utterances(tmp_path)
+    assert len(replace(made, on_bad_file="skip").utterances(tmp_path)) == 20
+
+
+def test_no_parts(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        pool().utterances(tmp_path)
+    assert str(error.value) == "corpus pooled: no parts: set corpus.parts=[NAME, NAME]"
+
+
+def test_parts_of_one_name(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        pool(parts[0], parts[0]).utterances(tmp_path)
+    assert str(error.value) == (
+        "corpus pooled: the parts old, old are not distinct; set another name: on one"
+    )
+
+
+def test_shards_and_normalisation_are_a_speakers(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
+    listed = pool(*parts, shards=2).utterances(tmp_path)
+    features = np.random.default_rng(0).normal(5, 3, (len(listed), 6)).astype(np.float32)
+    features[12:] += 100  # another microphone
+    data = CorpusData("pooled", 2, listed, features, [str(u.path) for u in listed], [])
+    made = make_clients(data, data.speakers, 0, "speaker")
+    assert Counter(made.speakers) == dict.fromkeys(data.speakers, 2)
+    assert set(made.corpora) == {"pooled"}
+    for speaker in data.speakers:
+        own = np.array([made.speakers[client] == speaker for client in made.client])
+        train = made.features[own & ~made.validation]
+        np.testing.assert_allclose(train.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(train.std(0), 1, atol=1e-5)
+
+
+@pytest.mark.corpora
+def test_real(data_root: Path, tmp_path: Path) -> None:
+    ravdess = Ravdess("ravdess", 4, "error", str(data_root / "ravdess"), "drop")
+    emodb = Emodb("emodb", 4, "error", str(data_root / "emodb"))
+    found = pool(ravdess, emodb).utterances(tmp_path)
+    assert Counter(u.attributes["corpus"] for u in found) == {"ravdess": 864 - 192, "emodb": 339}
+    assert Counter(u.attributes["language"] for u in found) == {"en": 864 - 192, "de": 339}
+    assert len({u.speaker for u in found}) == 24 + 10
+    assert {u.attributes["corpus"] for u in found if "age" in u.attributes} == {"emodb"}
