@@ -22,8 +22,9 @@ from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
 from attacks.sweep import PROBLEM_FILE, write_sweep
+from attacks.tables import LAYOUTS, write_table
 from client.corpora.check import table
-from client.errors import UserError
+from client.errors import UserError, check_choice
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.run import load_private, named_corpus, read_corpus, run_federations, study_config
@@ -191,12 +192,24 @@ def _finish(folder: Path, results: Results) -> None:
 class SweepTable(Callback):
     """Leaves a table and a figure over the runs of a Hydra multirun."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse, before anything is trained, a table that there is none of."""
+        try:
+            if config.table is not None:
+                check_choice("table", config.table, LAYOUTS)
+        except UserError as error:
+            _one_line(error)
+            sys.exit(BAD_INPUT)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
         folder = Path(config.hydra.sweep.dir)
         if written := write_sweep(folder):
             console.print(sweep_table(written))
             console.print(f"sweep: {written}", soft_wrap=True)
+        if config.table and (shown := write_table(folder, config.table, console.width)):
+            console.print(shown)
+            console.print(f"table: {folder / 'table.md'}", soft_wrap=True)
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
             sys.exit(BAD_INPUT)

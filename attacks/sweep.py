@@ -54,32 +54,45 @@ def write_sweep(sweep_dir: Path) -> Path | None:
         the reason under `problem` and no figures. Columns such as `correlation_auc_20` name
         the number of leaked updates: 1, 20 and the largest that was attacked.
     """
+    varied, read = read_runs(sweep_dir)
+    if not read:
+        return None
+    rows = pd.DataFrame([_row(results) for results in read])
+    attacked = [name for name in rows if name not in {*STATEMENT, *COUNTS, "problem"}]
+    rows = rows.reindex(columns=[*STATEMENT, *COUNTS, *attacked, "problem"])
+    rows = rows.astype(dict.fromkeys(COUNTS, "Int64")).set_axis(varied.index)
+    table = pd.concat([varied, rows], axis="columns").reset_index(names="run")
+    write_atomically(sweep_dir / "sweep.csv", table.to_csv(index=False))
+    points = [
+        {"label": run_label(row) or run, **_point(results)}
+        for (run, row), results in zip(varied.iterrows(), read, strict=True)
+        if not isinstance(results, str)
+    ]
+    if points:
+        figures.save_png(_figure(pd.DataFrame(points)), sweep_dir / "sweep.png")
+    return sweep_dir / "sweep.csv"
+
+
+def read_runs(sweep_dir: Path) -> tuple[pd.DataFrame, list[Results | str]]:
+    """Read the runs of a multirun.
+
+    Returns
+    -------
+    DataFrame
+        The overrides in which they differ, indexed by the name of the run's folder.
+    list of dict or str
+        Results of each, or why it has none.
+    """
     found = {
         path.parent
         for name in ("results.json", ".hydra", PROBLEM_FILE)
         for path in sweep_dir.glob(f"*/{name}")
     }
     runs = sorted(found, key=lambda run: (len(run.name), run.name))  # 2 before 10
-    if not runs:
-        return None
     overrides = pd.DataFrame([_overrides(run) for run in runs], dtype=object)
+    overrides.index = pd.Index([run.name for run in runs])
     varied = overrides.loc[:, overrides.nunique(dropna=False) > 1]
-    read = [_read(run) for run in runs]
-    rows = pd.DataFrame([_row(results) for results in read])
-    attacked = [name for name in rows if name not in {*STATEMENT, *COUNTS, "problem"}]
-    rows = rows.reindex(columns=[*STATEMENT, *COUNTS, *attacked, "problem"])
-    table = pd.concat([varied, rows.astype(dict.fromkeys(COUNTS, "Int64"))], axis="columns")
-    table.insert(0, "run", [run.name for run in runs])
-    write_atomically(sweep_dir / "sweep.csv", table.to_csv(index=False))
-    labels = [run_label(row) for _, row in varied.iterrows()]
-    points = [
-        {"label": label or run.name, **_point(results)}
-        for label, run, results in zip(labels, runs, read, strict=True)
-        if not isinstance(results, str)
-    ]
-    if points:
-        figures.save_png(_figure(pd.DataFrame(points)), sweep_dir / "sweep.png")
-    return sweep_dir / "sweep.csv"
+    return varied, [_read(run) for run in runs]
 
 
 def run_label(varied: "pd.Series[str]") -> str:

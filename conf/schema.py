@@ -109,6 +109,7 @@ class StudyConfig:
     folds: list[int]
     seed: int
     stage: str
+    table: str | None
     run: str | None
     resume: str | None
     checkpoint_every: int

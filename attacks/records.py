@@ -1,0 +1,153 @@
+"""Attacks of a sweep as rows of one frame: where each was run, and what came of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from attacks import published
+from attacks.results import Attack, Results, attack_series
+from attacks.sweep import read_runs, run_label
+
+PLACE = [
+    *("run", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),
+    *("private_corpus", "shadow_corpora", "attack"),
+]
+"""Columns that tell one row from another."""
+FIGURES = ["auc", "auc_low", "auc_high", "uar_fixed", "uar_calibrated", "p_value"]
+SETTING = ["attribute", "selection", "combination", "vantage", "aware", "nominal_epsilon", "name"]
+COLUMNS = [*PLACE, *SETTING, *FIGURES, "speakers", "victims", "differs"]
+MISSING = dict.fromkeys(("auc", "ci95_auc", "uar_fixed", "uar_calibrated", "p_value"))
+SHOWN_OVERRIDES = {
+    "experiment",
+    "algorithm",
+    "privacy",
+    "privacy.epsilon",
+    "model.dropout",
+    "corpus",
+}
+"""Overrides that PLACE has a column for. Others name the run."""
+
+LANGUAGES = {
+    **dict.fromkeys((*published.CORPORA, "ravdess", "synthetic"), "English"),
+    **dict.fromkeys(("nemo", "synthetic_pl"), "Polish"),
+    **dict.fromkeys(("emodb", "synthetic_de"), "German"),
+}
+DIFFERENCES = {
+    "attribute": "the study infers gender",
+    "corpus": "the study's private corpora are iemocap, msp-improv and crema-d",
+    "language": "the study's corpora are English",
+    "shadow": "the study attacks each corpus from the other two",
+    "vantage": "the study's adversary sees every update with its sender",
+    "attack": "the study's attack model is a CNN",
+    "examples": "the study's CNN learns from every shadow update",
+    "features": "the study's features are emobase here",
+    "normalisation": "the study normalises by speaker",
+    "rounds": "the study trains for 200 rounds",
+    "dropout": "the study's models have dropout 0.2 here",
+    "layer": "the study attacks the first layer here",
+    "selection": "the study's updates leak at random",
+    "combination": "the study attacks the mean of the updates",
+    "aware": "the study's attack learns on updates without the mechanism",
+    "metric": "the study gives UAR at a fixed threshold",
+}
+"""In what a row of ours may differ from the published ones."""
+
+
+def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Collect the attacks of a multirun.
+
+    Parameters
+    ----------
+    sweep_dir : Path
+        Folder whose subfolders are Hydra's run folders.
+    table : str
+        ``layers``, ``updates``, ``dropout`` or ``comparison``: what the records are for.
+
+    Returns
+    -------
+    DataFrame
+        COLUMNS, a row an attack record, in the order of the runs; attacks that recognise
+        speakers again are left out. A run that failed has the rows of one that did not,
+        without figures, so that it leaves empty cells.
+    dict of str to str
+        Why runs have no results, by the name of the run.
+    """
+    varied, read = read_runs(sweep_dir)
+    finished = [results for results in read if not isinstance(results, str)]
+    expected = [attack | MISSING for results in finished[:1] for attack in results["attacks"]]
+    rows: list[dict[str, Any]] = []
+    problems = {}
+    for (name, overrides), results in zip(varied.iterrows(), read, strict=True):
+        run = run_label(overrides[[key for key in overrides.index if key not in SHOWN_OVERRIDES]])
+        if isinstance(results, str):
+            problems[run_label(overrides) or str(name)] = results
+            config, attacks = _config(sweep_dir / str(name)), expected
+        else:
+            config, attacks = results["config"], results["attacks"]
+        if config:
+            rows += _rows(config, attacks, run, table)
+    records = pd.DataFrame(rows, columns=COLUMNS)
+    return records.astype(dict.fromkeys(FIGURES, float)), problems
+
+
+def _config(run: Path) -> Results:
+    """Read the configuration of a run that left no results."""
+    path = run / ".hydra" / "config.yaml"
+    return dict(yaml.safe_load(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Iterator[dict[str, Any]]:
+    privacy = config["privacy"]
+    epsilon = privacy.get("epsilon")
+    place = {
+        "run": run,
+        "algorithm": config["algorithm"]["name"],
+        "privacy": privacy["mechanism"] + ("" if epsilon is None else f" {epsilon:g}"),
+        "nominal_epsilon": epsilon if privacy["mechanism"] == "udp" else None,
+        "dropout": config["model"]["dropout"],
+        "private_corpus": config["corpus"]["name"],
+    }
+    inferring = [attack for attack in attacks if attack.get("across") is None]
+    for label, attack in _labelled(inferring, by_layer=table == "layers"):
+        low, high = attack["ci95_auc"] or (None, None)
+        differs = ", ".join(differences(config, attack, table))
+        own = {"attack": label, "auc_low": low, "auc_high": high, "differs": differs}
+        shadows = {"shadow_corpora": "+".join(attack["shadow_corpora"])}
+        yield {**attack, **place, **own, **shadows}
+
+
+def _labelled(attacks: list[Attack], by_layer: bool) -> Iterator[tuple[str, Attack]]:
+    """Name attacks so that those of one run, or of one layer of it, are told apart."""
+    layers = dict.fromkeys(attack["layer"] for attack in attacks) if by_layer else [None]
+    for layer in layers:
+        group = [attack for attack in attacks if layer in (None, attack["layer"])]
+        for label, records in attack_series(group).items():
+            yield from ((label, record) for record in records)
+
+
+def differences(config: Results, attack: Attack, table: str) -> list[str]:
+    """In which of DIFFERENCES, the metric aside, an attack differs from the published ones."""
+    private, shadows = config["corpus"]["name"], set(attack["shadow_corpora"])
+    features, cnn = config.get("features") or {}, (config.get("attack") or {}).get("cnn") or {}
+    several = attack["leaked_updates"] != 1
+    found = {
+        "attribute": attack["attribute"] != "gender",
+        "corpus": private not in published.CORPORA,
+        "language": any(LANGUAGES.get(name) != "English" for name in {private, *shadows}),
+        "shadow": shadows != set(published.CORPORA) - {private},
+        "vantage": attack.get("vantage", "attributed") != "attributed",
+        "attack": attack["name"] != published.ATTACK,
+        "examples": attack["name"] == published.ATTACK and cnn.get("max_examples") is not None,
+        "features": features.get("feature_set", features.get("name")) != published.FEATURES,
+        "normalisation": config.get("normalisation") != "speaker",
+        "rounds": config.get("rounds") != published.ROUNDS,
+        "dropout": table != "dropout" and config["model"]["dropout"] != published.DROPOUT,
+        "layer": table != "layers" and attack["layer"] != "first",
+        "selection": attack.get("selection", "random") != "random",
+        "combination": several and attack.get("combination") != "updates",
+        "aware": attack["aware"],
+    }
+    return [name for name, differs in found.items() if differs]
