@@ -1,8 +1,9 @@
 """The adversary at work: rehearse, learn, score the victims; then the figures of it."""
 
+import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,21 +11,34 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
 from attacks import shadow
 from attacks.audit import audit_figures
 from attacks.evaluate import check_victims, evaluate_attack
-from attacks.tap import Attack, Floats, tap
+from attacks.invariants import FIRST
+from attacks.judge import Judged, Scores, join_scores, judge, judge_at_snapshots, judge_shadow
+from attacks.learn import Shadow, View, fit_attacks, speaker_groups
+from attacks.rehearsal import make_cast, victim_size
+from attacks.reidentify import score_pairs
+from attacks.tap import Ints
+from attacks.verification import evaluate_verification
+from client.corpora.base import EMOTIONS
 from client.errors import UserError, check_choice
+from client.model import parameter_sizes
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
-from server.federation import Federation
+from server.federation import Protocol
 from server.privacy_config import CENTRAL, LOCAL
 from server.run import build, run_canaries, run_federations
 from server.study import private_federations
-from server.transcript import Transcript
+from server.transcript import Transcript, choose_layers
 
-CHOICES = {"selection": ("random", "earliest", "latest"), "combination": ("mean", "sum")}
+CHOICES = {
+    "vantage": ("attributed", "aggregate", "final"),
+    "selection": ("random", "earliest", "latest"),
+    "combination": ("updates", "statistics", "log_odds"),
+}
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
@@ -36,25 +50,66 @@ def check_adversary(
     Returns
     -------
     list of str
-        The two values of the attribute.
+        The values of the attribute.
 
     Raises
     ------
     UserError
         Naming the key.
     """
+    adversary = config.adversary
     for key in ("draws", "shadow_federations", "bootstraps"):
-        if getattr(config.adversary, key) < 1:
+        if getattr(adversary, key) < 1:
             raise UserError(f"adversary.{key} must be at least 1")
     for key, choices in CHOICES.items():
-        check_choice(f"adversary.{key}", getattr(config.adversary, key), choices)
-    for leaked in config.adversary.leaked_updates:
+        check_choice(f"adversary.{key}", getattr(adversary, key), choices)
+    for leaked in adversary.leaked_updates:
         if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
             raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
+    _check_layers(config)
+    _check_attacks(config)
     shadow.refuse_overlap(private, shadows)
-    classes = shadow.attribute_classes(shadows, config.adversary.attribute)
-    check_victims(private, config.adversary.attribute, classes)
+    classes = shadow.attribute_classes(shadows, adversary.attribute)
+    if adversary.attribute != shadow.SPEAKER:
+        check_victims(private, adversary.attribute, classes)
+    if "fusion" in config.attack:
+        labels = shadow.speaker_labels(shadows, adversary.attribute, classes)
+        speaker_groups(labels, _corpora(shadows))
     return classes
+
+
+def _check_layers(config: StudyConfig) -> None:
+    names = _parameters(config)
+    recorded = choose_layers(config.transcript.layers, names, "transcript.layers")
+    if not config.adversary.layers:
+        raise UserError("adversary.layers names no layer; first is where most leaks")
+    for layers in config.adversary.layers:
+        if not set(choose_layers(layers, names, "adversary.layers")) <= set(recorded):
+            raise UserError(
+                f"adversary.layers: {layers} is not recorded by "
+                f"transcript.layers={config.transcript.layers}; set transcript.layers=all"
+            )
+
+
+def _check_attacks(config: StudyConfig) -> None:
+    """Refuse combinations of attacks with what the adversary knows or is after."""
+    adversary, attacks = config.adversary, {n: build(a) for n, a in config.attack.items()}
+    if fusion := attacks.get("fusion"):
+        absent = [name for name in fusion.of if name not in attacks or name == "fusion"]
+        if absent or not fusion.of:
+            raise UserError(
+                f"attack.fusion.of={fusion.of} must name some of the attacks of this run, "
+                f"{', '.join(n for n in attacks if n != 'fusion') or 'of which there is none'}"
+            )
+        if adversary.attribute == shadow.SPEAKER:
+            raise UserError("attack=fusion infers an attribute; it cannot recognise a speaker")
+    if "snapshot" in attacks and not (
+        adversary.vantage == "attributed" and adversary.initial_weights
+    ):
+        raise UserError(
+            "attack=snapshot needs every round's model and each update with its sender: set "
+            "adversary.vantage=attributed and adversary.initial_weights=true, or leave it out"
+        )
 
 
 def check_audit(config: StudyConfig) -> None:
@@ -94,67 +149,121 @@ def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[st
 
 
 def attack_run(
-    config: StudyConfig, shadows: Sequence[CorpusData], classes: Sequence[str], folder: Path
+    config: StudyConfig,
+    private: CorpusData,
+    shadows: Sequence[CorpusData],
+    classes: Sequence[str],
+    folder: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train every attack on shadow federations, turn it on the private ones and evaluate it."""
-    attacks: list[Attack] = [build(settings) for settings in config.attack.values()]
     started = time.perf_counter()
-    federations = shadow.shadow_federations(config, shadows, Path(config.cache))
+    protocols = {f.name: f.protocol for f in private_federations(config, private, folder)}
+    plan = next(iter(protocols.values())).plan
+    federations = shadow.shadow_federations(config, shadows, plan, Path(config.cache))
     if absent := shadow.missing(federations):
         run_federations(absent, config.runtime)
         shadow.keep(absent)
     trained = time.perf_counter()
-    _fit(attacks, federations, shadows, config.adversary.attribute, classes)
-    scores = _score_victims(attacks, folder)
-    recorded = Transcript(min((folder / "transcript").iterdir())).meta.layers
-    figures = [
-        {
-            "name": attack.name,
-            "attribute": config.adversary.attribute,
-            "layer": recorded[0].rsplit(".", 1)[0],
-            "shadow_corpora": [data.name for data in shadows],
-            "aware": False,
-            **entry,
-        }
-        for attack in attacks
-        for entry in evaluate_attack(
-            scores[attack.name], folder / "truth.parquet", classes, config.adversary, config.seed
-        )
+    target = config.adversary.attribute
+    labels = shadow.speaker_labels(shadows, target, classes)
+    rehearsals = [
+        Shadow(f.folder, labels[speakers := shadow.speaker_numbers(f.clients, shadows)], speakers)
+        for f in federations
     ]
+    entries: list[dict[str, Any]] = []
+    for layers in config.adversary.layers:
+        scores = _attack_layers(config, layers, shadows, labels, rehearsals, protocols, folder)
+        for name, found in scores.items():
+            rehearsed = name == "snapshot" or (name == "fusion" and "snapshot" in scores)
+            about = {
+                "name": name,
+                "attribute": target,
+                "layer": layers,
+                "shadow_corpora": [data.name for data in shadows],
+                "aware": config.adversary.aware or rehearsed,
+                "vantage": config.adversary.vantage,
+                "combination": config.adversary.combination,
+                "selection": config.adversary.selection,
+            }
+            entries += [about | entry for entry in _evaluate(config, found, classes, folder)]
     done = time.perf_counter()
-    return figures, {"shadow_seconds": trained - started, "attack_seconds": done - trained}
+    return entries, {"shadow_seconds": trained - started, "attack_seconds": done - trained}
 
 
-def _fit(
-    attacks: Sequence[Attack],
-    federations: Sequence[Federation],
+def _attack_layers(
+    config: StudyConfig,
+    layers: str,
     shadows: Sequence[CorpusData],
-    attribute: str,
-    classes: Sequence[str],
-) -> None:
-    numbers: dict[str, list[Floats]] = {attack.name: [] for attack in attacks}
-    labels = []
-    for federation in federations:
-        of_client = shadow.client_labels(federation, shadows, attribute, classes)
-        for chunk in tap(Transcript(federation.folder), attacks):
-            for name, found in chunk.items():
-                numbers[name].append(found.features)
-            labels.append(of_client[found.client])
-    for attack in attacks:
-        attack.fit(np.concatenate(numbers.pop(attack.name)), np.concatenate(labels))
+    labels: Ints,
+    rehearsals: Sequence[Shadow],
+    protocols: Mapping[str, Protocol],
+    folder: Path,
+) -> Scores:
+    """Return every attack's scores of the victims, from these layers alone."""
+    adversary, seed = config.adversary, config.seed
+    attacks = {name: build(settings) for name, settings in config.attack.items()}
+    fusion, snapshot = attacks.pop("fusion", None), attacks.pop("snapshot", None)
+    paths = sorted((folder / "transcript").iterdir())
+    recorded = Transcript(paths[0]).meta.layers
+    parameters = choose_layers(layers, _parameters(config), "adversary.layers")
+    if not set(parameters) <= set(recorded):
+        raise UserError(
+            f"adversary.layers={layers}: the transcript holds {', '.join(recorded)} alone; run "
+            "fedser with transcript.layers=all"
+        )
+    if FIRST not in parameters:
+        snapshot = None
+    fused = [name for name in fusion.of if name != "snapshot" or snapshot] if fusion else []
+    view = View(adversary.vantage, parameters, adversary.initial_weights)
+    groups = speaker_groups(labels, _corpora(shadows)) if fused else np.zeros(0, dtype=np.int64)
+    fitted = fit_attacks(list(attacks.values()), rehearsals, view, groups, fused, seed)
+    beside = [known for known in fitted if known.without]
+    tasks = [delayed(judge)(path, fitted, view, adversary, seed) for path in paths]
+    if snapshot:
+        whole = shadow.whole_speakers(shadows, seed, config.normalisation)
+        speakers = shadow.speaker_numbers(whole, shadows)
+        cast = make_cast(whole, labels[speakers], speakers, victim_size(paths), seed)
+        tasks += [
+            delayed(judge_at_snapshots)(
+                path, protocols[path.name], snapshot, cast, groups, beside, view, adversary
+            )
+            for path in paths
+        ]
+    elif fused:
+        tasks.append(delayed(judge_shadow)(rehearsals[0], beside, groups, view, adversary, seed))
+    workers = min(os.cpu_count() or 1, len(tasks))
+    judged: list[Judged] = Parallel(n_jobs=workers)(tasks)
+    victims = join_scores([found.victims for found in judged])
+    if fusion:
+        rehearsed = join_scores([found.rehearsed for found in judged])
+        victims["fusion"] = fusion.fuse(
+            {name: rehearsed[name] for name in fused}, {name: victims[name] for name in fused}
+        )
+    return {name: victims[name] for name in config.attack if name in victims}
 
 
-def _score_victims(attacks: Sequence[Attack], folder: Path) -> dict[str, pd.DataFrame]:
-    """Score every update in the private transcripts; labels play no part."""
-    rows: dict[str, list[pd.DataFrame]] = {attack.name: [] for attack in attacks}
-    for path in sorted((folder / "transcript").iterdir()):
-        for chunk in tap(Transcript(path), attacks):
-            for attack in attacks:
-                found = chunk[attack.name]
-                columns = {"federation": path.name, "client": found.client, "round": found.round}
-                score = attack.score(found.features)
-                rows[attack.name].append(pd.DataFrame({**columns, "score": score}))
-    return {name: pd.concat(parts) for name, parts in rows.items()}
+def _evaluate(
+    config: StudyConfig, scores: pd.DataFrame, classes: Sequence[str], folder: Path
+) -> list[dict[str, Any]]:
+    """Return the figures of one attack's scores, for every number of leaked updates."""
+    adversary, truth = config.adversary, folder / "truth.parquet"
+    if adversary.attribute != shadow.SPEAKER:
+        found = evaluate_attack(scores, truth, classes, adversary, config.seed)
+        return [{"classes": list(classes), "across": None, **entry} for entry in found]
+    pairs = score_pairs(scores)
+    return [
+        {"classes": [], "across": across, **entry}
+        for across in ("rounds", "shards")
+        for entry in evaluate_verification(pairs, truth, across, adversary.bootstraps, config.seed)
+    ]
+
+
+def _corpora(shadows: Sequence[CorpusData]) -> Ints:
+    return np.repeat(np.arange(len(shadows)), [len(data.speakers) for data in shadows])
+
+
+def _parameters(config: StudyConfig) -> list[str]:
+    return list(parameter_sizes(config.model, inputs=1, classes=len(EMOTIONS)))
 
 
 def assemble_results(

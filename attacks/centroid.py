@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from attacks.tap import Stream, gather
+
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Centroid:
     """
 
     name: ClassVar[str] = "centroid"
+    max_examples: int | None
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, 4 t) statistics of t tensors."""
@@ -33,15 +35,18 @@ class Centroid:
             columns += [flat.mean(axis=1), flat.std(axis=1), flat.min(axis=1), flat.max(axis=1)]
         return np.stack(columns, axis=1)
 
-    def fit(self, features: Floats, labels: Ints) -> None:
-        """Learn the centroids (2, 4 t)."""
+    def fit(self, examples: Stream) -> None:
+        """Learn the centroids (C, 4 t)."""
+        features, labels = gather(self, examples)
         spread = features.std(axis=0, dtype=np.float64)
         self._spread = np.where(spread > 0, spread, 1)
         scaled = features / self._spread
-        self._centroids = np.stack([scaled[labels == c].mean(axis=0) for c in (0, 1)])
+        self._centroids = np.stack([scaled[labels == c].mean(axis=0) for c in np.unique(labels)])
 
     def score(self, features: Floats) -> Floats:
-        """Return how much nearer each update is to the second class, (n,), in distance."""
+        """Return minus the distance of each update to each centroid, (n, C).
+
+        The published attack has no probabilities; distances rank as they would.
+        """
         apart = (features / self._spread)[:, None] - self._centroids
-        distance = np.linalg.norm(apart, axis=2)
-        return np.asarray(distance[:, 0] - distance[:, 1], dtype=np.float32)
+        return np.asarray(-np.linalg.norm(apart, axis=2), dtype=np.float32)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from attacks.tap import first_weight
+from attacks.tap import Stream, first_weight, gather
 from client.errors import UserError
 from server.evaluate import uar
 
@@ -122,8 +122,9 @@ class Cnn:
         pooling(*self._shape)
         return np.concatenate([weight.reshape(len(weight), -1), bias], axis=1)
 
-    def fit(self, features: Floats, labels: Ints, speakers: Ints) -> None:
-        """Learn from shadow clients; `features` is z-scored in place, to save its size again."""
+    def fit(self, examples: Stream) -> None:
+        """Learn from shadow clients; their speakers play no part, as published."""
+        features, labels = gather(self, examples)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
         features -= self._mean

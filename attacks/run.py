@@ -146,7 +146,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         _train(config, data, folder)
     audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
-    figures, timing = attack_run(config, shadows, classes, folder) if attacking else ([], {})
+    figures, timing = attack_run(config, data, shadows, classes, folder) if attacking else ([], {})
     if attacking and not config.keep_transcript:
         shutil.rmtree(folder / "transcript")
     timing["total_seconds"] = time.perf_counter() - started

@@ -10,11 +10,15 @@ import numpy as np
 
 from attacks.tap import Ints
 from client.errors import UserError
-from client.speakers import CorpusData, join_clients, make_clients, speaker_folds
+from client.speakers import Clients, CorpusData, join_clients, make_clients, speaker_folds
 from conf.schema import StudyConfig
 from server.federation import Federation
-from server.privacy_config import PrivacyConfig
+from server.plan import PrivacyPlan
+from server.privacy_config import GUARANTEED, PrivacyConfig
 from server.study import NUM_FOLDS, protocol
+
+SPEAKER = "speaker"
+"""The attribute that is each speaker's own: re-identification."""
 
 
 def refuse_overlap(private: CorpusData, shadows: Sequence[CorpusData]) -> None:
@@ -34,12 +38,18 @@ def refuse_overlap(private: CorpusData, shadows: Sequence[CorpusData]) -> None:
 
 
 def shadow_federations(
-    config: StudyConfig, shadows: Sequence[CorpusData], cache: Path
+    config: StudyConfig, shadows: Sequence[CorpusData], plan: PrivacyPlan, cache: Path
 ) -> list[Federation]:
-    """Return the adversary's federations, run as the private ones but without a mechanism.
+    """Return the adversary's federations, run as the private ones.
 
     Each leaves out another fold of the speakers and starts from other weights. Their
     transcripts go to the cache, named by all that determines them.
+
+    Parameters
+    ----------
+    plan : PrivacyPlan
+        That of the private federations. They follow it with ``adversary.aware``; without, no
+        mechanism protects their updates.
     """
     plain = protocol(config, PrivacyConfig())
     federations = []
@@ -49,13 +59,15 @@ def shadow_federations(
             left_out = speaker_folds(data.speakers, NUM_FOLDS, config.seed)[number % NUM_FOLDS]
             speakers = [s for s in data.speakers if s not in left_out]
             parts.append(make_clients(data, speakers, config.seed, config.normalisation))
+        clients = join_clients(parts)
+        own = _same_noise(plan, len(clients)) if config.adversary.aware else plain.plan
         federation = Federation(
             name=f"shadow-{number}",
             role="shadow",
             fold=number,
-            clients=join_clients(parts),
+            clients=clients,
             test=None,
-            protocol=plain,
+            protocol=replace(plain, plan=own),
             folder=cache,
         )
         federations.append(replace(federation, folder=cache / "shadow" / federation.digest))
@@ -78,23 +90,50 @@ def keep(trained: Sequence[Federation]) -> None:
             shutil.rmtree(federation.folder)
 
 
-def client_labels(
-    federation: Federation, shadows: Sequence[CorpusData], attribute: str, classes: Sequence[str]
-) -> Ints:
-    """Return each shadow client's label, an index into `classes`, shape (N,)."""
-    of = {data.name: data for data in shadows}
-    clients = zip(federation.clients.corpora, federation.clients.speakers, strict=True)
-    return np.array([classes.index(of[c].attributes(s)[attribute]) for c, s in clients])
+def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
+    """Return a plan whose clients add what those of the given one do, however many they are."""
+    config = replace(plan.config, stop_at_epsilon=None)
+    if config.mechanism in GUARANTEED:
+        config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
+    return replace(plan, config=config, num_clients=num_clients)
+
+
+def speaker_names(shadows: Sequence[CorpusData]) -> list[str]:
+    """Return the adversary's speakers over all its corpora."""
+    return [f"{data.name}/{speaker}" for data in shadows for speaker in data.speakers]
+
+
+def speaker_labels(shadows: Sequence[CorpusData], attribute: str, classes: Sequence[str]) -> Ints:
+    """Return the label of each of the adversary's S speakers, an index into `classes`, (S,)."""
+    if attribute == SPEAKER:
+        return np.arange(len(classes))
+    of = [data.attributes(speaker)[attribute] for data in shadows for speaker in data.speakers]
+    return np.array([classes.index(value) for value in of])
+
+
+def speaker_numbers(clients: Clients, shadows: Sequence[CorpusData]) -> Ints:
+    """Return which of the adversary's speakers each client is, (N,)."""
+    names = speaker_names(shadows)
+    return np.array([names.index(unit) for unit in clients.units("speaker")])
+
+
+def whole_speakers(shadows: Sequence[CorpusData], seed: int, normalisation: str) -> Clients:
+    """Return one client for each of the adversary's speakers."""
+    return join_clients(
+        [make_clients(replace(d, shards=1), d.speakers, seed, normalisation) for d in shadows]
+    )
 
 
 def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str]:
-    """Return the two values that an attribute takes over the shadow speakers, sorted.
+    """Return the values that an attribute takes over the shadow speakers, sorted.
 
     Raises
     ------
     UserError
-        If a speaker lacks the attribute, or it does not take exactly two values.
+        If a speaker lacks the attribute, or it takes fewer than two values.
     """
+    if attribute == SPEAKER:
+        return speaker_names(shadows)
     found = set()
     for data in shadows:
         for speaker in data.speakers:
@@ -105,9 +144,9 @@ def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str
                     f"speaker {speaker}; known there: {', '.join(attributes) or 'nothing'}"
                 )
             found.add(attributes[attribute])
-    if len(found) != 2:
+    if len(found) < 2:
         raise UserError(
             f"adversary.attribute={attribute} takes {len(found)} value(s) over the shadow "
-            f"speakers ({', '.join(sorted(found))}), two are needed: choose other shadow corpora"
+            f"speakers ({', '.join(found)}), two are needed: choose other shadow corpora"
         )
     return sorted(found)

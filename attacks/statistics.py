@@ -7,25 +7,29 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from attacks.invariants import samples
 from attacks.linear import LinearAttack
-from attacks.tap import first_weight
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass
 class Statistics(LinearAttack):
-    """Logistic regression on three statistics of each column of the first layer's update.
+    """Logistic regression on three statistics of each variable of a layer's update.
 
     They are means over hidden units, which do not depend on the units' order: of the
-    magnitude, of the square, and of the gradient times the sign of its unit's bias gradient.
+    magnitude, of the square, and of the gradient times the sign of its unit's last variable,
+    which in the first layer is the bias gradient.
     """
 
     name: ClassVar[str] = "statistics"
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
-        """Return (k, 3 d) statistics."""
-        weight, bias = first_weight(gradients)
-        signed = np.einsum("khd,kh->kd", weight, np.sign(bias)) / weight.shape[1]
-        square = np.einsum("khd,khd->kd", weight, weight) / weight.shape[1]
-        return np.concatenate([np.abs(weight).mean(axis=1), square, signed], axis=1)
+        """Return (k, p) statistics, p three times the number of variables of all layers."""
+        columns = []
+        for sample in samples(gradients):
+            units = sample.shape[1]
+            signed = np.einsum("khd,kh->kd", sample, np.sign(sample[:, :, -1])) / units
+            square = np.einsum("khd,khd->kd", sample, sample) / units
+            columns += [np.abs(sample).mean(axis=1), square, signed]
+        return np.concatenate(columns, axis=1)

@@ -1,6 +1,12 @@
-"""From transcripts to the numbers an attack works on."""
+"""What an adversary holds of each client, by vantage: the updates that it can attack.
 
-from collections.abc import Iterator, Mapping, Sequence
+A server sees every update with its sender (``attributed``). Under secure aggregation it knows
+who took part in a round and how the model moved (``aggregate``): each of the cohort is then
+taken to have sent that. Whoever is given the trained model alone (``final``) holds one and the
+same of every client, so that no attack can tell the clients apart.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,54 +21,122 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class Attack(Protocol):
-    """Infers an attribute of a speaker from updates of their client.
+@dataclass(frozen=True)
+class Batch:
+    """k updates of the adversary's own speakers, to learn from.
 
-    `features` is computed on every update alike; `fit` sees those of the adversary's own
-    shadow clients, whose attributes it knows; `score` judges the victims'.
+    Attributes
+    ----------
+    gradients : mapping of str to ndarray of float32, shape (k, ...)
+        Pseudo-gradients by parameter.
+    labels : ndarray of int64, shape (k,)
+        Class of the attribute, 0 to C - 1.
     """
 
-    name: str
+    gradients: dict[str, Floats]
+    labels: Ints
+
+
+Stream = Callable[[], Iterator[Batch]]
+"""Reads the examples anew whenever it is called: they need not fit into memory."""
+
+
+class Attack(Protocol):
+    """Infers an attribute of a speaker from updates of their client, in any federation.
+
+    `fit` sees updates of the adversary's own shadow clients, whose attributes it knows;
+    `score` judges the victims' by the numbers that `features` then reads.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in ``attack=``."""
+        ...
+
+    @property
+    def max_examples(self) -> int | None:
+        """How many shadow updates `fit` is given at most."""
+        ...
+
+    def fit(self, examples: Stream) -> None:
+        """Learn from examples of every class."""
+        ...
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) numbers for k pseudo-gradients."""
         ...
 
-    def fit(self, features: Floats, labels: Ints) -> None:
-        """Learn from (n, p) numbers and (n,) labels, 0 or 1. `features` may be overwritten."""
+    def score(self, features: Floats) -> Floats:
+        """Return the log-probabilities (k, C) of the classes, up to a constant a row."""
         ...
 
-    def score(self, features: Floats) -> Floats:
-        """Return the log-odds (n,) that each update's label is 1."""
-        ...
+
+def gather(attack: Attack, examples: Stream) -> tuple[Floats, Ints]:
+    """Return an attack's numbers (n, p) of all examples, and their labels (n,)."""
+    read = [(attack.features(batch.gradients), batch.labels) for batch in examples()]
+    features, labels = zip(*read, strict=True)
+    return np.concatenate(features), np.concatenate(labels)
 
 
 @dataclass(frozen=True)
-class Examples:
-    """n updates as an attack sees them: numbers (n, p), client (n,) and round (n,)."""
+class Seen:
+    """All that the adversary holds of one client: k pseudo-gradients in the order of rounds.
 
-    features: Floats
-    client: Ints
+    Attributes
+    ----------
+    client : int
+    round : ndarray of int64, shape (k,)
+    gradients : mapping of str to ndarray of float32, shape (k, ...)
+        By parameter.
+    """
+
+    client: int
     round: Ints
+    gradients: dict[str, Floats]
 
 
-def tap(transcript: Transcript, attacks: Sequence[Attack]) -> Iterator[dict[str, Examples]]:
-    """Compute every attack's numbers in one pass, and yield them a chunk at a time.
+def tap(
+    transcript: Transcript,
+    vantage: str,
+    parameters: Sequence[str],
+    initial_weights: bool,
+    rows: Mapping[int, Ints] | None = None,
+) -> Iterator[Seen]:
+    """Yield what is seen of one client after another; one client's is in memory at a time.
+
+    Parameters
+    ----------
+    vantage : str
+        ``attributed``, ``aggregate`` or ``final``.
+    parameters : sequence of str
+        Those to look at.
+    initial_weights : bool
+        Whether the adversary knows them: if not, a final model is attacked as it is.
+    rows : mapping of int to ndarray of int, optional
+        Clients to look at, and which of theirs; all by default.
 
     Raises
     ------
     UserError
         If the transcript holds no update.
     """
-    empty = True
-    for releases in transcript:
-        gradients = pseudo_gradients(transcript.meta, releases)
-        yield {
-            attack.name: Examples(attack.features(gradients), releases.client, releases.round)
-            for attack in attacks
-        }
-        empty = False
-    if empty:
+    empty, last = True, transcript.num_models
+    for sent in transcript.of_clients(
+        parameters if vantage == "attributed" else [], rows if vantage != "final" else None
+    ):
+        empty, client, rounds = False, int(sent.client[0]), sent.round
+        if rows is not None and client not in rows:
+            continue
+        if vantage == "attributed":
+            gradients = pseudo_gradients(transcript.meta, sent)
+        elif vantage == "aggregate":
+            gradients = _moves(transcript, rounds, rounds + 1, parameters)
+        else:
+            rounds = np.array([last - 1])
+            start = np.array([1]) if initial_weights else None
+            gradients = _moves(transcript, start, np.array([last]), parameters)
+        yield Seen(client, rounds, gradients)
+    if empty and rows is None:
         raise UserError(
             f"the transcript of {transcript.meta.federation} holds no update: nothing to attack"
         )
@@ -80,6 +154,18 @@ def pseudo_gradients(meta: TranscriptMeta, releases: Releases) -> dict[str, Floa
     steps = np.array([training.steps(n) for n in releases.num_examples.tolist()])
     factor = (-1 / (training.learning_rate * steps)).astype(np.float32)
     return {n: a * factor.reshape(-1, *[1] * (a.ndim - 1)) for n, a in releases.arrays.items()}
+
+
+def _moves(
+    transcript: Transcript, start: Ints | None, end: Ints, parameters: Sequence[str]
+) -> dict[str, Floats]:
+    """Return how the model moved between rounds, in the direction of a gradient.
+
+    Its scale does not matter: it is the same for shadow models and for the victims'.
+    """
+    after = transcript.models(end, parameters)
+    before = transcript.models(start, parameters) if start is not None else {}
+    return {name: before.get(name, np.float32(0)) - array for name, array in after.items()}
 
 
 def first_weight(gradients: Mapping[str, Floats]) -> tuple[Floats, Floats]:

@@ -35,14 +35,26 @@ class AdversaryConfig:
     Attributes
     ----------
     attribute : str
-        Column of the corpora's metadata to infer.
+        Column of the corpora's metadata to infer, or ``speaker``: to recognise a client again,
+        by another of its updates or by those of another client of the same speaker.
+    vantage : str
+        ``attributed``: every update with its sender. ``aggregate``: how the model moved in a
+        round, and who took part. ``final``: the trained model alone.
+    layers : list of str
+        Each attacked by itself: ``first``, ``second``, ``last``, ``all``, or names separated by
+        commas.
     leaked_updates : list of int or "all"
         How many updates of one client the adversary combines.
     selection : str
         Which of a client's updates these are: ``random``, ``earliest`` or ``latest``.
     combination : str
-        ``mean`` or ``sum`` of their log-odds. A sum counts updates as independent evidence,
-        so clients that sent fewer stay nearer to 0.
+        What of them is put together: the mean of the ``updates``, the mean of the
+        ``statistics`` that an attack reads, or the sum of their ``log_odds``.
+    initial_weights : bool
+        Whether it knows them, and with what it sees every model since.
+    aware : bool
+        Whether shadow federations run under the victims' mechanism. Attacks that rehearse at
+        the victims' models (snapshot, and fusion with it) always do so under the mechanism.
     draws : int
         Random choices of that many updates, a client; of the earliest or latest there is one.
     shadow_federations : int
@@ -52,9 +64,13 @@ class AdversaryConfig:
     """
 
     attribute: str = "gender"
+    vantage: str = "attributed"
+    layers: list[str] = field(default_factory=lambda: ["first"])
     leaked_updates: list[Any] = field(default_factory=lambda: [1, 3, 5, 10, 20, "all"])
     selection: str = "random"
-    combination: str = "mean"
+    combination: str = "statistics"
+    initial_weights: bool = True
+    aware: bool = False
     draws: int = 10
     shadow_federations: int = 5
     bootstraps: int = 1000

@@ -83,6 +83,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
                 if flower_round == 0:  # Flower also asks before the first round
                     return None
+                nonlocal arrays
                 arrays = {name: array.numpy() for name, array in record.items()}
                 recorder.accountant.add(strategy.last_released)
                 recorder.record(done + flower_round, arrays, strategy.last_round)
@@ -114,6 +115,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                     num_rounds=plan.num_rounds - done,
                     evaluate_fn=after_round,
                 )
+            writer.record_model(recorder.done + 1, arrays)
     if not recorder.outcome.rounds:
         limit = plan.config.stop_at_epsilon
         raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")

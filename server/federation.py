@@ -23,7 +23,7 @@ from server.transcript import TranscriptConfig, TranscriptMeta, choose_layers
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the same protocol and data give another transcript."""
 
 
@@ -98,7 +98,7 @@ class Federation:
     clients : Clients
     test : tuple of ndarray or None
         Features (n, d) and labels (n,) of speakers that no client holds. Without them nothing
-        is evaluated and the global models are not recorded: a shadow federation.
+        is evaluated: a shadow federation.
     folder : Path
         Where the transcript goes.
     checkpoint : Path or None
@@ -150,7 +150,6 @@ class Federation:
             num_rounds=protocol.plan.num_rounds,
             layers=choose_layers(protocol.transcript.layers, parameters, "transcript.layers"),
             dtype=protocol.transcript.dtype,
-            global_models=self.test is not None,
             training=asdict(protocol.training),
         )
 

@@ -4,7 +4,8 @@ A transcript is a folder. ``meta.json`` says how the federation was run, which t
 knows. ``updates-00000.safetensors`` and so on hold releases: for k of them ``round`` (k,),
 ``client`` (k,), ``num_examples`` (k,) and each recorded layer stacked to (k, ...), together
 with ``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the global model at
-the start of each round. No speaker, label or attribute is in it: a client is a number.
+the start of each round, and the one that the last round left as that of a round after it. No
+speaker, label or attribute is in it: a client is a number.
 
 In float16 each array of a release is divided by a power of two near its largest magnitude,
 so that what is lost is mantissa alone: small updates do not drown in subnormal numbers.
@@ -13,9 +14,11 @@ so that what is lost is mantissa alone: small updates do not drown in subnormal 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,9 +59,7 @@ class TranscriptMeta:
     algorithm : str
         ``fedavg`` (an update is a weight difference) or ``fedsgd`` (a gradient).
     layers : list of str
-        Parameters recorded.
-    global_models : bool
-        Whether the model of each round is recorded.
+        Parameters of updates recorded; of models all are.
     training : dict
         Local optimisation, which the server prescribes.
     """
@@ -69,7 +70,6 @@ class TranscriptMeta:
     num_rounds: int
     layers: list[str]
     dtype: str
-    global_models: bool
     training: dict[str, float]
 
 
@@ -133,9 +133,7 @@ class TranscriptWriter:
 
     def record(self, server_round: int, model: Mapping[str, Floats], releases: Releases) -> None:
         """Record the model that the round's clients start from, and their updates."""
-        if self._meta.global_models:
-            row = {name: array[None].astype(np.float32) for name, array in model.items()}
-            self._globals.add({"round": np.array([server_round]), **row})
+        self.record_model(server_round, model)
         rows: dict[str, npt.NDArray[np.generic]] = {
             "round": releases.round,
             "client": releases.client,
@@ -144,6 +142,11 @@ class TranscriptWriter:
         for name in self._meta.layers:
             rows[name], rows[f"{name}.scale"] = _pack(releases.arrays[name], self._meta.dtype)
         self._updates.add(rows)
+
+    def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
+        """Record the model that a round starts from."""
+        row = {name: array[None].astype(np.float32) for name, array in model.items()}
+        self._globals.add({"round": np.array([server_round]), **row})
 
     def flush(self) -> dict[str, int]:
         """Write what is left, and return how many files of each kind there are."""
@@ -176,29 +179,94 @@ class Transcript:
 
     def __iter__(self) -> Iterator[Releases]:
         """Yield the releases in order, a chunk at a time."""
-        for stored in self._read("updates"):
-            arrays = {
-                name: _unpack(stored[name], stored[f"{name}.scale"]) for name in self.meta.layers
-            }
-            rounds, client, sizes = (
-                stored[name].astype(np.int64) for name in ("round", "client", "num_examples")
-            )
-            yield Releases(rounds, client, sizes, arrays)
+        with self._open("updates") as files:
+            for file in files:
+                yield self._releases([(file, slice(None))], self.meta.layers)
+
+    def of_clients(
+        self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
+    ) -> Iterator[Releases]:
+        """Yield the releases of one client after another, in the order of rounds.
+
+        One client's are in memory at a time.
+
+        Parameters
+        ----------
+        parameters : sequence of str
+            Those of the recorded parameters to read.
+        rows : mapping of int to ndarray of int, optional
+            Clients to read, and which of theirs; all by default.
+        """
+        with self._open("updates") as files:
+            sent = [(file, file.get_tensor("client")) for file in files]
+            for client in np.unique(np.concatenate([c for _, c in sent])) if sent else []:
+                own = [(f, i) for f, who in sent for i in np.flatnonzero(who == client)]
+                if rows is not None:
+                    own = [own[row] for row in rows.get(int(client), ())]
+                if own:
+                    yield self._releases([(f, slice(i, i + 1)) for f, i in own], parameters)
 
     def global_models(self) -> Iterator[tuple[int, dict[str, Floats]]]:
         """Yield each round with the model its clients started from."""
-        for stored in self._read("globals"):
-            rounds = stored.pop("round")
-            for row, server_round in enumerate(rounds):
-                yield int(server_round), {name: array[row] for name, array in stored.items()}
+        with self._open("globals") as files:
+            for file in files:
+                stored = {name: file.get_tensor(name) for name in list(file.keys())}
+                for row, server_round in enumerate(stored.pop("round")):
+                    yield int(server_round), {name: a[row] for name, a in stored.items()}
 
-    def _read(self, kind: str) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        for path in sorted(self._folder.glob(f"{kind}-*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    yield {name: file.get_tensor(name) for name in list(file.keys())}
-            except SafetensorError as error:
-                raise UserError(f"{path}: damaged transcript; run fedser stage=train") from error
+    @property
+    def num_examples(self) -> Ints:
+        """What each release said of its client's number of utterances, shape (k,)."""
+        with self._open("updates") as files:
+            found = [file.get_tensor("num_examples") for file in files]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+
+    @property
+    def num_models(self) -> int:
+        """How many global models there are, one more than rounds that were run."""
+        return len(self._model_rows)
+
+    def models(self, rounds: Ints, parameters: Sequence[str]) -> dict[str, Floats]:
+        """Return these parameters of the models that k rounds start from, shape (k, ...)."""
+        with self._open("globals") as files:
+            rows = [self._model_rows[server_round] for server_round in rounds.tolist()]
+            return {
+                name: np.concatenate([files[f].get_slice(name)[i : i + 1] for f, i in rows])
+                for name in parameters
+            }
+
+    @cached_property
+    def _model_rows(self) -> dict[int, tuple[int, int]]:
+        """File and row of the model that a round starts from."""
+        with self._open("globals") as files:
+            rounds = [file.get_tensor("round").tolist() for file in files]
+        return {r: (f, i) for f, stored in enumerate(rounds) for i, r in enumerate(stored)}
+
+    def _releases(self, rows: Sequence[tuple[Any, slice]], parameters: Sequence[str]) -> Releases:
+        """Read rows of files."""
+
+        def read(name: str) -> npt.NDArray[np.generic]:
+            return np.concatenate([file.get_slice(name)[part] for file, part in rows])
+
+        rounds, client, sizes = (
+            read(name).astype(np.int64) for name in ("round", "client", "num_examples")
+        )
+        arrays = {name: _unpack(read(name), read(f"{name}.scale")) for name in parameters}
+        return Releases(rounds, client, sizes, arrays)
+
+    @contextmanager
+    def _open(self, kind: str) -> Iterator[list[Any]]:
+        """Open all files of a kind, in order; nothing is read yet."""
+        with ExitStack() as stack:
+            files = []
+            for path in sorted(self._folder.glob(f"{kind}-*.safetensors")):
+                try:
+                    files.append(stack.enter_context(safe_open(path, framework="numpy")))
+                except SafetensorError as error:
+                    raise UserError(
+                        f"{path}: damaged transcript; run fedser stage=train"
+                    ) from error
+            yield files
 
 
 class _Chunks:

@@ -1,0 +1,86 @@
+"""Fusion: what several attacks say together, weighted by what they say of shadow speakers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from attacks.linear import class_scores
+
+KEYS = ["federation", "client", "leaked", "draw"]
+Floats64 = npt.NDArray[np.float64]
+
+
+@dataclass
+class Fusion:
+    """Stacking: a logistic regression on the scores of other attacks.
+
+    It learns from shadow speakers as scored by attacks that never met them, for each number of
+    leaked updates by itself: which attack to trust depends on how much has leaked.
+
+    Attributes
+    ----------
+    of : list of str
+        Attacks to fuse; they have to be among those of the run.
+    inverse_regularisation : float
+        ``C`` of `sklearn.linear_model.LogisticRegression`.
+    """
+
+    name: ClassVar[str] = "fusion"
+    of: list[str]
+    inverse_regularisation: float
+
+    def fuse(
+        self, rehearsed: Mapping[str, pd.DataFrame], victims: Mapping[str, pd.DataFrame]
+    ) -> pd.DataFrame:
+        """Learn from rehearsed scores and judge the victims' scores.
+
+        Parameters
+        ----------
+        rehearsed, victims : mapping of str to DataFrame
+            By attack: ``federation``, ``client``, ``leaked``, ``draw`` and ``score_*``;
+            rehearsed ones with ``label``.
+
+        Returns
+        -------
+        DataFrame
+            As the victims' scores of one attack.
+        """
+        learn, judge = _side_by_side(rehearsed, ["label"]), _side_by_side(victims, [])
+        parts = []
+        for leaked, rows in judge.groupby("leaked", sort=False):
+            known = learn[learn["leaked"] == leaked]
+            model = make_pipeline(
+                StandardScaler(),
+                LogisticRegression(C=self.inverse_regularisation, class_weight="balanced"),
+            )
+            model.fit(_inputs(known), known["label"])
+            scores = class_scores(model.decision_function(_inputs(rows)))
+            parts.append(
+                rows[KEYS].assign(**{f"score_{c}": column for c, column in enumerate(scores.T)})
+            )
+        return pd.concat(parts, ignore_index=True)
+
+
+def _side_by_side(scores: Mapping[str, pd.DataFrame], more: list[str]) -> pd.DataFrame:
+    """Join the attacks' scores on what they are of; a column says whose score each is."""
+    frames = [
+        frame.set_index([*KEYS, *more]).add_prefix(f"{name} ") for name, frame in scores.items()
+    ]
+    return pd.concat(frames, axis=1, join="inner").reset_index()
+
+
+def _inputs(rows: pd.DataFrame) -> Floats64:
+    """Return the scores of each attack with their mean over classes taken off."""
+    names = dict.fromkeys(c.rsplit(" score_", 1)[0] for c in map(str, rows) if " score_" in c)
+    inputs = []
+    for name in names:
+        scores = rows.filter(regex=rf"^{name} score_").to_numpy(np.float64)
+        inputs.append((scores - scores.mean(axis=1, keepdims=True))[:, 1:])
+    return np.concatenate(inputs, axis=1)

@@ -1,0 +1,104 @@
+"""Which of a client's updates leak, and how what they say is put together."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from attacks.tap import Attack, Floats, Ints, Seen
+from client.seeds import numpy_stream
+from conf.schema import AdversaryConfig
+
+Bools = npt.NDArray[np.bool_]
+
+
+def choose_leaks(
+    rounds: Ints, config: AdversaryConfig, seed: int, *name: str | int
+) -> dict[str, Bools]:
+    """Choose which of a client's k updates leak, once a draw.
+
+    A client that sent fewer than are to leak gives all it sent.
+
+    Parameters
+    ----------
+    rounds : ndarray of int64, shape (k,)
+        When each was sent.
+    name : str or int
+        Name the random stream, together with `seed`.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (draws, k)
+        By number of leaked updates. Of the earliest, the latest and all there is one draw.
+    """
+    by_round, many = rounds.argsort(kind="stable"), len(rounds)
+    chosen = {}
+    for leaked in map(str, config.leaked_updates):
+        count = many if leaked == "all" else min(int(leaked), many)
+        if leaked == "all" or config.selection == "earliest":
+            order = by_round[None, :count]
+        elif config.selection == "latest":
+            order = by_round[None, many - count :]
+        else:
+            rng = numpy_stream(seed, "leaked", leaked, *name)
+            order = rng.random((config.draws, many)).argsort(axis=1)[:, :count]
+        chosen[leaked] = np.zeros((len(order), many), dtype=bool)
+        np.put_along_axis(chosen[leaked], order, True, axis=1)
+    return chosen
+
+
+def score_leaks(
+    attack: Attack, seen: Seen, leaks: Mapping[str, Bools], combination: str
+) -> pd.DataFrame:
+    """Score each draw of a client's leaked updates.
+
+    Parameters
+    ----------
+    combination : str
+        What is put together: the ``updates`` (their mean is attacked, as in the 2022 study),
+        their ``statistics`` (the mean of the numbers that the attack reads), or the
+        ``log_odds`` (their sum, as if updates were independent evidence).
+
+    Returns
+    -------
+    DataFrame
+        ``client``, ``leaked``, ``draw`` and ``score_0`` to ``score_{C-1}``.
+    """
+    if combination == "log_odds":
+        scores = attack.score(attack.features(seen.gradients))
+        return combine_scores(seen.client, scores, leaks, combination)
+    masks = np.concatenate(list(leaks.values()))
+    weights = (masks / masks.sum(axis=1, keepdims=True)).astype(np.float32)
+    if combination == "statistics":
+        numbers = weights @ attack.features(seen.gradients).astype(np.float32, copy=False)
+    else:
+        # A mean at a time: together they are many times what was sent.
+        numbers = np.concatenate(
+            [
+                attack.features({n: np.tensordot(w[None], a, 1) for n, a in seen.gradients.items()})
+                for w in weights
+            ]
+        )
+    return _rows(seen.client, attack.score(numbers), leaks)
+
+
+def combine_scores(
+    client: int, scores: Floats, leaks: Mapping[str, Bools], combination: str
+) -> pd.DataFrame:
+    """Put the scores (k, C) of single updates together over each draw; returns as `score_leaks`.
+
+    They are summed as ``log_odds``. Else their mean stands for the score of the mean, which it
+    is for a linear attack.
+    """
+    masks = np.concatenate(list(leaks.values())).astype(np.float32)
+    if combination != "log_odds":
+        masks /= masks.sum(axis=1, keepdims=True)
+    return _rows(client, masks @ scores, leaks)
+
+
+def _rows(client: int, scores: Floats, leaks: Mapping[str, Bools]) -> pd.DataFrame:
+    drawn = [(leaked, draw) for leaked, mask in leaks.items() for draw in range(len(mask))]
+    return pd.DataFrame(drawn, columns=["leaked", "draw"]).assign(
+        client=client, **{f"score_{c}": column for c, column in enumerate(scores.T)}
+    )

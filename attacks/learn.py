@@ -1,0 +1,164 @@
+"""Fitting attacks to the adversary's shadow federations."""
+
+import copy
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+from attacks.tap import Attack, Batch, Floats, Ints, Stream, tap
+from client.errors import UserError
+from client.seeds import numpy_stream
+from server.transcript import Transcript
+
+GROUPS = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a transcript the adversary looks at: the arguments of `tap`."""
+
+    vantage: str
+    parameters: Sequence[str]
+    initial_weights: bool
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A shadow federation: its transcript, and of each of N clients class and speaker (N,)."""
+
+    folder: Path
+    labels: Ints
+    speakers: Ints
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An attack that has learned from all shadow speakers.
+
+    Attributes
+    ----------
+    attack : Attack
+    without : dict of int to Attack
+        The same, each without the speakers of one group: what it scores of these is what it
+        would of victims. Empty where nobody asks.
+    """
+
+    attack: Attack
+    without: dict[int, Attack]
+
+    def score_held_out(self, gradients: Mapping[str, Floats], groups: Ints) -> Floats:
+        """Score k updates of the adversary's own speakers, of these groups (k,)."""
+        scores: dict[int, Floats] = {}
+        for group in np.unique(groups).tolist():
+            rows = np.flatnonzero(groups == group)
+            attack = self.without[group]
+            found = attack.score(attack.features({n: a[rows] for n, a in gradients.items()}))
+            scores |= dict(zip(rows.tolist(), found, strict=True))
+        return np.stack([scores[row] for row in range(len(groups))])
+
+
+def speaker_groups(labels: Ints, corpora: Ints) -> Ints:
+    """Group the adversary's S speakers to hold out together; returns the group of each, (S,).
+
+    Groups are corpora where without each there are still all classes: victims are strangers in
+    their recordings and language, too, and what an attack makes of strangers decides how far
+    to trust it. Else the speakers of each class are dealt out alike.
+
+    Parameters
+    ----------
+    labels, corpora : ndarray of int64, shape (S,)
+        Class and corpus of each speaker.
+
+    Raises
+    ------
+    UserError
+        If a class has a single speaker.
+    """
+    if np.bincount(labels).min() < 2:
+        raise UserError("attack=fusion needs two shadow speakers of each class of the attribute")
+    dealt = np.argsort(np.argsort(labels, kind="stable")) % GROUPS
+    for groups in (corpora, dealt):
+        rest = [set(labels[groups != group]) for group in np.unique(groups)]
+        if len(rest) > 1 and all(found == set(labels) for found in rest):
+            break
+    return groups
+
+
+def fit_attacks(
+    attacks: Sequence[Attack],
+    shadows: Sequence[Shadow],
+    view: View,
+    groups: Ints,
+    held_out: Sequence[str],
+    seed: int,
+) -> list[Fitted]:
+    """Fit each attack to updates of shadow clients, drawn at random where it takes fewer.
+
+    Parameters
+    ----------
+    groups : ndarray of int64, shape (S,)
+        Group of each speaker.
+    held_out : sequence of str
+        Names of attacks that are fitted without each group, too.
+    """
+    tasks, made = [], []
+    for attack in attacks:
+        chosen = _choose(attack, shadows, view, seed)
+        for group in [None, *np.unique(groups).tolist()] if attack.name in held_out else [None]:
+            without = [] if group is None else np.flatnonzero(groups == group).tolist()
+            tasks.append(delayed(_fit)(attack, partial(_read, shadows, view, chosen, without)))
+            made.append((attack.name, group))
+    done = Parallel(n_jobs=min(os.cpu_count() or 1, len(tasks)))(tasks)
+    fitted = dict(zip(made, done, strict=True))
+    return [
+        Fitted(
+            fitted[a.name, None],
+            {g: f for (n, g), f in fitted.items() if n == a.name and g is not None},
+        )
+        for a in attacks
+    ]
+
+
+def _fit(attack: Attack, examples: Stream) -> Attack:
+    torch.set_num_threads(1)  # as many workers as cores train at once
+    fitted = copy.deepcopy(attack)
+    fitted.fit(examples)
+    return fitted
+
+
+def _read(
+    shadows: Sequence[Shadow],
+    view: View,
+    chosen: Sequence[Mapping[int, Ints]],
+    without: Collection[int],
+) -> Iterator[Batch]:
+    """Yield the chosen updates, client by client, but for those of some speakers."""
+    for shadow, of_client in zip(shadows, chosen, strict=True):
+        rows = {c: r for c, r in of_client.items() if shadow.speakers[c] not in without}
+        for seen in tap(Transcript(shadow.folder), **vars(view), rows=rows):
+            yield Batch(seen.gradients, np.full(len(seen.round), shadow.labels[seen.client]))
+
+
+def _choose(
+    attack: Attack, shadows: Sequence[Shadow], view: View, seed: int
+) -> list[dict[int, Ints]]:
+    """Choose the updates to learn from: of each shadow federation, by client, which of theirs."""
+    sent = [
+        (number, seen.client, row)
+        for number, shadow in enumerate(shadows)
+        for seen in tap(Transcript(shadow.folder), view.vantage, [], view.initial_weights)
+        for row in range(len(seen.round))
+    ]
+    many = len(sent) if attack.max_examples is None else min(attack.max_examples, len(sent))
+    kept = numpy_stream(seed, "examples", attack.name).permutation(len(sent))[:many]
+    chosen: list[dict[int, list[int]]] = [{} for _ in shadows]
+    for place in sorted(kept.tolist()):
+        number, client, row = sent[place]
+        chosen[number].setdefault(client, []).append(row)
+    return [{c: np.array(rows) for c, rows in of.items()} for of in chosen]

@@ -1,0 +1,145 @@
+"""The adversary's own speakers, trained at the very models that the victims started from.
+
+Whoever runs the protocol knows every round's global model, so it can answer each round's
+request in the place of speakers whose attributes it knows, under the same mechanism.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from attacks.tap import pseudo_gradients
+from client.mechanism import Arrays
+from client.seeds import noise_source, numpy_stream, torch_stream
+from client.speakers import Clients
+from client.training import Examples, fedavg_update, fedsgd_gradient
+from server.federation import Protocol
+from server.transcript import Releases, Transcript
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The adversary's A speakers as clients.
+
+    Attributes
+    ----------
+    examples : list of Examples, length A
+    labels, speakers : ndarray of int64, shape (A,)
+        Class of the attribute, and number of the speaker.
+    """
+
+    examples: list[Examples]
+    labels: Ints
+    speakers: Ints
+
+    def __len__(self) -> int:
+        """Return A."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One round: k releases of the victims' clients, and what a of the cast would have sent.
+
+    Attributes
+    ----------
+    round : int
+    victims : Releases
+    cast : ndarray of int64, shape (a,)
+        Who of the cast was asked.
+    plain, sent : dict of str to ndarray of float32, shape (a, ...)
+        Pseudo-gradients of their updates before and after the mechanism.
+    """
+
+    round: int
+    victims: Releases
+    cast: Ints
+    plain: dict[str, Floats]
+    sent: dict[str, Floats]
+
+
+def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int, seed: int) -> Cast:
+    """Give each client so many of its utterances, or all it has of fewer."""
+    examples = []
+    for client in range(len(clients)):
+        rows = np.flatnonzero(clients.client == client)
+        rng = numpy_stream(seed, "cast", clients.corpora[client], client)
+        kept = rng.permutation(rows)[:size]
+        features, emotions = clients.features[kept], clients.labels[kept]
+        examples.append(Examples(torch.from_numpy(features), torch.from_numpy(emotions)))
+    return Cast(examples, labels, speakers)
+
+
+def victim_size(paths: Sequence[Path]) -> int:
+    """Return the median number of utterances that victims say they have, a release."""
+    return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
+
+
+def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int) -> Iterator[Scene]:
+    """Yield every round in which victims sent something, with what some of the cast would have.
+
+    Parameters
+    ----------
+    asked : int
+        How many of the cast are drawn in a round.
+    """
+    models = transcript.global_models()
+    for victims in _rounds(transcript):
+        server_round = int(victims.round[0])
+        model = next(found for number, found in models if number == server_round)
+        rng = numpy_stream(protocol.seed, "rehearsal", transcript.meta.federation, server_round)
+        chosen = np.sort(rng.permutation(len(cast))[:asked])
+        answers = [_answer(protocol, model, cast, int(one), server_round) for one in chosen]
+        sizes = np.array([len(cast.examples[one]) for one in chosen])
+        plain, sent = (
+            pseudo_gradients(
+                transcript.meta,
+                Releases(
+                    np.full(len(chosen), server_round),
+                    chosen,
+                    sizes,
+                    {n: np.stack([answer[part][n] for answer in answers]) for n in model},
+                ),
+            )
+            for part in (0, 1)
+        )
+        yield Scene(server_round, victims, chosen, plain, sent)
+
+
+def _answer(
+    protocol: Protocol, model: Arrays, cast: Cast, one: int, server_round: int
+) -> tuple[Arrays, Arrays]:
+    """Return the update of one of the cast before and after the mechanism."""
+    examples, stream = cast.examples[one], ("rehearsal", one, server_round)
+    mechanism = protocol.plan.client_mechanism()
+    noise = noise_source(False, protocol.seed, "noise", *stream)
+    train = fedsgd_gradient if protocol.algorithm.name == "fedsgd" else fedavg_update
+    update, _ = train(
+        protocol.model,
+        model,
+        examples,
+        protocol.training,
+        torch_stream(protocol.seed, "training", *stream),
+        mechanism.gradient,
+        noise,
+    )
+    return update, mechanism.protect(update, len(examples), noise)
+
+
+def _rounds(transcript: Transcript) -> Iterator[Releases]:
+    """Yield the releases of each round together: no file ends within one."""
+    for chunk in transcript:
+        for rows in np.split(np.arange(len(chunk)), np.flatnonzero(np.diff(chunk.round)) + 1):
+            yield Releases(
+                chunk.round[rows],
+                chunk.client[rows],
+                chunk.num_examples[rows],
+                {name: array[rows] for name, array in chunk.arrays.items()},
+            )
