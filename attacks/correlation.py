@@ -7,7 +7,7 @@ on every weight leaves them unbiased: it averages out over hidden units and over
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attacks.invariants import samples
-from attacks.linear import LinearAttack
-from attacks.tap import Stream
+from attacks.linear import LinearClassifier
+from attacks.tap import Stream, gather
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -25,43 +25,80 @@ TINY = np.float32(1e-12)
 
 
 @dataclass
-class Correlation(LinearAttack):
-    """Logistic regression on those correlations that differ most between shadow speakers' classes.
+class Correlation:
+    """Two logistic regressions, on correlations of neighbours and on those that differ most.
 
-    Of all pairs of variables those are kept whose mean correlation differs most between the
-    classes: a chosen difference outlasts noise that a typical one drowns in.
+    Neighbours among openSMILE's features are functionals of one contour and of the next ones;
+    few numbers are as alike in all languages. Of all pairs, those whose mean correlation
+    differs most between the shadow classes outlast noise that a typical one drowns in. Either
+    errs elsewhere, and their log-odds are added.
 
     Attributes
     ----------
+    reach : int
+        How far apart neighbours are at most.
     pairs : int
-        How many to keep, over all layers.
+        How many of the pairs that differ most, over all layers.
+    inverse_regularisation, max_examples
+        As of `LinearAttack`.
     """
 
     name: ClassVar[str] = "correlation"
+    reach: int
     pairs: int
+    inverse_regularisation: float
+    max_examples: int | None
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) correlations; a variable without spread correlates with nothing.
 
         Of hidden layers the singular values are read, over the root of their squares' sum.
         """
+        layers = [[_second_order(one) for one in sample] for sample in samples(gradients)]
         read = [
-            np.stack([_second_order(one)[places] for one in sample])
-            for sample, places in zip(samples(gradients), self._places, strict=True)
+            np.stack([one[places] for one in layer])
+            for chosen in (self._near, self._differing)
+            for layer, places in zip(layers, chosen, strict=True)
         ]
         return np.concatenate(read, axis=1)
 
     def fit(self, examples: Stream) -> None:
         """Choose the pairs in a first pass over the examples, and learn in a second."""
-        apart = [np.where(np.tri(*a.shape), -1, a).ravel() for a in _class_spreads(examples)]
-        ranked = np.argsort(-np.concatenate(apart), kind="stable")
-        kept = np.sort(ranked[: min(self.pairs, sum(int((a >= 0).sum()) for a in apart))])
-        ends = np.cumsum([len(a) for a in apart])
-        self._places = [
-            kept[(kept >= end - len(a)) & (kept < end)] - (end - len(a))
-            for a, end in zip(apart, ends, strict=True)
-        ]
-        super().fit(examples)
+        apart = _class_spreads(examples)
+        self._near = [_neighbours(len(layer), self.reach) for layer in apart]
+        self._differing = _largest(apart, self.pairs)
+        features, labels = gather(self, examples)
+        self._split = sum(map(len, self._near))
+        self._heads = [LinearClassifier(self.inverse_regularisation) for _ in range(2)]
+        for head, part in zip(self._heads, self._parts(features), strict=True):
+            head.fit(part, labels)
+
+    def score(self, features: Floats) -> Floats:
+        """Return log-probabilities of shape (n, C), up to a constant a row."""
+        parts = zip(self._heads, self._parts(features), strict=True)
+        return np.asarray(sum(head.score(part) for head, part in parts))
+
+    def _parts(self, features: Floats) -> tuple[Floats, Floats]:
+        return features[:, : self._split], features[:, self._split :]
+
+
+def _neighbours(side: int, reach: int) -> Ints:
+    """Return the places in a flattened (side, side) matrix of pairs so close, each once."""
+    first, second = np.triu_indices(side, 1)
+    near = second - first <= reach
+    return first[near] * side + second[near]
+
+
+def _largest(apart: Sequence[Floats], count: int) -> list[Ints]:
+    """Return the places of the largest entries above the diagonals of a matrix a layer."""
+    flat = [np.where(np.tri(len(a), dtype=bool), -1, a).ravel() for a in apart]
+    ranked = np.argsort(-np.concatenate(flat), kind="stable")
+    kept = np.sort(ranked[: min(count, sum(int((a >= 0).sum()) for a in flat))])
+    ends = np.cumsum([len(a) for a in flat])
+    return [
+        kept[(kept >= end - len(a)) & (kept < end)] - (end - len(a))
+        for a, end in zip(flat, ends, strict=True)
+    ]
 
 
 def _second_order(sample: Floats) -> Floats:
