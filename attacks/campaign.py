@@ -222,7 +222,8 @@ def _attack_layers(
     if snapshot:
         whole = shadow.whole_speakers(shadows, seed, config.normalisation)
         speakers = shadow.speaker_numbers(whole, shadows)
-        cast = make_cast(whole, labels[speakers], speakers, victim_size(paths), seed)
+        size = victim_size(paths, protocols[paths[0].name])
+        cast = make_cast(whole, labels[speakers], speakers, size, seed)
         tasks += [
             delayed(judge_at_snapshots)(
                 path, protocols[path.name], snapshot, cast, groups, beside, view, adversary

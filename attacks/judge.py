@@ -130,7 +130,7 @@ def judge_at_snapshots(
     for leaked in map(str, config.leaked_updates):
         drawn = own.estimates(of_cast, leaked, lens.prior)
         labels, whose = cast.labels[drawn.client], group[drawn.client]
-        resemblance = Resemblance(drawn, labels, whose)
+        resemblance = Resemblance(drawn, labels, whose, int(cast.labels.max()) + 1)
         for left_out in np.unique(whose).tolist() if len(groups) else ():
             rows = whose == left_out
             scored = drawn.rows(resemblance.score(drawn.columns[rows], left_out), rows)

@@ -65,8 +65,8 @@ class Scene:
     sent: dict[str, Floats]
 
 
-def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int, seed: int) -> Cast:
-    """Give each client so many of its utterances, or all it has of fewer."""
+def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int | None, seed: int) -> Cast:
+    """Give each client so many of its utterances, or all it has: of fewer, or for None."""
     examples = []
     for client in range(len(clients)):
         rows = np.flatnonzero(clients.client == client)
@@ -77,8 +77,13 @@ def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int, seed: i
     return Cast(examples, labels, speakers)
 
 
-def victim_size(paths: Sequence[Path]) -> int:
-    """Return the median number of utterances that victims say they have, a release."""
+def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
+    """Return the median number of utterances that victims say they have, a release.
+
+    None where the mechanism withholds it: a transcript then counts each client as one.
+    """
+    if not _told(protocol):
+        return None
     return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
 
 
@@ -94,10 +99,11 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
     for victims in _rounds(transcript):
         server_round = int(victims.round[0])
         model = next(found for number, found in models if number == server_round)
-        rng = numpy_stream(protocol.seed, "rehearsal", transcript.meta.federation, server_round)
+        stream = ("rehearsal", transcript.meta.federation, server_round)
+        rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(cast))[:asked])
-        answers = [_answer(protocol, model, cast, int(one), server_round) for one in chosen]
-        sizes = np.array([len(cast.examples[one]) for one in chosen])
+        answers = [_answer(protocol, model, cast.examples[i], *stream, int(i)) for i in chosen]
+        sizes = np.array([len(cast.examples[one]) if _told(protocol) else 1 for one in chosen])
         plain, sent = (
             pseudo_gradients(
                 transcript.meta,
@@ -114,10 +120,9 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
 
 
 def _answer(
-    protocol: Protocol, model: Arrays, cast: Cast, one: int, server_round: int
+    protocol: Protocol, model: Arrays, examples: Examples, *stream: str | int
 ) -> tuple[Arrays, Arrays]:
     """Return the update of one of the cast before and after the mechanism."""
-    examples, stream = cast.examples[one], ("rehearsal", one, server_round)
     mechanism = protocol.plan.client_mechanism()
     noise = noise_source(False, protocol.seed, "noise", *stream)
     train = fedsgd_gradient if protocol.algorithm.name == "fedsgd" else fedavg_update
@@ -131,6 +136,11 @@ def _answer(
         noise,
     )
     return update, mechanism.protect(update, len(examples), noise)
+
+
+def _told(protocol: Protocol) -> bool:
+    """Return whether clients say how many utterances they have."""
+    return "num_examples" in protocol.plan.client_mechanism().metrics
 
 
 def _rounds(transcript: Transcript) -> Iterator[Releases]:

@@ -149,10 +149,15 @@ class Resemblance:
         Of the adversary's own speakers.
     labels, groups : ndarray of int64, shape (n,)
         Class and group of each; groups can be left out of what is learned.
+    classes : int
+        How many there are, should one of them not be known.
     """
 
-    def __init__(self, known: Estimates, labels: Ints, groups: Ints) -> None:
-        side, self._classes = known.columns.shape[2], int(labels.max()) + 1
+    def __init__(self, known: Estimates, labels: Ints, groups: Ints, classes: int) -> None:
+        side, self._classes = known.columns.shape[2], classes
+        stacked = known.columns.reshape(-1, side)
+        # Variances of what is all but constant would drown in the rounding of its square.
+        self._centre = stacked.T @ stacked / np.float32(len(labels))
         self._moments = {
             (g, c): (0, np.zeros((side, side), np.float32), np.zeros((side, side), np.float32))
             for g in np.unique(groups).tolist()
@@ -160,7 +165,7 @@ class Resemblance:
         }
         for one, label, group in zip(known.columns, labels.tolist(), groups.tolist(), strict=True):
             count, total, squares = self._moments[group, label]
-            found = one.T @ one
+            found = one.T @ one - self._centre
             total += found
             squares += np.square(found, out=found)
             self._moments[group, label] = count + 1, total, squares
@@ -179,7 +184,7 @@ class Resemblance:
         scores = []
         for mean in means:
             weights = (mean * precision).astype(np.float32)
-            offset = float((np.square(mean) * precision).sum()) / 2
+            offset = float(((mean / 2 + self._centre) * mean * precision).sum())
             scores.append(np.einsum("njd,njd->n", estimates @ weights, estimates) - offset)
         return np.asarray(log_softmax(np.stack(scores, axis=1), axis=1), dtype=np.float32)
 
