@@ -235,7 +235,7 @@ def _attack_layers(
     workers = min(os.cpu_count() or 1, len(tasks))
     judged: list[Judged] = Parallel(n_jobs=workers)(tasks)
     victims = join_scores([found.victims for found in judged])
-    if fusion:
+    if fused:
         rehearsed = join_scores([found.rehearsed for found in judged])
         victims["fusion"] = fusion.fuse(
             {name: rehearsed[name] for name in fused}, {name: victims[name] for name in fused}

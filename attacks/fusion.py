@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from attacks.linear import class_scores
 
@@ -22,7 +20,9 @@ class Fusion:
     """Stacking: a logistic regression on the scores of other attacks.
 
     It learns from shadow speakers as scored by attacks that never met them, for each number of
-    leaked updates by itself: which attack to trust depends on how much has leaked.
+    leaked updates by itself: which attack to trust depends on how much has leaked. Noise and
+    strange corpora move and shrink an attack's scores, all alike: so they are first z-scored
+    within the victims of a federation, and within speakers whom the same attack had not met.
 
     Attributes
     ----------
@@ -45,23 +45,21 @@ class Fusion:
         ----------
         rehearsed, victims : mapping of str to DataFrame
             By attack: ``federation``, ``client``, ``leaked``, ``draw`` and ``score_*``;
-            rehearsed ones with ``label``.
+            rehearsed ones with ``label`` and ``group``.
 
         Returns
         -------
         DataFrame
             As the victims' scores of one attack.
         """
-        learn, judge = _side_by_side(rehearsed, ["label"]), _side_by_side(victims, [])
+        learn = _side_by_side(rehearsed, ["label", "group"])
+        judge = _side_by_side(victims, [])
         parts = []
         for leaked, rows in judge.groupby("leaked", sort=False):
             known = learn[learn["leaked"] == leaked]
-            model = make_pipeline(
-                StandardScaler(),
-                LogisticRegression(C=self.inverse_regularisation, class_weight="balanced"),
-            )
-            model.fit(_inputs(known), known["label"])
-            scores = class_scores(model.decision_function(_inputs(rows)))
+            model = LogisticRegression(C=self.inverse_regularisation, class_weight="balanced")
+            model.fit(_inputs(known, ["federation", "group"]), known["label"])
+            scores = class_scores(model.decision_function(_inputs(rows, ["federation"])))
             parts.append(
                 rows[KEYS].assign(**{f"score_{c}": column for c, column in enumerate(scores.T)})
             )
@@ -76,11 +74,14 @@ def _side_by_side(scores: Mapping[str, pd.DataFrame], more: list[str]) -> pd.Dat
     return pd.concat(frames, axis=1, join="inner").reset_index()
 
 
-def _inputs(rows: pd.DataFrame) -> Floats64:
-    """Return the scores of each attack with their mean over classes taken off."""
+def _inputs(rows: pd.DataFrame, alike: list[str]) -> Floats64:
+    """Return each attack's log-odds, z-scored within the rows that are alike in some columns."""
     names = dict.fromkeys(c.rsplit(" score_", 1)[0] for c in map(str, rows) if " score_" in c)
     inputs = []
     for name in names:
         scores = rows.filter(regex=rf"^{name} score_").to_numpy(np.float64)
         inputs.append((scores - scores.mean(axis=1, keepdims=True))[:, 1:])
-    return np.concatenate(inputs, axis=1)
+    odds = pd.DataFrame(np.concatenate(inputs, axis=1), index=rows.index)
+    by = odds.groupby([rows[column] for column in alike])
+    spread = by.transform("std", ddof=0)
+    return ((odds - by.transform("mean")) / spread.where(spread > 0, 1)).to_numpy()

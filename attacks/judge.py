@@ -31,8 +31,8 @@ class Judged:
     victims : dict of str to DataFrame
         ``federation``, ``client``, ``leaked``, ``draw`` and ``score_*``.
     rehearsed : dict of str to DataFrame
-        The same of the adversary's own speakers, with their ``label``, by attacks that never
-        met them.
+        The same of the adversary's own speakers, with their ``label`` and the ``group`` that
+        the attacks which scored them never met.
     """
 
     victims: Scores
@@ -67,7 +67,8 @@ def judge_shadow(
         group = int(groups[shadow.speakers[seen.client]])
         for known in fitted:
             found = score_leaks(known.without[group], seen, leaks, config.combination)
-            rows[known.attack.name].append(found.assign(label=shadow.labels[seen.client]))
+            label = shadow.labels[seen.client]
+            rows[known.attack.name].append(found.assign(label=label, group=group))
     return Judged({}, _frames(rows, "shadow"))
 
 
@@ -120,7 +121,7 @@ def judge_at_snapshots(
     rehearsed = {
         name: [
             combine_scores(one, np.stack(of[one]), drawn, config.combination).assign(
-                label=cast.labels[one]
+                label=cast.labels[one], group=group[one]
             )
             for one, drawn in of_cast.items()
         ]
@@ -134,7 +135,7 @@ def judge_at_snapshots(
         for left_out in np.unique(whose).tolist() if len(groups) else ():
             rows = whose == left_out
             scored = drawn.rows(resemblance.score(drawn.columns[rows], left_out), rows)
-            found["own"].append(scored.assign(label=labels[rows]))
+            found["own"].append(scored.assign(label=labels[rows], group=left_out))
         judged = victims.estimates(of_victims, leaked, lens.prior)
         found["victims"].append(judged.rows(resemblance.score(judged.columns)))
     if len(groups):

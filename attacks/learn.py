@@ -114,7 +114,8 @@ def fit_attacks(
             without = [] if group is None else np.flatnonzero(groups == group).tolist()
             tasks.append(delayed(_fit)(attack, partial(_read, shadows, view, chosen, without)))
             made.append((attack.name, group))
-    done = Parallel(n_jobs=min(os.cpu_count() or 1, len(tasks)))(tasks)
+    workers = max(1, min(os.cpu_count() or 1, len(tasks)))
+    done = Parallel(n_jobs=workers)(tasks)
     fitted = dict(zip(made, done, strict=True))
     return [
         Fitted(

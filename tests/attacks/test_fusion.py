@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from attacks.fusion import Fusion
 
@@ -37,7 +38,7 @@ def study(*shifts, leaked="1", classes=2, seed=0):
         }
         for side, of in enumerate((own, labels))
     )
-    return {n: f.assign(label=own) for n, f in known.items()}, judged, labels
+    return {n: f.assign(label=own, group=0) for n, f in known.items()}, judged, labels
 
 
 def fuse(rehearsed, victims, inverse_regularisation=1.0):
@@ -67,6 +68,24 @@ def test_two_informative_attacks_are_better_together():
     fused = auc(fuse(rehearsed, victims), labels)
     assert fused > max(alone) + 0.03
     assert fused == pytest.approx(theory(0.6, 0.5), abs=0.02)
+
+
+def test_what_moves_all_scores_alike_plays_no_part():
+    rehearsed, victims, labels = study(0.6, 0.5)
+    plain = fuse(rehearsed, victims)
+
+    def split(frame, column, names):
+        half = np.arange(len(frame)) % 2
+        moved = {"score_1": (frame["score_1"] - frame["score_0"]) * (1 - 0.9 * half) + 30 * half}
+        return frame.assign(score_0=0.0, **moved, **{column: np.array(names)[half]})
+
+    found = fuse(
+        {n: split(f, "group", [0, 1]) for n, f in rehearsed.items()},
+        {n: split(f, "federation", ["private-fold0", "private-fold1"]) for n, f in victims.items()},
+    )
+    assert auc(plain, labels) > 0.75
+    # Means and spreads of halves differ a little from those of the whole.
+    assert auc(found, labels) == pytest.approx(auc(plain, labels), abs=0.01)
 
 
 def test_an_attack_that_is_wrong_in_rehearsal_is_turned_round():
@@ -112,11 +131,10 @@ def test_two_classes_are_those_of_scikit_learn():
     def odds(frames):
         return np.stack([f["score_1"] - f["score_0"] for f in frames.values()], axis=1)
 
-    learn, judge = odds(rehearsed), odds(victims)
-    mean, spread = learn.mean(axis=0), learn.std(axis=0)
+    learn, judge = (StandardScaler().fit_transform(odds(side)) for side in (rehearsed, victims))
     model = LogisticRegression(C=0.01, class_weight="balanced")
-    model.fit((learn - mean) / spread, rehearsed["attack0"]["label"])
-    expected = model.predict_log_proba((judge - mean) / spread)
+    model.fit(learn, rehearsed["attack0"]["label"])
+    expected = model.predict_log_proba(judge)
     np.testing.assert_allclose(found[["score_0", "score_1"]], expected, rtol=1e-4, atol=1e-5)
 
 
