@@ -8,7 +8,14 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from attacks import figures
-from attacks.results import Attack, Results, attack_series, read_results, write_atomically
+from attacks.results import (
+    Attack,
+    Results,
+    attack_series,
+    read_results,
+    target,
+    write_atomically,
+)
 from attacks.verdict import (
     attack_remark,
     decimal,
@@ -152,7 +159,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
         function.__name__: function
-        for function in (percent, decimal, p_text, epsilon_text, delta_text)
+        for function in (percent, decimal, p_text, epsilon_text, delta_text, target)
     }
     source = resources.files("attacks").joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source)

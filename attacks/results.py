@@ -84,8 +84,9 @@ def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:
     Returns
     -------
     dict of str to list of dict
-        Keyed by the attack's name, with the attribute, layer, shadow corpora or awareness
-        added where attacks of one name differ in it; fewest leaked updates first.
+        Keyed by the attack's name, with the attribute (and what speakers are recognised
+        across), layer, shadow corpora, awareness, vantage, selection or combination added where
+        attacks of one name differ in it; fewest leaked updates first.
     """
     series: dict[str, list[Attack]] = {}
     for attack in attacks:
@@ -107,14 +108,24 @@ def at_one(records: list[Attack]) -> Attack | None:
 
 
 def strongest(attacks: Iterable[Attack | None]) -> Attack | None:
-    """The record of the highest AUC, if any has one."""
-    scored = [attack for attack in attacks if attack and attack["auc"] is not None]
+    """The record of the highest AUC, if any has one.
+
+    Attacks that recognise speakers again are left out: their AUC is over pairs of clients.
+    """
+    scored = [a for a in attacks if a and a["across"] is None and a["auc"] is not None]
     return max(scored, key=lambda attack: float(attack["auc"]), default=None)
+
+
+def target(attack: Attack) -> str:
+    """What an attack is after: an attribute, or to recognise a speaker across something."""
+    across = attack["across"]
+    return str(attack["attribute"]) + (f" across {across}" if across else "")
 
 
 def _traits(attack: Attack) -> tuple[str, ...]:
     aware = "aware" if attack["aware"] else "unaware"
-    return attack["attribute"], attack["layer"], "+".join(attack["shadow_corpora"]), aware
+    place = target(attack), attack["layer"], "+".join(attack["shadow_corpora"]), aware
+    return *place, attack["vantage"], attack["selection"], attack["combination"]
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from attacks.results import attack_series
 from attacks.sweep import run_label
 
 AUC_COLUMN = r".+_auc_(\d+|all)$"
@@ -24,17 +25,20 @@ def summary_table(results: dict[str, Any]) -> Table:
     """Show utility, leakage and privacy side by side."""
     privacy, utility = results["privacy"], results["utility"]
     shown = Table(title=f"corpus {results['corpus']['name']}, privacy {privacy['mechanism']}")
-    for column in ("attack", "updates", "AUC", "95 % interval", "calibrated UAR"):
+    recognising = any(entry["across"] for entry in results["attacks"])
+    last = "EER" if recognising else "calibrated UAR"
+    for column in ("attack", "updates", "AUC", "95 % interval", last):
         shown.add_column(column, justify="left" if column == "attack" else "right")
-    for entry in results["attacks"]:
-        interval = entry["ci95_auc"]
-        shown.add_row(
-            entry["name"],
-            str(entry["leaked_updates"]),
-            _rounded(entry["auc"]),
-            "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
-            _rounded(entry["uar_calibrated"]),
-        )
+    for label, records in attack_series(results["attacks"]).items():
+        for entry in records:
+            interval = entry["ci95_auc"]
+            shown.add_row(
+                label,
+                str(entry["leaked_updates"]),
+                _rounded(entry["auc"]),
+                "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+                _rounded(entry["eer" if recognising else "uar_calibrated"]),
+            )
     shown.caption = (
         f"test UAR {utility['uar']:.3f} over {len(utility['per_fold'])} fold(s); "
         f"{_guarantee(privacy)}"

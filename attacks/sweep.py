@@ -52,7 +52,8 @@ def write_sweep(sweep_dir: Path) -> Path | None:
     Path or None
         The table; None when the folder holds no run. A run that failed keeps its row, with
         the reason under `problem` and no figures. Columns such as `correlation_auc_20` name
-        the number of leaked updates: 1, 20 and the largest that was attacked.
+        the number of leaked updates: 1, 20 and the largest that was attacked. Attacks that
+        recognise speakers again have an `eer` there and no `auc`, which is of something else.
     """
     varied, read = read_runs(sweep_dir)
     if not read:
@@ -126,7 +127,7 @@ def _row(results: Results | str) -> dict[str, Any]:
         for record in records:
             leaked = record["leaked_updates"]
             if leaked in SHOWN_LEAKS or record is records[-1]:
-                for figure in ("auc", "uar_calibrated"):
+                for figure in ("eer",) if record["across"] else ("auc", "uar_calibrated"):
                     row[f"{label.replace(', ', '_')}_{figure}_{leaked}"] = record[figure]
     return row
 

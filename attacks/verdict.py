@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 from attacks import figures
-from attacks.results import Attack, Results, at_one, strongest
+from attacks.results import Attack, Results, at_one, strongest, target
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
 STRONG_EPSILON, REASONABLE_EPSILON = 1.0, 10.0
 NBSP = "\N{NO-BREAK SPACE}"
 NEAR_CHANCE = 0.05
 CLEAR_AUC = 0.6
+TWO_ARE = {"rounds": "sets of updates are of one client", "shards": "clients are of one speaker"}
+"""What is told apart where speakers are recognised again."""
 
 
 class Finding(NamedTuple):
@@ -50,6 +52,8 @@ def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
     if not series:
         sentence = "No attack was run, so nothing is known about what the updates give away."
         return Finding(title, "not attacked", sentence, [])
+    if all(records[0]["across"] for records in series.values()):
+        return _recognition_finding(title, [records[-1] for records in series.values()])
     one = strongest(at_one(records) for records in series.values())
     most = strongest(records[-1] for records in series.values())
     shown = [attack for attack in (one, most) if attack]
@@ -66,6 +70,30 @@ def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
     figure = "AUC " + " → ".join(decimal(attack["auc"]) for attack in shown)
     leading = max(shown, key=lambda attack: float(attack["auc"]))
     return Finding(title, figure, _leakage_sentence(leading), details)
+
+
+def _recognition_finding(title: str, most: list[Attack]) -> Finding:
+    """How well speakers are recognised again from the most leaked updates."""
+    best: list[Attack] = []
+    for across in TWO_ARE:
+        scored = [a for a in most if a["across"] == across and a["eer"] is not None]
+        best += sorted(scored, key=lambda attack: float(attack["eer"]))[:1]
+    if not best:
+        sentence = "The attacks have no equal error rate: there are no pairs to tell apart."
+        return Finding(title, "undefined", sentence, [])
+    details = [
+        f"{target(attack)} from {figures.updates(attack)}: EER {percent(attack['eer'])}, AUC "
+        f"{decimal(attack['auc'])} ({interval(attack)}; {attack['name']})"
+        for attack in best
+    ]
+    eer = percent(best[0]["eer"])
+    chance = "" if leaks(best[0]) else ", and this is not proven to be less"
+    sentence = (
+        f"From {figures.updates(best[0])} a side, the adversary tells whether two "
+        f"{TWO_ARE[best[0]['across']]} with an equal error rate of {eer}; "
+        f"guessing gives 50{NBSP}%{chance}."
+    )
+    return Finding(title, f"EER {eer}", sentence, details)
 
 
 def _leakage_sentence(attack: Attack) -> str:
@@ -129,10 +157,15 @@ def leaks(attack: Attack) -> bool:
 def attack_remark(attack: Attack) -> str:
     """What a reader of one row of the attack table could get wrong."""
     auc, fixed, bounds = attack["auc"], attack["uar_fixed"], attack["ci95_auc"]
+    across = attack["across"]
     if auc is None:
-        return "no AUC: in no fold are the victims of both classes"
+        lacking = (
+            f"no two {TWO_ARE[across]}" if across else "in no fold are the victims of both classes"
+        )
+        return f"no AUC: {lacking}"
     if bounds and bounds[1] < figures.CHANCE_AUC:
-        return "ranks victims the wrong way round, so the attribute is still in the update"
+        ranked, leaked = ("pairs", "speaker") if across else ("victims", "attribute")
+        return f"ranks {ranked} the wrong way round, so the {leaked} is still in the update"
     clear = leaks(attack) if bounds else auc >= CLEAR_AUC
     if clear and fixed is not None and abs(fixed - figures.CHANCE_AUC) <= NEAR_CHANCE:
         return "a fixed threshold overlooks this leak"

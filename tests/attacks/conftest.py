@@ -18,9 +18,14 @@ def make_attack(**changes: Any) -> dict[str, Any]:
     attack = {
         "name": "correlation",
         "attribute": "gender",
+        "classes": ["female", "male"],
+        "across": None,
         "layer": "first",
         "shadow_corpora": ["nemo", "emodb"],
         "aware": False,
+        "vantage": "attributed",
+        "selection": "random",
+        "combination": "statistics",
         "leaked_updates": 1,
         "auc": 0.903,
         "uar_calibrated": 0.841,
@@ -31,11 +36,21 @@ def make_attack(**changes: Any) -> dict[str, Any]:
         "ece": 0.124,
         "p_value": 0.0079,
         "ci95_auc": [0.851, 0.948],
+        "eer": None,
+        "ci95_eer": None,
         "victims": 50,
         "speakers": 10,
         "roc": {"fpr": [0.0, 0.05, 0.3, 1.0], "tpr": [0.0, 0.6, 0.9, 1.0]},
     }
     return attack | changes
+
+
+def make_verification(**changes: Any) -> dict[str, Any]:
+    """One record of an attack that recognises speakers again; give what should differ."""
+    figures = ("uar_calibrated", "uar_fixed", "tpr_at_fpr_01", "tpr_at_fpr_10", "advantage")
+    absent = dict.fromkeys((*figures, "ece", "p_value", "roc"))
+    found = {"eer": 0.213, "ci95_eer": [0.154, 0.262], "across": "rounds"}
+    return make_attack(**{"attribute": "speaker", "classes": [], **absent, **found, **changes})
 
 
 def make_rounds(folds: int = 5, last: int = 40) -> pd.DataFrame:

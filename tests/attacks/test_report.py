@@ -14,9 +14,16 @@ from attacks.figures import leakage_figure, utility_figure
 from attacks.report import read_rounds, write_report
 from attacks.results import attack_series, write_results
 from attacks.summary import summary_table
-from attacks.verdict import attack_remark, delta_text, epsilon_text, p_text, privacy_finding
+from attacks.verdict import (
+    attack_remark,
+    delta_text,
+    epsilon_text,
+    leakage_finding,
+    p_text,
+    privacy_finding,
+)
 from client.errors import UserError
-from tests.attacks.conftest import make_attack, make_rounds, points
+from tests.attacks.conftest import make_attack, make_rounds, make_verification, points
 
 Results = dict[str, Any]
 
@@ -96,13 +103,81 @@ def test_attack_table_rounds_every_column_and_remarks_the_overlooked_leak(run_di
         ({"ci95_auc": None}, "a fixed threshold overlooks this leak"),
         ({"ci95_auc": None, "auc": 0.59}, ""),
         ({"auc": None, "ci95_auc": None}, "no AUC"),
-        ({"auc": 0.2, "ci95_auc": [0.1, 0.4]}, "the wrong way round"),
+        ({"auc": 0.2, "ci95_auc": [0.1, 0.4]}, "ranks victims the wrong way round, so the attri"),
+        (make_verification(), ""),
+        (make_verification(auc=None, eer=None), "no AUC: no two sets of updates are of one client"),
+        (make_verification(across="shards", auc=None), "no two clients are of one speaker"),
+        (make_verification(auc=0.2, ci95_auc=[0.1, 0.4]), "ranks pairs the wrong way round"),
     ],
 )
 def test_remark(changes: dict[str, Any], remark: str) -> None:
     found = attack_remark(make_attack(**changes))
     assert remark in found
     assert bool(remark) == bool(found)
+
+
+def recognition(across: str, leaked: int | str, eer: float | None) -> dict[str, Any]:
+    ends = None if eer is None else [eer - 0.05, eer + 0.06]
+    auc = None if eer is None else 1 - eer
+    low = None if auc is None else [auc - 0.06, auc + 0.05]
+    figures = {"auc": auc, "ci95_auc": low, "eer": eer, "ci95_eer": ends}
+    return make_verification(across=across, leaked_updates=leaked, **figures)
+
+
+RECOGNITION = [
+    recognition("rounds", 1, 0.3),
+    recognition("rounds", "all", 0.1),
+    recognition("shards", 1, 0.35),
+    recognition("shards", "all", 0.21),
+]
+
+
+def test_recognition_is_reported_by_its_equal_error_rate(run_dir: Path, results: Results) -> None:
+    results["attacks"] = RECOGNITION
+    write_results(run_dir / "results.json", results)
+    text = page_text(run_dir)
+    assert "EER 10.0 %" in text.split("Leakage")[1]
+    for sentence in (
+        "From all updates a side, the adversary tells whether two sets of updates are of one "
+        "client with an equal error rate of 10.0 %; guessing gives 50 %.",
+        "speaker across rounds from all updates: EER 10.0 %, AUC 0.90 (95 % interval 0.84–0.95; ",
+        "speaker across shards from all updates: EER 21.0 %, AUC 0.79 (",
+        "Updates AUC, 95 % interval p UAR, calibrated, fixed TPR at FPR 1 %, 10 % EER, 95 % ",
+        "no 1 0.65 0.59–0.70 – – – – – 35.0 % 30.0 %–41.0 % – – 50 10",
+    ):
+        assert sentence in text
+    assert "gives the speaker's" not in text and "strongest" not in text
+
+
+def test_pages_of_attribute_attacks_say_nothing_of_recognition(run_dir: Path) -> None:
+    assert "EER" not in page_text(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "figure", "said"),
+    [
+        ([*RECOGNITION, make_attack()], "AUC 0.90", "speaker's gender away"),
+        ([recognition("rounds", 1, None), RECOGNITION[3]], "EER 21.0", "two clients are of one"),
+        ([recognition("shards", 1, None)], "undefined", "no pairs to tell apart"),
+        ([recognition("rounds", 1, 0.46)], "EER 46.0", "this is not proven to be less"),
+    ],
+)
+def test_verdict_on_recognition(attacks: list[dict[str, Any]], figure: str, said: str) -> None:
+    finding = leakage_finding(attack_series(attacks))
+    assert finding.figure.startswith(figure) and said in finding.sentence
+
+
+def test_summary_shows_the_error_rate_of_recognition(results: Results) -> None:
+    def shown(attacks: list[dict[str, Any]]) -> dict[str, list[str]]:
+        columns = summary_table(results | {"attacks": attacks}).columns
+        return {str(column.header): [str(cell) for cell in column.cells] for column in columns}
+
+    table = shown([*RECOGNITION[2:], recognition("rounds", 1, None)])
+    across = [f"correlation, speaker across {w}" for w in ("shards", "shards", "rounds")]
+    assert table["attack"] == across
+    assert table["EER"] == ["0.350", "0.210", ""]
+    assert table["AUC"] == ["0.650", "0.790", ""]
+    assert "EER" not in shown([make_attack()])
 
 
 def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> None:
@@ -344,10 +419,14 @@ def test_delta_text(delta: float, text: str) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to lay the page out")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_is_no_wider_than_the_window(run_dir: Path, results: Results, width: int) -> None:
+@pytest.mark.parametrize(("width", "recognised"), [(390, False), (1280, False), (1280, True)])
+def test_page_is_no_wider_than_the_window(
+    run_dir: Path, results: Results, width: int, recognised: bool
+) -> None:
     long = {"layer": "dense.0", "shadow_corpora": ["synthetic_de", "synthetic_pl"]}
-    results["attacks"] = [make_attack(**long, p_value=0.0002, uar_calibrated=1.0, victims=1230)]
+    inferred = make_attack(**long, p_value=0.0002, uar_calibrated=1.0, victims=1230)
+    recognising = make_verification(**long, across="shards", victims=1230)
+    results["attacks"] = [inferred, recognising] if recognised else [inferred]
     write_results(run_dir / "results.json", results)
     page = write_report(run_dir).read_text("utf-8")
     # Chromium has no windows below 500 px, frames can be of any width.

@@ -21,7 +21,7 @@ from attacks.summary import sweep_table
 from attacks.sweep import GREY, LARGE, SMALL, write_sweep
 from conf.privacy_points import PRIVACY_POINTS
 from server.run import compose, study_config
-from tests.attacks.conftest import make_attack, points
+from tests.attacks.conftest import make_attack, make_verification, points
 
 Results = dict[str, Any]
 
@@ -127,6 +127,29 @@ def test_attacks_have_a_column_at_one_at_twenty_and_at_the_most_leaked_updates(
     assert list(table[attacked].loc[2]) == pytest.approx(
         [0.785, 0.685, 0.95, 0.85, 0.972, 0.872, 0.52, 0.841, 0.52, 0.841]
     )
+
+
+def test_recognition_has_an_error_rate_and_no_auc(tmp_path: Path, results: Results) -> None:
+    found = [
+        make_verification(across=across, leaked_updates=leaked, auc=0.99, eer=eer)
+        for across, leaked, eer in (("rounds", 1, 0.1), ("rounds", 5, 0.05), ("shards", 5, 0.2))
+    ]
+    inferred = variant(results, 0.6, (0.7, 0.8, 0.9))
+    add_run(tmp_path / "0", ["adversary.attribute=gender"], inferred)
+    add_run(tmp_path / "1", ["adversary.attribute=speaker"], inferred | {"attacks": found})
+    written = write_sweep(tmp_path)
+    assert written
+    table = read_table(tmp_path)
+    rates = {
+        "correlation_speaker across rounds_eer_1": 0.1,
+        "correlation_speaker across rounds_eer_5": 0.05,
+        "correlation_speaker across shards_eer_5": 0.2,
+    }
+    assert table.filter(like="_eer_").loc[1].to_dict() == rates
+    assert table.filter(like="_auc_").loc[1].isna().all()
+    printed = sweep_table(written)
+    shown = {str(c.header): [str(cell) for cell in c.cells] for c in printed.columns}
+    assert shown["AUC\n1"] == ["0.700", ""] and shown["AUC\n20"] == ["0.800", ""]
 
 
 def test_only_overrides_that_differ_become_columns(sweep_dir: Path) -> None:
