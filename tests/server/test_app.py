@@ -43,8 +43,8 @@ def test_recorded_updates_explain_every_next_model(tmp_path):
     outcome = run(tmp_path, rounds=5)
     models = dict(Transcript(tmp_path / "t").global_models())
     (chunk,) = Transcript(tmp_path / "t")
-    assert list(models) == [1, 2, 3, 4, 5]
-    for server_round in range(1, 5):
+    assert list(models) == [1, 2, 3, 4, 5, 6]
+    for server_round in range(1, 6):
         at = chunk.round == server_round
         weights = chunk.num_examples[at] / chunk.num_examples[at].sum()
         for name, model in models[server_round].items():
@@ -301,11 +301,12 @@ def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, config):
     assert [row.epsilon for row in stopped.rounds] == free[:last]
     assert stopped.epsilon <= limit and stopped.best_scores is not None
     assert max(r for r, _ in releases_of(tmp_path / "stopped")) <= last
-    free_model, model = (
-        dict(Transcript(tmp_path / name / "t").global_models())[last]
-        for name in ("free", "stopped")
+    free_models, models = (
+        dict(Transcript(tmp_path / name / "t").global_models()) for name in ("free", "stopped")
     )
-    assert all(np.array_equal(free_model[n], model[n]) for n in model)
+    assert list(models) == list(range(1, last + 2))  # the last is what the last round left
+    for at, model in models.items():
+        assert all(np.array_equal(free_models[at][n], model[n]) for n in model)
 
 
 def test_a_limit_out_of_reach_stops_nothing(tmp_path):
@@ -332,10 +333,11 @@ def test_fedsgd_records_gradients_and_steps_against_them(tmp_path):
     np.testing.assert_allclose(models[2][name], expected, atol=1e-6)
 
 
-def test_a_shadow_federation_records_updates_but_no_models_or_scores(tmp_path):
+def test_a_shadow_federation_records_updates_and_models_but_no_scores(tmp_path):
     outcome = run(tmp_path, test=False)
     assert outcome.best_round == 0 and outcome.best_scores is None
-    assert list(Transcript(tmp_path / "t").global_models()) == []
+    models = dict(Transcript(tmp_path / "t").global_models())
+    assert list(models) == [1, 2, 3, 4, 5] and set(models[5]) == set(SHARED)
     assert len(releases_of(tmp_path)) == 4 * 3  # 0.4 of 8 clients, four rounds
     assert all(math.isnan(r.validation_uar) for r in outcome.rounds)
 
@@ -344,6 +346,9 @@ def test_only_the_chosen_layers_are_recorded(tmp_path):
     run(tmp_path, transcript=TranscriptConfig(layers="first", dtype="float16"))
     (chunk,) = Transcript(tmp_path / "t")
     assert set(chunk.arrays) == {"dense.0.weight", "dense.0.bias"}
+    for _, model in Transcript(tmp_path / "t").global_models():  # of models all are, unrounded
+        assert set(model) == set(SHARED)
+        assert {array.dtype for array in model.values()} == {np.dtype(np.float32)}
 
 
 def test_a_failing_client_stops_the_run(tmp_path):
@@ -386,7 +391,7 @@ def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
     monkeypatch.setitem(client_module.TRAINERS, "fedavg", train)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(8, 0), (8, 0)]
-    first, second = dict(Transcript(tmp_path / "t").global_models()).values()
+    first, second, _ = dict(Transcript(tmp_path / "t").global_models()).values()
     moved = np.concatenate([(second[name] - first[name]).ravel() for name in SHARED])
     assert (moved != 0).all() and np.isfinite(moved).all()
     row = outcome.rounds[0]

@@ -12,6 +12,7 @@ from server.composition import Releases
 from server.federation import Outcome
 from server.recorder import Recorder
 from server.run import run_federations
+from server.transcript import Transcript
 from tests import examples
 
 ROUNDS = 9
@@ -74,25 +75,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         tmp_path / "whole" / "transcript", tmp_path / "parts" / "transcript", files, shallow=False
     )
     assert (same, different, missing) == (files, [], [])
+    models = dict(Transcript(tmp_path / "parts" / "transcript").global_models())
+    assert list(models) == list(range(1, ROUNDS + 2))
     assert sorted(p.name for p in (tmp_path / "parts" / "transcript").iterdir()) == files
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "transcript").iterdir()}
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     whole = run(federation(tmp_path, examples.CENTRAL))
+    before = files_of(tmp_path)
+    assert Transcript(tmp_path / "transcript").num_models == ROUNDS + 1
 
     def fail(*_):
         raise AssertionError("a round was run")
 
     monkeypatch.setattr(Recorder, "record", fail)
     assert books(run(federation(tmp_path, examples.CENTRAL))) == books(whole)
+    assert files_of(tmp_path) == before  # the final model is not there twice
 
 
 def test_a_run_that_spent_its_budget_stays_stopped(tmp_path):
     limited = replace(examples.LOCAL, stop_at_epsilon=5.0)
     first = run(federation(tmp_path, limited))
+    before = files_of(tmp_path)
     again = run(federation(tmp_path, limited))
     assert 0 < len(first.rounds) < ROUNDS
     assert books(again) == books(first)
+    assert files_of(tmp_path) == before
+    assert Transcript(tmp_path / "transcript").num_models == len(first.rounds) + 1
 
 
 @pytest.mark.parametrize("name", ["LOCAL", "CENTRAL"])

@@ -1,5 +1,9 @@
+from collections import defaultdict
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.errors import UserError
 from server import transcript
@@ -22,10 +26,8 @@ PARAMETERS = [
 LAYERS = ["dense.0.weight", "dense.0.bias"]
 
 
-def meta(dtype: str = "float32", global_models: bool = True) -> TranscriptMeta:
-    return TranscriptMeta(
-        "f", "fedavg", 9, 3, LAYERS, dtype, global_models, {"learning_rate": 1e-3}
-    )
+def meta(dtype: str = "float32") -> TranscriptMeta:
+    return TranscriptMeta("f", "fedavg", 9, 3, LAYERS, dtype, {"learning_rate": 1e-3})
 
 
 def releases(server_round: int, count: int = 3, scale: float = 1.0) -> Releases:
@@ -82,11 +84,11 @@ def test_a_zero_update_stays_zero(tmp_path):
 
 def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(transcript, "CHUNK_BYTES", 1000)
-    with TranscriptWriter(tmp_path, meta(global_models=False), {}) as writer:
+    with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, 8):
             writer.record(server_round, {}, releases(server_round))
         assert len(list(tmp_path.glob("updates-*.safetensors"))) == 2
-    assert not list(tmp_path.glob("globals-*")) and not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part"))
     rounds = [r for chunk in Transcript(tmp_path) for r in chunk.round.tolist()]
     assert rounds == sorted(rounds) == [r for r in range(1, 8) for _ in range(3)]
 
@@ -123,3 +125,105 @@ def test_an_unknown_layer_and_a_damaged_transcript_are_refused(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:50])
     with pytest.raises(UserError, match=r"updates-00000\.safetensors: damaged"):
         list(Transcript(tmp_path))
+
+
+def random_releases(server_round, clients):
+    """Updates that say whose they are, of which round, and what is recorded of both layers."""
+    clients = np.array(clients, dtype=np.int64)
+    weight = np.random.default_rng([server_round, 7]).normal(size=(len(clients), 4, 5))
+    bias = 100 * server_round + clients[:, None] * np.ones(4)
+    arrays = {"dense.0.weight": weight, "dense.0.bias": bias}
+    return Releases(
+        np.full(len(clients), server_round),
+        clients,
+        clients + 3,
+        {name: array.astype(np.float32) for name, array in arrays.items()},
+    )
+
+
+ROUNDS = st.lists(st.lists(st.integers(0, 5), unique=True, max_size=4), min_size=1, max_size=8)
+
+
+@given(cohorts=ROUNDS, chunk=st.integers(1, 1500), picked=st.data())
+def test_clients_are_read_one_after_another_whatever_the_chunks(
+    tmp_path_factory, cohorts, chunk, picked
+):
+    folder = tmp_path_factory.mktemp("t")
+    sent = [random_releases(r, sorted(cohort)) for r, cohort in enumerate(cohorts, 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transcript, "CHUNK_BYTES", chunk)
+        with TranscriptWriter(folder, meta(), {}) as writer:
+            for server_round, releases_of_round in enumerate(sent, 1):
+                writer.record(server_round, {}, releases_of_round)
+    expected = defaultdict(list)
+    for of_round in sent:
+        for row, client in enumerate(of_round.client.tolist()):
+            expected[client].append((of_round.round[row], of_round.arrays["dense.0.weight"][row]))
+    stored = Transcript(folder)
+    found = list(stored.of_clients(["dense.0.weight"]))
+    assert [part.client.tolist() for part in found] == [
+        [client] * len(expected[client]) for client in sorted(expected)
+    ]
+    for part in found:
+        rounds, weights = zip(*expected[int(part.client[0])], strict=True)
+        assert part.round.tolist() == list(rounds) == sorted(rounds)
+        np.testing.assert_array_equal(part.num_examples, part.client + 3)
+        assert list(part.arrays) == ["dense.0.weight"]
+        np.testing.assert_array_equal(part.arrays["dense.0.weight"], np.stack(weights))
+    assert stored.num_examples.tolist() == [c + 3 for part in sent for c in part.client.tolist()]
+
+    rows = {
+        client: np.array(picked.draw(st.lists(st.integers(0, len(own) - 1), unique=True)), int)
+        for client, own in expected.items()
+        if picked.draw(st.booleans())
+    }
+    chosen = {int(p.client[0]): p for p in stored.of_clients(["dense.0.bias"], rows)}
+    assert set(chosen) == {client for client, wanted in rows.items() if len(wanted)}
+    for client, part in chosen.items():
+        at = np.array([expected[client][row][0] for row in rows[client]])
+        np.testing.assert_array_equal(part.round, at)
+        np.testing.assert_array_equal(part.arrays["dense.0.bias"][:, 0], 100 * at + client)
+
+
+def test_an_empty_transcript_has_no_clients(tmp_path):
+    TranscriptWriter(tmp_path, meta(), {}).flush()
+    stored = Transcript(tmp_path)
+    assert list(stored.of_clients([])) == [] and list(stored) == []
+    assert stored.num_examples.tolist() == [] and stored.num_models == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 400, 10**6])
+def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(transcript, "CHUNK_BYTES", chunk)
+    rng = np.random.default_rng(0)
+    made = {r: {n: rng.normal(size=(3, 2)).astype(np.float32) for n in "ab"} for r in range(1, 7)}
+    with TranscriptWriter(tmp_path, meta(), {}) as writer:
+        for server_round in range(1, 6):
+            writer.record(server_round, made[server_round], releases(server_round))
+        writer.record_model(6, made[6])
+    stored = Transcript(tmp_path)
+    assert stored.num_models == 6
+    found = stored.models(np.array([6, 2, 2, 5]), ["b"])
+    assert list(found) == ["b"]
+    np.testing.assert_array_equal(found["b"], np.stack([made[r]["b"] for r in (6, 2, 2, 5)]))
+    for server_round, model in stored.global_models():
+        for name, array in model.items():
+            np.testing.assert_array_equal(array, made[server_round][name])
+
+
+@pytest.mark.parametrize("flushed_after", [1, 3])
+def test_a_writer_that_goes_on_replaces_what_came_after_it_was_saved(tmp_path, flushed_after):
+    with TranscriptWriter(tmp_path, meta(), {}) as writer:
+        for server_round in range(1, flushed_after + 1):
+            writer.record(server_round, {"w": np.full(2, server_round)}, releases(server_round))
+        written = writer.flush()
+        for server_round in range(flushed_after + 1, 5):
+            writer.record(server_round, {"w": np.full(2, -1.0)}, releases(99))
+            writer.flush()
+    with TranscriptWriter(tmp_path, meta(), written) as writer:
+        for server_round in range(flushed_after + 1, 5):
+            writer.record(server_round, {"w": np.full(2, server_round)}, releases(server_round))
+        writer.record_model(5, {"w": np.full(2, 5.0)})
+    stored = Transcript(tmp_path)
+    np.testing.assert_array_equal(stored.models(np.arange(1, 6), ["w"])["w"][:, 0], range(1, 6))
+    assert [r for part in stored for r in part.round.tolist()] == list(np.repeat(range(1, 5), 3))
