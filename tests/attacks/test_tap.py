@@ -1,19 +1,53 @@
+"""What is held of each client at each vantage, against updates and models that were written."""
+
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
-from attacks.statistics import Statistics
 from attacks.tap import pseudo_gradients, tap
 from client.app import app as client_app
 from client.errors import UserError
 from server import transcript
 from server.app import federate
 from server.grid import LocalGrid
-from server.transcript import Releases, Transcript
+from server.transcript import Releases, Transcript, TranscriptMeta, TranscriptWriter
 from tests.examples import federation
+
+NAMES = ["dense.0.weight", "dense.0.bias"]
+COHORTS = [[0, 3], [1], [0, 1, 3], [], [3]]
+ROUNDS_OF = {0: [1, 3], 1: [2, 3], 3: [1, 3, 5]}
+LEARNING_RATE, STEPS = 0.01, {0: 1, 1: 1, 3: 2}  # in batches of four
 
 
 def run(folder, **kwargs):
+    folder.mkdir(exist_ok=True)
     return federate(LocalGrid(client_app), federation(folder / "t", **kwargs), folder, "cpu")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A transcript of five rounds, the models (6, ...) and the updates by client."""
+    rng = np.random.default_rng(0)
+    models = {"dense.0.weight": rng.normal(size=(6, 4, 3)), "dense.0.bias": rng.normal(size=(6, 4))}
+    models = {name: array.astype(np.float32) for name, array in models.items()}
+    training = {"batch_size": 4, "learning_rate": LEARNING_RATE, "epochs": 1}
+    meta = TranscriptMeta("made", "fedavg", 4, 5, NAMES, "float32", training)
+    sent = defaultdict(list)
+    with TranscriptWriter(tmp_path, meta, {}) as writer:
+        for server_round, cohort in enumerate(COHORTS, 1):
+            arrays = {
+                name: rng.normal(size=(len(cohort), *array.shape[1:])).astype(np.float32)
+                for name, array in models.items()
+            }
+            for row, client in enumerate(cohort):
+                sent[client].append({name: array[row] for name, array in arrays.items()})
+            clients = np.array(cohort, dtype=np.int64)
+            at = np.full(len(cohort), server_round)
+            model = {name: array[server_round - 1] for name, array in models.items()}
+            writer.record(server_round, model, Releases(at, clients, clients + 2, arrays))
+        writer.record_model(6, {name: array[5] for name, array in models.items()})
+    return Transcript(tmp_path), models, sent
 
 
 def test_a_pseudo_gradient_is_minus_the_update_by_rate_and_steps(tmp_path):
@@ -32,34 +66,103 @@ def test_a_gradient_is_taken_as_it_is(tmp_path):
     run(tmp_path, rounds=2, algorithm="fedsgd")
     stored = Transcript(tmp_path / "t")
     (chunk,) = stored
-    assert np.array_equal(
-        pseudo_gradients(stored.meta, chunk)["dense.0.bias"], chunk.arrays["dense.0.bias"]
-    )
+    for seen in tap(stored, "attributed", ["dense.0.bias"], True):
+        sent = chunk.arrays["dense.0.bias"][chunk.client == seen.client]
+        np.testing.assert_array_equal(seen.gradients["dense.0.bias"], sent)
 
 
-def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(transcript, "CHUNK_BYTES", 4000)
-    run(tmp_path, rounds=6)
+@pytest.mark.parametrize("parameters", [NAMES, NAMES[1:]])
+def test_with_senders_every_update_is_its_clients(written, parameters):
+    stored, _, sent = written
+    seen = list(tap(stored, "attributed", parameters, initial_weights=True))
+    assert {one.client: one.round.tolist() for one in seen} == ROUNDS_OF
+    for one in seen:
+        assert list(one.gradients) == parameters
+        for name, array in one.gradients.items():
+            updates = np.stack([update[name] for update in sent[one.client]])
+            expected = -updates / (LEARNING_RATE * STEPS[one.client])
+            np.testing.assert_allclose(array, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("initial_weights", [True, False])
+def test_of_an_aggregate_each_of_the_cohort_has_sent_how_the_model_moved(written, initial_weights):
+    stored, models, _ = written
+    seen = list(tap(stored, "aggregate", NAMES, initial_weights))
+    assert {one.client: one.round.tolist() for one in seen} == ROUNDS_OF
+    for one in seen:
+        for name, array in models.items():
+            moved = np.stack([array[r - 1] - array[r] for r in ROUNDS_OF[one.client]])
+            np.testing.assert_array_equal(one.gradients[name], moved)
+
+
+@pytest.mark.parametrize("initial_weights", [True, False])
+def test_the_final_model_is_the_same_for_every_client(written, initial_weights):
+    stored, models, _ = written
+    seen = list(tap(stored, "final", NAMES, initial_weights))
+    assert [one.client for one in seen] == [0, 1, 3]
+    for one in seen:
+        assert one.round.tolist() == [5]
+        for name, array in models.items():
+            start = array[:1] if initial_weights else 0
+            np.testing.assert_array_equal(one.gradients[name], start - array[5:])
+
+
+@pytest.mark.parametrize("vantage", ["attributed", "aggregate"])
+def test_rows_choose_clients_and_which_of_their_updates(written, vantage):
+    stored, _, _ = written
+    whole = {one.client: one for one in tap(stored, vantage, NAMES, True)}
+    rows = {3: np.array([0, 2]), 0: np.array([1])}
+    seen = list(tap(stored, vantage, NAMES, True, rows))
+    assert [one.client for one in seen] == [0, 3]
+    for one in seen:
+        of_client = whole[one.client]
+        np.testing.assert_array_equal(one.round, of_client.round[rows[one.client]])
+        for name in NAMES:
+            expected = of_client.gradients[name][rows[one.client]]
+            np.testing.assert_array_equal(one.gradients[name], expected)
+    assert list(tap(stored, vantage, NAMES, True, {})) == []
+
+
+def test_rows_choose_clients_whose_federations_model_is_looked_at(written):
+    stored, models, _ = written
+    (one,) = tap(stored, "final", NAMES, True, {1: np.array([0])})
+    assert one.client == 1
+    expected = models["dense.0.bias"][0] - models["dense.0.bias"][5]
+    np.testing.assert_array_equal(one.gradients["dense.0.bias"], [expected])
+
+
+def test_a_run_moves_by_the_mean_of_what_was_sent(tmp_path):
+    """All of a round's clients have ten utterances: the aggregate is their mean."""
+    run(tmp_path, rounds=3)
     stored = Transcript(tmp_path / "t")
-    assert len(list(stored)) > 1
-    attack = Statistics(1.0)
-    tapped = [examples["statistics"] for examples in tap(stored, [attack])]
-    chunks = list(stored)
-    whole = Releases(
-        *(
-            np.concatenate([getattr(c, n) for c in chunks])
-            for n in ("round", "client", "num_examples")
-        ),
-        {n: np.concatenate([c.arrays[n] for c in chunks]) for n in stored.meta.layers},
-    )
-    expected = attack.features(pseudo_gradients(stored.meta, whole))
-    np.testing.assert_allclose(np.concatenate([t.features for t in tapped]), expected, rtol=1e-5)
-    np.testing.assert_array_equal(np.concatenate([t.client for t in tapped]), whole.client)
-    np.testing.assert_array_equal(np.concatenate([t.round for t in tapped]), whole.round)
+    sent = defaultdict(list)
+    for one in tap(stored, "attributed", NAMES, True):
+        for server_round, gradient in zip(one.round, one.gradients[NAMES[0]], strict=True):
+            sent[server_round].append(gradient)
+    for one in tap(stored, "aggregate", NAMES, True):
+        for server_round, moved in zip(one.round, one.gradients[NAMES[0]], strict=True):
+            expected = np.mean(sent[server_round], axis=0) * 3 * 5e-3
+            np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
-def test_a_transcript_without_updates_is_refused(tmp_path):
+@pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
+def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch, vantage):
+    run(tmp_path / "whole", rounds=6)
+    monkeypatch.setattr(transcript, "CHUNK_BYTES", 4000)
+    run(tmp_path / "chunks", rounds=6)
+    whole, parts = (Transcript(tmp_path / name / "t") for name in ("whole", "chunks"))
+    assert len(list(whole)) == 1 < len(list(parts))
+    tapped = [list(tap(stored, vantage, NAMES, True)) for stored in (whole, parts)]
+    for one, other in zip(*tapped, strict=True):
+        assert one.client == other.client
+        np.testing.assert_array_equal(one.round, other.round)
+        for name in NAMES:
+            np.testing.assert_array_equal(one.gradients[name], other.gradients[name])
+
+
+@pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
+def test_a_transcript_without_updates_is_refused(tmp_path, vantage):
     run(tmp_path, rounds=1)
     next((tmp_path / "t").glob("updates-*")).unlink()
     with pytest.raises(UserError, match="transcript of private-fold0 holds no update"):
-        list(tap(Transcript(tmp_path / "t"), [Statistics(1.0)]))
+        list(tap(Transcript(tmp_path / "t"), vantage, NAMES, True))
