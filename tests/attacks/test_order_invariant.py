@@ -1,129 +1,312 @@
 """The correlation and statistics attacks: their numbers, and what they learn from them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from attacks.correlation import Correlation
+from attacks.invariants import samples
 from attacks.linear import LinearAttack
 from attacks.statistics import Statistics
+from attacks.tap import Batch
+from client.corpora.base import EMOTIONS
+
+INPUTS, SIZES = 9, (40, 12, 7)
+FIRST, LAST = "dense.0", f"dense.{len(SIZES)}"
+LAYERS = [FIRST, "dense.1", "dense.2", LAST]
+PARAMETERS = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
 
 
-def gradients(
-    count: int = 3, hidden: int = 40, inputs: int = 9, seed: int = 0
-) -> dict[str, np.ndarray]:
+def gradients(count=3, seed=0, layers=(FIRST,)):
+    """Gradients of a network of three hidden layers whose inputs covary."""
     rng = np.random.default_rng(seed)
-    mixing = rng.normal(size=(inputs, inputs))
-    weight = rng.normal(size=(count, hidden, inputs)) @ mixing + 0.5
-    bias = rng.normal(size=(count, hidden))
-    return {"dense.0.weight": weight.astype(np.float32), "dense.0.bias": bias.astype(np.float32)}
+    widths = [INPUTS, *SIZES, len(EMOTIONS)]
+    mixing = np.random.default_rng(99).normal(size=(INPUTS, INPUTS))
+    made = {}
+    for number, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
+        weight = rng.normal(size=(count, m, n)) + 0.5
+        made[f"dense.{number}.weight"] = weight @ mixing if n == INPUTS else weight
+        made[f"dense.{number}.bias"] = rng.normal(size=(count, m))
+    return {
+        name: array.astype(np.float32)
+        for name, array in made.items()
+        if name.rsplit(".", 1)[0] in layers
+    }
 
 
-CORRELATION = Correlation(inverse_regularisation=1e-3, offsets=[1, 4, 50])
-STATISTICS = Statistics(inverse_regularisation=1e-3)
+def in_other_orders(made, seed):
+    """The same network's gradients with the units of each hidden layer in another order."""
+    rng = np.random.default_rng(seed)
+    orders = [np.arange(INPUTS), *map(rng.permutation, SIZES), np.arange(len(EMOTIONS))]
+    found = {}
+    for name, array in made.items():
+        number = int(name.split(".")[1])
+        found[name] = array[:, orders[number + 1]]
+        if name.endswith("weight"):
+            found[name] = found[name][:, :, orders[number]]
+    return found
+
+
+def stream(made, labels, size=7):
+    """Examples in batches."""
+    starts = range(0, len(labels), size)
+    return lambda: (
+        Batch({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size]) for s in starts
+    )
+
+
+def correlation(made=None, labels=None, pairs=10**6):
+    attack = Correlation(1e-3, None, pairs)
+    made = gradients(20, seed=5) if made is None else made
+    attack.fit(stream(made, np.arange(20) % 2 if labels is None else labels))
+    return attack
+
+
+STATISTICS = Statistics(1e-3, None)
 
 
 def test_correlations_are_those_of_numpy():
     made = gradients()
-    found = CORRELATION.features(made)
-    assert found.shape == (3, 8 + 5)  # an offset beyond the width pairs nothing
-    for row, weight in enumerate(made["dense.0.weight"]):
-        matrix = np.corrcoef(weight.T.astype(np.float64))
-        expected = np.concatenate([np.diag(matrix, 1), np.diag(matrix, 4)])
+    found = correlation().features(made)
+    for row in range(3):
+        both = np.hstack([made["dense.0.weight"][row], made["dense.0.bias"][row][:, None]])
+        matrix = np.corrcoef(both.T.astype(np.float64))
+        expected = matrix[np.triu_indices(INPUTS + 1, 1)]  # every pair once, row by row
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_statistics_are_column_means_over_hidden_units():
+def test_those_of_the_last_layer_are_between_emotions():
+    made = gradients(layers=[LAST])
+    found = correlation(gradients(20, 5, [LAST])).features(made)
+    assert found.shape == (3, 6)
+    for row in range(3):
+        units = np.hstack([made[f"{LAST}.weight"][row], made[f"{LAST}.bias"][row][:, None]])
+        expected = np.corrcoef(units.astype(np.float64))[np.triu_indices(len(EMOTIONS), 1)]
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+def test_of_hidden_layers_the_spectrum_is_read():
+    made = gradients(layers=["dense.2"])
+    found = correlation(gradients(20, 5, ["dense.2"])).features(made)
+    kept = found[:, np.abs(found).max(axis=0) > 0]
+    for row in range(3):
+        values = np.linalg.svd(made["dense.2.weight"][row].astype(np.float64), compute_uv=False)
+        expected = values / np.linalg.norm(values)
+        np.testing.assert_allclose(np.sort(kept[row])[::-1], expected, rtol=1e-4)
+
+
+def test_statistics_are_means_over_hidden_units():
     made = gradients()
     weight, bias = (made[n].astype(np.float64) for n in ("dense.0.weight", "dense.0.bias"))
+    both = np.concatenate([weight, bias[:, :, None]], axis=2)
     expected = np.concatenate(
         [
-            np.abs(weight).mean(axis=1),
-            (weight**2).mean(axis=1),
-            (weight * np.sign(bias)[:, :, None]).mean(axis=1),
+            np.abs(both).mean(axis=1),
+            (both**2).mean(axis=1),
+            (both * np.sign(bias)[:, :, None]).mean(axis=1),
         ],
         axis=1,
     )
     np.testing.assert_allclose(STATISTICS.features(made), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attack", [CORRELATION, STATISTICS])
-def test_the_order_of_hidden_units_does_not_matter(attack):
-    made = gradients()
-    order = np.random.default_rng(1).permutation(40)
-    shuffled = {name: array[:, order] for name, array in made.items()}
-    np.testing.assert_allclose(attack.features(shuffled), attack.features(made), atol=1e-5)
+@pytest.mark.parametrize("layers", [[layer] for layer in LAYERS] + [LAYERS], ids="+".join)
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_hidden_units_does_not_matter(layers, seed):
+    made = gradients(2, seed, layers)
+    shuffled = in_other_orders(made, seed + 1)
+    for attack in (correlation(gradients(20, 5, layers)), STATISTICS):
+        found = attack.features(made)
+        assert found.shape[1] > 1
+        np.testing.assert_allclose(attack.features(shuffled), found, rtol=1e-3, atol=1e-4)
+
+
+def test_the_order_of_inputs_and_of_emotions_does():
+    for layers, axis in (([FIRST], 2), ([LAST], 1)):
+        made = gradients(layers=layers)
+        turned = {n: np.roll(a, 1, axis=axis) if a.ndim > axis else a for n, a in made.items()}
+        for attack in (correlation(gradients(20, 5, layers)), STATISTICS):
+            assert np.abs(attack.features(turned) - attack.features(made)).max() > 0.1
+
+
+def test_samples_are_units_and_variables_inputs_or_emotions():
+    made = gradients(layers=LAYERS)
+    shapes = [sample.shape for sample in samples(made)]
+    assert shapes == [(3, 40, INPUTS + 1), (3, 1, 12), (3, 1, 7), (3, 8, len(EMOTIONS))]
 
 
 def test_correlations_ignore_scale_and_sign():
     made = gradients()
     scaled = {name: -1000 * array for name, array in made.items()}
-    np.testing.assert_allclose(CORRELATION.features(scaled), CORRELATION.features(made), atol=1e-5)
+    attack = correlation()
+    np.testing.assert_allclose(attack.features(scaled), attack.features(made), atol=1e-5)
 
 
-def test_a_column_without_spread_correlates_with_nothing():
+def test_a_variable_without_spread_correlates_with_nothing():
     made = gradients()
     made["dense.0.weight"][:, :, 2] = 7.0
-    found = CORRELATION.features(made)
+    found = correlation().features(made)
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[:, [1, 2]], 0, atol=1e-4)
+    first, second = np.triu_indices(INPUTS + 1, 1)
+    with_it = (first == 2) | (second == 2)
+    np.testing.assert_allclose(found[:, with_it], 0, atol=1e-4)
+    assert np.abs(found[:, ~with_it]).max() > 0.1
+
+
+def two_columns(updates, hidden=256, stddev=2.0):
+    """Two inputs whose correlation is 1, and noise."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(hidden, 1)) * np.ones((1, 2))
+    noisy = (base + rng.normal(0, stddev, (updates, hidden, 2))).astype(np.float32)
+    bias = np.zeros((updates, hidden), np.float32)
+    return base, {"dense.0.weight": noisy, "dense.0.bias": bias}
 
 
 def test_independent_noise_leaves_covariances_unbiased():
-    rng = np.random.default_rng(0)
-    hidden, updates = 256, 400
-    base = rng.normal(size=(hidden, 1)) * np.ones((1, 2))  # two columns, correlation 1
-    noisy = (base + rng.normal(0, 2, (updates, hidden, 2))).astype(np.float32)
-    bias = np.zeros((updates, hidden), np.float32)
-    found = Correlation(1e-3, [1]).features({"dense.0.weight": noisy, "dense.0.bias": bias})
+    updates = 400
+    base, made = two_columns(updates)
+    attack = correlation(made, np.arange(updates) % 2)
+    found = attack.features(made)[:, 0]  # the bias correlates with nothing
     # attenuated to var / (var + 4) but not pushed to zero, and averaging recovers it
     expected = base.var() / (base.var() + 4)
     assert found.mean() == pytest.approx(expected, abs=4 * found.std() / np.sqrt(updates))
-    assert found.std() == pytest.approx((1 - expected**2) / np.sqrt(hidden), rel=0.2)
+    assert found.std() == pytest.approx((1 - expected**2) / np.sqrt(256), rel=0.2)
 
 
-def test_the_classifier_is_scaled_logistic_regression():
+PLANTED = [(0, 4), (2, 7), (3, 5)]
+
+
+def planted(count=90, classes=2, seed=0, hidden=64):
+    """Independent inputs but for three pairs, each class of which covaries in its own way."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    weight = rng.normal(size=(count, hidden, INPUTS))
+    for strength, (i, j) in zip((1.5, 1.0, 0.6), PLANTED, strict=True):
+        weight[:, :, j] += (strength * (labels - (classes - 1) / 2))[:, None] * weight[:, :, i]
+    bias = rng.normal(size=(count, hidden))
+    made = {"dense.0.weight": weight, "dense.0.bias": bias}
+    return {name: array.astype(np.float32) for name, array in made.items()}, labels
+
+
+def chosen(attack, variables):
+    """The pairs that an attack on one layer reads."""
+    (places,) = attack._places
+    return [(int(p) // variables, int(p) % variables) for p in places]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_pairs_are_those_that_differ_most_between_classes(classes):
+    made, labels = planted(classes=classes)
+    for many in (1, 2, 3):
+        attack = correlation(made, labels, pairs=many)
+        assert chosen(attack, INPUTS + 1) == sorted(PLANTED[:many])
+        found = attack.features(made)
+        for column, (i, j) in enumerate(sorted(PLANTED[:many])):
+            weight = made["dense.0.weight"].astype(np.float64)
+            expected = [np.corrcoef(one[:, i], one[:, j])[0, 1] for one in weight]
+            np.testing.assert_allclose(found[:, column], expected, atol=1e-5)
+
+
+def test_every_class_counts_alike_whatever_the_number_of_its_updates():
+    made, labels = planted(120)
+    few = np.flatnonzero((labels == 0) | (np.arange(120) < 16))
+    one = {name: array[few] for name, array in made.items()}
+    attack = correlation(one, labels[few], pairs=20)
+    matrices = np.stack(
+        [
+            np.corrcoef(np.hstack([w, b[:, None]]).T.astype(np.float64))
+            for w, b in zip(one["dense.0.weight"], one["dense.0.bias"], strict=True)
+        ]
+    )
+    means = [matrices[labels[few] == c].mean(axis=0) for c in (0, 1)]
+    apart = np.abs(means[0] - means[1])
+    first, second = np.triu_indices(INPUTS + 1, 1)
+    best = np.argsort(-apart[first, second])[:20]
+    expected = sorted((int(first[p]), int(second[p])) for p in best)
+    assert chosen(attack, INPUTS + 1) == expected
+
+
+def test_fewer_pairs_than_asked_are_all_there_are():
+    attack = correlation(pairs=10**6)
+    many = (INPUTS + 1) * INPUTS // 2
+    assert attack.features(gradients()).shape == (3, many)
+    assert len(set(chosen(attack, INPUTS + 1))) == many
+    assert all(i < j for i, j in chosen(attack, INPUTS + 1))
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 12])
+def test_pairs_are_limited_over_all_layers_together(pairs):
+    layers = [FIRST, LAST]
+    rest = gradients(90, 3, [LAST])
+    first, labels = planted()
+    attack = correlation(first | rest, labels, pairs=pairs)
+    assert [len(places) for places in attack._places][0] >= min(pairs, 3)
+    assert sum(map(len, attack._places)) == pairs
+    found = attack.features(first | rest)
+    assert found.shape == (90, pairs)
+    # Planted pairs are in the first layer; the last is chosen from only after them.
+    assert set(PLANTED[: min(pairs, 3)]) <= {
+        (int(p) // (INPUTS + 1), int(p) % (INPUTS + 1)) for p in attack._places[0]
+    }
+    assert list(first | rest) == [f"{n}.{k}" for n in layers for k in ("weight", "bias")]
+
+
+@dataclass
+class Plain(LinearAttack):
+    """The classifier on the biases themselves."""
+
+    name = "plain"
+
+    def features(self, gradients):
+        return gradients["dense.0.bias"].copy()
+
+
+def fitted(features, labels, inverse_regularisation=0.1):
+    attack = Plain(inverse_regularisation, None)
+    attack.fit(stream({"dense.0.bias": features}, labels, size=33))
+    return attack
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_classifier_is_scaled_logistic_regression(classes):
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(200, 15)) * 7 + 3).astype(np.float32)
     features[:, 4] = 2.5  # constant
-    labels = (features[:, 0] + 5 * rng.normal(size=200) > 3).astype(int)
-    attack = LinearAttack(inverse_regularisation=0.1)
-    attack.fit(features.copy(), labels)
+    labels = np.digitize(features[:, 0] + 5 * rng.normal(size=200), [0, 6][: classes - 1])
+    found = fitted(features, labels).score(features)
     scaler = StandardScaler().fit(features)
     reference = LogisticRegression(C=0.1, class_weight="balanced").fit(
         scaler.transform(features), labels
     )
-    np.testing.assert_allclose(
-        attack.score(features), reference.decision_function(scaler.transform(features)), atol=0.02
-    )
+    assert found.shape == (200, classes)
+    expected = reference.predict_log_proba(scaler.transform(features))
+    np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_scores_are_linear_so_a_mean_of_features_scores_the_mean():
+def test_log_odds_of_two_classes_are_linear_so_a_mean_of_features_has_their_mean():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(60, 5)).astype(np.float32)
-    attack = LinearAttack(1.0)
-    attack.fit(features.copy(), (features[:, 1] > 0).astype(int))
+    attack = fitted(features, (features[:, 1] > 0).astype(int), 1.0)
+
+    def odds(rows):
+        scores = attack.score(rows)
+        return scores[:, 1] - scores[:, 0]
+
     mean = features[:7].mean(axis=0, keepdims=True)
-    assert attack.score(mean)[0] == pytest.approx(attack.score(features[:7]).mean(), abs=1e-5)
+    assert odds(mean)[0] == pytest.approx(odds(features[:7]).mean(), abs=1e-5)
 
 
 def test_a_covariance_that_differs_between_groups_is_learned_across_unit_orders():
-    rng = np.random.default_rng(0)
-
-    def batch(count):
-        labels = rng.integers(0, 2, count)
-        weight = rng.normal(size=(count, 64, 6))
-        weight[:, :, 1] += np.where(labels == 1, 0.6, -0.6)[:, None] * weight[:, :, 0]
-        return CORRELATION.features(
-            {
-                "dense.0.weight": weight.astype(np.float32),
-                "dense.0.bias": np.zeros((count, 64), np.float32),
-            }
-        ), labels
-
-    attack = Correlation(1e-3, [1, 4, 50])
-    attack.fit(*batch(300))
-    features, labels = batch(300)
-    assert roc_auc_score(labels, attack.score(features)) > 0.99
+    made, labels = planted(200)
+    attack = correlation(made, labels, pairs=5)
+    victims, truth = planted(200, seed=1)
+    order = np.random.default_rng(2).permutation(64)
+    shuffled = {name: array[:, order] for name, array in victims.items()}
+    scores = attack.score(attack.features(shuffled))
+    assert roc_auc_score(truth, scores[:, 1]) > 0.99
