@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from attacks import cnn
 from attacks.cnn import Cnn, Network, pooling
+from attacks.tap import Batch
 from client.errors import UserError
 
 H, D = 64, 128
@@ -31,12 +32,20 @@ def gradients(count, rows=H, columns=D, seed=0):
     }
 
 
-def planted(attack, labels, seed):
+def planted(labels, seed):
     """Noise, and in class c a block of columns of its own that is raised by one deviation."""
     made = gradients(len(labels), seed=seed)
     for row, label in enumerate(labels):
         made["dense.0.weight"][row, :, 32 * label : 32 * (label + 1)] += 1
-    return attack.features(made)
+    return made
+
+
+def stream(made, labels, size=17):
+    """Examples in batches that do not divide their number."""
+    starts = range(0, len(labels), size)
+    return lambda: (
+        Batch({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size]) for s in starts
+    )
 
 
 def permute(labels):
@@ -47,14 +56,13 @@ def permute(labels):
 def trained(classes=2, count=80, permuted=False, **settings):
     attack = Cnn(**(QUICK | settings))
     labels = np.arange(count) % classes
-    features = planted(attack, labels, seed=1)
-    attack.fit(features, permute(labels) if permuted else labels, np.arange(count))
+    attack.fit(stream(planted(labels, seed=1), permute(labels) if permuted else labels))
     return attack
 
 
 def held_out(attack, classes=2, count=60):
     labels = np.arange(count) % classes
-    return labels, attack.score(planted(attack, labels, seed=3))
+    return labels, attack.score(attack.features(planted(labels, seed=3)))
 
 
 @pytest.mark.parametrize(
@@ -122,11 +130,11 @@ def test_permuted_labels_teach_nothing():
 
 def test_updates_are_normalised_with_shadow_statistics_alone():
     attack = trained(epochs=1)
-    features = planted(Cnn(), np.arange(80) % 2, seed=1)
+    features = Cnn().features(planted(np.arange(80) % 2, seed=1))
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     np.testing.assert_allclose(attack._mean, mean, atol=1e-6)
     np.testing.assert_allclose(attack._spread, deviation + 1e-5, rtol=1e-5)
-    victims = planted(attack, np.arange(30) % 2, seed=3) * 5 + 1
+    victims = attack.features(planted(np.arange(30) % 2, seed=3)) * 5 + 1
     kept = victims.copy()
     together = attack.score(victims)
     np.testing.assert_array_equal(victims, kept)
@@ -141,11 +149,24 @@ def test_updates_are_normalised_with_shadow_statistics_alone():
 def test_units_do_not_matter():
     first, second = Cnn(**QUICK), Cnn(**QUICK)
     labels = np.arange(40) % 2
-    features = planted(first, labels, seed=1)
-    second.features(gradients(1))
-    first.fit(features.copy(), labels, labels)
-    second.fit(features * 1024, labels, labels)  # exact in float32
-    np.testing.assert_allclose(first.score(features), second.score(features * 1024), atol=0.05)
+    made = planted(labels, seed=1)
+    scaled = {name: array * np.float32(1024) for name, array in made.items()}  # exact in float32
+    first.fit(stream(made, labels))
+    second.fit(stream(scaled, labels))
+    found = first.score(first.features(made))
+    np.testing.assert_allclose(found, second.score(second.features(scaled)), atol=0.05)
+
+
+@pytest.mark.parametrize("size", [40, 7])
+def test_how_examples_are_batched_does_not_matter(size):
+    labels = np.arange(40) % 2
+    made = planted(labels, seed=1)
+    whole, parts = Cnn(**QUICK), Cnn(**QUICK)
+    whole.fit(stream(made, labels, size=40))
+    parts.fit(stream(made, labels, size))
+    scores = [attack.score(attack.features(made)) for attack in (whole, parts)]
+    assert scores[0].shape == (40, 2)
+    np.testing.assert_array_equal(*scores)
 
 
 def test_the_seed_decides_and_other_generators_are_left_alone():

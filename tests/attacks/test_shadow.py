@@ -1,13 +1,21 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import chi2
 
 import attacks
 from attacks import shadow
+from client.app import app as client_app
 from client.errors import UserError
+from client.speakers import join_clients, make_clients
+from server.app import federate
+from server.grid import LocalGrid
 from server.plan import PrivacyConfig
-from tests.examples import corpus
+from server.transcript import Transcript
+from tests.examples import LAYERED, LOCAL, UDP, corpus, protocol
 
 PACKAGE = Path(attacks.__file__).parent
 
@@ -51,17 +59,27 @@ def study(tmp_path, **changes):
         return study_config(compose("config", overrides=[f"cache={tmp_path}", *overrides]))
 
 
+def made_for(config, data, tmp_path, privacy=None, num_clients=8):
+    """Shadow federations of victims under a mechanism."""
+    plan = protocol(privacy=privacy, num_clients=num_clients).plan
+    return shadow.shadow_federations(config, data, plan, tmp_path)
+
+
 def test_shadow_federations_leave_other_speakers_out_and_know_whose_each_client_is(tmp_path):
     data = [corpus("a"), corpus("b", speakers=5, shards=2, seed=1)]
-    config = study(tmp_path)
-    made = shadow.shadow_federations(config, data, tmp_path)
+    made = made_for(study(tmp_path), data, tmp_path)
     assert [f.name for f in made] == [f"shadow-{i}" for i in range(5)]
+    names = shadow.speaker_names(data)
+    labels = shadow.speaker_labels(data, "gender", ["female", "male"])
     for federation in made:
-        assert len(federation.clients) == 8 + 2 * 4
+        own = federation.clients
+        assert len(own) == 8 + 2 * 4
         assert federation.protocol.plan.config == PrivacyConfig()
-        labels = shadow.client_labels(federation, data, "gender", ["female", "male"])
-        for label, name in zip(labels, federation.clients.speakers, strict=True):
-            assert label == int(name[1:]) % 2
+        numbers = shadow.speaker_numbers(own, data)
+        assert [names[n] for n in numbers] == [
+            f"{c}/{s}" for c, s in zip(own.corpora, own.speakers, strict=True)
+        ]
+        assert labels[numbers].tolist() == [int(name[1:]) % 2 for name in own.speakers]
     trained = [set(zip(f.clients.corpora, f.clients.speakers, strict=True)) for f in made]
     assert set.union(*trained) == {("a", s) for s in data[0].speakers} | {
         ("b", s) for s in data[1].speakers
@@ -69,20 +87,76 @@ def test_shadow_federations_leave_other_speakers_out_and_know_whose_each_client_
     assert len({frozenset(t) for t in trained}) == 5
 
 
+def test_speakers_are_numbered_over_all_corpora_and_may_be_the_classes():
+    data = [corpus("a", speakers=3), corpus("b", speakers=2, shards=2, seed=1)]
+    names = ["a/s00", "a/s01", "a/s02", "b/s00", "b/s01"]
+    assert shadow.speaker_names(data) == shadow.attribute_classes(data, "speaker") == names
+    assert shadow.speaker_labels(data, "speaker", names).tolist() == [0, 1, 2, 3, 4]
+    assert shadow.speaker_labels(data, "gender", ["female", "male"]).tolist() == [0, 1, 0, 0, 1]
+    assert shadow.speaker_labels(data, "gender", ["male", "female"]).tolist() == [1, 0, 1, 1, 0]
+    whole = shadow.whole_speakers(data, 0, "speaker")
+    assert shadow.speaker_numbers(whole, data).tolist() == [0, 1, 2, 3, 4]  # in one client each
+    parts = [make_clients(d, d.speakers, 0, "speaker") for d in data]
+    split = shadow.speaker_numbers(join_clients(parts), data)
+    assert sorted(split.tolist()) == [0, 1, 2, 3, 3, 4, 4]
+
+
+FIXED = replace(LOCAL, epsilon=None, noise_multiplier=1.7)
+
+
+@pytest.mark.parametrize(
+    "privacy", [LOCAL, FIXED, LAYERED, UDP, replace(LOCAL, stop_at_epsilon=8.0)]
+)
+def test_the_aware_add_the_victims_noise_exactly_the_others_none(tmp_path, privacy):
+    data = [corpus("a"), corpus("b", seed=1)]
+    victims = protocol(privacy=privacy).plan.client_mechanism()
+    for federation in made_for(study(tmp_path), data, tmp_path, privacy):
+        plan = federation.protocol.plan
+        assert plan.config == PrivacyConfig() and plan.client_mechanism().name == "none"
+    aware = made_for(study(tmp_path, **{"adversary.aware": True}), data, tmp_path, privacy)
+    for federation in aware:
+        plan = federation.protocol.plan
+        assert plan.num_clients == len(federation.clients) == 16
+        own = plan.client_mechanism()
+        assert own == victims
+        assert plan.config.stop_at_epsilon is None  # victims' rounds, whatever is spent
+
+
+@pytest.mark.parametrize("privacy", [replace(FIXED, clipping_norm=1e3), UDP])
+def test_what_the_aware_send_has_the_noise_of_what_victims_send(tmp_path, privacy):
+    """Read off the transcripts, beside the same federation without noise."""
+    sent = {}
+    for aware in (True, False):
+        changes = {"adversary.aware": aware, "transcript.dtype": "float32", "rounds": 1}
+        config = study(tmp_path, **changes, cohort_fraction=1.0, folds="[0]")
+        plan = protocol(1, 1.0, privacy=privacy).plan
+        first, *_ = shadow.shadow_federations(config, [corpus("a")], plan, tmp_path)
+        federate(LocalGrid(client_app), first, tmp_path, "cpu")
+        (sent[aware],) = Transcript(first.folder)
+    noise = sent[True].arrays["dense.0.weight"] - sent[False].arrays["dense.0.weight"]
+    if privacy is UDP:  # (2 C / n) sqrt(2 q T ln(1 / delta)) / epsilon, of ten utterances
+        stddev = 2 * 0.25 / 10 * math.sqrt(2 * math.log(1 / 0.5)) / 5
+    else:  # nothing is clipped
+        stddev = 1.7 * 2 * 1e3
+    low, high = chi2.ppf([1e-4, 1 - 1e-4], noise[0].size)
+    for drawn in noise.astype(np.float64):
+        assert low < np.square(drawn / stddev).sum() < high
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"rounds": 7}, {"normalisation": "corpus"}, {"training.epochs": 2}]
 )
 def test_the_cache_is_named_by_what_determines_a_transcript(tmp_path, change):
     data = [corpus("a")]
-    first = shadow.shadow_federations(study(tmp_path), data, tmp_path)
-    again = shadow.shadow_federations(study(tmp_path, privacy="udp"), data, tmp_path)
-    other = shadow.shadow_federations(study(tmp_path, **change), data, tmp_path)
+    first = made_for(study(tmp_path), data, tmp_path)
+    again = made_for(study(tmp_path, privacy="udp"), data, tmp_path, UDP)
+    other = made_for(study(tmp_path, **change), data, tmp_path)
     assert [f.folder for f in first] == [f.folder for f in again]  # mechanisms are the victims'
     assert not {f.folder for f in first} & {f.folder for f in other}
 
 
 def test_only_complete_transcripts_enter_the_cache(tmp_path):
-    made = shadow.shadow_federations(study(tmp_path), [corpus("a")], tmp_path)
+    made = made_for(study(tmp_path), [corpus("a")], tmp_path)
     absent = shadow.missing(made)
     assert len(absent) == 5
     for federation in absent:
