@@ -36,9 +36,9 @@ class Correlation:
     Attributes
     ----------
     reach : int
-        How far apart neighbours are at most.
+        How far apart neighbours are at most; 0 for none.
     pairs : int
-        How many of the pairs that differ most, over all layers.
+        How many of the pairs that differ most, over all layers; 0 for none.
     inverse_regularisation, max_examples
         As of `LinearAttack`.
     """
@@ -68,18 +68,19 @@ class Correlation:
         self._near = [_neighbours(len(layer), self.reach) for layer in apart]
         self._differing = _largest(apart, self.pairs)
         features, labels = gather(self, examples)
-        self._split = sum(map(len, self._near))
-        self._heads = [LinearClassifier(self.inverse_regularisation) for _ in range(2)]
-        for head, part in zip(self._heads, self._parts(features), strict=True):
-            head.fit(part, labels)
+        near, end = sum(map(len, self._near)), features.shape[1]
+        parts = [slice(0, near), slice(near, end)]
+        self._heads = [
+            (part, LinearClassifier(self.inverse_regularisation))
+            for part in parts
+            if part.start < part.stop
+        ]
+        for part, head in self._heads:
+            head.fit(features[:, part], labels)
 
     def score(self, features: Floats) -> Floats:
         """Return log-probabilities of shape (n, C), up to a constant a row."""
-        parts = zip(self._heads, self._parts(features), strict=True)
-        return np.asarray(sum(head.score(part) for head, part in parts))
-
-    def _parts(self, features: Floats) -> tuple[Floats, Floats]:
-        return features[:, : self._split], features[:, self._split :]
+        return np.asarray(sum(head.score(features[:, part]) for part, head in self._heads))
 
 
 def _neighbours(side: int, reach: int) -> Ints:

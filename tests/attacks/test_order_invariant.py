@@ -61,8 +61,8 @@ def stream(made, labels, size=7):
     )
 
 
-def correlation(made=None, labels=None, pairs=10**6):
-    attack = Correlation(1e-3, None, pairs)
+def correlation(made=None, labels=None, pairs=10**6, reach=0):
+    attack = Correlation(reach, pairs, 1e-3, None)
     made = gradients(20, seed=5) if made is None else made
     attack.fit(stream(made, np.arange(20) % 2 if labels is None else labels))
     return attack
@@ -196,7 +196,7 @@ def planted(count=90, classes=2, seed=0, hidden=64):
 
 def chosen(attack, variables):
     """The pairs that an attack on one layer reads."""
-    (places,) = attack._places
+    (places,) = attack._differing
     return [(int(p) // variables, int(p) % variables) for p in places]
 
 
@@ -211,6 +211,22 @@ def test_the_pairs_are_those_that_differ_most_between_classes(classes):
             weight = made["dense.0.weight"].astype(np.float64)
             expected = [np.corrcoef(one[:, i], one[:, j])[0, 1] for one in weight]
             np.testing.assert_allclose(found[:, column], expected, atol=1e-5)
+
+
+def test_neighbours_are_read_beside_the_pairs_that_differ_most():
+    made, labels = planted()
+    both = correlation(made, labels, pairs=4, reach=2)
+    near, apart = (correlation(made, labels, pairs=n, reach=r) for n, r in ((0, 2), (4, 0)))
+    first, second = np.triu_indices(INPUTS + 1, 1)
+    close = np.flatnonzero(second - first <= 2)
+    everything = correlation(made, labels).features(made)
+    found = near.features(made)
+    np.testing.assert_array_equal(found, everything[:, close])
+    together = both.features(made)
+    np.testing.assert_array_equal(together, np.hstack([found, apart.features(made)]))
+    # Either head learns by itself, and their log-odds are added.
+    sums = near.score(found) + apart.score(apart.features(made))
+    np.testing.assert_allclose(both.score(together), sums, atol=1e-5)
 
 
 def test_every_class_counts_alike_whatever_the_number_of_its_updates():
@@ -246,13 +262,13 @@ def test_pairs_are_limited_over_all_layers_together(pairs):
     rest = gradients(90, 3, [LAST])
     first, labels = planted()
     attack = correlation(first | rest, labels, pairs=pairs)
-    assert [len(places) for places in attack._places][0] >= min(pairs, 3)
-    assert sum(map(len, attack._places)) == pairs
+    assert [len(places) for places in attack._differing][0] >= min(pairs, 3)
+    assert sum(map(len, attack._differing)) == pairs
     found = attack.features(first | rest)
     assert found.shape == (90, pairs)
     # Planted pairs are in the first layer; the last is chosen from only after them.
     assert set(PLANTED[: min(pairs, 3)]) <= {
-        (int(p) // (INPUTS + 1), int(p) % (INPUTS + 1)) for p in attack._places[0]
+        (int(p) // (INPUTS + 1), int(p) % (INPUTS + 1)) for p in attack._differing[0]
     }
     assert list(first | rest) == [f"{n}.{k}" for n in layers for k in ("weight", "bias")]
 
