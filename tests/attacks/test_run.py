@@ -123,6 +123,66 @@ def test_stages_redo_only_their_part(fedser, tmp_path):
     assert json.loads((run / "results.json").read_text()) == json.loads(before)
 
 
+def attacks_of(run: Path) -> list[dict]:
+    return read_results(run / "results.json")["attacks"]
+
+
+def test_attacks_of_one_run_at_several_layers_vantages_and_combinations(fedser, tmp_path):
+    run = tmp_path / "run"
+    layers = ["adversary.layers=[first,last,all]", "adversary.leaked_updates=[1,all]"]
+    first = [*SMALL, "transcript.layers=all", "attack=[statistics,fusion]", *layers]
+    assert fedser(*first, "attack.fusion.of=[statistics]", f"hydra.run.dir={run}")[0] == 0
+    trained = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
+    kinds = [(a["layer"], a["name"], a["leaked_updates"]) for a in attacks_of(run)]
+    assert kinds == [
+        (layer, name, leaked)
+        for layer in ("first", "last", "all")
+        for name in ("statistics", "fusion")
+        for leaked in (1, "all")
+    ]
+    about = {(a["vantage"], a["selection"], a["combination"]) for a in attacks_of(run)}
+    assert about == {("attributed", "random", "statistics")}
+    assert len({a["auc"] for a in attacks_of(run) if a["name"] == "statistics"}) > 2
+    page = (run / "report.html").read_text()
+    assert "statistics, first" in page and "fusion, all" in page
+
+    again = ["stage=attack", f"run={run}", "adversary.layers=[first]"]
+    changes = {
+        "adversary.vantage=aggregate": ("aggregate", "random", "statistics"),
+        "adversary.vantage=final": ("final", "random", "statistics"),
+        "adversary.combination=updates": ("attributed", "random", "updates"),
+        "adversary.combination=log_odds": ("attributed", "random", "log_odds"),
+        "adversary.selection=latest": ("attributed", "latest", "statistics"),
+    }
+    found = {}
+    for change, about in changes.items():
+        assert fedser(*again, change)[0] == 0, change
+        for record in attacks_of(run):
+            assert (record["vantage"], record["selection"], record["combination"]) == about
+        found[change] = [a["auc"] for a in attacks_of(run) if a["name"] == "statistics"]
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == trained
+    # Whoever holds one and the same of every client cannot tell them apart.
+    assert found["adversary.vantage=final"] == [0.5, 0.5]
+    assert found["adversary.vantage=aggregate"] != found["adversary.combination=updates"]
+    # One update is what it is, whatever is put together: one score says it as well as another.
+    ones = {round(found[f"adversary.combination={c}"][0], 9) for c in ("updates", "log_odds")}
+    assert len(ones) == 1
+
+
+def test_speakers_are_recognised_again(fedser, tmp_path):
+    changes = ["adversary.attribute=speaker", "attack=statistics", "corpus.shards=2"]
+    leaked = "adversary.leaked_updates=[1,all]"
+    assert fedser(*SMALL, *changes, leaked, "cohort_fraction=1.0")[0] == 0
+    run = only_run(tmp_path)
+    kinds = [(a["across"], a["leaked_updates"]) for a in attacks_of(run)]
+    assert kinds == [(across, n) for across in ("rounds", "shards") for n in (1, "all")]
+    for record in attacks_of(run):
+        assert record["classes"] == [] and record["uar_calibrated"] is None
+        assert 0 <= record["eer"] <= 1 and record["ci95_eer"][0] <= record["ci95_eer"][1]
+        assert record["speakers"] == 10 and record["victims"] == 20
+    assert "EER" in (run / "report.html").read_text()
+
+
 def test_a_transcript_that_is_not_to_be_kept_goes_once_it_was_attacked(fedser, tmp_path):
     assert fedser(*SMALL, "keep_transcript=false", "stage=train")[0] == 0
     run = only_run(tmp_path)
@@ -417,7 +477,62 @@ BAD_INPUT = {
     "combination of leaks": (
         lambda _: ["adversary.combination=max"],
         "adversary.combination=max",
-        "mean, sum",
+        "updates, statistics, log_odds",
+    ),
+    "vantage": (
+        lambda _: ["adversary.vantage=central"],
+        "adversary.vantage=central",
+        "attributed, aggregate, final",
+    ),
+    "unknown layer to attack": (
+        lambda _: ["adversary.layers=[first,dense.7]"],
+        "adversary.layers: dense.7",
+        "first, second, last, all, dense.0",
+    ),
+    "layer that is not recorded": (
+        lambda _: ["adversary.layers=[first,last]"],
+        "adversary.layers: last is not recorded by transcript.layers=first",
+        "set transcript.layers=all",
+    ),
+    "no layer to attack": (lambda _: ["adversary.layers=[]"], "adversary.layers", "first"),
+    "one layer in place of a list": (
+        lambda _: ["adversary.layers=first"],
+        "adversary.layers",
+        "",
+    ),
+    "snapshot without initial weights": (
+        lambda _: ["attack=snapshot", "adversary.initial_weights=false"],
+        "attack=snapshot needs every round's model",
+        "adversary.initial_weights=true",
+    ),
+    "snapshot of aggregates": (
+        lambda _: ["attack=snapshot", "adversary.vantage=aggregate"],
+        "attack=snapshot needs",
+        "adversary.vantage=attributed",
+    ),
+    "fusion of an absent attack": (
+        lambda _: ["attack=[statistics,fusion]"],
+        "attack.fusion.of=['correlation', 'snapshot'] must name",
+        "statistics",
+    ),
+    "fusion of itself": (
+        lambda _: ["attack=[statistics,fusion]", "attack.fusion.of=[fusion,statistics]"],
+        "attack.fusion.of=['fusion', 'statistics']",
+        "statistics",
+    ),
+    "fusion of nothing": (
+        lambda _: ["attack=fusion", "attack.fusion.of=[]"],
+        "attack.fusion.of=[]",
+        "of which there is none",
+    ),
+    "fusion to recognise speakers": (
+        lambda _: [
+            "attack=[statistics,fusion]",
+            "attack.fusion.of=[statistics]",
+            "adversary.attribute=speaker",
+        ],
+        "attack=fusion infers an attribute",
+        "cannot recognise a speaker",
     ),
     "no such run": (
         lambda folder: ["stage=attack", f"run={folder / 'none'}"],
