@@ -58,7 +58,7 @@ def score_pairs(scores: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``federation``, ``leaked``, ``draw``, ``client_a``, ``client_b`` and ``score``.
     """
-    of = scores.filter(like="score_").to_numpy(np.float64)
+    of = scores.filter(like="score_").to_numpy(np.float64, copy=True)
     of -= of.mean(axis=1, keepdims=True)
     of /= np.linalg.norm(of, axis=1, keepdims=True) + TINY
     parts = []
