@@ -30,7 +30,7 @@ def test_experiment_sweeps_what_its_table_shows(name: str) -> None:
     assert experiment["shadow"] == ["ravdess", "emodb"]
 
 
-@pytest.mark.parametrize("name", ["leakage_by_updates", "leakage_by_dropout"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_is_a_study_that_may_run_on_another_corpus(name: str) -> None:
     config = study_config(compose([f"experiment={name}", "corpus=emodb", "shadow=[nemo]"]))
     assert (config.corpus["name"], config.shadow) == ("emodb", ["nemo"])
