@@ -71,5 +71,5 @@ def test_each_published_file_is_explained() -> None:
     folder = resources.files("attacks.published")
     readme = folder.joinpath("README.md").read_text("utf-8")
     files = [path.name for path in folder.iterdir() if path.name.endswith(".csv")]
-    assert len(files) == 4
+    assert len(files) == 3
     assert all(f"`{name}`" in readme for name in files)
