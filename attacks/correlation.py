@@ -52,7 +52,7 @@ class Correlation:
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) correlations; a variable without spread correlates with nothing.
 
-        Of hidden layers the singular values are read, over the root of their squares' sum.
+        Of hidden layers the largest singular values are read, over the root of their squares' sum.
         """
         layers = [[_second_order(one) for one in sample] for sample in samples(gradients)]
         read = [

@@ -15,6 +15,8 @@ from client.corpora.base import EMOTIONS
 
 Floats = npt.NDArray[np.float32]
 FIRST = "dense.0.weight"
+LEADING = 5
+"""Singular values to read: how many there are tells of a batch's size, not of its speaker."""
 
 
 def samples(gradients: Mapping[str, Floats]) -> Iterator[Floats]:
@@ -22,7 +24,7 @@ def samples(gradients: Mapping[str, Floats]) -> Iterator[Floats]:
 
     The bias is a variable more of the first layer, whose inputs are the variables, and a
     sample more of the last, whose outputs are. Between two hidden layers nothing keeps its
-    meaning but the singular values: these are the variables, of a single sample.
+    meaning but the singular values: the largest are the variables, of a single sample.
     """
     for name in [name for name in gradients if name.endswith("weight")]:
         weight, bias = gradients[name], gradients[name.removesuffix("weight") + "bias"]
@@ -31,4 +33,4 @@ def samples(gradients: Mapping[str, Floats]) -> Iterator[Floats]:
         elif weight.shape[1] == len(EMOTIONS):
             yield np.concatenate([weight.transpose(0, 2, 1), bias[:, None]], axis=1)
         else:
-            yield np.linalg.svd(weight, compute_uv=False)[:, None]
+            yield np.linalg.svd(weight, compute_uv=False)[:, None, :LEADING]
