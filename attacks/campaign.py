@@ -19,19 +19,17 @@ from attacks.evaluate import check_victims, evaluate_attack
 from attacks.invariants import FIRST
 from attacks.judge import Judged, Scores, join_scores, judge, judge_at_snapshots, judge_shadow
 from attacks.learn import Shadow, View, fit_attacks, speaker_groups
-from attacks.rehearsal import make_cast, victim_size
+from attacks.rehearsal import Cast, make_cast, victim_size
 from attacks.reidentify import score_pairs
 from attacks.tap import Ints
 from attacks.verification import evaluate_verification
-from client.corpora.base import EMOTIONS
 from client.errors import UserError, check_choice
-from client.model import parameter_sizes
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Protocol
 from server.privacy_config import CENTRAL, LOCAL
 from server.run import build, run_canaries, run_federations
-from server.study import private_federations
+from server.study import parameter_names, private_federations
 from server.transcript import Transcript, choose_layers
 
 CHOICES = {
@@ -79,7 +77,7 @@ def check_adversary(
 
 
 def _check_layers(config: StudyConfig) -> None:
-    names = _parameters(config)
+    names = parameter_names(config)
     recorded = choose_layers(config.transcript.layers, names, "transcript.layers")
     if not config.adversary.layers:
         raise UserError("adversary.layers names no layer; first is where most leaks")
@@ -205,13 +203,13 @@ def _attack_layers(
     fusion, snapshot = attacks.pop("fusion", None), attacks.pop("snapshot", None)
     paths = sorted((folder / "transcript").iterdir())
     recorded = Transcript(paths[0]).meta.layers
-    parameters = choose_layers(layers, _parameters(config), "adversary.layers")
+    parameters = choose_layers(layers, parameter_names(config), "adversary.layers")
     if not set(parameters) <= set(recorded):
         raise UserError(
             f"adversary.layers={layers}: the transcript holds {', '.join(recorded)} alone; run "
             "fedser with transcript.layers=all"
         )
-    if FIRST not in parameters:
+    if f"{FIRST}.weight" not in parameters:
         snapshot = None
     fused = [name for name in fusion.of if name != "snapshot" or snapshot] if fusion else []
     view = View(adversary.vantage, parameters, adversary.initial_weights)
@@ -220,10 +218,7 @@ def _attack_layers(
     beside = [known for known in fitted if known.without]
     tasks = [delayed(judge)(path, fitted, view, adversary, seed) for path in paths]
     if snapshot:
-        whole = shadow.whole_speakers(shadows, seed, config.normalisation)
-        speakers = shadow.speaker_numbers(whole, shadows)
-        size = victim_size(paths, protocols[paths[0].name])
-        cast = make_cast(whole, labels[speakers], speakers, size, seed)
+        cast = _cast(config, shadows, labels, victim_size(paths, protocols[paths[0].name]))
         tasks += [
             delayed(judge_at_snapshots)(
                 path, protocols[path.name], snapshot, cast, groups, beside, view, adversary
@@ -241,6 +236,15 @@ def _attack_layers(
             {name: rehearsed[name] for name in fused}, {name: victims[name] for name in fused}
         )
     return {name: victims[name] for name in config.attack if name in victims}
+
+
+def _cast(
+    config: StudyConfig, shadows: Sequence[CorpusData], labels: Ints, size: int | None
+) -> Cast:
+    """Return the adversary's speakers as clients of so many utterances."""
+    whole = shadow.whole_speakers(shadows, config.seed, config.normalisation)
+    speakers = shadow.speaker_numbers(whole, shadows)
+    return make_cast(whole, labels[speakers], speakers, size, config.seed)
 
 
 def _evaluate(
@@ -261,10 +265,6 @@ def _evaluate(
 
 def _corpora(shadows: Sequence[CorpusData]) -> Ints:
     return np.repeat(np.arange(len(shadows)), [len(data.speakers) for data in shadows])
-
-
-def _parameters(config: StudyConfig) -> list[str]:
-    return list(parameter_sizes(config.model, inputs=1, classes=len(EMOTIONS)))
 
 
 def assemble_results(

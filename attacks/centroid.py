@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from attacks.tap import Stream, gather
-
-Floats = npt.NDArray[np.float32]
+from attacks.tap import Floats, Stream, gather
 
 
 @dataclass

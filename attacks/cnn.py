@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from attacks.tap import Stream, first_weight, gather
+from attacks.tap import Stream, gather, layers_of
 from client.errors import UserError
 from server.evaluate import uar
 
@@ -117,7 +117,7 @@ class Cnn:
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return the first layer's weight and bias gradient, (k, h d + h); raises as `pooling`."""
-        weight, bias = first_weight(gradients)
+        _, weight, bias = next(layers_of(gradients))
         self._shape: tuple[int, int] = weight.shape[1:]
         pooling(*self._shape)
         return np.concatenate([weight.reshape(len(weight), -1), bias], axis=1)

@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from attacks.invariants import samples
 from attacks.linear import LinearClassifier
-from attacks.tap import Stream, gather
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from attacks.tap import Floats, Ints, Stream, gather
 
 TINY = np.float32(1e-12)
 
@@ -40,7 +36,7 @@ class Correlation:
     pairs : int
         How many of the pairs that differ most, over all layers; 0 for none.
     inverse_regularisation, max_examples
-        As of `LinearAttack`.
+        As of `attacks.statistics.Statistics`.
     """
 
     name: ClassVar[str] = "correlation"

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
+from attacks.leaks import score_columns
 from attacks.linear import class_scores
 
 KEYS = ["federation", "client", "leaked", "draw"]
@@ -60,9 +61,7 @@ class Fusion:
             model = LogisticRegression(C=self.inverse_regularisation, class_weight="balanced")
             model.fit(_inputs(known, ["federation", "group"]), known["label"])
             scores = class_scores(model.decision_function(_inputs(rows, ["federation"])))
-            parts.append(
-                rows[KEYS].assign(**{f"score_{c}": column for c, column in enumerate(scores.T)})
-            )
+            parts.append(rows[KEYS].assign(**score_columns(scores)))
         return pd.concat(parts, ignore_index=True)
 
 

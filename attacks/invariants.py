@@ -9,12 +9,11 @@ many variables as there are features, and the last layer's one of as many as the
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from attacks.tap import Floats, layers_of
 from client.corpora.base import EMOTIONS
 
-Floats = npt.NDArray[np.float32]
-FIRST = "dense.0.weight"
+FIRST = "dense.0"
 LEADING = 5
 """Singular values to read: how many there are tells of a batch's size, not of its speaker."""
 
@@ -26,9 +25,8 @@ def samples(gradients: Mapping[str, Floats]) -> Iterator[Floats]:
     sample more of the last, whose outputs are. Between two hidden layers nothing keeps its
     meaning but the singular values: the largest are the variables, of a single sample.
     """
-    for name in [name for name in gradients if name.endswith("weight")]:
-        weight, bias = gradients[name], gradients[name.removesuffix("weight") + "bias"]
-        if name == FIRST:
+    for layer, weight, bias in layers_of(gradients):
+        if layer == FIRST:
             yield np.concatenate([weight, bias[:, :, None]], axis=2)
         elif weight.shape[1] == len(EMOTIONS):
             yield np.concatenate([weight.transpose(0, 2, 1), bias[:, None]], axis=1)

@@ -20,6 +20,7 @@ from server.federation import Protocol
 from server.transcript import Transcript
 
 Scores = dict[str, pd.DataFrame]
+Chooser = Callable[..., dict[str, Bools]]
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,8 @@ def judge_at_snapshots(
                 heard[known.attack.name][one].append(found)
 
     rehearsal = replace(config, draws=snapshot.draws)
-    of_cast, of_victims = (
-        {
-            who: choose(np.array(rounds), settings, protocol.seed, path.name, kind, who)
-            for who, rounds in enumerate(evidence.rounds)
-            if rounds
-        }
-        for evidence, choose, settings, kind in (
-            (own, choose_leaks, rehearsal, "cast"),
-            (victims, _chooser(config), config, "victims"),
-        )
-    )
+    of_cast = _leaks(own, choose_leaks, rehearsal, protocol.seed, path.name, "cast")
+    of_victims = _leaks(victims, _chooser(config), config, protocol.seed, path.name, "victims")
     rehearsed = {
         name: [
             combine_scores(one, np.stack(of[one]), drawn, config.combination).assign(
@@ -154,7 +146,18 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
     }
 
 
-def _chooser(config: AdversaryConfig) -> Callable[..., dict[str, Bools]]:
+def _leaks(
+    evidence: Evidence, choose: Chooser, config: AdversaryConfig, seed: int, *name: str
+) -> dict[int, dict[str, Bools]]:
+    """Choose which updates leak of each client that evidence is of."""
+    return {
+        who: choose(np.array(rounds), config, seed, *name, who)
+        for who, rounds in enumerate(evidence.rounds)
+        if rounds
+    }
+
+
+def _chooser(config: AdversaryConfig) -> Chooser:
     return choose_sides if config.attribute == SPEAKER else choose_leaks
 
 

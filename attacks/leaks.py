@@ -100,5 +100,10 @@ def combine_scores(
 def _rows(client: int, scores: Floats, leaks: Mapping[str, Bools]) -> pd.DataFrame:
     drawn = [(leaked, draw) for leaked, mask in leaks.items() for draw in range(len(mask))]
     return pd.DataFrame(drawn, columns=["leaked", "draw"]).assign(
-        client=client, **{f"score_{c}": column for c, column in enumerate(scores.T)}
+        client=client, **score_columns(scores)
     )
+
+
+def score_columns(scores: Floats) -> dict[str, Floats]:
+    """Return scores (n, C) as columns of a table, ``score_0`` to ``score_{C-1}``."""
+    return {f"score_{c}": column for c, column in enumerate(scores.T)}

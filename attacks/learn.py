@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -107,9 +108,16 @@ def fit_attacks(
     held_out : sequence of str
         Names of attacks that are fitted without each group, too.
     """
+    index = View(view.vantage, [], view.initial_weights)  # who sent when, and nothing large
+    sent = [
+        (number, seen.client, row)
+        for number, shadow in enumerate(shadows)
+        for seen in tap(Transcript(shadow.folder), **vars(index))
+        for row in range(len(seen.round))
+    ]
     tasks, made = [], []
     for attack in attacks:
-        chosen = _choose(attack, shadows, view, seed)
+        chosen = _choose(attack, sent, seed)
         for group in [None, *np.unique(groups).tolist()] if attack.name in held_out else [None]:
             without = [] if group is None else np.flatnonzero(groups == group).tolist()
             tasks.append(delayed(_fit)(attack, partial(_read, shadows, view, chosen, without)))
@@ -136,30 +144,31 @@ def _fit(attack: Attack, examples: Stream) -> Attack:
 def _read(
     shadows: Sequence[Shadow],
     view: View,
-    chosen: Sequence[Mapping[int, Ints]],
+    chosen: Mapping[int, Mapping[int, Ints]],
     without: Collection[int],
 ) -> Iterator[Batch]:
     """Yield the chosen updates, client by client, but for those of some speakers."""
-    for shadow, of_client in zip(shadows, chosen, strict=True):
+    for number, of_client in chosen.items():
+        shadow = shadows[number]
         rows = {c: r for c, r in of_client.items() if shadow.speakers[c] not in without}
         for seen in tap(Transcript(shadow.folder), **vars(view), rows=rows):
             yield Batch(seen.gradients, np.full(len(seen.round), shadow.labels[seen.client]))
 
 
 def _choose(
-    attack: Attack, shadows: Sequence[Shadow], view: View, seed: int
-) -> list[dict[int, Ints]]:
-    """Choose the updates to learn from: of each shadow federation, by client, which of theirs."""
-    sent = [
-        (number, seen.client, row)
-        for number, shadow in enumerate(shadows)
-        for seen in tap(Transcript(shadow.folder), view.vantage, [], view.initial_weights)
-        for row in range(len(seen.round))
-    ]
+    attack: Attack, sent: Sequence[tuple[int, int, int]], seed: int
+) -> dict[int, dict[int, Ints]]:
+    """Choose the updates to learn from: of each shadow federation, by client, which of theirs.
+
+    Parameters
+    ----------
+    sent : sequence of tuple of int
+        Federation, client and place among the client's updates, of all of them.
+    """
     many = len(sent) if attack.max_examples is None else min(attack.max_examples, len(sent))
     kept = numpy_stream(seed, "examples", attack.name).permutation(len(sent))[:many]
-    chosen: list[dict[int, list[int]]] = [{} for _ in shadows]
+    chosen: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place in sorted(kept.tolist()):
         number, client, row = sent[place]
-        chosen[number].setdefault(client, []).append(row)
-    return [{c: np.array(rows) for c, rows in of.items()} for of in chosen]
+        chosen[number][client].append(row)
+    return {n: {c: np.array(rows) for c, rows in of.items()} for n, of in chosen.items()}

@@ -110,7 +110,7 @@ def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Itera
         "dropout": config["model"]["dropout"],
         "private_corpus": config["corpus"]["name"],
     }
-    inferring = [attack for attack in attacks if attack.get("across") is None]
+    inferring = [attack for attack in attacks if attack["across"] is None]
     for label, attack in _labelled(inferring, by_layer=table == "layers"):
         low, high = attack["ci95_auc"] or (None, None)
         differs = ", ".join(differences(config, attack, table))
@@ -138,7 +138,7 @@ def differences(config: Results, attack: Attack, table: str) -> list[str]:
         "corpus": private not in published.CORPORA,
         "language": any(LANGUAGES.get(name) != "English" for name in {private, *shadows}),
         "shadow": shadows != set(published.CORPORA) - {private},
-        "vantage": attack.get("vantage", "attributed") != "attributed",
+        "vantage": attack["vantage"] != "attributed",
         "attack": attack["name"] != published.ATTACK,
         "examples": attack["name"] == published.ATTACK and cnn.get("max_examples") is not None,
         "features": features.get("feature_set", features.get("name")) != published.FEATURES,
@@ -146,8 +146,8 @@ def differences(config: Results, attack: Attack, table: str) -> list[str]:
         "rounds": config.get("rounds") != published.ROUNDS,
         "dropout": table != "dropout" and config["model"]["dropout"] != published.DROPOUT,
         "layer": table != "layers" and attack["layer"] != "first",
-        "selection": attack.get("selection", "random") != "random",
-        "combination": several and attack.get("combination") != "updates",
+        "selection": attack["selection"] != "random",
+        "combination": several and attack["combination"] != "updates",
         "aware": attack["aware"],
     }
     return [name for name, differs in found.items() if differs]

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from attacks.tap import pseudo_gradients
+from attacks.tap import Floats, Ints, pseudo_gradients
 from client.mechanism import Arrays
+from client.privacy import Mechanism
 from client.seeds import noise_source, numpy_stream, torch_stream
 from client.speakers import Clients
-from client.training import Examples, fedavg_update, fedsgd_gradient
+from client.training import TRAINERS, Examples
 from server.federation import Protocol
 from server.transcript import Releases, Transcript
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
 
     None where the mechanism withholds it: a transcript then counts each client as one.
     """
-    if not _told(protocol):
+    if not _told(protocol.plan.client_mechanism()):
         return None
     return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
 
@@ -95,15 +92,19 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
     asked : int
         How many of the cast are drawn in a round.
     """
-    models = transcript.global_models()
+    models, mechanism = transcript.global_models(), protocol.plan.client_mechanism()
     for victims in _rounds(transcript):
         server_round = int(victims.round[0])
         model = next(found for number, found in models if number == server_round)
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(cast))[:asked])
-        answers = [_answer(protocol, model, cast.examples[i], *stream, int(i)) for i in chosen]
-        sizes = np.array([len(cast.examples[one]) if _told(protocol) else 1 for one in chosen])
+        asked_of = [cast.examples[one] for one in chosen]
+        answers = [
+            _answer(protocol, mechanism, model, examples, *stream, int(one))
+            for one, examples in zip(chosen, asked_of, strict=True)
+        ]
+        sizes = np.array([len(examples) if _told(mechanism) else 1 for examples in asked_of])
         plain, sent = (
             pseudo_gradients(
                 transcript.meta,
@@ -120,13 +121,15 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
 
 
 def _answer(
-    protocol: Protocol, model: Arrays, examples: Examples, *stream: str | int
+    protocol: Protocol,
+    mechanism: Mechanism,
+    model: Arrays,
+    examples: Examples,
+    *stream: str | int,
 ) -> tuple[Arrays, Arrays]:
     """Return the update of one of the cast before and after the mechanism."""
-    mechanism = protocol.plan.client_mechanism()
     noise = noise_source(False, protocol.seed, "noise", *stream)
-    train = fedsgd_gradient if protocol.algorithm.name == "fedsgd" else fedavg_update
-    update, _ = train(
+    update, _ = TRAINERS[protocol.algorithm.name](
         protocol.model,
         model,
         examples,
@@ -138,9 +141,9 @@ def _answer(
     return update, mechanism.protect(update, len(examples), noise)
 
 
-def _told(protocol: Protocol) -> bool:
+def _told(mechanism: Mechanism) -> bool:
     """Return whether clients say how many utterances they have."""
-    return "num_examples" in protocol.plan.client_mechanism().metrics
+    return "num_examples" in mechanism.metrics
 
 
 def _rounds(transcript: Transcript) -> Iterator[Releases]:

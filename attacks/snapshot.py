@@ -18,18 +18,16 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import log_softmax
 
-from attacks.invariants import FIRST
-from attacks.leaks import Bools
+from attacks.invariants import FIRST, samples
+from attacks.leaks import Bools, score_columns
 from attacks.rehearsal import Cast
+from attacks.tap import Floats, Ints
 from client.corpora.base import EMOTIONS
 from client.errors import UserError
 from client.training import Examples
 
-Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
-BIAS = FIRST.removesuffix("weight") + "bias"
 OUTLIER = 5.0  # z-scores beyond are cut: some functionals of an utterance reach hundreds
 TINY = np.float32(1e-12)
 FLAT = 1e-8  # variance of a correlation below which it tells nothing, as on the diagonal
@@ -132,7 +130,7 @@ class Estimates:
         """Return scores (n, C) of some draws as a table: see `attacks.leaks.score_leaks`."""
         return pd.DataFrame(
             {"client": self.client[kept], "leaked": self.leaked, "draw": self.draw[kept]}
-            | {f"score_{c}": column for c, column in enumerate(scores.T)}
+            | score_columns(scores)
         )
 
 
@@ -237,9 +235,10 @@ def first_layer(gradients: Mapping[str, Floats]) -> Floats:
     UserError
         If the first layer is not among them.
     """
-    if FIRST not in gradients:
+    own = {name: array for name, array in gradients.items() if name.startswith(f"{FIRST}.")}
+    if not own:
         raise UserError("attack=snapshot reads the first layer: add it to adversary.layers")
-    return np.concatenate([gradients[FIRST], gradients[BIAS][:, :, None]], axis=2)
+    return next(samples(own))
 
 
 def _cut(examples: Examples) -> Floats:

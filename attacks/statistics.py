@@ -5,24 +5,36 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from attacks.invariants import samples
-from attacks.linear import LinearAttack
-
-Floats = npt.NDArray[np.float32]
+from attacks.linear import LinearClassifier
+from attacks.tap import Floats, Stream, gather
 
 
 @dataclass
-class Statistics(LinearAttack):
+class Statistics:
     """Logistic regression on three statistics of each variable of a layer's update.
 
     They are means over hidden units, which do not depend on the units' order: of the
     magnitude, of the square, and of the gradient times the sign of its unit's last variable,
     which in the first layer is the bias gradient.
+
+    Attributes
+    ----------
+    inverse_regularisation : float
+        As of `LinearClassifier`.
+    max_examples : int or None
+        How many shadow updates to learn from at most.
     """
 
     name: ClassVar[str] = "statistics"
+    inverse_regularisation: float
+    max_examples: int | None
+
+    def fit(self, examples: Stream) -> None:
+        """Learn from shadow clients."""
+        self._classifier = LinearClassifier(self.inverse_regularisation)
+        self._classifier.fit(*gather(self, examples))
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) statistics, p three times the number of variables of all layers."""
@@ -33,3 +45,7 @@ class Statistics(LinearAttack):
             square = np.einsum("khd,khd->kd", sample, sample) / units
             columns += [np.abs(sample).mean(axis=1), square, signed]
         return np.concatenate(columns, axis=1)
+
+    def score(self, features: Floats) -> Floats:
+        """Return log-probabilities of shape (n, C)."""
+        return self._classifier.score(features)

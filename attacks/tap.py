@@ -121,12 +121,8 @@ def tap(
         If the transcript holds no update.
     """
     empty, last = True, transcript.num_models
-    for sent in transcript.of_clients(
-        parameters if vantage == "attributed" else [], rows if vantage != "final" else None
-    ):
+    for sent in transcript.of_clients(parameters if vantage == "attributed" else [], rows):
         empty, client, rounds = False, int(sent.client[0]), sent.round
-        if rows is not None and client not in rows:
-            continue
         if vantage == "attributed":
             gradients = pseudo_gradients(transcript.meta, sent)
         elif vantage == "aggregate":
@@ -168,7 +164,9 @@ def _moves(
     return {name: before.get(name, np.float32(0)) - array for name, array in after.items()}
 
 
-def first_weight(gradients: Mapping[str, Floats]) -> tuple[Floats, Floats]:
-    """Return the first recorded layer's weight gradient (k, h, d) and bias gradient (k, h)."""
-    weight = next(name for name in gradients if name.endswith("weight"))
-    return gradients[weight], gradients[weight.removesuffix("weight") + "bias"]
+def layers_of(gradients: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, Floats]]:
+    """Yield each recorded layer's name, weight gradient (k, h, d) and bias gradient (k, h)."""
+    for name, weight in gradients.items():
+        if name.endswith(".weight"):
+            layer = name.removesuffix(".weight")
+            yield layer, weight, gradients[f"{layer}.bias"]

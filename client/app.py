@@ -13,16 +13,17 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client import training
 from client.canary import canary_update
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.seeds import noise_source, torch_stream
 from client.speakers import load_training
-from client.training import Examples, fedavg_update, fedsgd_gradient
+from client.training import Examples
 
 app = ClientApp()
 
-TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary_update}
+TRAINERS = training.TRAINERS | {"canary": canary_update}
 
 
 @app.train()

@@ -121,6 +121,10 @@ def fedsgd_gradient(
     return gradient, loss
 
 
+TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient}
+"""What a client computes, by algorithm."""
+
+
 def _model(config: ModelConfig, start: Arrays, examples: Examples) -> Recogniser:
     weights = [array for name, array in start.items() if name.endswith("weight")]
     with torch.device("meta"):  # weights are overwritten: skip drawing them

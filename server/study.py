@@ -59,9 +59,13 @@ def check_config(config: StudyConfig) -> None:
         raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
     if config.transcript.dtype not in ("float16", "float32"):
         raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
-    names = list(parameter_sizes(config.model, inputs=1, classes=len(EMOTIONS)))
-    choose_layers(config.transcript.layers, names, "transcript.layers")
+    choose_layers(config.transcript.layers, parameter_names(config), "transcript.layers")
     protocol(config, config.privacy)
+
+
+def parameter_names(config: StudyConfig) -> list[str]:
+    """Return the recogniser's parameters, in the order of the network."""
+    return list(parameter_sizes(config.model, inputs=1, classes=len(EMOTIONS)))
 
 
 def protocol(

@@ -1,14 +1,18 @@
 """Results and rounds of a made-up study, as the runs would leave them."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attacks.results import write_results
+from attacks.run import main
 
 SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
 
@@ -157,3 +161,32 @@ def run_dir(tmp_path: Path, results: dict[str, Any]) -> Path:
     write_results(tmp_path / "results.json", results)
     make_rounds().to_parquet(tmp_path / "rounds.parquet")
     return tmp_path
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `fedser` with arguments; return its exit status and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fedser", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def legend_of_bare_figure(figure: Figure) -> Any:
+    """The extent of a figure's legend, which must hide nothing."""
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    for axes in figure.axes:
+        over = axes.get_tightbbox()
+        assert over is not None and not legend.overlaps(over)
+    return legend

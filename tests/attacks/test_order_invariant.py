@@ -1,7 +1,5 @@
 """The correlation and statistics attacks: their numbers, and what they learn from them."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from attacks.correlation import Correlation
 from attacks.invariants import samples
-from attacks.linear import LinearAttack
+from attacks.linear import LinearClassifier
 from attacks.statistics import Statistics
 from attacks.tap import Batch
 from client.corpora.base import EMOTIONS
@@ -273,20 +271,10 @@ def test_pairs_are_limited_over_all_layers_together(pairs):
     assert list(first | rest) == [f"{n}.{k}" for n in layers for k in ("weight", "bias")]
 
 
-@dataclass
-class Plain(LinearAttack):
-    """The classifier on the biases themselves."""
-
-    name = "plain"
-
-    def features(self, gradients):
-        return gradients["dense.0.bias"].copy()
-
-
 def fitted(features, labels, inverse_regularisation=0.1):
-    attack = Plain(inverse_regularisation, None)
-    attack.fit(stream({"dense.0.bias": features}, labels, size=33))
-    return attack
+    classifier = LinearClassifier(inverse_regularisation)
+    classifier.fit(features.copy(), labels)
+    return classifier
 
 
 @pytest.mark.parametrize("classes", [2, 3])

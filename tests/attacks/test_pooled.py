@@ -1,6 +1,5 @@
 """A federation of two corpora, attacked for what its speakers' metadata says, end to end."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import soundfile
 
 from attacks.results import read_results
-from attacks.run import main
 from client.corpora.base import EMOTIONS
 
 PARTS = ("east", "west")
@@ -33,7 +31,7 @@ def write_parts(folder: Path, ages: tuple[str, ...]) -> str:
 
 
 @pytest.fixture
-def fedser(tmp_path, monkeypatch, capsys):
+def fedser(tmp_path, command):
     """Run with half of the speakers as victims and half as the adversary's."""
 
     def run(*arguments: str, ages: tuple[str, ...] = AGES) -> tuple[int, str]:
@@ -51,14 +49,7 @@ def fedser(tmp_path, monkeypatch, capsys):
             f"cache={tmp_path / 'cache'}",
             f"hydra.run.dir={tmp_path / 'run'}",
         ]
-        monkeypatch.setattr(sys, "argv", ["fedser", *fixed, *arguments])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
+        return command(*fixed, *arguments)
 
     return run
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import soundfile
 from safetensors.numpy import load_file
 
 from attacks.results import read_results
-from attacks.run import main
 from client import privacy
 from server.recorder import Recorder
 
@@ -36,19 +34,12 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def fedser(cache, tmp_path, monkeypatch, capsys):
+def fedser(cache, tmp_path, monkeypatch, command):
     """Run the command in an empty folder; return its exit status and what it printed."""
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["fedser", *arguments, f"cache={cache}"])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
+        return command(*arguments, f"cache={cache}")
 
     return run
 

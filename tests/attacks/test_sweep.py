@@ -21,7 +21,12 @@ from attacks.summary import sweep_table
 from attacks.sweep import GREY, LARGE, SMALL, write_sweep
 from conf.privacy_points import PRIVACY_POINTS
 from server.run import compose, study_config
-from tests.attacks.conftest import make_attack, make_verification, points
+from tests.attacks.conftest import (
+    legend_of_bare_figure,
+    make_attack,
+    make_verification,
+    points,
+)
 
 Results = dict[str, Any]
 
@@ -251,11 +256,7 @@ def test_figure_names_mechanisms_with_their_unit_and_the_sample(
 def test_figure_hides_nothing_under_its_legend(sweep_dir: Path, drawn: list[Figure]) -> None:
     write_sweep(sweep_dir)
     (figure,) = drawn
-    figure.draw_without_rendering()
-    legend = figure.legends[0].get_window_extent()
-    for axes in figure.axes:
-        drawn_over = axes.get_tightbbox()
-        assert drawn_over is not None and not legend.overlaps(drawn_over)
+    legend = legend_of_bare_figure(figure)
     assert figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
 
 

@@ -18,7 +18,7 @@ from attacks.results import write_results
 from attacks.run import SweepTable
 from attacks.table_figure import GREY
 from attacks.tables import LAYOUTS, write_table
-from tests.attacks.conftest import make_attack, points
+from tests.attacks.conftest import legend_of_bare_figure, make_attack, points
 
 Results = dict[str, Any]
 Attacks = list[dict[str, Any]]
@@ -412,11 +412,7 @@ def test_figure_is_an_image_whose_legend_hides_nothing(
 ) -> None:
     write_table(comparison_dir, "comparison")
     (figure,) = drawn
-    figure.draw_without_rendering()
-    legend = figure.legends[0].get_window_extent()
-    for axes in figure.axes:
-        over = axes.get_tightbbox()
-        assert over is not None and not legend.overlaps(over)
+    legend_of_bare_figure(figure)
     monkeypatch.undo()
     write_table(comparison_dir, "comparison")
     image = imread(comparison_dir / "table.png")
