@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import training
@@ -20,6 +20,7 @@ from client.request import TrainRequest
 from client.seeds import noise_source, torch_stream
 from client.speakers import load_training
 from client.training import Examples
+from client.wire import from_record, to_record
 
 app = ClientApp()
 
@@ -38,7 +39,7 @@ def train(message: Message, context: Context) -> Message:
     # agree to the last bit.
     torch.set_num_threads(1)
     request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
-    start = {n: a.numpy() for n, a in message.content.array_records["arrays"].items()}
+    start = from_record(message.content.array_records["arrays"])
     trained = [_train_client(client, start, request) for client in request.clients]
     stacked = {name: np.stack([update[name] for update, _, _ in trained]) for name in start}
     metrics = MetricRecord({"clients": list(request.clients)})
@@ -46,8 +47,8 @@ def train(message: Message, context: Context) -> Message:
         metrics["num_examples"] = [size for _, size, _ in trained]
     if "loss" in request.mechanism.metrics:
         metrics["loss"] = [loss for _, _, loss in trained]
-    arrays = ArrayRecord({name: Array(array) for name, array in stacked.items()})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    content = RecordDict({"arrays": to_record(stacked), "metrics": metrics})
+    return Message(content, reply_to=message)
 
 
 def _train_client(client: int, start: Arrays, request: TrainRequest) -> tuple[Arrays, int, float]:

@@ -4,13 +4,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from client.corpora.base import EMOTIONS
 from client.errors import UserError
 from client.model import initial_arrays
 from client.seeds import numpy_stream
+from client.wire import from_record, to_record
 from server.aggregate import aggregation
 from server.checkpoint import Checkpoint, State
 from server.federation import Federation, Outcome
@@ -84,7 +85,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 if flower_round == 0:  # Flower also asks before the first round
                     return None
                 nonlocal arrays
-                arrays = {name: array.numpy() for name, array in record.items()}
+                arrays = from_record(record)
                 recorder.accountant.add(strategy.last_released)
                 recorder.record(done + flower_round, arrays, strategy.last_round)
                 due = recorder.done % federation.checkpoint_every == 0
@@ -111,7 +112,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             with suppress(BudgetSpent):
                 strategy.start(
                     grid,
-                    ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+                    to_record(arrays),
                     num_rounds=plan.num_rounds - done,
                     evaluate_fn=after_round,
                 )

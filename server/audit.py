@@ -13,7 +13,6 @@ from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from client.model import initial_arrays
 from client.privacy import LocalDP
 from client.seeds import numpy_stream
 from client.speakers import Clients
+from client.wire import to_record
 from conf.schema import AuditConfig
 from server.aggregate import Aggregate, aggregation
 from server.cohort import cohort_sampler
@@ -122,7 +122,7 @@ class _Aviary:
             server_step=0.0,
             tap=lambda server_round, model, releases: tap(releases),
         )
-        sent = ArrayRecord({n: Array(array) for n, array in directions.items()})
+        sent = to_record(directions)
         with tqdm(total=len(cohorts), desc=name, unit="round", mininterval=0.5) as bar:
             strategy.start(
                 self._grid, sent, len(cohorts), evaluate_fn=lambda r, _: _advance(bar, r)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from client.mechanism import Arrays
 from client.request import TrainRequest
+from client.wire import from_record, to_record
 from server.aggregate import Aggregate
 from server.federation import RoundSummary
 from server.transcript import Releases
@@ -72,7 +73,7 @@ class TappedAveraging(Strategy):
     ) -> Iterable[Message]:
         """Ask each node for the cohort's clients that it hosts."""
         server_round += self._rounds_done
-        self._global = {name: array.numpy() for name, array in arrays.items()}
+        self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
         self._mechanism = self._request(server_round, ()).mechanism
         nodes = wait_for_nodes(grid)
@@ -124,7 +125,7 @@ class TappedAveraging(Strategy):
             for name, start in self._global.items()
         }
         self.last_round = self._summary(releases, losses, aggregate)
-        return ArrayRecord({n: Array(a) for n, a in updated.items()}), None
+        return to_record(updated), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -159,7 +160,7 @@ class TappedAveraging(Strategy):
         if reply.has_error():
             return None
         try:
-            arrays = {n: a.numpy() for n, a in reply.content.array_records["arrays"].items()}
+            arrays = from_record(reply.content.array_records["arrays"])
             metrics = reply.content.metric_records["metrics"]
             client = np.array(metrics["clients"], dtype=np.int64)
             # Where counts are withheld, every client weighs the same.
