@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from attacks.tap import Stream, gather, layers_of
 from client.errors import UserError
-from server.evaluate import uar
+from server.evaluate import confusion_matrix, uar
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -158,7 +158,9 @@ class Cnn:
             schedule.step(now)
             if epoch < min(self.settling_epochs, self.epochs - 1):
                 continue
-            if (recall := uar(labels[judge].numpy(), found.argmax(dim=1).numpy())) > best:
+            guessed = found.argmax(dim=1).numpy()
+            confusion = confusion_matrix(labels[judge].numpy(), guessed, found.shape[1])
+            if (recall := uar(confusion)) > best:
                 best, kept = recall, copy.deepcopy(self._network.state_dict())
             waited, lowest = (waited + 1 if now > lowest else 0), min(now, lowest)
             if waited == PATIENCE:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from attacks.tap import Floats, Ints, pseudo_gradients
-from client.mechanism import Arrays
+from client.dataset import Dataset, Examples
+from client.draws import Draws, client_keys
+from client.engine import protect_clients, train_clients
 from client.privacy import Mechanism
-from client.seeds import noise_source, numpy_stream, torch_stream
+from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
-from client.training import TRAINERS, Examples
 from server.federation import Protocol
 from server.transcript import Releases, Transcript
 
@@ -27,12 +28,13 @@ class Cast:
 
     Attributes
     ----------
-    examples : list of Examples, length A
+    examples : Dataset
+        Of A clients.
     labels, speakers : ndarray of int64, shape (A,)
         Class of the attribute, and number of the speaker.
     """
 
-    examples: list[Examples]
+    examples: Dataset
     labels: Ints
     speakers: Ints
 
@@ -71,7 +73,7 @@ def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int | None, 
         kept = rng.permutation(rows)[:size]
         features, emotions = clients.features[kept], clients.labels[kept]
         examples.append(Examples(torch.from_numpy(features), torch.from_numpy(emotions)))
-    return Cast(examples, labels, speakers)
+    return Cast(Dataset.of(examples), labels, speakers)
 
 
 def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
@@ -99,46 +101,35 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(cast))[:asked])
-        asked_of = [cast.examples[one] for one in chosen]
-        answers = [
-            _answer(protocol, mechanism, model, examples, *stream, int(one))
-            for one, examples in zip(chosen, asked_of, strict=True)
+        plain = {
+            n: np.empty((len(chosen), *array.shape), array.dtype) for n, array in model.items()
+        }
+        keys = client_keys(protocol.seed, chosen.tolist(), "training", *stream)
+        noises = [
+            noise_source(False, protocol.seed, "noise", *stream, one) for one in chosen.tolist()
         ]
-        sizes = np.array([len(examples) if _told(mechanism) else 1 for examples in asked_of])
+        train_clients(
+            protocol.algorithm.name,
+            protocol.model,
+            model,
+            cast.examples,
+            chosen.tolist(),
+            protocol.training,
+            Draws(keys, protocol.model.dropout),
+            mechanism.gradient,
+            noises,
+            plain,
+        )
+        sizes = cast.examples.sizes(chosen.tolist()).tolist()
+        sent = {name: array.copy() for name, array in plain.items()}
+        protect_clients(mechanism, sent, sizes, noises)
+        told = np.array(sizes if _told(mechanism) else [1] * len(chosen))
+        rounds = np.full(len(chosen), server_round)
         plain, sent = (
-            pseudo_gradients(
-                transcript.meta,
-                Releases(
-                    np.full(len(chosen), server_round),
-                    chosen,
-                    sizes,
-                    {n: np.stack([answer[part][n] for answer in answers]) for n in model},
-                ),
-            )
-            for part in (0, 1)
+            pseudo_gradients(transcript.meta, Releases(rounds, chosen, told, updates))
+            for updates in (plain, sent)
         )
         yield Scene(server_round, victims, chosen, plain, sent)
-
-
-def _answer(
-    protocol: Protocol,
-    mechanism: Mechanism,
-    model: Arrays,
-    examples: Examples,
-    *stream: str | int,
-) -> tuple[Arrays, Arrays]:
-    """Return the update of one of the cast before and after the mechanism."""
-    noise = noise_source(False, protocol.seed, "noise", *stream)
-    update, _ = TRAINERS[protocol.algorithm.name](
-        protocol.model,
-        model,
-        examples,
-        protocol.training,
-        torch_stream(protocol.seed, "training", *stream),
-        mechanism.gradient,
-        noise,
-    )
-    return update, mechanism.protect(update, len(examples), noise)
 
 
 def _told(mechanism: Mechanism) -> bool:

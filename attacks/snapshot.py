@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from scipy.special import log_softmax
 
 from attacks.invariants import FIRST, samples
@@ -23,8 +24,8 @@ from attacks.leaks import Bools, score_columns
 from attacks.rehearsal import Cast
 from attacks.tap import Floats, Ints
 from client.corpora.base import EMOTIONS
+from client.dataset import Examples
 from client.errors import UserError
-from client.training import Examples
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -199,7 +200,7 @@ class Lens:
     """
 
     def __init__(self, cast: Cast, components: int) -> None:
-        features = np.concatenate([_cut(e) for e in cast.examples])
+        features = _cut(cast.examples.features)
         self._centre = features.mean(axis=0)
         _, values, axes = np.linalg.svd(features - self._centre, full_matrices=False)
         kept = slice(min(components, int((values > 1e-6 * values[0]).sum())))
@@ -213,7 +214,8 @@ class Lens:
 
     def _sum(self, examples: Examples) -> Floats:
         emotions = np.eye(len(EMOTIONS), dtype=np.float32)[examples.labels.numpy()]
-        phi = np.concatenate([emotions, (_cut(examples) - self._centre) @ self._axes], axis=1)
+        components = (_cut(examples.features) - self._centre) @ self._axes
+        phi = np.concatenate([emotions, components], axis=1)
         ones = np.ones((len(phi), 1), dtype=np.float32)
         found = phi.T @ np.concatenate([examples.features.numpy(), ones], axis=1)
         return np.asarray(found, dtype=np.float32)
@@ -241,5 +243,5 @@ def first_layer(gradients: Mapping[str, Floats]) -> Floats:
     return next(samples(own))
 
 
-def _cut(examples: Examples) -> Floats:
-    return np.asarray(np.clip(examples.features.numpy(), -OUTLIER, OUTLIER))
+def _cut(features: torch.Tensor) -> Floats:
+    return np.asarray(np.clip(features.numpy(), -OUTLIER, OUTLIER))

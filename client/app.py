@@ -5,6 +5,8 @@ those it wants, and the reply stacks their updates along a leading axis, one row
 that the server sees every client's own update however many nodes there are.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,18 +15,15 @@ import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import training
-from client.canary import canary_update
+from client.dataset import Dataset
+from client.draws import Draws, client_keys
+from client.engine import protect_clients, train_clients
 from client.mechanism import Arrays
 from client.request import TrainRequest
-from client.seeds import noise_source, torch_stream
-from client.speakers import load_training
-from client.training import Examples
+from client.seeds import noise_source
 from client.wire import from_record, to_record
 
 app = ClientApp()
-
-TRAINERS = training.TRAINERS | {"canary": canary_update}
 
 
 @app.train()
@@ -33,44 +32,60 @@ def train(message: Message, context: Context) -> Message:
 
     The reply holds ``arrays`` (each parameter stacked to (k, ...)) and ``metrics`` with
     ``clients`` of length k; ``num_examples`` and ``loss`` of length k leave only where the
-    privacy mechanism lets them.
+    privacy mechanism lets them. The node's configuration says on how many ``threads``.
     """
-    # One thread a worker: workers share the cores, and a simulated and an in-process run
-    # agree to the last bit.
+    # One thread a chunk: workers share the cores, and a simulated and an in-process run agree
+    # to the last bit.
     torch.set_num_threads(1)
     request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
     start = from_record(message.content.array_records["arrays"])
-    trained = [_train_client(client, start, request) for client in request.clients]
-    stacked = {name: np.stack([update[name] for update, _, _ in trained]) for name in start}
-    metrics = MetricRecord({"clients": list(request.clients)})
+    data, clients = _dataset(request.dataset, request.device), request.clients
+    updates = {n: np.empty((len(clients), *a.shape), a.dtype) for n, a in start.items()}
+
+    def work(rows: slice) -> list[float]:
+        part = {name: array[rows] for name, array in updates.items()}
+        return _train_chunk(request, start, data, clients[rows], part)
+
+    chunks = [slice(i, i + request.chunk) for i in range(0, len(clients), request.chunk)]
+    threads = int(context.node_config.get("threads", 1))
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(work, chunks) if threads > 1 else map(work, chunks))
+    losses = [loss for part in parts for loss in part]
+    metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
-        metrics["num_examples"] = [size for _, size, _ in trained]
+        metrics["num_examples"] = data.sizes(clients).tolist()
     if "loss" in request.mechanism.metrics:
-        metrics["loss"] = [loss for _, _, loss in trained]
-    content = RecordDict({"arrays": to_record(stacked), "metrics": metrics})
+        metrics["loss"] = losses
+    content = RecordDict({"arrays": to_record(updates), "metrics": metrics})
     return Message(content, reply_to=message)
 
 
-def _train_client(client: int, start: Arrays, request: TrainRequest) -> tuple[Arrays, int, float]:
-    examples = _dataset(request.dataset, request.device)[client]
-    stream = (request.federation, client, request.round)
-    noise = noise_source(request.secure_noise, request.seed, "noise", *stream)
-    update, loss = TRAINERS[request.algorithm](
+def _train_chunk(
+    request: TrainRequest, start: Arrays, data: Dataset, clients: Sequence[int], into: Arrays
+) -> list[float]:
+    """Train some clients and protect their updates; returns their losses."""
+    stream = (request.federation, request.round)
+    keys = client_keys(request.seed, clients, "training", *stream)
+    noises = [
+        noise_source(request.secure_noise, request.seed, "noise", *stream, c) for c in clients
+    ]
+    losses = train_clients(
+        request.algorithm,
         request.model,
         start,
-        examples,
+        data,
+        clients,
         request.training,
-        torch_stream(request.seed, "training", *stream),
+        Draws(keys, request.model.dropout),
         request.mechanism.gradient,
-        noise,
+        noises,
+        into,
     )
-    return request.mechanism.protect(update, len(examples), noise), len(examples), loss
+    protect_clients(request.mechanism, into, data.sizes(clients).tolist(), noises)
+    return losses
 
 
 @lru_cache(maxsize=2)
-def _dataset(path: str, device: str) -> list[Examples]:
+def _dataset(path: str, device: str) -> Dataset:
     """Read the clients' data once a process, onto the device that trains."""
-    return [
-        Examples(torch.tensor(features, device=device), torch.tensor(labels, device=device))
-        for features, labels in load_training(Path(path))
-    ]
+    return Dataset.load(Path(path), device)

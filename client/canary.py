@@ -2,11 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from client.dataset import Examples
+from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig
-from client.training import Examples, TrainingConfig
+from client.training import TrainingConfig
 
 
 def canary_update(
@@ -14,7 +15,7 @@ def canary_update(
     start: Arrays,
     examples: Examples,
     config: TrainingConfig,
-    generator: torch.Generator,
+    draws: Draws,
     clip: GradientClip | None,
     noise: NoiseSource,
 ) -> tuple[Arrays, float]:

@@ -1,5 +1,6 @@
 """The emotion recogniser, and its parameters as plain arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from client.mechanism import Arrays
+
+Masks = Callable[[int, torch.Tensor], torch.Tensor]
+"""Number and output of a hidden layer to what dropout multiplies that by."""
 
 
 @dataclass
@@ -43,17 +47,15 @@ class Recogniser(nn.Module):
             nn.Linear(n, m) for n, m in zip(sizes[:-1], sizes[1:], strict=True)
         )
 
-    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Return class scores of shape (n, classes) for features of shape (n, inputs).
 
-        Dropout is on when `generator` is given. Masks are drawn on the CPU, so a seed means
-        the same masks on every device.
+        Dropout is on when `masks` are given.
         """
-        for layer in self.dense[:-1]:
+        for number, layer in enumerate(self.dense[:-1]):
             x = F.relu(layer(x))
-            if generator is not None and self.dropout > 0:
-                keep = torch.rand(x.shape, generator=generator) >= self.dropout
-                x = x * (keep.to(x) / (1 - self.dropout))
+            if masks is not None and self.dropout > 0:
+                x = x * masks(number, x)
         scores: torch.Tensor = self.dense[-1](x)
         return scores
 

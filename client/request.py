@@ -22,6 +22,8 @@ class TrainRequest:
         File from which a simulation's worker reads its clients.
     device : str
         ``cpu`` or ``cuda``.
+    chunk : int
+        How many of the clients to train together, in this order.
     algorithm : str
         ``fedavg`` or ``fedsgd``.
     mechanism : Mechanism
@@ -36,6 +38,7 @@ class TrainRequest:
     clients: tuple[int, ...]
     dataset: str
     device: str
+    chunk: int
     algorithm: str
     model: ModelConfig
     training: TrainingConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from client.corpora.ages import with_age_groups
 from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, shared_attributes
@@ -140,7 +140,7 @@ class Clients:
         return self.features[self.validation], self.labels[self.validation]
 
     def save_training(self, path: Path) -> None:
-        """Write what the training workers read: `load_training` gives it back."""
+        """Write what the training workers read: `Dataset.load` gives it back."""
         order = np.flatnonzero(~self.validation)
         order = order[np.argsort(self.client[order], kind="stable")]
         bounds = np.concatenate([[0], np.cumsum(self.sizes())])
@@ -150,14 +150,6 @@ class Clients:
             "bounds": bounds,
         }
         save_file(tensors, path)
-
-
-def load_training(path: Path) -> list[tuple[Floats, Ints]]:
-    """Read each client's training features and labels."""
-    stored = load_file(path)
-    cuts = stored["bounds"][1:-1]
-    parts = zip(np.split(stored["features"], cuts), np.split(stored["labels"], cuts), strict=True)
-    return list(parts)
 
 
 def make_clients(

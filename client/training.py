@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from client.dataset import Examples
+from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig, Recogniser, load_arrays, to_arrays
 
@@ -25,6 +27,8 @@ class TrainingConfig:
         Passes over a client's utterances and utterances a step (FedSGD: one step, one batch).
     learning_rate, weight_decay, beta1, beta2, adam_epsilon : float
         Adam's settings (Kingma and Ba, 2015); FedSGD uses none of them on the client.
+    engine : str
+        ``stacked`` (a chunk of clients at a time) or ``loop`` (one by one).
     """
 
     epochs: int = 1
@@ -34,6 +38,7 @@ class TrainingConfig:
     beta1: float = 0.9
     beta2: float = 0.98
     adam_epsilon: float = 1e-9
+    engine: str = "stacked"
 
     def steps(self, num_examples: int) -> int:
         """Adam steps that a client of this size takes in a round."""
@@ -44,24 +49,12 @@ class TrainingConfig:
         return min(1.0, self.batch_size / num_examples)
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Features of shape (n, d) in float32 and labels of shape (n,) in int64."""
-
-    features: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self.labels)
-
-
 def fedavg_update(
     model_config: ModelConfig,
     start: Arrays,
     examples: Examples,
     config: TrainingConfig,
-    generator: torch.Generator,
+    draws: Draws,
     clip: GradientClip | None,
     noise: NoiseSource,
 ) -> tuple[Arrays, float]:
@@ -71,12 +64,12 @@ def fedavg_update(
     ----------
     start : Arrays
         Global weights of the round.
-    generator : torch.Generator
-        Draws the order of utterances and the dropout masks.
+    draws : Draws
+        The client's order of utterances and dropout masks.
     clip : GradientClip or None
         Bound on the gradients.
     noise : NoiseSource
-        Where gradients are clipped per utterance, draws all in place of `generator`.
+        Where gradients are clipped per utterance, draws all in place of `draws`.
 
     Returns
     -------
@@ -95,7 +88,7 @@ def fedavg_update(
         fused=True,
     )
     losses = []
-    for loss in _gradients(model, examples, config, generator, clip, noise):
+    for loss in _gradients(model, examples, config, draws, clip, noise):
         losses.append(loss)
         optimiser.step()
     trained = to_arrays(model)
@@ -107,7 +100,7 @@ def fedsgd_gradient(
     start: Arrays,
     examples: Examples,
     config: TrainingConfig,
-    generator: torch.Generator,
+    draws: Draws,
     clip: GradientClip | None,
     noise: NoiseSource,
 ) -> tuple[Arrays, float]:
@@ -116,20 +109,16 @@ def fedsgd_gradient(
     Parameters are those of `fedavg_update`.
     """
     model = _model(model_config, start, examples)
-    loss = next(_gradients(model, examples, config, generator, clip, noise))
+    loss = next(_gradients(model, examples, config, draws, clip, noise))
     gradient = {n: p.grad.cpu().numpy() for n, p in model.named_parameters() if p.grad is not None}
     return gradient, loss
-
-
-TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient}
-"""What a client computes, by algorithm."""
 
 
 def _model(config: ModelConfig, start: Arrays, examples: Examples) -> Recogniser:
     weights = [array for name, array in start.items() if name.endswith("weight")]
     with torch.device("meta"):  # weights are overwritten: skip drawing them
         model = Recogniser(config, inputs=weights[0].shape[1], classes=weights[-1].shape[0])
-    model = model.to_empty(device=examples.features.device)
+    model = model.to(examples.features.dtype).to_empty(device=examples.features.device)
     load_arrays(model, start)
     return model
 
@@ -138,7 +127,7 @@ def _gradients(
     model: Recogniser,
     examples: Examples,
     config: TrainingConfig,
-    generator: torch.Generator,
+    draws: Draws,
     clip: GradientClip | None,
     noise: NoiseSource,
 ) -> Iterator[float]:
@@ -147,7 +136,7 @@ def _gradients(
     The caller moves the weights, if at all, before it asks for the next.
     """
     if clip is None or clip.per == "batch":
-        return _batch_gradients(model, examples, config, generator, clip)
+        return _batch_gradients(model, examples, config, draws, clip)
     return _private_gradients(model, examples, config, clip, noise)
 
 
@@ -155,19 +144,23 @@ def _batch_gradients(
     model: Recogniser,
     examples: Examples,
     config: TrainingConfig,
-    generator: torch.Generator,
+    draws: Draws,
     clip: GradientClip | None,
 ) -> Iterator[float]:
-    for _ in range(config.epochs):
-        order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
-        for batch in torch.split(order, config.batch_size):
-            model.zero_grad()
-            scores = model(examples.features[batch], generator)
-            loss = F.cross_entropy(scores, examples.labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), clip.norm)
-            yield float(loss.detach())
+    size = torch.tensor([len(examples)], device=examples.labels.device)
+    orders = (draws.orders(epoch, size)[0] for epoch in range(config.epochs))
+    batches = (batch for order in orders for batch in torch.split(order, config.batch_size))
+    for step, batch in enumerate(batches):
+        model.zero_grad()
+        scores = model(
+            examples.features[batch],
+            lambda layer, x, step=step: draws.masks(layer, step, x[None])[0],
+        )
+        loss = F.cross_entropy(scores, examples.labels[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip.norm)
+        yield float(loss.detach())
 
 
 def _private_gradients(
@@ -183,9 +176,13 @@ def _private_gradients(
     rate = config.sampling_rate(len(examples))
     network = GradSampleModule(model, loss_reduction="sum")
     optimiser = _private_optimiser(model, clip, rate * len(examples), noise)
-    # Masks are dealt out in the order of the batch, so an utterance more shifts those of all
-    # after it: its influence stays within the clip only while masks are as secret as batches.
-    masks = torch.Generator().manual_seed(int(noise.random(1)[0] * 2**53))
+
+    def masks(layer: int, x: torch.Tensor) -> torch.Tensor:
+        # They are dealt out in the order of the batch, so an utterance more shifts those of all
+        # after it: its influence stays within the clip only while they are as secret as batches.
+        kept = torch.from_numpy(noise.random(x.numel()) >= model.dropout)
+        return kept.view(x.shape).to(x) / (1 - model.dropout)
+
     try:
         for _ in range(config.steps(len(examples))):
             batch = poisson_batch(len(examples), rate, noise).to(examples.labels.device)

@@ -1,7 +1,7 @@
 """What the server makes of a round's updates: a weighted mean, or a noised sum."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from server.transcript import Releases
 Floats64 = npt.NDArray[np.float64]
 
 TINY = 1e-30
+RUN = 512
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,21 @@ class Aggregate:
     clipping_norm: float = math.nan
 
 
+@dataclass(frozen=True)
+class Received:
+    """Updates of one round as the server received them, and their norms.
+
+    Attributes
+    ----------
+    releases : Releases
+        Of k clients.
+    norms : ndarray of float64, shape (k,)
+    """
+
+    releases: Releases
+    norms: Floats64
+
+
 class Aggregation(Protocol):
     """How a round is aggregated.
 
@@ -55,8 +71,8 @@ class Aggregation(Protocol):
 
     clipping_norm: float
 
-    def __call__(self, server_round: int, releases: Releases, model: Arrays) -> Aggregate:
-        """Aggregate the updates of a round that started from `model`."""
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Aggregate the updates of a round that started from `model`, sorted by client."""
 
 
 class WeightedMean:
@@ -69,15 +85,17 @@ class WeightedMean:
         self._mechanism = mechanism
         self.clipping_norm = math.nan
 
-    def __call__(self, server_round: int, releases: Releases, model: Arrays) -> Aggregate:
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Aggregate; without any update the mean is empty."""
-        if not len(releases):
-            return Aggregate({}, np.zeros(0), math.nan, math.nan)
-        norms, bound = update_norms(releases), self._mechanism.norm_bound(model)
-        weights = releases.num_examples / releases.num_examples.sum()
-        noise = [self._mechanism.stddev(n) for n in releases.num_examples.tolist()]
+        norms = all_norms(received)
+        if not len(norms):
+            return Aggregate({}, norms, math.nan, math.nan)
+        sizes = np.concatenate([part.releases.num_examples for part in received])
+        weights, bound = sizes / sizes.sum(), self._mechanism.norm_bound(model)
+        weights *= np.minimum(1, bound / np.maximum(norms, TINY))
+        noise = [self._mechanism.stddev(n) for n in sizes.tolist()]
         return Aggregate(
-            mean=_weighted_sum(releases, weights * np.minimum(1, bound / np.maximum(norms, TINY))),
+            mean=_weighted_sum(received, weights, model),
             norms=norms,
             noise_stddev=float(np.mean(noise)),
             clip_fraction=float((norms > bound).mean()),
@@ -101,12 +119,13 @@ class NoisedMean:
         self.clipping_norm = plan.config.clipping_norm
         plan.sum_stddev(self.clipping_norm)  # refuses a count noise that is too small
 
-    def __call__(self, server_round: int, releases: Releases, model: Arrays) -> Aggregate:
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Aggregate; `model` gives the shapes."""
         clip, noise = self.clipping_norm, self._noise(server_round)
-        norms = update_norms(releases)
+        norms = all_norms(received)
         # A hair below the bound, so that rounding to float32 does not end above it.
-        total = _weighted_sum(releases, np.minimum(1, clip * (1 - 1e-6) / np.maximum(norms, TINY)))
+        weights = np.minimum(1, clip * (1 - 1e-6) / np.maximum(norms, TINY))
+        total = _weighted_sum(received, weights, model)
         stddev, cohort = self._plan.sum_stddev(clip), self._plan.expected_cohort
         mean = {name: np.zeros_like(array) for name, array in model.items()}
         for name in self._plan.shared:
@@ -114,7 +133,7 @@ class NoisedMean:
             noised = total[name] + np.float64(stddev) * drawn
             mean[name] = (noised / cohort).astype(np.float32)
         self._adapt(norms, noise)
-        clipped = float((norms > clip).mean()) if len(releases) else math.nan
+        clipped = float((norms > clip).mean()) if len(norms) else math.nan
         return Aggregate(mean, norms, stddev / cohort, clipped, clip)
 
     def _adapt(self, norms: Floats64, noise: NoiseSource) -> None:
@@ -138,21 +157,47 @@ def aggregation(plan: PrivacyPlan, seed: int, federation: str) -> Aggregation:
     return NoisedMean(plan, lambda r: noise_source(secure, seed, federation, "sum noise", r))
 
 
-def update_norms(releases: Releases) -> Floats64:
-    """Return the L2 norm of each update over all its arrays, shape (k,)."""
-    squares = [
-        np.square(a, dtype=np.float64).sum(axis=tuple(range(1, a.ndim)))
-        for a in releases.arrays.values()
-    ]
-    return np.asarray(np.sqrt(np.sum(squares, axis=0)))
+def all_norms(received: Sequence[Received]) -> Floats64:
+    """Return the norms of all updates, one part's after another's."""
+    return np.concatenate([np.zeros(0), *(part.norms for part in received)])
 
 
-def _weighted_sum(releases: Releases, weights: Floats64) -> Arrays:
-    """Sum the updates in float32, but those in float64 whose weight is too small for float32."""
+def update_norms(arrays: Arrays) -> Floats64:
+    """Return the L2 norm of each of k updates over all arrays (k, ...); finite if they are.
+
+    Squares are summed in float32 over runs of `RUN`, and these sums in float64. What overflows
+    or vanishes on the way is done again in float64 altogether.
+    """
+    rows = [[array[row].ravel() for array in arrays.values()] for row in range(_count(arrays))]
+    squares = np.array([sum(_square_sum(part) for part in row) for row in rows])
+    for row in np.flatnonzero(~(np.isfinite(squares) & (squares > TINY))):
+        squares[row] = sum(float(np.square(p, dtype=np.float64).sum()) for p in rows[row])
+    return np.asarray(np.sqrt(squares))
+
+
+def _count(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _square_sum(values: npt.NDArray[np.float32]) -> float:
+    whole = len(values) - len(values) % RUN
+    runs, rest = values[:whole].reshape(-1, RUN), values[whole:].astype(np.float64)
+    return float(np.einsum("ij,ij->i", runs, runs).sum(dtype=np.float64) + rest @ rest)
+
+
+def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:
+    """Sum the updates in float32, but those in float64 whose weight is too small for float32.
+
+    One part is summed after another, so that how nodes shared out the clients does not show.
+    """
     tiny = (weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)
     usual = np.where(tiny, 0, weights).astype(np.float32)
-    total = {n: np.tensordot(usual, array, axes=1) for n, array in releases.arrays.items()}
-    for row in np.flatnonzero(tiny):
-        for name, array in releases.arrays.items():
-            total[name] += (array[row] * weights[row]).astype(np.float32)
+    total = {name: np.zeros_like(array) for name, array in like.items()}
+    ends = np.cumsum([len(part.norms) for part in received])
+    for part, end in zip(received, ends.tolist(), strict=True):
+        rows = slice(end - len(part.norms), end)
+        for name, array in part.releases.arrays.items():
+            total[name] += np.tensordot(usual[rows], array, axes=1)
+            for row in np.flatnonzero(tiny[rows]):
+                total[name] += (array[row] * weights[rows][row]).astype(np.float32)
     return total

@@ -25,7 +25,7 @@ from client.seeds import numpy_stream
 from client.speakers import Clients
 from client.wire import to_record
 from conf.schema import AuditConfig
-from server.aggregate import Aggregate, aggregation
+from server.aggregate import Aggregate, Received, aggregation
 from server.cohort import cohort_sampler
 from server.federation import Evidence, Protocol
 from server.strategy import TappedAveraging
@@ -110,17 +110,21 @@ class _Aviary:
         _canary_clients(coins, parts).save_training(dataset)
         aggregate = aggregation(protocol.plan, protocol.seed, name)
 
-        def observed(server_round: int, releases: Releases, model: Arrays) -> Aggregate:
-            found = aggregate(server_round, releases, model)
+        def observed(server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+            found = aggregate(server_round, received, model)
             observe(found)
             return found
+
+        def tapped(server_round: int, model: Arrays, received: Sequence[Releases]) -> None:
+            for releases in received:
+                tap(releases)
 
         strategy = TappedAveraging(
             cohort=lambda server_round: list(cohorts[server_round - 1]),
             request=partial(protocol.train_request, name, "canary", dataset, self._device),
             aggregate=observed,
             server_step=0.0,
-            tap=lambda server_round, model, releases: tap(releases),
+            tap=tapped,
         )
         sent = to_record(directions)
         with tqdm(total=len(cohorts), desc=name, unit="round", mininterval=0.5) as bar:

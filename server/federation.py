@@ -23,7 +23,7 @@ from server.transcript import TranscriptConfig, TranscriptMeta, choose_layers
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 2
+FORMAT = 3
 """Raise it whenever the same protocol and data give another transcript."""
 
 
@@ -67,6 +67,7 @@ class Protocol:
         device: str,
         server_round: int,
         clients: tuple[int, ...],
+        chunk: int,
     ) -> TrainRequest:
         """Return what a node that hosts `clients` of a federation is asked in a round."""
         return TrainRequest(
@@ -76,6 +77,7 @@ class Protocol:
             clients=clients,
             dataset=str(dataset),
             device=device,
+            chunk=chunk,
             algorithm=algorithm,
             model=self.model,
             training=self.training,

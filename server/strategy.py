@@ -5,8 +5,10 @@ differences or gradients) and in the server's step, so one strategy serves both.
 """
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +19,14 @@ from flwr.serverapp.strategy import Strategy
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.wire import from_record, to_record
-from server.aggregate import Aggregate
+from server.aggregate import Aggregate, Received, update_norms
 from server.federation import RoundSummary
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
+
+CHUNK = 8
+"""Clients trained together: so many that their weights fit a CPU's caches."""
 
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
@@ -35,14 +40,14 @@ class TappedAveraging(Strategy):
     cohort : callable
         Round to partition ids, ascending.
     request : callable
-        Round and partition ids to what a node is asked.
+        Round, partition ids and how many of them to train together to what a node is asked.
     aggregate : callable
-        Round, its releases and the model they started from to what the server makes of them.
+        Round, what was received and the model they started from to what the server makes of it.
     server_step : float
         Factor on the mean update: 1 for FedAvg, minus the learning rate for FedSGD.
     tap : callable
-        Receives the round's model and releases, as the server sees them, before they are
-        aggregated.
+        Receives the round, its model and its releases, as the server sees them, before they
+        are aggregated.
     rounds_done : int
         Rounds before this start: Flower counts from 1 again.
 
@@ -57,10 +62,10 @@ class TappedAveraging(Strategy):
     def __init__(
         self,
         cohort: Callable[[int], list[int]],
-        request: Callable[[int, tuple[int, ...]], TrainRequest],
-        aggregate: Callable[[int, Releases, Arrays], Aggregate],
+        request: Callable[[int, tuple[int, ...], int], TrainRequest],
+        aggregate: Callable[[int, Sequence[Received], Arrays], Aggregate],
         server_step: float,
-        tap: Callable[[int, dict[str, Floats], Releases], None],
+        tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
         rounds_done: int = 0,
     ) -> None:
         self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
@@ -75,12 +80,13 @@ class TappedAveraging(Strategy):
         server_round += self._rounds_done
         self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
-        self._mechanism = self._request(server_round, ()).mechanism
+        # At least two chunks, as two cores are the least one has.
+        self._chunk = max(1, min(CHUNK, -(-len(self._asked) // 2)))
+        self._mechanism = self._request(server_round, (), self._chunk).mechanism
         nodes = wait_for_nodes(grid)
-        shares = [tuple(c for c in self._asked if c % len(nodes) == i) for i in range(len(nodes))]
         self._sent = [
             (self._message(server_round, arrays, node, share), share)
-            for node, share in zip(nodes, shares, strict=True)
+            for node, share in zip(nodes, self._shares(len(nodes)), strict=True)
             if share
         ]
         return [message for message, _ in self._sent]
@@ -90,8 +96,8 @@ class TappedAveraging(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Tap the accepted updates and take the server's step.
 
-        Clients are sorted before summing, so that the order of arrival does not show in the
-        result.
+        They are summed in the order of clients, so that the order of arrival does not show in
+        the result.
         """
         server_round += self._rounds_done
         replies = list(replies)
@@ -111,20 +117,19 @@ class TappedAveraging(Strategy):
             for client in share
         }
         self.last_released = [client for client in self._asked if client not in unsent]
-        accepted = [
-            answer
-            for reply, share in answered
-            if (answer := self._accept(server_round, reply, share))
-        ]
-        losses = [loss for _, loss in accepted if loss is not None]
-        releases = _concatenate(server_round, [r for r, _ in accepted], self._global)
-        self._tap(server_round, self._global, releases)
-        aggregate = self._aggregate(server_round, releases, self._global)
+        answered.sort(key=lambda pair: pair[1])
+        received, losses = [], []
+        for reply, share in answered:
+            if answer := self._accept(server_round, reply, share):
+                received += answer[0]
+                losses += answer[1]
+        self._tap(server_round, self._global, [part.releases for part in received])
+        aggregate = self._aggregate(server_round, received, self._global)
         updated = {
             name: start + np.float32(self._server_step) * aggregate.mean.get(name, np.float32(0))
             for name, start in self._global.items()
         }
-        self.last_round = self._summary(releases, losses, aggregate)
+        self.last_round = self._summary(losses, aggregate)
         return to_record(updated), None
 
     def configure_evaluate(
@@ -145,14 +150,15 @@ class TappedAveraging(Strategy):
     def _message(
         self, server_round: int, arrays: ArrayRecord, node: int, share: tuple[int, ...]
     ) -> Message:
-        request = ConfigRecord({"request": self._request(server_round, share).to_json()})
-        content = RecordDict({"arrays": arrays, "config": request})
+        request = self._request(server_round, share, self._chunk)
+        config = ConfigRecord({"request": request.to_json()})
+        content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
 
     def _accept(
         self, server_round: int, reply: Message, share: tuple[int, ...]
-    ) -> tuple[Releases, Floats | None] | None:
-        """Return a reply's releases and losses, or None if it cannot be used.
+    ) -> tuple[list[Received], list[float]] | None:
+        """Return a reply's releases, chunk by chunk, and losses, or None if it cannot be used.
 
         A reply is refused whole where its form is wrong; a client whose update is not finite
         is left out alone.
@@ -166,39 +172,51 @@ class TappedAveraging(Strategy):
             # Where counts are withheld, every client weighs the same.
             counted = "num_examples" in self._mechanism.metrics
             sizes = np.array(metrics["num_examples"] if counted else [1] * len(client), np.int64)
-            loss = np.array(metrics["loss"], dtype=np.float32) if "loss" in metrics else None
+            losses = [float(loss) for loss in metrics.get("loss", ())]  # type: ignore[union-attr]
         except (KeyError, TypeError, ValueError):
             return None
+        heard: list[float] = []
         shapes = {name: (len(client), *array.shape) for name, array in self._global.items()}
         if (
             {name: array.shape for name, array in arrays.items()} != shapes
             or client.tolist() != list(share)
             or len(sizes) != len(client)
             or (sizes < 1).any()
+            or len(losses) not in (0, len(client))
         ):
             return None
-        finite = np.all(
-            [np.isfinite(a.reshape(len(client), -1)).all(axis=1) for a in arrays.values()], axis=0
-        )
-        rounds = np.full(int(finite.sum()), server_round)
-        kept = Releases(
-            rounds, client[finite], sizes[finite], {n: a[finite] for n, a in arrays.items()}
-        )
-        return kept, None if loss is None else loss[finite]
+        received = []
+        for first in range(0, len(client), self._chunk):
+            part = {name: array[first : first + self._chunk] for name, array in arrays.items()}
+            norms = update_norms(part)
+            finite = np.isfinite(norms)
+            if not finite.all():
+                part = {name: array[finite] for name, array in part.items()}
+            kept = first + np.flatnonzero(finite)
+            rounds = np.full(len(kept), server_round)
+            releases = Releases(rounds, client[kept], sizes[kept], part)
+            received.append(Received(releases, norms[finite]))
+            heard += [losses[row] for row in kept if losses]
+        return received, heard
 
-    def _summary(
-        self, releases: Releases, losses: list[Floats], aggregate: Aggregate
-    ) -> RoundSummary:
+    def _shares(self, nodes: int) -> list[tuple[int, ...]]:
+        """Deal the cohort out in whole chunks, which are the same for any number of nodes."""
+        asked, size = self._asked, self._chunk
+        chunks = [asked[i : i + size] for i in range(0, len(asked), size)]
+        cuts = [len(chunks) * node // nodes for node in range(nodes + 1)]
+        return [tuple(c for chunk in chunks[i:j] for c in chunk) for i, j in pairwise(cuts)]
+
+    def _summary(self, losses: list[float], aggregate: Aggregate) -> RoundSummary:
         norms = aggregate.norms
         return RoundSummary(
-            train_loss=float(np.concatenate(losses).mean()) if losses else math.nan,
-            update_norm_mean=float(norms.mean()) if len(releases) else math.nan,
-            update_norm_max=float(norms.max()) if len(releases) else math.nan,
+            train_loss=statistics.fmean(losses) if losses else math.nan,
+            update_norm_mean=float(norms.mean()) if len(norms) else math.nan,
+            update_norm_max=float(norms.max()) if len(norms) else math.nan,
             noise_stddev=aggregate.noise_stddev,
             clip_fraction=aggregate.clip_fraction,
             clipping_norm=aggregate.clipping_norm,
-            clients=len(releases),
-            rejected=len(self._asked) - len(releases),
+            clients=len(norms),
+            rejected=len(self._asked) - len(norms),
         )
 
 
@@ -222,15 +240,3 @@ def wait_for_nodes(grid: Grid, patience: float = 120.0) -> list[int]:
             raise TimeoutError(f"no node registered within {patience:.0f} s")
         time.sleep(0.1)
     return nodes
-
-
-def _concatenate(server_round: int, parts: list[Releases], like: dict[str, Floats]) -> Releases:
-    """Join the nodes' releases, sorted by client."""
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Releases(none, none, none, {n: a[None][:0] for n, a in like.items()})
-    client = np.concatenate([p.client for p in parts])
-    order = np.argsort(client)
-    sizes = np.concatenate([p.num_examples for p in parts])
-    arrays = {n: np.concatenate([p.arrays[n] for p in parts])[order] for n in like}
-    return Releases(np.full(len(client), server_round), client[order], sizes[order], arrays)

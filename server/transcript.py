@@ -131,17 +131,23 @@ class TranscriptWriter:
         self._globals = _Chunks(folder, "globals", written.get("globals", 0))
         (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
 
-    def record(self, server_round: int, model: Mapping[str, Floats], releases: Releases) -> None:
+    def record(
+        self, server_round: int, model: Mapping[str, Floats], received: Sequence[Releases]
+    ) -> None:
         """Record the model that the round's clients start from, and their updates."""
         self.record_model(server_round, model)
-        rows: dict[str, npt.NDArray[np.generic]] = {
-            "round": releases.round,
-            "client": releases.client,
-            "num_examples": releases.num_examples,
-        }
-        for name in self._meta.layers:
-            rows[name], rows[f"{name}.scale"] = _pack(releases.arrays[name], self._meta.dtype)
-        self._updates.add(rows)
+        parts: list[dict[str, npt.NDArray[np.generic]]] = []
+        for releases in received:
+            rows: dict[str, npt.NDArray[np.generic]] = {
+                "round": releases.round,
+                "client": releases.client,
+                "num_examples": releases.num_examples,
+            }
+            for name in self._meta.layers:
+                rows[name], rows[f"{name}.scale"] = _pack(releases.arrays[name], self._meta.dtype)
+            parts.append(rows)
+        if parts:
+            self._updates.add({n: np.concatenate([p[n] for p in parts]) for n in parts[0]})
 
     def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
         """Record the model that a round starts from."""

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from attacks.audit import _highest, _lowest, audit_figures
 from client import privacy
 from conf.schema import AuditConfig, RuntimeConfig
-from server import aggregate
+from server import aggregate, strategy
 from server.cohort import Sampler
 from server.composition import Releases, composed_epsilon
 from server.federation import Evidence
@@ -196,7 +196,9 @@ def test_an_audit_catches_noise_that_is_too_small(monkeypatch, config):
 @all_mechanisms
 def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
     monkeypatch.setattr(privacy, "clip_by_norm", lambda update, norm: update)
-    monkeypatch.setattr(aggregate, "update_norms", lambda releases: np.zeros(len(releases)))
+    monkeypatch.setattr(
+        strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
+    )
     assert audit(config, 3.0)["known"]["violated"]
 
 

@@ -181,7 +181,7 @@ def test_the_seed_decides_and_other_generators_are_left_alone():
 def scripted(monkeypatch, recalls):
     """Replace the validation UAR of each epoch after the settling ones."""
     left = iter(recalls)
-    monkeypatch.setattr(cnn, "uar", lambda labels, predicted: next(left))
+    monkeypatch.setattr(cnn, "uar", lambda confusion: next(left))
 
 
 def test_the_best_epoch_is_restored(monkeypatch):

@@ -67,7 +67,7 @@ def write(folder, number, speakers, rounds=6):
             }
             at = np.full(len(who), server_round)
             model = {name: array[0] for name, array in arrays.items()}
-            writer.record(server_round, model, Releases(at, who, np.ones_like(who), arrays))
+            writer.record(server_round, model, [Releases(at, who, np.ones_like(who), arrays)])
         writer.record_model(rounds + 1, model)
     return Shadow(folder, LABELS[speakers], np.array(speakers))
 

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from attacks import snapshot
 from attacks.rehearsal import Cast
 from attacks.snapshot import RIDGE, Estimates, Evidence, Lens, Resemblance, first_layer
+from client.dataset import Dataset, Examples
 from client.errors import UserError
-from client.training import Examples
 
 D, HIDDEN = 7, 15
 
@@ -28,7 +28,7 @@ def cast(speakers=12, utterances=9, seed=0):
         )
         for _ in range(speakers)
     ]
-    return Cast(examples, np.arange(speakers) % 2, np.arange(speakers))
+    return Cast(Dataset.of(examples), np.arange(speakers) % 2, np.arange(speakers))
 
 
 def unit_columns(sums):
@@ -80,7 +80,7 @@ def test_there_are_no_more_components_than_dimensions():
 def test_features_beyond_the_cut_do_not_turn_the_components():
     plain, wild = cast(), cast()
     for made, value in ((plain, 5.0), (wild, 500.0)):
-        made.examples[0].features[0, 0] = value
+        made.examples.features[0, 0] = value
     found, expected = Lens(wild, 3), Lens(plain, 3)
     np.testing.assert_allclose(found.sums[1:], expected.sums[1:], atol=1e-3)
 

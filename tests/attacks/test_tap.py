@@ -45,7 +45,7 @@ def written(tmp_path):
             clients = np.array(cohort, dtype=np.int64)
             at = np.full(len(cohort), server_round)
             model = {name: array[server_round - 1] for name, array in models.items()}
-            writer.record(server_round, model, Releases(at, clients, clients + 2, arrays))
+            writer.record(server_round, model, [Releases(at, clients, clients + 2, arrays)])
         writer.record_model(6, {name: array[5] for name, array in models.items()})
     return Transcript(tmp_path), models, sent
 

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.corpora.base import Utterance
+from client.dataset import Dataset
 from client.errors import UserError
 from client.speakers import (
     CorpusData,
     held_out_set,
     join_clients,
     load_corpus,
-    load_training,
     make_clients,
     speaker_folds,
 )
@@ -124,12 +125,16 @@ def test_training_data_makes_the_round_trip(tmp_path):
     data = corpus(utterances=14, shards=2)
     made = make_clients(data, data.speakers, 0, "speaker")
     made.save_training(tmp_path / "x.safetensors")
-    loaded = load_training(tmp_path / "x.safetensors")
+    loaded = Dataset.load(tmp_path / "x.safetensors", "cpu")
     assert len(loaded) == len(made)
-    for client, (features, labels) in enumerate(loaded):
+    for client, examples in enumerate(loaded):
         own = (made.client == client) & ~made.validation
-        np.testing.assert_array_equal(features, made.features[own])
-        np.testing.assert_array_equal(labels, made.labels[own])
+        np.testing.assert_array_equal(examples.features, made.features[own])
+        np.testing.assert_array_equal(examples.labels, made.labels[own])
+    np.testing.assert_array_equal(loaded.sizes(range(len(made))), made.sizes())
+    again = Dataset.of(list(loaded))
+    assert torch.equal(again.features, loaded.features)
+    assert torch.equal(again.bounds, loaded.bounds)
 
 
 def test_only_attributes_that_all_utterances_share_describe_a_speaker():

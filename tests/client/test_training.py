@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch.nn import functional as F
 
-from client.mechanism import l2_norm
+from client.dataset import Examples
+from client.draws import Draws, client_keys
+from client.mechanism import GradientClip, l2_norm
 from client.model import ModelConfig, Recogniser, initial_arrays, load_arrays
 from client.training import (
-    Examples,
-    GradientClip,
     TrainingConfig,
     fedavg_update,
     fedsgd_gradient,
@@ -33,9 +33,16 @@ def examples(count: int) -> Examples:
 
 
 def train(trainer, data, *, model=MODEL, config=None, seed=0, clip=None, noise=None):
-    generator = torch.Generator().manual_seed(seed)
     source = noise or np.random.default_rng(seed)
-    return trainer(model, START, data, config or TrainingConfig(), generator, clip, source)
+    return trainer(model, START, data, config or TrainingConfig(), draws(seed, model), clip, source)
+
+
+def draws(seed, model=MODEL):
+    return Draws(client_keys(seed, [0], "training"), model.dropout)
+
+
+def order(seed, count, epoch=0):
+    return draws(seed).orders(epoch, torch.tensor([count]))[0]
 
 
 def double_model(config):
@@ -44,10 +51,10 @@ def double_model(config):
     return model.double()
 
 
-def clipped_gradient(model, data, bound, generator=None):
+def clipped_gradient(model, data, bound, masks=None):
     """One batch's mean gradient, scaled down to the bound."""
     model.zero_grad()
-    F.cross_entropy(model(data.features.double(), generator), data.labels).backward()
+    F.cross_entropy(model(data.features.double(), masks), data.labels).backward()
     length = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
     factor = 1.0 if bound is None else min(1.0, bound / float(length))
     return {name: p.grad * factor for name, p in model.named_parameters()}
@@ -80,14 +87,18 @@ def reference_adam(model, config, gradients):
 
 def reference_fedavg(data, config, seed, bound):
     """Adam with the same order of utterances and masks."""
-    generator = torch.Generator().manual_seed(seed)
     model = double_model(MODEL)
+    epochs = (order(seed, len(data), epoch) for epoch in range(config.epochs))
+    batches = (batch for drawn in epochs for batch in drawn.split(config.batch_size))
     gradients = (
-        clipped_gradient(model, subset(data, batch), bound, generator)
-        for _ in range(config.epochs)
-        for batch in torch.randperm(len(data), generator=generator).split(config.batch_size)
+        clipped_gradient(model, subset(data, batch), bound, masks_of(seed, step))
+        for step, batch in enumerate(batches)
     )
     return reference_adam(model, config, gradients)
+
+
+def masks_of(seed, step):
+    return lambda layer, x: draws(seed).masks(layer, step, x[None])[0]
 
 
 @pytest.mark.parametrize("bound", [None, 0.25])
@@ -143,8 +154,7 @@ def test_fedsgd_uses_one_batch_and_honours_the_clip():
     data = examples(50)
     gradient, _ = train(fedsgd_gradient, data, seed=1, clip=GradientClip(0.01, "batch"))
     assert l2_norm(gradient) == pytest.approx(0.01, rel=1e-3)
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))[:20]
-    whole, _ = train(fedsgd_gradient, subset(data, order), model=NO_DROPOUT, seed=1)
+    whole, _ = train(fedsgd_gradient, subset(data, order(1, 50)[:20]), model=NO_DROPOUT, seed=1)
     drawn, _ = train(fedsgd_gradient, data, model=NO_DROPOUT, seed=1)
     for name in whole:
         np.testing.assert_allclose(whole[name], drawn[name], atol=1e-6)

@@ -11,7 +11,7 @@ from client.errors import UserError
 from client.privacy import CentralDP, LocalDP, NoMechanism
 from client.seeds import SystemEntropy, numpy_stream
 from server import aggregate
-from server.aggregate import NoisedMean, WeightedMean, aggregation, update_norms
+from server.aggregate import NoisedMean, Received, WeightedMean, aggregation, update_norms
 from server.plan import PrivacyPlan
 from server.transcript import Releases
 from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise
@@ -33,8 +33,8 @@ def noised_mean(config=FIXED, noise=None, **kwargs):
     return NoisedMean(plan(config, **kwargs), lambda r: noise or NoNoise())
 
 
-def releases(updates, sizes=None):
-    """Updates over the shared parameters, one flat row a client."""
+def received(updates, sizes=None):
+    """Received updates over the shared parameters, one flat row a client."""
     flat = np.asarray(updates, np.float32).reshape(-1, 16)
     arrays = {
         "w": flat[:, :12].reshape(-1, 4, 3),
@@ -43,7 +43,12 @@ def releases(updates, sizes=None):
     }
     count = np.arange(len(flat))
     sizes = np.ones(len(flat), np.int64) if sizes is None else np.asarray(sizes)
-    return Releases(np.full(len(flat), 1), count, sizes, arrays)
+    parts = []
+    for rows in (slice(0, 3), slice(3, None)):  # a server receives them in chunks
+        own = {name: array[rows] for name, array in arrays.items()}
+        part = Releases(np.full(len(count[rows]), 1), count[rows], sizes[rows], own)
+        parts.append(Received(part, update_norms(own)))
+    return parts
 
 
 def flat(mean):
@@ -67,7 +72,7 @@ class Numbered:
 
 def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_cohort():
     updates = directions(3, [0.1, 0.5001, 40.0])
-    found = noised_mean()(1, releases(updates), MODEL)
+    found = noised_mean()(1, received(updates), MODEL)
     scaled = [u * min(1, CLIP / np.linalg.norm(u)) for u in updates]
     # three clients came, five were expected of 20 at a rate of a quarter
     np.testing.assert_allclose(flat(found.mean), np.sum(scaled, axis=0) / 5, rtol=1e-5)
@@ -80,27 +85,27 @@ def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_
 @pytest.mark.parametrize("cohort", [0, 1, 5, 20])
 def test_the_divisor_is_public_and_not_the_size_of_the_cohort(cohort):
     update = np.full((cohort, 16), 0.01)
-    found = noised_mean()(1, releases(update), MODEL)
+    found = noised_mean()(1, received(update), MODEL)
     np.testing.assert_allclose(flat(found.mean), cohort * 0.01 / 5, rtol=1e-5, atol=1e-9)
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
 
 
 def test_updates_at_the_clip_pass_and_those_above_end_at_it():
     for length, expected in ((0.499999, 0.499999), (0.6, CLIP), (1e6, CLIP)):
-        found = noised_mean()(1, releases(directions(1, [length])), MODEL)
+        found = noised_mean()(1, received(directions(1, [length])), MODEL)
         assert np.linalg.norm(flat(found.mean)) * 5 == pytest.approx(expected, rel=1e-5)
 
 
 def test_rounding_does_not_end_above_the_clip():
     for update in directions(300, np.geomspace(CLIP, 1e6, 300)):
-        found = noised_mean()(1, releases(update), MODEL)
+        found = noised_mean()(1, received(update), MODEL)
         assert np.linalg.norm(flat(found.mean)) * 5 <= CLIP
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-3, 1e30, LARGEST])
 def test_any_finite_update_counts_for_one_clip_at_most(size):
     updates = np.full((2, 16), size)
-    found = noised_mean()(1, releases(updates), MODEL)
+    found = noised_mean()(1, received(updates), MODEL)
     length = np.linalg.norm(flat(found.mean)) * 5
     assert length == pytest.approx(2 * min(CLIP, size * 4), rel=1e-4)
     assert length <= 2 * CLIP * (1 + 1e-5)
@@ -110,12 +115,12 @@ def test_any_finite_update_counts_for_one_clip_at_most(size):
 def many(config=FIXED, rounds=200, updates=None, **kwargs):
     """Return what rounds with seeded noise add to a round without."""
     updates = np.zeros((0, 16)) if updates is None else updates
-    clean = flat(noised_mean(config, **kwargs)(1, releases(updates), MODEL).mean)
+    clean = flat(noised_mean(config, **kwargs)(1, received(updates), MODEL).mean)
     noised = NoisedMean(plan(config, **kwargs), lambda r: numpy_stream(0, "sum noise", r))
     clips = [noised.clipping_norm]
     found = []
     for r in range(rounds):
-        found.append(flat(noised(r, releases(updates), MODEL).mean) - clean)
+        found.append(flat(noised(r, received(updates), MODEL).mean) - clean)
         noised.clipping_norm = clips[0]
     return np.array(found)
 
@@ -154,12 +159,12 @@ def test_noise_covers_every_shared_coordinate_alike():
 def test_layers_that_are_not_shared_get_no_noise_and_do_not_move():
     noised = NoisedMean(plan(), lambda r: np.random.default_rng(0))
     for updates in (np.zeros((0, 16)), np.ones((2, 16))):
-        mean = noised(1, releases(updates), MODEL).mean
+        mean = noised(1, received(updates), MODEL).mean
         assert (mean["kept"] == 0).all() and (flat(mean) != 0).all()
 
 
 def test_an_empty_cohort_is_noised_and_its_fractions_do_not_exist():
-    found = NoisedMean(plan(), lambda r: np.random.default_rng(0))(1, releases([]), MODEL)
+    found = NoisedMean(plan(), lambda r: np.random.default_rng(0))(1, received([]), MODEL)
     assert (flat(found.mean) != 0).all() and math.isnan(found.clip_fraction)
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
     assert flat(found.mean).std() == pytest.approx(found.noise_stddev, rel=0.8)
@@ -185,7 +190,7 @@ def test_no_client_moves_the_sum_by_more_than_the_clip(seed, lengths, gone, size
         updates = np.abs(updates)
     sizes = np.array(sizes[: len(lengths)])
     left = np.arange(len(lengths)) != gone
-    both = (releases(updates, sizes), releases(updates[left], sizes[left]))
+    both = (received(updates, sizes), received(updates[left], sizes[left]))
     sums = [flat(noised_mean(config)(1, seen, MODEL).mean) * 5 for seen in both]
     moved = np.linalg.norm(sums[0] - sums[1])
     # beside the clip, the sums are rounded to float32
@@ -208,7 +213,7 @@ def test_one_client_moves_the_count_by_a_half(lengths, gone, noise, other):
 
     def count(of):
         moving = noised_mean(MOVING, Numbered(noise))
-        moving(1, releases(np.outer(of, np.eye(16)[0])), MODEL)
+        moving(1, received(np.outer(of, np.eye(16)[0])), MODEL)
         return -math.log(moving.clipping_norm / CLIP) / 0.2 * 5
 
     assert abs(count(lengths) - count(lengths[:gone] + lengths[gone + 1 :])) == pytest.approx(0.5)
@@ -219,7 +224,7 @@ def test_one_client_moves_the_count_by_a_half(lengths, gone, noise, other):
 def test_the_clip_moves_by_the_noised_share_below_it(lengths, below):
     quantile = replace(MOVING, target_quantile=0.3)
     moving = noised_mean(quantile, Numbered(0.25))
-    moving(1, releases(directions(len(lengths), lengths)), MODEL)
+    moving(1, received(directions(len(lengths), lengths)), MODEL)
     # equations of Andrew et al. (2021), counted from one half, over five expected clients
     share = (below - len(lengths) / 2 + 0.25 * plan(MOVING).count_noise) / 5 + 0.5
     assert moving.clipping_norm == pytest.approx(CLIP * math.exp(-0.2 * (share - 0.3)))
@@ -231,7 +236,7 @@ def test_a_clip_too_small_grows_and_one_too_large_shrinks(length, grows):
     clips = []
     for _ in range(5):
         clips.append(moving.clipping_norm)
-        moving(1, releases(directions(5, [length] * 5)), MODEL)
+        moving(1, received(directions(5, [length] * 5)), MODEL)
     assert clips == sorted(clips, reverse=not grows) and len(set(clips)) == 5
 
 
@@ -251,7 +256,7 @@ def test_the_clip_finds_its_quantile_of_the_norms(start, quantile):
     for r in range(300):
         present = int((rng.random(200) < 0.5).sum())
         norms = np.exp(rng.normal(size=present))  # median 1
-        moving(r, releases(directions(present, norms)), MODEL)
+        moving(r, received(directions(present, norms)), MODEL)
         clips.append(moving.clipping_norm)
     reached = np.exp(np.mean(np.log(clips[150:])))
     assert reached == pytest.approx(math.exp(norm.ppf(quantile)), rel=0.05)
@@ -261,7 +266,7 @@ def test_noise_follows_the_clip_that_was_applied_in_the_round():
     moving = noised_mean(MOVING, Numbered(0.0))
     for _ in range(3):
         clip = moving.clipping_norm
-        found = moving(1, releases(directions(5, [100.0] * 5)), MODEL)
+        found = moving(1, received(directions(5, [100.0] * 5)), MODEL)
         assert found.clipping_norm == clip < moving.clipping_norm
         assert found.noise_stddev == pytest.approx(plan(MOVING).sum_stddev(clip) / 5)
         # the source gives 1s: what is above the clipped sum is one standard deviation
@@ -272,7 +277,7 @@ def test_noise_follows_the_clip_that_was_applied_in_the_round():
 
 def test_a_fixed_clip_stays_where_it_is():
     fixed = noised_mean(FIXED, Numbered(3.0))
-    fixed(1, releases(directions(5, [100.0] * 5)), MODEL)
+    fixed(1, received(directions(5, [100.0] * 5)), MODEL)
     assert fixed.clipping_norm == CLIP
 
 
@@ -280,7 +285,7 @@ def test_the_count_and_the_sum_are_noised_independently():
     moving = NoisedMean(plan(MOVING), lambda r: numpy_stream(0, "sum noise", r))
     sums, counts = [], []
     for r in range(1500):
-        sums.append(flat(moving(r, releases([]), MODEL).mean))
+        sums.append(flat(moving(r, received([]), MODEL).mean))
         counts.append(-math.log(moving.clipping_norm / CLIP) / 0.2 * 5)
         moving.clipping_norm = CLIP
     check_noise(np.array(counts), plan(MOVING).count_noise)
@@ -296,12 +301,12 @@ def test_a_count_noise_too_small_is_refused_before_the_first_round():
 def test_a_weighted_mean_weighs_by_utterances_and_scales_down_what_exceeds_the_bound(monkeypatch):
     updates = directions(3, [0.2, 2.0, 8.0])
     weighted = WeightedMean(NoMechanism())
-    found = weighted(1, releases(updates, [1, 2, 7]), MODEL)
+    found = weighted(1, received(updates, [1, 2, 7]), MODEL)
     np.testing.assert_allclose(flat(found.mean), np.array([0.1, 0.2, 0.7]) @ updates, rtol=1e-5)
     assert found.clip_fraction == 0 and found.noise_stddev == 0
     assert math.isnan(found.clipping_norm)
     monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, model: 1.0)
-    found = weighted(1, releases(updates, [1, 2, 7]), MODEL)
+    found = weighted(1, received(updates, [1, 2, 7]), MODEL)
     scaled = updates * [[1], [1 / 2], [1 / 8]]
     np.testing.assert_allclose(flat(found.mean), np.array([0.1, 0.2, 0.7]) @ scaled, rtol=1e-5)
     assert found.clip_fraction == pytest.approx(2 / 3)
@@ -311,26 +316,27 @@ def test_a_weighted_mean_weighs_by_utterances_and_scales_down_what_exceeds_the_b
 def test_a_forged_update_counts_for_no_more_than_the_largest_honest_one():
     mechanism = LocalDP(False, [["w", "b"]], [CLIP], [0.1])
     bound = mechanism.norm_bound(MODEL)
-    found = WeightedMean(mechanism)(1, releases(np.full((1, 16), LARGEST)), MODEL)
+    found = WeightedMean(mechanism)(1, received(np.full((1, 16), LARGEST)), MODEL)
     assert np.linalg.norm(flat(found.mean)) == pytest.approx(bound, rel=1e-5)
     assert found.clip_fraction == 1 and found.noise_stddev == pytest.approx(0.1)
 
 
 def test_a_weighted_mean_of_nothing_moves_nothing():
-    found = WeightedMean(NoMechanism())(1, releases([]), MODEL)
+    found = WeightedMean(NoMechanism())(1, received([]), MODEL)
     assert found.mean == {} and math.isnan(found.noise_stddev) and math.isnan(found.clip_fraction)
 
 
 def test_a_weighted_mean_states_the_noise_of_its_clients():
     udp = PrivacyPlan(UDP, 0.1, 200).client_mechanism()
-    found = WeightedMean(udp)(1, releases(np.ones((2, 16)), [10, 20]), MODEL)
+    found = WeightedMean(udp)(1, received(np.ones((2, 16)), [10, 20]), MODEL)
     assert found.noise_stddev == pytest.approx((udp.stddev(10) + udp.stddev(20)) / 2)
 
 
 def test_norms_are_over_all_arrays_of_an_update():
     updates = directions(4, [0.0, 1e-20, 3.0, 1e30])
-    np.testing.assert_allclose(update_norms(releases(updates)), [0, 1e-20, 3, 1e30], rtol=1e-6)
-    assert update_norms(releases([])).shape == (0,)
+    found = update_norms({"w": np.asarray(updates, np.float32)})
+    np.testing.assert_allclose(found, [0, 1e-20, 3, 1e30], rtol=1e-6)
+    assert update_norms({"w": np.zeros((0, 3), np.float32)}).shape == (0,)
 
 
 @pytest.mark.parametrize("config", [FIXED, MOVING])
@@ -344,7 +350,7 @@ def test_the_plan_decides_how_a_round_is_aggregated(config):
 
 def first_noise(secure, seed=0, name="f", server_round=1):
     config = replace(FIXED, secure_noise=secure)
-    return flat(aggregation(plan(config), seed, name)(server_round, releases([]), MODEL).mean)
+    return flat(aggregation(plan(config), seed, name)(server_round, received([]), MODEL).mean)
 
 
 def test_seeded_noise_of_the_sum_differs_by_seed_federation_and_round_alone():
@@ -366,7 +372,7 @@ def test_secure_noise_of_the_sum_never_repeats_and_comes_from_the_system(monkeyp
     first_noise(True)
     assert drawn == [SHAPES["w"], SHAPES["b"]]
     drawn.clear()
-    aggregation(plan(replace(MOVING, secure_noise=True)), 0, "f")(1, releases([]), MODEL)
+    aggregation(plan(replace(MOVING, secure_noise=True)), 0, "f")(1, received([]), MODEL)
     assert drawn == [SHAPES["w"], SHAPES["b"], (1,)]
     monkeypatch.setattr(aggregate, "noise_source", lambda secure, *name: NoNoise())
     assert (first_noise(True) == 0).all()  # there is no other source

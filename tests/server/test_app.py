@@ -362,16 +362,16 @@ def test_a_failing_client_stops_the_run(tmp_path):
 def test_a_client_whose_training_diverges_costs_its_own_update_alone(
     tmp_path, monkeypatch, config, value
 ):
-    trainer, trained = client_module.TRAINERS["fedavg"], []
+    train, trained = client_module.train_clients, []
 
     def diverge(*arguments):
-        update, loss = trainer(*arguments)
-        trained.append(update)
-        if len(trained) == 3:  # client 2 in the first round
-            update["dense.1.bias"][0] = value
-        return update, loss
+        losses, (*_, clients, _, _, _, _, into) = train(*arguments), arguments
+        if 2 in clients and not trained:  # in the first round
+            into["dense.1.bias"][clients.index(2), 0] = value
+            trained.append(2)
+        return losses
 
-    monkeypatch.setitem(client_module.TRAINERS, "fedavg", diverge)
+    monkeypatch.setattr(client_module, "train_clients", diverge)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(7, 1), (8, 0)]
     assert 2 not in {client for server_round, client in releases_of(tmp_path) if server_round == 1}
@@ -385,10 +385,13 @@ def test_a_client_whose_training_diverges_costs_its_own_update_alone(
 def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
     tmp_path, monkeypatch, config, size
 ):
-    def train(model, start, *rest):
-        return {name: np.full_like(array, size) for name, array in start.items()}, 0.0
+    def train(*arguments):
+        *_, clients, _, _, _, _, into = arguments
+        for array in into.values():
+            array.fill(size)
+        return [0.0] * len(clients)
 
-    monkeypatch.setitem(client_module.TRAINERS, "fedavg", train)
+    monkeypatch.setattr(client_module, "train_clients", train)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(8, 0), (8, 0)]
     first, second, _ = dict(Transcript(tmp_path / "t").global_models()).values()

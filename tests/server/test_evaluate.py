@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn import metrics
 
 from client.model import ModelConfig, initial_arrays
-from server.evaluate import Evaluator, uar
+from server.evaluate import Evaluator, confusion_matrix, uar
 
 
 def test_uar_is_the_mean_recall_of_the_classes_that_occur():
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 4, (2, 200))
-    assert uar(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
-    assert uar(np.array([0, 0, 1]), np.array([0, 3, 1])) == 0.75
-    assert uar(np.array([2, 2]), np.array([1, 1])) == 0.0
+    confusion = confusion_matrix(labels, predicted, 4)
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(labels, predicted))
+    assert uar(confusion) == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    assert uar(confusion_matrix(np.array([0, 0, 1]), np.array([0, 3, 1]), 4)) == 0.75
+    assert uar(confusion_matrix(np.array([2, 2]), np.array([1, 1]), 4)) == 0.0
 
 
 def test_scores_agree_with_a_forward_pass_by_hand():
@@ -25,9 +27,9 @@ def test_scores_agree_with_a_forward_pass_by_hand():
         arrays
     )
     assert scores.test_accuracy == pytest.approx((predicted == labels).mean())
-    assert scores.test_uar == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert scores.test_uar == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert scores.validation_uar == pytest.approx(
-        balanced_accuracy_score(labels[:20], predicted[:20])
+        metrics.balanced_accuracy_score(labels[:20], predicted[:20])
     )
     assert scores.confusion.sum() == 50
     assert scores.confusion.trace() == (predicted == labels).sum()

@@ -13,6 +13,7 @@ from client.training import TrainingConfig
 from server.aggregate import Aggregate, WeightedMean
 from server.grid import LocalGrid
 from server.strategy import TappedAveraging
+from server.transcript import Releases
 
 START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float32)}
 SIZES = {0: 5, 2: 10, 3: 1, 7: 4}
@@ -23,7 +24,9 @@ def update(client: int) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=a.shape).astype(np.float32) for name, a in START.items()}
 
 
-def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -> TrainRequest:
+def request(
+    server_round: int, clients: tuple[int, ...], chunk: int, mechanism: Mechanism
+) -> TrainRequest:
     return TrainRequest(
         "f",
         server_round,
@@ -31,6 +34,7 @@ def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -
         clients,
         "",
         "cpu",
+        chunk,
         "fedavg",
         ModelConfig(),
         TrainingConfig(),
@@ -74,6 +78,17 @@ def answer(message: Message, arrays: dict, metrics: dict) -> Message:
     )
 
 
+def joined(parts):
+    """All releases of a round, which the strategy hands over in chunks."""
+    names = ("round", "client", "num_examples")
+    columns = ([np.zeros(0, np.int64), *(getattr(p, name) for p in parts)] for name in names)
+    arrays = {
+        n: np.concatenate([np.zeros((0, *a.shape), np.float32), *(p.arrays[n] for p in parts)])
+        for n, a in START.items()
+    }
+    return Releases(*map(np.concatenate, columns), arrays)
+
+
 class Round:
     """One round of the strategy over two nodes, with replies changed by the test."""
 
@@ -92,7 +107,7 @@ class Round:
             partial(request, mechanism=mechanism),
             aggregate or WeightedMean(mechanism),
             step,
-            lambda *args: self.tapped.append(args),
+            lambda r, model, parts: self.tapped.append((r, model, joined(parts))),
         )
         grid = Nodes(nodes)
         arrays = ArrayRecord({n: Array(a) for n, a in START.items()})
@@ -274,8 +289,8 @@ def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():
 def test_the_aggregate_gets_what_was_accepted_and_the_model_it_started_from():
     got = []
 
-    def keep(server_round, releases, model):
-        got.append((server_round, releases, model))
+    def keep(server_round, received, model):
+        got.append((server_round, joined([part.releases for part in received]), model))
         return Aggregate({}, np.ones(3), 0.0, 0.0)
 
     round_ = Round(spoil(2, np.nan), aggregate=keep)

@@ -44,7 +44,7 @@ def write(folder, rounds, settings, scale=1.0):
     with TranscriptWriter(folder, settings, {}) as writer:
         for server_round in rounds:
             row = {name: array * server_round for name, array in model.items()}
-            writer.record(server_round, row, releases(server_round, scale=scale))
+            writer.record(server_round, row, [releases(server_round, scale=scale)])
 
 
 def test_float32_comes_back_as_it_was(tmp_path):
@@ -77,7 +77,7 @@ def test_a_zero_update_stays_zero(tmp_path):
     zero = releases(1)
     arrays = {name: np.zeros_like(a) for name, a in zero.arrays.items()}
     with TranscriptWriter(tmp_path, meta("float16"), {}) as writer:
-        writer.record(1, {}, Releases(zero.round, zero.client, zero.num_examples, arrays))
+        writer.record(1, {}, [Releases(zero.round, zero.client, zero.num_examples, arrays)])
     (chunk,) = Transcript(tmp_path)
     assert (chunk.arrays["dense.0.weight"] == 0).all()
 
@@ -86,7 +86,7 @@ def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch
     monkeypatch.setattr(transcript, "CHUNK_BYTES", 1000)
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, 8):
-            writer.record(server_round, {}, releases(server_round))
+            writer.record(server_round, {}, [releases(server_round)])
         assert len(list(tmp_path.glob("updates-*.safetensors"))) == 2
     assert not list(tmp_path.glob("*.part"))
     rounds = [r for chunk in Transcript(tmp_path) for r in chunk.round.tolist()]
@@ -95,8 +95,8 @@ def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch
 
 def test_a_round_without_updates_leaves_no_rows(tmp_path):
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
-        writer.record(1, {}, releases(1, count=0))
-        writer.record(2, {}, releases(2))
+        writer.record(1, {}, [releases(1, count=0)])
+        writer.record(2, {}, [releases(2)])
     (chunk,) = Transcript(tmp_path)
     np.testing.assert_array_equal(chunk.round, 2)
 
@@ -154,7 +154,7 @@ def test_clients_are_read_one_after_another_whatever_the_chunks(
         patch.setattr(transcript, "CHUNK_BYTES", chunk)
         with TranscriptWriter(folder, meta(), {}) as writer:
             for server_round, releases_of_round in enumerate(sent, 1):
-                writer.record(server_round, {}, releases_of_round)
+                writer.record(server_round, {}, [releases_of_round])
     expected = defaultdict(list)
     for of_round in sent:
         for row, client in enumerate(of_round.client.tolist()):
@@ -199,7 +199,7 @@ def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkey
     made = {r: {n: rng.normal(size=(3, 2)).astype(np.float32) for n in "ab"} for r in range(1, 7)}
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, 6):
-            writer.record(server_round, made[server_round], releases(server_round))
+            writer.record(server_round, made[server_round], [releases(server_round)])
         writer.record_model(6, made[6])
     stored = Transcript(tmp_path)
     assert stored.num_models == 6
@@ -215,14 +215,14 @@ def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkey
 def test_a_writer_that_goes_on_replaces_what_came_after_it_was_saved(tmp_path, flushed_after):
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, flushed_after + 1):
-            writer.record(server_round, {"w": np.full(2, server_round)}, releases(server_round))
+            writer.record(server_round, {"w": np.full(2, server_round)}, [releases(server_round)])
         written = writer.flush()
         for server_round in range(flushed_after + 1, 5):
-            writer.record(server_round, {"w": np.full(2, -1.0)}, releases(99))
+            writer.record(server_round, {"w": np.full(2, -1.0)}, [releases(99)])
             writer.flush()
     with TranscriptWriter(tmp_path, meta(), written) as writer:
         for server_round in range(flushed_after + 1, 5):
-            writer.record(server_round, {"w": np.full(2, server_round)}, releases(server_round))
+            writer.record(server_round, {"w": np.full(2, server_round)}, [releases(server_round)])
         writer.record_model(5, {"w": np.full(2, 5.0)})
     stored = Transcript(tmp_path)
     np.testing.assert_array_equal(stored.models(np.arange(1, 6), ["w"])["w"][:, 0], range(1, 6))

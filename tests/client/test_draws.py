@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from client.draws import Draws, client_keys
+
+DRAWS = Draws(client_keys(0, range(2000), "training", "f", 3), 0.2)
+
+
+def kept(draws, layer=0, step=0, shape=(5, 40)):
+    return draws.masks(layer, step, torch.empty(len(draws.keys), *shape)) > 0
+
+
+def test_a_client_has_its_own_numbers_alone_or_among_others():
+    alone = Draws(client_keys(0, [7], "training", "f", 3), 0.2)
+    some = Draws(client_keys(0, [1999, 7], "training", "f", 3), 0.2)
+    sizes = torch.full((2000,), 26)
+    assert torch.equal(DRAWS.orders(1, sizes)[7], alone.orders(1, sizes[:1])[0])
+    assert torch.equal(kept(DRAWS)[7], kept(alone)[0])
+    assert torch.equal(kept(some)[1], kept(alone)[0])
+    assert torch.equal(kept(alone, shape=(3, 40))[0], kept(alone)[0, :3])
+    assert torch.equal(DRAWS.head(8).keys, DRAWS.keys[:8])
+
+
+def test_an_order_is_a_permutation_and_padding_comes_last():
+    sizes = torch.tensor([1, 26, 13] * 100)
+    orders = DRAWS.head(300).orders(0, sizes)
+    assert orders.shape == (300, 26)
+    for order, size in zip(orders, sizes.tolist(), strict=True):
+        assert sorted(order[:size].tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("place", [0, 1, 25])
+def test_every_utterance_is_as_often_at_a_place(place):
+    orders = torch.cat([DRAWS.orders(e, torch.full((2000,), 26)) for e in range(20)])
+    counts = np.bincount(orders[:, place].numpy(), minlength=26)
+    assert chisquare(counts).pvalue > 1e-4
+    neighbours = orders[:, place - 1] * 26 + orders[:, place]
+    pairs = np.bincount(neighbours.numpy(), minlength=26 * 26).reshape(26, 26)
+    assert chisquare(pairs[~np.eye(26, dtype=bool)]).pvalue > 1e-4 and not pairs.trace()
+
+
+def test_masks_drop_their_share_and_keep_the_mean():
+    masks = DRAWS.masks(0, 0, torch.empty(2000, 5, 40, dtype=torch.float64))
+    assert set(masks.unique().tolist()) == {0.0, 1.25} and masks.dtype == torch.float64
+    share = (masks > 0).double()
+    assert share.mean().item() == pytest.approx(0.8, abs=4 * 0.4 / 400_000**0.5)
+    for axes in ((1, 2), (0,)):  # by client; by place
+        spread = share.mean(axes).std().item()
+        many = share.numel() / share.mean(axes).numel()
+        assert spread == pytest.approx(0.4 / many**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        kept(DRAWS, layer=1),
+        kept(DRAWS, step=1),
+        kept(DRAWS).roll(1, 0),
+        kept(DRAWS).roll(1, 1),
+        kept(DRAWS).roll(1, 2),
+        kept(Draws(client_keys(1, range(2000), "training", "f", 3), 0.2)),
+        kept(Draws(client_keys(0, range(2000), "training", "f", 4), 0.2)),
+    ],
+    ids=["layer", "step", "client", "row", "unit", "seed", "round"],
+)
+def test_masks_of_different_places_are_uncorrelated(other):
+    pairs = torch.stack([kept(DRAWS).flatten(), other.flatten()]).double()
+    assert abs(torch.corrcoef(pairs)[0, 1].item()) < 4.5 / 400_000**0.5
+
+
+def test_keys_differ_between_clients():
+    assert len(client_keys(0, range(10_000), "training").unique()) >= 9_998
+
+
+def test_nothing_is_dropped_at_a_share_of_zero():
+    assert kept(Draws(DRAWS.keys, 0.0)).all()
