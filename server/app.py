@@ -17,7 +17,7 @@ from server.checkpoint import Checkpoint, State
 from server.federation import Federation, Outcome
 from server.recorder import Recorder
 from server.strategy import TappedAveraging
-from server.transcript import TranscriptWriter
+from server.writer import TranscriptWriter
 
 
 class BudgetSpent(Exception):

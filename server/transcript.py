@@ -7,30 +7,27 @@ with ``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the gl
 the start of each round, and the one that the last round left as that of a round after it. No
 speaker, label or attribute is in it: a client is a number.
 
-In float16 each array of a release is divided by a power of two near its largest magnitude,
-so that what is lost is mantissa alone: small updates do not drown in subnormal numbers.
+In float16 each array of a release is divided by a power of two near its norm, so that what is
+lost is mantissa alone: small updates do not drown in subnormal numbers.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from client.errors import UserError
+from server.packing import unpack
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-CHUNK_BYTES = 32 * 2**20
 
 
 @dataclass
@@ -110,61 +107,6 @@ def choose_layers(layers: str, parameters: Sequence[str], key: str) -> list[str]
             choices = ", ".join([*named, *known])
             raise UserError(f"{key}: {layer} is not one of {choices}")
     return [name for name in parameters if name.rsplit(".", 1)[0] in wanted]
-
-
-class TranscriptWriter:
-    """Appends releases and global models, writing a file whenever a chunk is full.
-
-    Memory stays at one chunk whatever the number of rounds. Use as a context manager.
-
-    Parameters
-    ----------
-    written : mapping of str to int
-        What `flush` returned when the run that goes on was last saved; empty for a new one.
-        Later files are removed.
-    """
-
-    def __init__(self, folder: Path, meta: TranscriptMeta, written: Mapping[str, int]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._meta = meta
-        self._updates = _Chunks(folder, "updates", written.get("updates", 0))
-        self._globals = _Chunks(folder, "globals", written.get("globals", 0))
-        (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
-
-    def record(
-        self, server_round: int, model: Mapping[str, Floats], received: Sequence[Releases]
-    ) -> None:
-        """Record the model that the round's clients start from, and their updates."""
-        self.record_model(server_round, model)
-        parts: list[dict[str, npt.NDArray[np.generic]]] = []
-        for releases in received:
-            rows: dict[str, npt.NDArray[np.generic]] = {
-                "round": releases.round,
-                "client": releases.client,
-                "num_examples": releases.num_examples,
-            }
-            for name in self._meta.layers:
-                rows[name], rows[f"{name}.scale"] = _pack(releases.arrays[name], self._meta.dtype)
-            parts.append(rows)
-        if parts:
-            self._updates.add({n: np.concatenate([p[n] for p in parts]) for n in parts[0]})
-
-    def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
-        """Record the model that a round starts from."""
-        row = {name: array[None].astype(np.float32) for name, array in model.items()}
-        self._globals.add({"round": np.array([server_round]), **row})
-
-    def flush(self) -> dict[str, int]:
-        """Write what is left, and return how many files of each kind there are."""
-        return {"updates": self._updates.flush(), "globals": self._globals.flush()}
-
-    def __enter__(self) -> Self:
-        """Return the writer."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Write what is left."""
-        self.flush()
 
 
 class Transcript:
@@ -259,7 +201,7 @@ class Transcript:
         rounds, client, sizes = (
             read(name).astype(np.int64) for name in ("round", "client", "num_examples")
         )
-        arrays = {name: _unpack(read(name), read(f"{name}.scale")) for name in parameters}
+        arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
         return Releases(rounds, client, sizes, arrays)
 
     @contextmanager
@@ -275,45 +217,3 @@ class Transcript:
                         f"{path}: damaged transcript; run fedser stage=train"
                     ) from error
             yield files
-
-
-class _Chunks:
-    """Rows of named arrays, written in files of about `CHUNK_BYTES`."""
-
-    def __init__(self, folder: Path, kind: str, written: int) -> None:
-        self._folder, self._kind, self._written = folder, kind, written
-        self._rows: list[dict[str, npt.NDArray[np.generic]]] = []
-        for later in sorted(folder.glob(f"{kind}-*"))[written:]:
-            later.unlink()
-
-    def add(self, rows: dict[str, npt.NDArray[np.generic]]) -> None:
-        self._rows.append(rows)
-        if sum(a.nbytes for r in self._rows for a in r.values()) >= CHUNK_BYTES:
-            self.flush()
-
-    def flush(self) -> int:
-        if self._rows:
-            stacked = {n: np.concatenate([r[n] for r in self._rows]) for n in self._rows[0]}
-            path = self._folder / f"{self._kind}-{self._written:05d}.safetensors"
-            save_file(stacked, path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
-            self._rows, self._written = [], self._written + 1
-        return self._written
-
-
-def _pack(array: Floats, dtype: str) -> tuple[npt.NDArray[np.floating], Floats]:
-    scale = np.ones(len(array), dtype=np.float32)
-    if dtype == "float32":
-        return array.astype(np.float32), scale
-    largest = np.abs(array).max(axis=tuple(range(1, array.ndim)))
-    scale = np.ldexp(scale, np.where(largest > 0, np.frexp(largest)[1], 0)).astype(np.float32)
-    return (array / _per_row(scale, array)).astype(np.float16), scale
-
-
-def _unpack(array: npt.NDArray[np.generic], scale: npt.NDArray[np.generic]) -> Floats:
-    widened = array.astype(np.float32)
-    return widened * _per_row(scale.astype(np.float32), widened)
-
-
-def _per_row(scale: Floats, like: Floats) -> Floats:
-    return scale.reshape(-1, *[1] * (like.ndim - 1))

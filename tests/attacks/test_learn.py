@@ -12,7 +12,8 @@ from scipy.stats import hypergeom
 
 from attacks.learn import Shadow, View, fit_attacks, speaker_groups
 from client.errors import UserError
-from server.transcript import Releases, Transcript, TranscriptMeta, TranscriptWriter
+from server.transcript import Releases, Transcript, TranscriptMeta
+from server.writer import TranscriptWriter
 
 NAMES = ["dense.0.weight", "dense.0.bias"]
 VIEW = View("attributed", NAMES, initial_weights=True)

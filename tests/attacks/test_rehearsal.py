@@ -11,7 +11,6 @@ from client.app import app as client_app
 from client.draws import Draws, client_keys
 from client.model import initial_arrays
 from client.training import fedavg_update, fedsgd_gradient
-from server import transcript
 from server.app import federate
 from server.grid import LocalGrid
 from server.privacy_config import PrivacyConfig
@@ -117,7 +116,7 @@ def test_every_answer_has_noise_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 9000, 2**25])
 def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(transcript, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("server.writer.CHUNK_BYTES", chunk_bytes)
     played, stored, cast = play(tmp_path, rounds=5)
     scenes = list(rehearse(stored, played.protocol, cast, asked=1))
     chunks = list(stored)
@@ -135,7 +134,7 @@ def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chu
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**25])
 def test_rounds_of_an_empty_cohort_are_passed_over(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(transcript, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("server.writer.CHUNK_BYTES", chunk_bytes)
     drawn = {1: [], 2: [3, 5], 3: [0], 4: []}  # the last may be a file of its own
     monkeypatch.setattr("server.cohort.Sampler.__call__", lambda self, r: drawn[r])
     played, stored, cast = play(tmp_path, privacy=replace(LOCAL, epsilon=500.0))

@@ -1,0 +1,195 @@
+"""Writes a transcript while the run goes on: `server.transcript` says what it consists of."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from client.errors import UserError
+from server.packing import pack
+from server.transcript import Floats, Releases, TranscriptMeta
+
+CHUNK_BYTES = 32 * 2**20
+PENDING = 2
+"""Rounds that were handed over and are not written yet, at most."""
+
+
+class TranscriptWriter:
+    """Appends releases and global models, writing a file whenever a chunk is full.
+
+    A thread packs and writes while the run goes on. Memory stays at `PENDING` rounds and a
+    chunk whatever the number of rounds: where the disk is slower than the clients, `record`
+    waits. Use as a context manager. Everything raises a `UserError` as soon as it is known
+    that something could not be written; nothing is written after that.
+
+    Parameters
+    ----------
+    written : mapping of str to int
+        What `flush` returned when the run that goes on was last saved; empty for a new one.
+        Later files are removed.
+    """
+
+    def __init__(self, folder: Path, meta: TranscriptMeta, written: Mapping[str, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._meta = folder, meta
+        self._updates = _Chunks(folder, "updates", written.get("updates", 0))
+        self._globals = _Chunks(folder, "globals", written.get("globals", 0))
+        (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
+        self._thread = ThreadPoolExecutor(1, "transcript", torch.set_num_threads, (1,))
+        self._pending: deque[Future[None]] = deque()
+        self._failure: Exception | None = None
+
+    def record(
+        self, server_round: int, model: Mapping[str, Floats], received: Sequence[Releases]
+    ) -> None:
+        """Record the model that the round's clients start from, and their updates.
+
+        Arrays are not copied: they must not be changed from now on. No file ends within a round.
+        """
+
+        def write() -> None:
+            self._add_model(server_round, model)
+            for releases in received:
+                self._add_releases(releases)
+            self._updates.flush(CHUNK_BYTES)
+
+        self._hand_over(write)
+
+    def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
+        """Record the model that a round starts from."""
+        self._hand_over(lambda: self._add_model(server_round, model))
+
+    def flush(self) -> dict[str, int]:
+        """Write what is left, and return how many files of each kind there are."""
+        for chunks in (self._updates, self._globals):
+            self._hand_over(chunks.flush)
+        self._wait(0)
+        return {"updates": self._updates.written, "globals": self._globals.written}
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what is left."""
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+
+    def _hand_over(self, write: Callable[[], None]) -> None:
+        """Have the thread do this next."""
+        self._wait(PENDING - 1)
+        self._pending.append(self._thread.submit(self._try, write))
+
+    def _wait(self, left: int) -> None:
+        """Wait until so few are pending, and raise what went wrong by now."""
+        while len(self._pending) > left:
+            self._pending.popleft().result()
+        if self._failure:
+            raise self._failure
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write unless something is missing already: there must be no gap."""
+        if self._failure:
+            return
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            self._failure = UserError(f"{self._folder}: the transcript cannot be written: {error}")
+        except Exception as error:
+            self._failure = error
+
+    def _add_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
+        row = {name: np.asarray(array, np.float32)[None] for name, array in model.items()}
+        self._globals.add({"round": np.array([server_round]), **row})
+        self._globals.flush(CHUNK_BYTES)
+
+    def _add_releases(self, releases: Releases) -> None:
+        recorded = {n: np.asarray(releases.arrays[n], np.float32) for n in self._meta.layers}
+        about = {
+            "round": releases.round,
+            "client": releases.client,
+            "num_examples": releases.num_examples,
+        }
+        packed = recorded if self._meta.dtype == "float16" else {}
+        whole = {} if packed else recorded
+        ones = {f"{name}.scale": np.ones(len(releases), np.float32) for name in whole}
+        self._updates.add({**about, **whole, **ones}, packed)
+
+
+class _Chunks:
+    """Rows of named arrays, written in files of about `CHUNK_BYTES`.
+
+    They are gathered in buffers that are used again for the next file: memory that was touched
+    before costs nothing to touch again.
+    """
+
+    def __init__(self, folder: Path, kind: str, written: int) -> None:
+        self._folder, self._kind, self.written = folder, kind, written
+        self._buffers: dict[str, npt.NDArray[Any]] = {}
+        self._rows = 0
+        self._last: Path | None = None
+        for later in sorted(folder.glob(f"{kind}-*"))[written:]:
+            later.unlink()
+
+    def add(
+        self,
+        whole: Mapping[str, npt.NDArray[np.generic]],
+        packed: Mapping[str, Floats] | None = None,
+    ) -> None:
+        """Append k rows: arrays (k, ...) as they are, and others in half precision."""
+        for name, array in whole.items():
+            self._room(name, array.shape, array.dtype)[:] = array
+        for name, array in (packed or {}).items():
+            scale = self._room(f"{name}.scale", (len(array),), np.float32)
+            pack(array, self._room(name, array.shape, np.float16), scale)
+        self._rows += len(whole["round"])
+
+    def flush(self, least: int = 0) -> None:
+        """Write the rows, if there are any and they come to so many bytes."""
+        if self._rows and sum(array.nbytes for array in self._filled().values()) >= least:
+            path = self._folder / f"{self._kind}-{self.written:05d}.safetensors"
+            save_file(self._filled(), path.with_suffix(".part"))
+            os.replace(path.with_suffix(".part"), path)
+            for written in (self._last or path, path):
+                _let_go(written)
+            self._rows, self.written, self._last = 0, self.written + 1, path
+
+    def _filled(self) -> dict[str, npt.NDArray[Any]]:
+        return {name: buffer[: self._rows] for name, buffer in self._buffers.items()}
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a buffer's next rows."""
+        end, buffer = self._rows + shape[0], self._buffers.get(name)
+        if buffer is None or len(buffer) < end:
+            grown = np.empty((max(end, 2 * self._rows), *shape[1:]), dtype)
+            if buffer is not None:
+                grown[: self._rows] = buffer[: self._rows]
+            buffer = self._buffers[name] = grown
+        return buffer[self._rows : end]
+
+
+def _let_go(path: Path) -> None:
+    """Start to move a file from memory to the disk, and drop what is there already.
+
+    Gigabytes a run would fill the memory else, and to take a page that was never used before
+    costs a virtual machine ten times what it costs to copy to one.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)

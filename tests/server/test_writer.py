@@ -1,0 +1,99 @@
+"""The thread that writes: how much may wait for it, and what becomes of its errors."""
+
+import shutil
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from client.errors import UserError
+from server import writer as module
+from server.transcript import Releases, Transcript, TranscriptMeta
+from server.writer import PENDING, TranscriptWriter
+
+META = TranscriptMeta("f", "fedavg", 9, 3, ["w"], "float16", {})
+
+
+def releases(server_round, count=3):
+    arrays = {"w": np.full((count, 4), server_round, np.float32)}
+    return Releases(np.full(count, server_round), np.arange(count), np.ones(count, int), arrays)
+
+
+def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch):
+    go, started, pack = threading.Event(), threading.Event(), module.pack
+
+    def slow(*arrays):
+        started.set()
+        assert go.wait(10)
+        pack(*arrays)
+
+    monkeypatch.setattr(module, "pack", slow)
+    handed, alive = [], []
+
+    def train(writer):
+        for server_round in range(1, 8):
+            sent = releases(server_round)
+            alive.append(weakref.ref(sent.arrays["w"]))
+            writer.record(server_round, {}, [sent])
+            handed.append(server_round)
+
+    with TranscriptWriter(tmp_path, META, {}) as writer:
+        training = threading.Thread(target=train, args=[writer])
+        training.start()
+        assert started.wait(10)
+        training.join(0.2)  # it waits for the disk
+        assert handed == list(range(1, PENDING + 1)) and training.is_alive()
+        go.set()
+        training.join(10)
+        assert handed == list(range(1, 8))
+        writer.flush()
+        assert not any(array() is not None for array in alive[:-1])
+    (chunk,) = Transcript(tmp_path)
+    np.testing.assert_array_equal(chunk.arrays["w"][:, 0], np.repeat(range(1, 8), 3))
+
+
+def test_buffers_are_used_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 200)
+    saved = []
+
+    def save(arrays, path):
+        saved.append({name: array.ctypes.data for name, array in arrays.items()})
+        module_save(arrays, path)
+
+    module_save = module.save_file
+    monkeypatch.setattr(module, "save_file", save)
+    with TranscriptWriter(tmp_path, META, {}) as writer:
+        for server_round in range(1, 20):
+            writer.record(server_round, {}, [releases(server_round)])
+    of_updates = [addresses for addresses in saved if "w" in addresses]
+    assert len(of_updates) > 5 and len({tuple(a.values()) for a in of_updates}) == 1
+    assert [len(chunk) for chunk in Transcript(tmp_path)][:2] == [6, 6]
+
+
+def test_what_cannot_be_written_is_told_once_the_run_goes_on_and_leaves_no_gap(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "t"
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    message = f"{folder}: the transcript cannot be written"
+    with pytest.raises(UserError, match=message), TranscriptWriter(folder, META, {}) as writer:
+        writer.record(1, {}, [releases(1)])
+        writer.flush()
+        shutil.rmtree(folder)
+        with pytest.raises(UserError, match=message):
+            for server_round in range(2, 9):
+                writer.record(server_round, {}, [releases(server_round)])
+        folder.mkdir()
+        with pytest.raises(UserError, match=message):
+            writer.flush()
+    assert not list(folder.iterdir())
+
+
+def test_a_mistake_is_raised_as_it_is(tmp_path):
+    with pytest.raises(KeyError), TranscriptWriter(tmp_path, META, {}) as writer:
+        writer.record(1, {}, [Releases(np.ones(1, int), np.ones(1, int), np.ones(1, int), {})])
+    odd = Releases(np.ones(1, int), np.ones(1, int), np.ones(1, int), {"w": np.ones((1, 5))})
+    with pytest.raises(ValueError), TranscriptWriter(tmp_path, META, {}) as writer:
+        writer.record(1, {}, [releases(1)])
+        writer.record(1, {}, [odd])
