@@ -27,6 +27,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
+	$(BIN)/python -m benchmarks.costs
 
 clean:
 	rm -rf $(VENV) outputs multirun

@@ -1,161 +1,138 @@
-"""Time a federated round and feature extraction; prints a table.
+"""Time a federated round in every engine, side by side; prints a table and writes it as JSON.
 
-Run with ``make bench``. All rows do the same work on made-up data: 988-256-128-4, 26 training
-utterances a client, batches of 20, one local epoch of Adam. The loop is bare PyTorch training
-of the cohort; ``fedser-local`` adds what a study needs: messages, aggregation, transcript and
-evaluation.
+Run with ``make bench``. All engines do the same work on made-up data, that of the 2022 study:
+988-256-128-4, 26 training utterances a client, batches of 20, one local epoch of Adam. Each
+runs in a process of its own, one after another; figures are medians over rounds.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
+import psutil
 from rich.console import Console
 from rich.table import Table
 
-from client.app import app as client_app
-from client.corpora.base import EMOTIONS
-from client.corpora.synthetic import Synthetic
-from client.features import OpenSmile, extract
-from client.model import ModelConfig, initial_arrays
-from client.speakers import Clients
-from client.training import Examples, TrainingConfig, fedavg_update
-from conf.schema import RuntimeConfig
-from server.accountant import Accountant
-from server.app import federate
-from server.composition import Releases
-from server.federation import AlgorithmConfig, Federation, Protocol
-from server.grid import LocalGrid
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
-from server.run import compose, run_federations, study_config
-from server.transcript import TranscriptConfig
-
-FEATURES, TRAINING, HELD_OUT = 988, 26, 6
+SIZES = ((70, 7), (1000, 100), (10_000, 1000))
+POLL_SECONDS = 0.2
 
 
-def made_up_clients(count: int) -> Clients:
-    """Return clients with random features and labels."""
-    rng = np.random.default_rng(0)
-    total = count * (TRAINING + HELD_OUT)
-    return Clients(
-        rows=np.arange(total),
-        features=rng.standard_normal((total, FEATURES), dtype=np.float32),
-        labels=rng.integers(0, len(EMOTIONS), total),
-        client=np.repeat(np.arange(count), TRAINING + HELD_OUT),
-        validation=np.tile(np.arange(TRAINING + HELD_OUT) >= TRAINING, count),
-        corpora=["made"] * count,
-        speakers=[str(i) for i in range(count)],
-    )
+def measure(engine: str, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
+    """Run an engine in a process of its own, and return its row of the table.
+
+    Memory is the proportional set size of that process and all that it starts, Ray's too.
+    """
+    call = [sys.executable, "-m", "benchmarks.rounds", "--engine", engine, "--rounds", str(rounds)]
+    with tempfile.NamedTemporaryFile("r") as answer, tempfile.TemporaryFile("w+") as log:
+        call += ["--sizes", f"{clients}/{cohort}", "--out", answer.name]
+        child = subprocess.Popen(call, stdout=log, stderr=log, start_new_session=True)
+        watch = _Watch(child.pid)
+        if child.wait():
+            log.seek(0)
+            raise SystemExit(f"{engine} at {clients}/{cohort} failed:\n{log.read()[-4000:]}")
+        seconds = json.load(answer)
+    median = 1e3 * statistics.median(seconds)
+    return {
+        "engine": engine,
+        "clients": clients,
+        "cohort": cohort,
+        "rounds": len(seconds),
+        "ms_per_round": median,
+        "ms_per_client": median / cohort,
+        "peak_mib": watch.peak(),
+    }
 
 
-def loop_seconds(clients: Clients, cohort: int) -> float:
-    """Train a cohort one client after another, without a server."""
-    model = ModelConfig()
-    start = initial_arrays(model, FEATURES, len(EMOTIONS), 0)
-    own = [
-        Examples(
-            torch.from_numpy(clients.features[(clients.client == c) & ~clients.validation]),
-            torch.from_numpy(clients.labels[(clients.client == c) & ~clients.validation]),
+class _Watch:
+    """Notes how much memory a process and its descendants take together at most."""
+
+    def __init__(self, pid: int) -> None:
+        self._process, self._most = psutil.Process(pid), 0
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def peak(self) -> float:
+        """Return the most, in MiB, once the process has ended."""
+        self._thread.join()
+        return self._most / 2**20
+
+    def _look(self) -> None:
+        while True:
+            try:
+                if self._process.status() == psutil.STATUS_ZOMBIE:
+                    return
+                family = [self._process, *self._process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            self._most = max(self._most, sum(map(_memory, family)))
+            time.sleep(POLL_SECONDS)
+
+
+def _memory(process: psutil.Process) -> int:
+    """Return a process's share of the memory that it maps."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+        return 0
+
+
+def show(rows: Sequence[dict[str, Any]]) -> Table:
+    """Lay rows out, with ratios to the plain loop and to the same engine at the smallest size."""
+    table = Table(title=f"one federated round on {os.cpu_count()} cores, medians")
+    columns = ("engine", "clients", "cohort", "ms a round", "ms a client", "peak MiB")
+    for column in (*columns, "times the loop", "a client, times the smallest"):
+        table.add_column(column, justify="left" if column == "engine" else "right")
+    for row in rows:
+        (base,) = (r for r in rows if r["engine"] == "loop" and r["clients"] == row["clients"])
+        first = next(r for r in rows if r["engine"] == row["engine"])
+        table.add_row(
+            row["engine"],
+            f"{row['clients']:,}",
+            f"{row['cohort']:,}",
+            f"{row['ms_per_round']:,.1f}",
+            f"{row['ms_per_client']:.2f}",
+            f"{row['peak_mib']:,.0f}",
+            f"{row['ms_per_round'] / base['ms_per_round']:.2f}",
+            f"{row['ms_per_client'] / first['ms_per_client']:.2f}",
         )
-        for c in range(cohort)
-    ]
-    began = time.perf_counter()
-    for number, examples in enumerate(own):
-        generator = torch.Generator().manual_seed(number)
-        noise = np.random.default_rng(number)  # of no mechanism
-        fedavg_update(model, start, examples, TrainingConfig(), generator, None, noise)
-    return time.perf_counter() - began
-
-
-def federation(clients: Clients, cohort: int, rounds: int, folder: Path) -> Federation:
-    """Return a private federation over the clients, tested on their held-out utterances."""
-    return Federation(
-        name="private-fold0",
-        role="private",
-        fold=0,
-        clients=clients,
-        test=clients.validation_set(),
-        protocol=Protocol(
-            model=ModelConfig(),
-            training=TrainingConfig(),
-            algorithm=AlgorithmConfig("fedavg", 1.0),
-            plan=PrivacyPlan(PrivacyConfig(), cohort / len(clients), rounds),
-            transcript=TranscriptConfig(),
-            seed=0,
-        ),
-        folder=folder,
-    )
-
-
-def round_seconds(clients: Clients, cohort: int, rounds: int, runtime: str) -> float:
-    """Return the median time from one round's end to the next's, the first left out."""
-    with tempfile.TemporaryDirectory() as name:
-        study = federation(clients, cohort, rounds + 1, Path(name) / "transcript")
-        if runtime == "local":
-            outcome = federate(LocalGrid(client_app), study, Path(name), "cpu")
-        else:
-            (outcome,) = run_federations([study], RuntimeConfig("ray"))
-    return statistics.median(r.seconds for r in outcome.rounds[1:])
-
-
-def accounting_seconds(rounds: int) -> float:
-    """Calibrate central noise to epsilon 8 and account for a run of so many rounds."""
-    config = study_config(compose(["privacy=central_8"])).privacy
-    began = time.perf_counter()
-    plan = PrivacyPlan(config, 0.1, rounds, 70, (Releases(rounds, 0.1),))
-    accountant = Accountant(plan, [TRAINING] * 70, range(70), 1, "fedavg", TrainingConfig())
-    for server_round in range(rounds):
-        accountant.add(range(server_round % 10, 70, 10))
-        assert accountant.epsilon <= 8 and accountant.known_epsilon
-    return time.perf_counter() - began
-
-
-def extraction_speed(cache: Path) -> float:
-    """Return how many seconds of speech a second of extraction handles."""
-    corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
-    paths = [u.path for u in corpus.utterances(cache)]
-    import soundfile
-
-    duration = sum(soundfile.info(path).duration for path in paths)
-    began = time.perf_counter()
-    extract(OpenSmile("emobase", 16000), paths, cache)
-    return duration / (time.perf_counter() - began)
+    return table
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; or, in a child process, time one engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30, help="rounds a measurement")
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    shown = Table(title="one federated round")
-    for column in ("engine", "clients", "cohort", "ms a round", "ms a client", "to the loop"):
-        shown.add_column(column, justify="left" if column == "engine" else "right")
-    for count, cohort in ((70, 7), (1000, 100)):
-        clients = made_up_clients(count)
-        loop = statistics.median(loop_seconds(clients, cohort) for _ in range(5))
-        timings = {"loop": loop}
-        for runtime in ("local", "ray"):
-            timings[f"fedser-{runtime}"] = round_seconds(clients, cohort, rounds, runtime)
-        for engine, seconds in timings.items():
-            cells = (1e3 * seconds, 1e3 * seconds / cohort, seconds / loop)
-            shown.add_row(engine, str(count), str(cohort), *(f"{cell:.2f}" for cell in cells))
-    console = Console()
-    console.print(shown)
-    rounds, folds = 200, 5
-    spent = accounting_seconds(rounds)
-    whole = folds * rounds * round_seconds(made_up_clients(70), 7, 30, "local")
-    console.print(
-        f"accounting of {rounds} central rounds: {spent:.2f} s, {100 * spent / whole:.1f} % of "
-        f"training {folds} folds, which share it"
-    )
-    with tempfile.TemporaryDirectory() as cache:
-        console.print(f"emobase extraction: {extraction_speed(Path(cache)):.0f} times real time")
+    sizes = [f"{clients}/{cohort}" for clients, cohort in SIZES]
+    parser.add_argument("--sizes", nargs="+", default=sizes, help="clients/cohort")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds a figure is the median of")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--engine", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    sizes = [tuple(map(int, size.split("/"))) for size in given.sizes]
+    if given.engine:
+        from benchmarks.engines import ENGINES  # slow to import: in child processes alone
+
+        seconds = ENGINES[given.engine](*sizes[0], given.rounds)
+        given.out.write_text(json.dumps(seconds))
+        return
+    console, rows = Console(), []
+    from benchmarks.engines import ENGINES
+
+    for clients, cohort in sizes:
+        for engine in ENGINES:
+            console.print(f"{engine}, {cohort} of {clients} clients ...", style="dim")
+            rows.append(measure(engine, clients, cohort, given.rounds))
+    console.print(show(rows))
+    given.out.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2))
+    console.print(f"table: {given.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,288 @@
+"""What the benchmark of a round measures: each engine trains the same cohorts of made-up clients.
+
+Each takes the number of clients, of a cohort and of rounds, and returns the seconds that each
+round took but for the first ones.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from server.runtime import run_on
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.adam import adam
+
+from client.corpora.base import EMOTIONS
+from client.model import ModelConfig, initial_arrays
+from client.speakers import Clients
+from client.training import TrainingConfig
+from client.wire import to_record
+from conf.schema import RuntimeConfig
+from server.aggregate import aggregation
+from server.cohort import cohort_sampler
+from server.federation import AlgorithmConfig, Federation, Protocol
+from server.plan import PrivacyPlan
+from server.privacy_config import PrivacyConfig
+from server.run import run_federations
+from server.strategy import CHUNK, TappedAveraging
+from server.transcript import TranscriptConfig
+
+FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
+SIZES = (FEATURES, *HIDDEN, len(EMOTIONS))
+BATCHES = (20, 6)
+WARM_UP = 2
+
+
+def made_up_clients(count: int) -> Clients:
+    """Return clients with random features and labels."""
+    rng = np.random.default_rng(0)
+    total = count * (TRAINING + HELD_OUT)
+    return Clients(
+        rows=np.arange(total),
+        features=rng.standard_normal((total, FEATURES), dtype=np.float32),
+        labels=rng.integers(0, len(EMOTIONS), total),
+        client=np.repeat(np.arange(count), TRAINING + HELD_OUT),
+        validation=np.tile(np.arange(TRAINING + HELD_OUT) >= TRAINING, count),
+        corpora=["made"] * count,
+        speakers=[str(i) for i in range(count)],
+    )
+
+
+def network() -> nn.Sequential:
+    """Return the study's network as one would write it in PyTorch."""
+    first, second = HIDDEN
+    return nn.Sequential(
+        nn.Linear(FEATURES, first),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(second, len(EMOTIONS)),
+    )
+
+
+def train_plainly(model: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> None:
+    """Train one client for an epoch as one would write it in PyTorch."""
+    model.train()
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-9, weight_decay=1e-4
+    )
+    for batch in torch.randperm(len(labels)).split(BATCHES[0]):
+        optimiser.zero_grad()
+        F.cross_entropy(model(features[batch]), labels[batch]).backward()
+        optimiser.step()
+
+
+def one_client(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a made-up client's training data."""
+    generator = torch.Generator().manual_seed(number)
+    features = torch.randn(TRAINING, FEATURES, generator=generator)
+    return features, torch.randint(len(EMOTIONS), (TRAINING,), generator=generator)
+
+
+def loop(clients: int, cohort: int, rounds: int) -> list[float]:
+    """Plain PyTorch, with as many threads as it takes by itself: one client after another."""
+    data = [one_client(number) for number in range(cohort)]  # more would be the same work
+    model, seconds = network(), []
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(WARM_UP + rounds):
+        began = time.perf_counter()
+        total = {name: torch.zeros_like(value) for name, value in state.items()}
+        for features, labels in data:
+            model.load_state_dict(state)
+            train_plainly(model, features, labels)
+            for name, value in model.state_dict().items():
+                total[name] += value
+        state = {name: value / cohort for name, value in total.items()}
+        seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
+
+
+flower_client = ClientApp()
+held = lru_cache(maxsize=None)(one_client)
+
+
+@flower_client.train()
+def train(message: Message, context: Context) -> Message:
+    """One client's training, as in Flower's tutorial for PyTorch."""
+    model = network()
+    record = message.content.array_records["arrays"]
+    model.load_state_dict(record.to_torch_state_dict())
+    train_plainly(model, *held(int(context.node_config["partition-id"])))
+    metrics = MetricRecord({"num-examples": TRAINING})
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+    return Message(content, reply_to=message)
+
+
+def flower(clients: int, cohort: int, rounds: int) -> list[float]:
+    """Flower's own simulation with its FedAvg: one message a client, all settings as they are."""
+    laps: list[float] = []
+
+    def lap(server_round: int, arrays: ArrayRecord) -> None:
+        laps.append(time.perf_counter())
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = FedAvg(
+            fraction_train=cohort / clients, fraction_evaluate=0.0, min_available_nodes=clients
+        )
+        start = ArrayRecord(network().state_dict())
+        strategy.start(
+            grid, start, num_rounds=WARM_UP + rounds, evaluate_fn=lap, train_config=ConfigRecord()
+        )
+
+    run_simulation(
+        server_app=app,
+        client_app=flower_client,
+        num_supernodes=clients,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+    return np.diff(laps)[WARM_UP:].tolist()
+
+
+def federation(clients: int, cohort: int, rounds: int, folder: Path) -> Federation:
+    """Return a private federation, evaluated on validation and test sets of a size."""
+    made = made_up_clients(clients)
+    return Federation(
+        name="private-fold0",
+        role="private",
+        fold=0,
+        clients=made,
+        test=made.validation_set(),
+        protocol=protocol(clients, cohort, rounds),
+        folder=folder / "transcript",
+    )
+
+
+def protocol(clients: int, cohort: int, rounds: int) -> Protocol:
+    """Return the study's protocol without a mechanism."""
+    return Protocol(
+        model=ModelConfig(hidden=list(HIDDEN)),
+        training=TrainingConfig(),
+        algorithm=AlgorithmConfig("fedavg", 1.0),
+        plan=PrivacyPlan(PrivacyConfig(), cohort / clients, rounds),
+        transcript=TranscriptConfig(),
+        seed=0,
+    )
+
+
+def fedser(runtime: RuntimeConfig) -> Callable[[int, int, int], list[float]]:
+    """Return the engine of a whole study: transcript, evaluation and all."""
+
+    def run(clients: int, cohort: int, rounds: int) -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            study = federation(clients, cohort, WARM_UP + rounds, Path(folder))
+            (outcome,) = run_federations([study], runtime)
+        return [row.seconds for row in outcome.rounds[WARM_UP:]]
+
+    return run
+
+
+def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
+    """Our strategy and clients alone: no transcript, no evaluation, no books."""
+
+    def main(grid: Grid, folder: Path, device: str) -> list[float]:
+        made, about = made_up_clients(clients), protocol(clients, cohort, rounds)
+        dataset, laps = folder / "clients.safetensors", list[float]()
+        made.save_training(dataset)
+        strategy = TappedAveraging(
+            cohort=cohort_sampler(about.plan.config, clients, cohort / clients, 0, "bare"),
+            request=partial(about.train_request, "bare", "fedavg", dataset, device),
+            aggregate=aggregation(about.plan, 0, "bare"),
+            server_step=1.0,
+            tap=lambda server_round, model, received: None,
+        )
+        strategy.start(
+            grid,
+            to_record(initial_arrays(about.model, FEATURES, len(EMOTIONS), 0)),
+            num_rounds=WARM_UP + rounds,
+            evaluate_fn=lambda server_round, arrays: laps.append(time.perf_counter()),
+        )
+        return np.diff(laps)[WARM_UP:].tolist()
+
+    (seconds,) = run_on(RuntimeConfig("local"), [main])
+    return seconds
+
+
+def floor(clients: int, cohort: int, rounds: int) -> list[float]:
+    """The matrix products of a cohort's training, and a pass of Adam over memory for each step.
+
+    On all cores, in chunks as large as ours.
+    """
+    layers = list(pairwise(SIZES))
+    shapes = [shape for n, m in layers for shape in ((m, n), (m,))]
+
+    def work(count: int) -> None:
+        stacks = pool.pop() if pool else allocate()
+        params, gradients, means, squares = [[s[:count] for s in part] for part in stacks]
+        for size in BATCHES:
+            x = [torch.empty(count, size, n) for n in SIZES]
+            for layer, (w, b) in enumerate(zip(params[::2], params[1::2], strict=True)):
+                torch.baddbmm(b[:, None], x[layer], w.mT, out=x[layer + 1])
+            for layer in reversed(range(len(layers))):
+                torch.bmm(x[layer + 1].mT, x[layer], out=gradients[2 * layer])
+                if layer:
+                    torch.bmm(x[layer + 1], params[2 * layer], out=x[layer])
+            steps = list(torch.zeros(len(params)))
+            adam(
+                params,
+                gradients,
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.98,
+                lr=5e-4,
+                weight_decay=1e-4,
+                eps=1e-9,
+                maximize=False,
+            )
+        pool.append(stacks)
+
+    def allocate() -> list[list[torch.Tensor]]:
+        zeros = lambda s: torch.from_numpy(np.zeros((CHUNK, *s), np.float32))  # noqa: E731
+        return [[zeros(shape) for shape in shapes] for _ in range(4)]
+
+    pool: list[list[list[torch.Tensor]]] = []
+    torch.set_num_threads(1)
+    size = min(CHUNK, -(-cohort // 2))
+    chunks = [min(size, cohort - first) for first in range(0, cohort, size)]
+    seconds = []
+    with torch.inference_mode(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in range(WARM_UP + rounds):
+            began = time.perf_counter()
+            list(threads.map(torch.inference_mode()(work), chunks))
+            seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
+
+
+ENGINES: dict[str, Callable[[int, int, int], list[float]]] = {
+    "loop": loop,
+    "flower": flower,
+    "fedser-local": fedser(RuntimeConfig("local")),
+    "fedser-ray": fedser(RuntimeConfig("ray")),
+    "fedser-local-bare": fedser_bare,
+    "floor": floor,
+}
+if torch.cuda.is_available():
+    gpu = {"num_cpus": 1.0, "num_gpus": 1.0}
+    ENGINES["fedser-gpu"] = fedser(RuntimeConfig("ray", client_resources=gpu))
