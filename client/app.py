@@ -5,8 +5,10 @@ those it wants, and the reply stacks their updates along a leading axis, one row
 that the server sees every client's own update however many nodes there are.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def train(message: Message, context: Context) -> Message:
     # to the last bit.
     torch.set_num_threads(1)
     request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
+    request = replace(request, dataset=_found(request.dataset, context))
     start = from_record(message.content.array_records["arrays"])
     data, clients = _dataset(request.dataset, request.device), request.clients
     updates = {n: np.empty((len(clients), *a.shape), a.dtype) for n, a in start.items()}
@@ -85,7 +88,13 @@ def _train_chunk(
     return losses
 
 
-@lru_cache(maxsize=2)
+def _found(dataset: str, context: Context) -> str:
+    """Return where this node finds a file: in its own ``workspace``, if it was given one."""
+    folder = context.node_config.get("workspace")
+    return str(Path(str(folder), Path(dataset).name)) if folder else dataset
+
+
+@lru_cache(maxsize=max(2, os.cpu_count() or 1))  # federations that run at a time
 def _dataset(path: str, device: str) -> Dataset:
     """Read the clients' data once a process, onto the device that trains."""
     return Dataset.load(Path(path), device)

@@ -1,5 +1,6 @@
 """The emotion recogniser, and its parameters as plain arrays."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -69,9 +70,15 @@ def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str,
 
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
     """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return to_arrays(Recogniser(config, inputs, classes))
+    generator = torch.Generator().manual_seed(seed)  # threads share PyTorch's own
+    with torch.device("meta"):
+        model = Recogniser(config, inputs, classes)
+    for layer in model.to_empty(device="cpu").dense:
+        assert isinstance(layer, nn.Linear)
+        bound = 1 / math.sqrt(layer.in_features)
+        nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
+        nn.init.uniform_(layer.bias, -bound, bound, generator)
+    return to_arrays(model)
 
 
 def to_arrays(model: nn.Module) -> Arrays:

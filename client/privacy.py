@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from client.mechanism import (
     Arrays,
@@ -168,7 +168,7 @@ class LocalDP(Withholding):
         """L2 norm that an honest update of this shape exceeds once in a thousand million."""
         sizes = [sum(update[name].size for name in group) for group in self.groups]
         squared = sum(
-            stddev**2 * chi2.isf(FALSE_ALARM / len(sizes), size)
+            stddev**2 * chdtri(size, FALSE_ALARM / len(sizes))  # chi-squared
             for stddev, size in zip(self.noise, sizes, strict=True)
         )
         return math.hypot(*self.clipping_norms) + math.sqrt(squared)

@@ -19,7 +19,8 @@ class TrainRequest:
     clients : tuple of int
         Partition ids of the clients to train.
     dataset : str
-        File from which a simulation's worker reads its clients.
+        File from which a simulation's worker reads its clients; a worker on another machine has
+        one of that name in a folder of its own.
     device : str
         ``cpu`` or ``cuda``.
     chunk : int

@@ -19,13 +19,16 @@ class RuntimeConfig:
     name : str
         ``ray`` or ``local``.
     client_resources : dict
-        CPUs and GPUs of one Ray worker: as many workers start as fit the machine.
+        CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
+    ray_address : str or None
+        Of a Ray cluster to join, such as ``10.0.0.1:6379``; without one Ray starts here.
     """
 
     name: str = "ray"
     client_resources: dict[str, float] = field(
         default_factory=lambda: {"num_cpus": 1.0, "num_gpus": 0.0}
     )
+    ray_address: str | None = None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from client.wire import from_record, to_record
 from server.aggregate import aggregation
 from server.checkpoint import Checkpoint, State
 from server.federation import Federation, Outcome
+from server.grid import offer, threads_of
 from server.recorder import Recorder
 from server.strategy import TappedAveraging
 from server.writer import TranscriptWriter
@@ -26,6 +27,8 @@ class BudgetSpent(Exception):
 
 app = ServerApp()
 
+POLL_SECONDS = 0.005
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
@@ -36,6 +39,8 @@ def main(grid: Grid, context: Context) -> None:
     """
     from server.run import train_from_overrides  # imports this module
 
+    if hasattr(grid, "pull_interval"):  # that of Flower's simulation engine sleeps 100 ms a poll
+        grid.pull_interval = POLL_SECONDS
     overrides = str(context.run_config["overrides"]).split()
     train_from_overrides(overrides, Path(str(context.run_config["output"])), grid)
 
@@ -46,12 +51,13 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     Parameters
     ----------
     workspace : Path
-        Folder that the nodes can read, for the clients' training data.
+        Folder for the clients' training data, which nodes read.
     device : str
         On which nodes train, ``cpu`` or ``cuda``.
     """
     dataset = workspace / f"{federation.name}.safetensors"
     federation.clients.save_training(dataset)
+    offer(grid, dataset)
     protocol = federation.protocol
     plan, seed = protocol.plan, protocol.seed
     stream = numpy_stream(seed, federation.name, "initial")
@@ -64,7 +70,8 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     aggregate = aggregation(plan, seed, federation.name)
     kept_in = federation.checkpoint
     checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
-    with Recorder(federation, sum(array.size for array in arrays.values())) as recorder:
+    num_parameters = sum(array.size for array in arrays.values())
+    with Recorder(federation, num_parameters, threads_of(grid)) as recorder:
         state = checkpoint.load(recorder.outcome) if checkpoint else None
         if state:
             recorder.resume(state.cohorts)

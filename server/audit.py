@@ -28,6 +28,7 @@ from conf.schema import AuditConfig
 from server.aggregate import Aggregate, Received, aggregation
 from server.cohort import cohort_sampler
 from server.federation import Evidence, Protocol
+from server.grid import offer
 from server.strategy import TappedAveraging
 from server.transcript import Releases
 
@@ -108,6 +109,7 @@ class _Aviary:
         protocol, name = self.protocol, f"{name}-{self.magnitude:g}"
         dataset = self._workspace / f"{name}.safetensors"
         _canary_clients(coins, parts).save_training(dataset)
+        offer(self._grid, dataset)
         aggregate = aggregation(protocol.plan, protocol.seed, name)
 
         def observed(server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:

@@ -68,7 +68,7 @@ class Evaluator:
         config: ModelConfig,
         validation: tuple[Floats, Ints],
         test: tuple[Floats, Ints],
-        threads: int = 1,
+        threads: int,
     ) -> None:
         self._validation, self._test, self._threads = validation, test, threads
         self._model = Recogniser(config, test[0].shape[1], len(EMOTIONS)).eval()

@@ -1,7 +1,10 @@
-"""An in-process Flower grid: the same ServerApp and ClientApp without Ray or a network."""
+"""Flower grids without a SuperLink: the same ServerApp and ClientApp in this process."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from itertools import count
+from pathlib import Path
+from threading import Event
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -12,18 +15,28 @@ from flwr.supercore.task_identity import TaskIdentity
 NODE_ID = 1
 
 
-class LocalGrid(Grid):
-    """A grid of one node in this process, which answers messages as they are sent.
+class Stopped(Exception):
+    """The grid was told to stop."""
 
-    For tests and small studies; the numbers are those of a simulation on Ray.
+
+class DirectGrid(Grid):
+    """A grid that hands messages to its nodes itself, so that nothing is polled for.
+
+    A grid serves one thread; `stop` alone may be called from another.
+
+    Attributes
+    ----------
+    threads : int
+        How many cores of this machine are for the server that uses it.
     """
 
-    def __init__(self, client_app: ClientApp) -> None:
-        self._client_app = client_app
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._run = Run.create_empty(run_id=1)
         self._ids = count(1)
-        self._replies: dict[str, Message] = {}
-        # A Message reads its sender from here; Flower's own launchers set it likewise.
+        self._stopped = Event()
+        # A Message reads its sender from here, whatever the grid; Flower's own launchers set
+        # it likewise.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, NODE_ID
 
     def set_run(self, run: Run) -> None:
@@ -46,20 +59,61 @@ class LocalGrid(Grid):
         """Create a message."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the one node."""
-        return [NODE_ID]
-
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Have the node answer each message at once."""
+        """Number the messages and hand each to its node.
+
+        Raises
+        ------
+        Stopped
+            After `stop`.
+        """
+        self._check()
         sent = []
         for message in messages:
             message_id = str(next(self._ids))
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do
-            context = Context(1, NODE_ID, UserConfig(), RecordDict(), UserConfig())
-            self._replies[message_id] = self._client_app(message, context)
+            self._submit(message_id, message)
             sent.append(message_id)
         return sent
+
+    def offer(self, path: Path) -> None:
+        """Let the nodes read a file of this machine, the clients' data, from now on.
+
+        Nodes on this machine need no help.
+        """
+
+    def stop(self) -> None:
+        """Have the server that uses this grid fail with `Stopped`, at its next message."""
+        self._stopped.set()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
+    @abstractmethod
+    def _submit(self, message_id: str, message: Message) -> None:
+        """Hand a message to its node."""
+
+
+class LocalGrid(DirectGrid):
+    """A grid of one node in this process, which answers messages as they are sent.
+
+    The numbers are those of nodes on Ray.
+
+    Parameters
+    ----------
+    threads : int
+        On how many the node trains.
+    """
+
+    def __init__(self, client_app: ClientApp, threads: int = 1) -> None:
+        super().__init__(threads)
+        self._client_app = client_app
+        self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the one node."""
+        return [NODE_ID]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages, once."""
@@ -70,3 +124,27 @@ class LocalGrid(Grid):
     ) -> Iterable[Message]:
         """Return each message's reply."""
         return self.pull_messages(self.push_messages(messages))
+
+    def _submit(self, message_id: str, message: Message) -> None:
+        self._replies[message_id] = self._client_app(
+            message, node_context(NODE_ID, UserConfig({"threads": self.threads}))
+        )
+
+
+def node_context(node_id: int, config: UserConfig) -> Context:
+    """Return what a ClientApp is told of its node."""
+    return Context(1, node_id, config, RecordDict(), UserConfig())
+
+
+def threads_of(grid: Grid) -> int:
+    """Return how many cores are for the server that uses a grid."""
+    return grid.threads if isinstance(grid, DirectGrid) else 1
+
+
+def offer(grid: Grid, path: Path) -> None:
+    """Let the nodes of a grid read a file of this machine.
+
+    Those of Flower's own simulation engine run on this machine.
+    """
+    if isinstance(grid, DirectGrid):
+        grid.offer(path)

@@ -20,6 +20,8 @@ class Recorder:
     ----------
     num_parameters : int
         Size of an update, for the accountant.
+    threads : int
+        On which models are evaluated.
 
     Attributes
     ----------
@@ -28,14 +30,16 @@ class Recorder:
         The participation ledger, which the run fills in.
     """
 
-    def __init__(self, federation: Federation, num_parameters: int) -> None:
+    def __init__(self, federation: Federation, num_parameters: int, threads: int) -> None:
         self.outcome = Outcome(federation)
         self._federation = federation
         self._best_uar = -math.inf
         self._evaluator = None
         if federation.test is not None:
             validation = federation.clients.validation_set()
-            self._evaluator = Evaluator(federation.protocol.model, validation, federation.test)
+            self._evaluator = Evaluator(
+                federation.protocol.model, validation, federation.test, threads
+            )
         protocol = federation.protocol
         self.accountant = Accountant(
             plan=protocol.plan,

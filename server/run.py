@@ -1,13 +1,11 @@
-"""Run federations, simulated on Ray or in this process; compose configurations with Hydra."""
+"""Run federations on Ray or in this process; compose configurations with Hydra."""
 
-import logging
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 # Before Flower and Ray are imported: nothing is reported or looked up outside.
 for _name, _value in {
@@ -20,18 +18,14 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import hydra
-import torch
 import yaml
-from flwr.app import Context, RecordDict, UserConfig
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
+from flwr.serverapp import Grid
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from client.app import app as client_app
 from client.corpora.base import Corpus
 from client.errors import UserError
 from client.speakers import CorpusData, load_corpus
@@ -40,17 +34,12 @@ from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from server.app import federate
 from server.audit import release_canaries
 from server.federation import Evidence, Federation, Outcome, Protocol
-from server.grid import LocalGrid
+from server.runtime import Server, run_on
 from server.study import begin_training, check_config, private_federations, write_training
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
 for _name, _node in PRIVACY_POINTS.items():
     ConfigStore.instance().store(group="privacy", name=_name, node=_node)
-
-T = TypeVar("T")
-POLL_SECONDS = 0.005
-OBJECT_STORE_BYTES = 512 * 2**20
-"""Ray's shared memory: messages are a few MiB, and the default is a third of the machine."""
 
 
 def study_config(composed: DictConfig) -> StudyConfig:
@@ -144,89 +133,25 @@ def named_corpus(key: str, entry: Any, data_root: str) -> Any:
 
 
 def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
-    """Run federations one after another; raises as `run_on` does."""
-    return run_on(
-        runtime,
-        lambda grid, folder, device: [federate(grid, f, folder, device) for f in federations],
-    )
+    """Run federations side by side; raises as `run_on` does, and as `federate` does."""
+
+    def server(federation: Federation) -> Server[Outcome]:
+        return lambda grid, folder, device: federate(grid, federation, folder, device)
+
+    return run_on(runtime, [server(federation) for federation in federations])
 
 
 def run_canaries(
     protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
 ) -> list[list[Evidence]]:
     """Run the audit at each of its magnitudes; raises as `run_on` does."""
-    return run_on(
-        runtime,
-        lambda grid, folder, device: [
-            release_canaries(grid, protocol, dimension, audit, magnitude, folder, device)
-            for magnitude in audit.magnitudes
-        ],
-    )
 
-
-def run_on(runtime: RuntimeConfig, main: Callable[[Grid, Path, str], T]) -> T:
-    """Run a server's main function over Ray workers, or over this process.
-
-    Parameters
-    ----------
-    main : callable
-        Receives the grid, a folder that nodes can read, and the device on which they train.
-
-    Raises
-    ------
-    UserError
-        If the runtime is unknown or asks for what the machine has not.
-    """
-    device = "cuda" if runtime.client_resources.get("num_gpus", 0) > 0 else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.client_resources.num_gpus is above 0 but no GPU is to be seen")
-    torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    results: list[T] = []
-    app = ServerApp()
-    with tempfile.TemporaryDirectory(prefix="fedser-") as folder:
-
-        @app.main()
-        def run(grid: Grid, context: Context) -> None:
-            if hasattr(grid, "pull_interval"):  # a simulation's grid sleeps 100 ms a poll
-                grid.pull_interval = POLL_SECONDS
-            results.append(main(grid, Path(folder), device))
-
-        if runtime.name == "local":
-            context = Context(1, 0, UserConfig(), RecordDict(), UserConfig())
-            app(LocalGrid(client_app), context)
-        elif runtime.name == "ray":
-            _simulate(app, runtime)
-        else:
-            raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
-    return results[0]
-
-
-def _simulate(app: ServerApp, runtime: RuntimeConfig) -> None:
-    """Run a ServerApp on Flower's simulation engine with one virtual node a Ray worker."""
-    resources = dict(runtime.client_resources)
-    cpus = os.cpu_count() or 1
-    if not 0 < resources.get("num_cpus", 1) <= cpus:
-        raise UserError(
-            f"runtime.client_resources.num_cpus={resources.get('num_cpus')} must lie in (0, {cpus}]"
+    def server(magnitude: float) -> Server[list[Evidence]]:
+        return lambda grid, folder, device: release_canaries(
+            grid, protocol, dimension, audit, magnitude, folder, device
         )
-    workers = max(1, int(cpus / resources.get("num_cpus", 1)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run_simulation(
-            server_app=app,
-            client_app=client_app,
-            num_supernodes=workers,
-            backend_config={
-                "client_resources": {**resources, "max_restarts": -1},
-                "init_args": {
-                    "num_cpus": cpus,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "logging_level": "ERROR",
-                    "log_to_driver": False,
-                },
-            },
-        )
+
+    return run_on(runtime, [server(magnitude) for magnitude in audit.magnitudes])
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -57,3 +57,11 @@ def test_arrays_make_the_round_trip_as_copies():
     assert np.array_equal(to_arrays(model)["dense.0.weight"], arrays["dense.0.weight"])
     with pytest.raises(RuntimeError):
         load_arrays(model, {**arrays, "dense.0.weight": np.zeros((9, 9), np.float32)})
+
+
+def test_initial_parameters_are_those_of_pytorch():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        drawn = to_arrays(Recogniser(ModelConfig(), 988, 4))
+    for name, array in initial_arrays(ModelConfig(), 988, 4, seed=5).items():
+        np.testing.assert_array_equal(array, drawn[name])

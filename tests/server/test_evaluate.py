@@ -23,9 +23,9 @@ def test_scores_agree_with_a_forward_pass_by_hand():
     arrays = initial_arrays(ModelConfig(hidden=[6]), 5, 4, seed=0)
     hidden = np.maximum(features @ arrays["dense.0.weight"].T + arrays["dense.0.bias"], 0)
     predicted = (hidden @ arrays["dense.1.weight"].T + arrays["dense.1.bias"]).argmax(axis=1)
-    scores = Evaluator(ModelConfig(hidden=[6]), (features[:20], labels[:20]), (features, labels))(
-        arrays
-    )
+    scores = Evaluator(
+        ModelConfig(hidden=[6]), (features[:20], labels[:20]), (features, labels), 2
+    )(arrays)
     assert scores.test_accuracy == pytest.approx((predicted == labels).mean())
     assert scores.test_uar == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert scores.validation_uar == pytest.approx(

@@ -1,14 +1,19 @@
 import json
 from dataclasses import replace
+from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import yaml
 from flwr.app import Context, RecordDict, UserConfig
 from omegaconf.errors import OmegaConfBaseException
+from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 
+import client
 from client.app import app as client_app
 from client.corpora.emodb import Emodb
 from client.corpora.nemo import Nemo
@@ -17,8 +22,18 @@ from client.errors import UserError
 from client.features import OpenSmile
 from conf.schema import RuntimeConfig
 from server import app as server_app
+from server import ray_grid
 from server.grid import LocalGrid
-from server.run import build, build_corpus, named_corpus, run_federations
+from server.ray_grid import RayGrid
+from server.run import (
+    build,
+    build_corpus,
+    compose,
+    named_corpus,
+    run_federations,
+    study_config,
+)
+from server.strategy import TappedAveraging
 from server.transcript import Transcript
 from tests.examples import CENTRAL, UDP, federation
 
@@ -77,8 +92,73 @@ def test_an_impossible_runtime_is_refused(tmp_path, runtime, message):
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    runtime = study_config(compose(["runtime=gpu"])).runtime
+    assert runtime.client_resources == {"num_cpus": 1, "num_gpus": 1}
     with pytest.raises(UserError, match="no GPU is to be seen"):
-        run_federations([federation(tmp_path / "t")], RuntimeConfig("ray", {"num_gpus": 0.5}))
+        run_federations([federation(tmp_path / "t")], runtime)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Two Ray nodes of one CPU each, which find nothing of this repository by themselves."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
+    cluster.add_node()
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
+    cluster, tmp_path, monkeypatch
+):
+    start, offer = ray_grid._start, RayGrid.offer
+    accept = TappedAveraging._accept
+    places, trained = {}, set()
+
+    def start_and_look(*settings):
+        nodes = start(*settings)
+        look = [
+            node.__ray_call__.remote(lambda _: (node_of_ray(), client.__file__)) for node in nodes
+        ]
+        places.update(enumerate(ray.get(look), start=1))
+        return nodes
+
+    def offer_and_remove(grid, path):
+        offer(grid, path)
+        path.unlink()
+
+    def note(strategy, server_round, reply, share):
+        trained.add(reply.metadata.src_node_id)
+        return accept(strategy, server_round, reply, share)
+
+    def node_of_ray():
+        return ray.get_runtime_context().get_node_id()
+
+    def outcomes(runtime):
+        folder = tmp_path / runtime.name
+        made = [
+            replace(federation(folder / name, privacy=UDP), name=name) for name in ("a", "b", "c")
+        ]
+        # one over both nodes, then one after another over each
+        return run_federations(made[:1], runtime) + run_federations(made, runtime)[1:]
+
+    local = outcomes(RuntimeConfig("local"))
+    monkeypatch.setattr(ray_grid, "_start", start_and_look)
+    monkeypatch.setattr(RayGrid, "offer", offer_and_remove)
+    monkeypatch.setattr(TappedAveraging, "_accept", note)
+    joined = outcomes(RuntimeConfig("ray", ray_address=cluster.address))
+    machines, sources = zip(*places.values(), strict=True)
+    assert len(set(machines)) == 2 and trained == {1, 2}
+    assert all("py_modules" in source for source in sources)  # not where it is installed
+    for one, other in zip(local, joined, strict=True):
+        assert [r.test_uar for r in one.rounds] == [r.test_uar for r in other.rounds]
+        for layer, array in one.best_arrays.items():
+            np.testing.assert_array_equal(array, other.best_arrays[layer])
+    for name in ("a", "b", "c"):
+        one, other = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
+        np.testing.assert_array_equal(one.arrays["dense.0.weight"], other.arrays["dense.0.weight"])
+    assert not list(Path(gettempdir()).glob("fedser-node-*"))  # nodes clear up
 
 
 def test_build_checks_fields_and_types():

@@ -1,0 +1,287 @@
+"""A Flower grid whose nodes are Ray actors, on this machine or all over a Ray cluster.
+
+Flower's own simulation engine looks for messages every 100 ms, so that no round is shorter;
+here the server waits on Ray itself. Arrays travel through Ray's shared memory: what arrives is
+read-only and not a copy. The very ClientApp that a Flower SuperNode runs answers in each actor.
+
+Every machine of a cluster needs the Python and Ray version of this one, and what fedser
+depends on. fedser itself is brought along, and so is the clients' training data.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from ray.exceptions import RayError
+
+import client
+import server
+from client.errors import UserError
+from server.grid import DirectGrid, node_context
+
+PATIENCE = 1.0
+"""Seconds until a grid that waits for replies notices that it was stopped."""
+
+START_SECONDS = 300.0
+"""Until workers must have started; on a cluster they may have to wait for its other users."""
+
+CONNECT_SECONDS, LEAVE_SECONDS = 10.0, 10.0
+
+LEAST_STORE = 2**29
+"""Bytes of shared memory; with less Ray had better keep objects elsewhere."""
+
+Offered = tuple[str, "ray.ObjectRef[bytes]"] | None
+"""Name and bytes of a file."""
+
+
+class Node:
+    """What runs in an actor: the ClientApp, and the folder where it finds what is offered.
+
+    Parameters
+    ----------
+    node_id : int
+        The grid's name for it.
+    """
+
+    def __init__(self, client_app: ClientApp, node_id: int) -> None:
+        self._client_app, self._node_id = client_app, node_id
+        self._held: Path | None = None
+
+    def ready(self) -> None:
+        """Answer once the actor has started."""
+
+    # A message is not sent a second time to a node that died over it: an update may have left
+    # already. All other calls, and messages sent meanwhile, wait for the node to be back.
+    @ray.method(max_task_retries=0)
+    def answer(self, message: Message, offered: Offered) -> Message:
+        """Run the ClientApp on a message; its failure is an answer, too."""
+        try:
+            config = UserConfig({"workspace": self._fetch(*offered)} if offered else {})
+            return self._client_app(message, node_context(self._node_id, config))
+        except Exception as error:
+            reason = f"{type(error)}:<'{error}'>"  # in the words of Flower's engine
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+    def leave(self) -> None:
+        """Remove what was written to this machine."""
+        if self._held:
+            shutil.rmtree(self._held.parent, ignore_errors=True)
+
+    def _fetch(self, name: str, content: "ray.ObjectRef[bytes]") -> str:
+        """Hold this file alone, in a folder of this node, and return the folder."""
+        if self._held is None or self._held.name != name:
+            self.leave()
+            self._held = Path(tempfile.mkdtemp(prefix="fedser-node-"), name)
+            self._held.write_bytes(ray.get(content))
+        return str(self._held.parent)
+
+
+class RayGrid(DirectGrid):
+    """A grid over Ray actors.
+
+    A node that dies leaves an error in place of its reply, and is started again.
+
+    Parameters
+    ----------
+    nodes : mapping of int to actor handle
+        Actors of `Node`, by the id that each keeps.
+    elsewhere : bool
+        Whether nodes may run on other machines, which do not see this one's files.
+    threads : int
+        For the server, while nodes wait for it.
+    """
+
+    def __init__(self, nodes: Mapping[int, Any], elsewhere: bool = False, threads: int = 1) -> None:
+        super().__init__(threads)
+        self._nodes, self._elsewhere = dict(nodes), elsewhere
+        self._offered: Offered = None
+        self._pending: dict[str, tuple[ray.ObjectRef[Message], Message]] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes, dead or alive."""
+        return list(self._nodes)
+
+    def offer(self, path: Path) -> None:
+        """Send a file with the next messages, in place of one that was offered before."""
+        if self._elsewhere:
+            self._offered = path.name, ray.put(path.read_bytes())
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these messages that are there, once."""
+        asked = {self._pending[i][0]: i for i in message_ids if i in self._pending}
+        if not asked:
+            return []
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        return [_reply(*self._pending.pop(asked[reply])) for reply in ready]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Return the replies that arrive within `timeout` seconds; later ones are lost."""
+        sent = self.push_messages(messages)
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        waiting = [self._pending[i][0] for i in sent]
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left, PATIENCE))
+            self._check()
+        replies = self.pull_messages(sent)
+        for message_id in sent:
+            self._pending.pop(message_id, None)
+        return replies
+
+    def _submit(self, message_id: str, message: Message) -> None:
+        node = self._nodes[message.metadata.dst_node_id]
+        self._pending[message_id] = node.answer.remote(message, self._offered), message
+
+
+def _reply(reply: "ray.ObjectRef[Message]", message: Message) -> Message:
+    try:
+        return ray.get(reply)
+    except RayError as error:  # the node died, or the answer was lost
+        return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=message)
+
+
+@contextmanager
+def ray_grids(
+    client_app: ClientApp, resources: Mapping[str, float], address: str | None, most: int
+) -> Iterator[list[RayGrid]]:
+    """Start Ray or join a cluster, and share its workers out among grids.
+
+    Parameters
+    ----------
+    resources : mapping
+        CPUs and GPUs of a worker: as many start as fit.
+    address : str or None
+        Of the cluster to join.
+    most : int
+        Grids to make at most; there are no more than workers.
+
+    Raises
+    ------
+    UserError
+        If no worker fits, or there is no such cluster.
+    """
+    with _ray(address):
+        nodes = _start(client_app, resources)
+        numbered = list(enumerate(nodes, start=1))
+        count = min(most, len(nodes))
+        try:
+            threads = max(1, (os.cpu_count() or 1) // count)
+            yield [
+                RayGrid(dict(numbered[i::count]), address is not None, threads)
+                for i in range(count)
+            ]
+        finally:
+            if address is not None:
+                ray.wait(
+                    [n.leave.remote() for n in nodes], num_returns=len(nodes), timeout=LEAVE_SECONDS
+                )
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is not None:
+        _check_address(address)
+        # Packages of a name that are installed there come after these.
+        code = [str(Path(package.__path__[0])) for package in (client, server)]
+        try:
+            ray.init(address, runtime_env={"py_modules": code}, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
+            ) from error
+    else:
+        with _importable_as_here():
+            ray.init(
+                "local",
+                num_cpus=os.cpu_count(),
+                object_store_memory=_store_bytes(),
+                include_dashboard=False,
+                **options,
+            )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nothing listens, which Ray would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"runtime.ray_address={address}: no Ray cluster there ({error})") from error
+
+
+def _store_bytes() -> int | None:
+    """Return half of the shared memory that is free, of which Ray takes what it fills.
+
+    A cohort of 1,000 clients replies with more than 1 GB. None leaves it to Ray.
+    """
+    try:
+        half = shutil.disk_usage("/dev/shm").free // 2
+    except OSError:
+        return None
+    return half if half >= LEAST_STORE else None
+
+
+@contextmanager
+def _importable_as_here() -> Iterator[None]:
+    """Have processes that Ray starts import from where this one does.
+
+    Through the environment that they inherit: with a runtime environment Ray could use none of
+    the workers that it starts ahead.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path, before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
+    """Start as many workers as fit, all at once, and wait until they are up."""
+    cpus, gpus = resources.get("num_cpus", 1), resources.get("num_gpus", 0)
+    machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    fitting = sum(_fitting(machine, cpus, gpus) for machine in machines)
+    if not fitting:
+        raise UserError(
+            f"runtime.client_resources: no machine of Ray has {cpus:g} CPU(s) and {gpus:g} GPU(s)"
+        )
+    actor: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cpus, num_gpus=gpus)(
+        Node
+    )
+    nodes = [actor.remote(client_app, number) for number in range(1, fitting + 1)]
+    calls = [node.ready.remote() for node in nodes]
+    started, late = ray.wait(calls, num_returns=len(calls), timeout=START_SECONDS)
+    ray.get(started)
+    if late:
+        raise UserError(
+            f"runtime: {len(late)} of {fitting} Ray workers did not start within "
+            f"{START_SECONDS:.0f} s; are the cluster's CPUs or GPUs taken?"
+        )
+    return nodes
+
+
+def _fitting(machine: Mapping[str, Any], cpus: float, gpus: float) -> int:
+    has = machine["Resources"] if machine["Alive"] else {}
+    by_cpu = int(has.get("CPU", 0) / cpus)
+    return min(by_cpu, int(has.get("GPU", 0) / gpus)) if gpus else by_cpu

@@ -1,0 +1,96 @@
+"""Where federations run, and how many of them at a time."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+from flwr.serverapp import Grid
+
+from client.app import app as client_app
+from client.errors import UserError
+from conf.schema import RuntimeConfig
+from server.grid import DirectGrid, LocalGrid
+
+T = TypeVar("T")
+
+Server = Callable[[Grid, Path, str], T]
+"""What runs over a grid, given a folder for what the nodes read, and the device that trains."""
+
+
+def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
+    """Run servers side by side, each over a grid of its own, and return what they return.
+
+    They share out the cores of this machine, or the workers of Ray. Each must draw from named
+    random streams alone, so that it computes the same whatever runs beside it.
+
+    Raises
+    ------
+    UserError
+        If the runtime is unknown or asks for what the machine has not.
+    """
+    device = "cuda" if runtime.client_resources.get("num_gpus", 0) > 0 else "cpu"
+    if device == "cuda" and runtime.ray_address is None and not torch.cuda.is_available():
+        raise UserError("runtime.client_resources.num_gpus is above 0 but no GPU is to be seen")
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    if not servers:
+        return []
+    with (
+        tempfile.TemporaryDirectory(prefix="fedser-") as folder,
+        _grids(runtime, len(servers)) as grids,
+    ):
+        return _side_by_side(servers, grids, Path(folder), device)
+
+
+@contextmanager
+def _grids(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[DirectGrid]]:
+    """Make grids for so many servers, or for as many as run at a time."""
+    cpus, here = runtime.client_resources.get("num_cpus", 1), os.cpu_count() or 1
+    if runtime.name == "local":
+        count = min(most, here)
+        yield [LocalGrid(client_app, here // count) for _ in range(count)]
+    elif runtime.name != "ray":
+        raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
+    elif cpus <= 0 or (runtime.ray_address is None and cpus > here):
+        raise UserError(f"runtime.client_resources.num_cpus={cpus} must lie in (0, {here}]")
+    else:
+        from server.ray_grid import ray_grids  # slow to import: not where nobody needs it
+
+        with ray_grids(client_app, runtime.client_resources, runtime.ray_address, most) as grids:
+            yield grids
+
+
+def _side_by_side(
+    servers: Sequence[Server[T]], grids: Sequence[DirectGrid], folder: Path, device: str
+) -> list[T]:
+    """Run as many servers at a time as there are grids; the first that fails stops the rest."""
+    idle: SimpleQueue[DirectGrid] = SimpleQueue()
+    for grid in grids:
+        idle.put(grid)
+
+    def run(server: Server[T]) -> T:
+        torch.set_num_threads(1)  # of this thread
+        grid = idle.get()
+        try:
+            return server(grid, folder, device)
+        finally:
+            idle.put(grid)
+
+    with ThreadPoolExecutor(len(grids)) as pool:
+        running = [pool.submit(run, server) for server in servers]
+        try:
+            for finished in as_completed(running):
+                finished.result()
+        except BaseException:  # an interruption too, which reaches this thread alone
+            pool.shutdown(wait=False, cancel_futures=True)
+            for grid in grids:
+                grid.stop()
+            raise
+    return [finished.result() for finished in running]

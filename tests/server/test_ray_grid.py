@@ -1,0 +1,149 @@
+import os
+import time
+from threading import Timer
+
+import numpy as np
+import pytest
+import ray
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+import server.run  # noqa: F401  (sets the environment that Ray reads)
+from client.errors import UserError
+from client.wire import from_record, to_record
+from server.grid import Stopped
+from server.ray_grid import RayGrid, ray_grids
+
+SHAPE = (1000, 1000)
+HALF = {"num_cpus": (os.cpu_count() or 1) / 2}
+
+NONE = np.zeros(3, np.float32)
+
+app = ClientApp()
+
+
+@app.train()
+def answer(message, context):
+    """Do what the message asks for, and send its arrays back with one added."""
+    asked = message.content["config"]
+    time.sleep(float(asked["seconds"]))
+    if asked["end"] == "raise":
+        raise ValueError("no such client")
+    if asked["end"] == "exit":
+        os._exit(1)
+    (array,) = from_record(message.content["arrays"]).values()
+    seen = MetricRecord(
+        {"owned": int(array.flags.owndata), "writeable": int(array.flags.writeable)}
+    )
+    content = RecordDict({"arrays": to_record({"w": array + np.float32(1)}), "metrics": seen})
+    return Message(content, reply_to=message)
+
+
+def ask(node, end="", seconds=0.0, array=NONE):
+    config = ConfigRecord({"end": end, "seconds": seconds})
+    content = RecordDict({"arrays": to_record({"w": array}), "config": config})
+    return Message(content, node, "train")
+
+
+@pytest.fixture(scope="module")
+def grid():
+    with ray_grids(app, HALF, None, 1) as (grid,):
+        yield grid
+
+
+def nodes_that_answer(grid, **changes):
+    nodes = grid.get_node_ids()
+    replies = grid.send_and_receive([ask(node) for node in nodes], **changes)
+    return [reply.metadata.src_node_id for reply in replies if reply.has_content()]
+
+
+def test_arrays_arrive_in_shared_memory_both_ways(grid):
+    array = np.random.default_rng(0).random(SHAPE, np.float32)
+    (reply,) = grid.send_and_receive([ask(1, array=array)])
+    (found,) = from_record(reply.content["arrays"]).values()
+    np.testing.assert_array_equal(found, array + 1)
+    assert not found.flags.writeable and not found.flags.owndata
+    assert reply.content["metrics"] == MetricRecord({"owned": 0, "writeable": 0})
+    with open("/proc/self/maps") as maps:
+        shared = [line.split()[0].split("-") for line in maps if "plasma" in line]
+    first, last = found.ctypes.data, found.ctypes.data + found.nbytes
+    assert any(int(low, 16) <= first and last <= int(high, 16) for low, high in shared)
+
+
+def test_an_error_of_the_client_app_is_its_reply(grid):
+    bad, good = grid.send_and_receive([ask(1, "raise"), ask(2)])
+    assert bad.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert "ValueError" in bad.error.reason and "no such client" in bad.error.reason
+    assert good.has_content() and nodes_that_answer(grid) == [1, 2]
+
+
+def test_a_node_that_dies_is_back_for_the_next_message(grid):
+    sent = [ask(1, "exit"), ask(2)]
+    dead, alive = grid.send_and_receive(sent)
+    assert dead.error.code == ErrorCode.UNKNOWN and dead.error.reason
+    assert dead.metadata.reply_to_message_id == sent[0].metadata.message_id
+    assert alive.has_content() and nodes_that_answer(grid) == [1, 2]
+
+
+def test_a_node_that_is_killed_is_back_for_the_next_message(grid):
+    timer = Timer(1, ray.kill, [grid._nodes[2]], {"no_restart": False})
+    timer.start()
+    alive, lost = grid.send_and_receive([ask(1), ask(2, seconds=30)])
+    assert alive.has_content() and lost.error.code == ErrorCode.UNKNOWN
+    assert nodes_that_answer(grid) == [1, 2]
+    timer.join()
+
+
+def test_replies_can_be_fetched_later_and_once(grid):
+    began = time.monotonic()
+    numbers = list(grid.push_messages([ask(1, seconds=1), ask(2, seconds=1)]))
+    assert list(grid.pull_messages(numbers)) == [] and time.monotonic() - began < 0.9
+    replies = []
+    while len(replies) < 2 and time.monotonic() - began < 20:
+        replies += grid.pull_messages(numbers)
+    assert {reply.metadata.reply_to_message_id for reply in replies} == set(numbers)
+    assert list(grid.pull_messages(numbers)) == []
+
+
+def test_who_is_late_is_not_waited_for(grid):
+    began = time.monotonic()
+    late = ask(1, seconds=3)
+    (reply,) = grid.send_and_receive([late, ask(2)], timeout=1.5)
+    assert reply.metadata.src_node_id == 2 and 1.5 <= time.monotonic() - began < 2.5
+    assert nodes_that_answer(grid) == [1, 2]
+    assert list(grid.pull_messages([late.metadata.message_id])) == []
+
+
+def test_no_message_needs_no_reply(grid):
+    assert list(grid.send_and_receive([])) == []
+
+
+def test_a_grid_can_be_stopped_while_it_waits(grid):
+    other = RayGrid(grid._nodes)
+    timer = Timer(0.2, other.stop)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        other.send_and_receive([ask(1, seconds=4)])
+    assert time.monotonic() - began < 3
+    with pytest.raises(Stopped):
+        other.push_messages([])
+    timer.join()
+
+
+def test_workers_are_shared_out_and_ray_can_be_started_again():
+    ray.shutdown()
+    with ray_grids(app, HALF, None, 5) as grids:
+        assert [list(grid.get_node_ids()) for grid in grids] == [[1], [2]]
+        assert [nodes_that_answer(grid) for grid in grids] == [[1], [2]]
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", "auto"])
+def test_a_cluster_that_is_not_there_is_refused(address):
+    with (
+        pytest.raises(UserError, match=rf"runtime\.ray_address={address}: no Ray cluster there"),
+        ray_grids(app, {"num_cpus": 1}, address, 1),
+    ):
+        pass

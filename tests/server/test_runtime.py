@@ -1,0 +1,140 @@
+import _thread
+import os
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.errors import UserError
+from conf.schema import RuntimeConfig
+from server.recorder import Recorder
+from server.run import run_federations
+from server.runtime import run_on
+from tests.examples import CENTRAL, DP_SGD, UDP, federation
+
+LOCAL = RuntimeConfig("local")
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    def set_cores(count):
+        monkeypatch.setattr(os, "cpu_count", lambda: count)
+
+    return set_cores
+
+
+def test_results_come_in_the_order_of_the_servers(cores):
+    cores(3)
+    waits = [0.3, 0.1, 0.2, 0.0]
+    assert run_on(LOCAL, [lambda *_, w=w: time.sleep(w) or w for w in waits]) == waits
+    assert run_on(LOCAL, []) == []
+
+
+def test_as_many_run_at_a_time_as_there_are_cores_each_over_its_own_grid(cores):
+    cores(2)
+    met, lock, grids, running, most = (
+        threading.Barrier(2, timeout=20),
+        threading.Lock(),
+        [],
+        [0],
+        [0],
+    )
+
+    def server(grid, folder, device):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            grids.append(grid)
+        met.wait()
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+
+    run_on(LOCAL, [server] * 6)
+    assert most == [2] and len(set(map(id, grids))) == 2
+
+
+def test_federations_compute_the_same_side_by_side(tmp_path, cores):
+    found = {}
+    for count in (1, 4):
+        cores(count)
+        made = [
+            replace(
+                federation(tmp_path / f"{count}-{number}", rounds=6, privacy=privacy), name=name
+            )
+            for number, (name, privacy) in enumerate(
+                [("a", None), ("b", None), ("c", UDP), ("d", CENTRAL), ("e", DP_SGD), ("f", UDP)]
+            )
+        ]
+        found[count] = run_federations(made, LOCAL)
+    for one, other in zip(*found.values(), strict=True):
+        rows = [[{**vars(r), "seconds": 0} for r in outcome.rounds] for outcome in (one, other)]
+        assert repr(rows[0]) == repr(rows[1]) and one.releases == other.releases
+        for name, array in one.best_arrays.items():
+            np.testing.assert_array_equal(array, other.best_arrays[name])
+    for number in range(6):
+        one, other = (tmp_path / f"{count}-{number}" for count in (1, 4))
+        files = sorted(path.name for path in one.iterdir())
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in files)
+
+
+def test_the_first_error_stops_the_rest(cores):
+    cores(2)
+    sent, begun = [0], []
+
+    def endless(grid, folder, device):
+        begun.append("endless")
+        while True:
+            grid.push_messages([])
+            sent[0] += 1
+            time.sleep(0.001)
+
+    def refuse(grid, folder, device):
+        begun.append("refuse")
+        while not sent[0]:
+            time.sleep(0.001)
+        raise UserError("no such column")
+
+    with pytest.raises(UserError, match="no such column"):
+        run_on(LOCAL, [endless, refuse, endless, endless])
+    assert begun.count("refuse") == 1 and len(begun) <= 3
+
+
+def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monkeypatch):
+    def made(folder):
+        return [
+            replace(
+                federation(tmp_path / folder / name, rounds=9, privacy=UDP),
+                name=name,
+                checkpoint=tmp_path / folder / f"{name}-checkpoint",
+                checkpoint_every=2,
+            )
+            for name in ("a", "b", "c")
+        ]
+
+    cores(2)
+    whole = run_federations(made("whole"), LOCAL)
+    record = Recorder.record
+
+    def record_or_interrupt(self, number, *rest):
+        record(self, number, *rest)
+        if number == 5 and self.outcome.federation.name == "b":
+            _thread.interrupt_main()
+            time.sleep(0.2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", record_or_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_federations(made("parts"), LOCAL)
+    resumed = run_federations(made("parts"), LOCAL)
+    for one, other in zip(whole, resumed, strict=True):
+        assert [r.test_uar for r in one.rounds] == [r.test_uar for r in other.rounds]
+        for name, array in one.best_arrays.items():
+            np.testing.assert_array_equal(array, other.best_arrays[name])
+
+
+def test_bars_of_federations_side_by_side_have_lines_of_their_own(tmp_path):
+    with Recorder(federation(tmp_path / "a"), 1) as one, Recorder(federation(tmp_path), 1) as other:
+        assert {abs(one._bar.pos), abs(other._bar.pos)} == {0, 1}
