@@ -20,7 +20,6 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from server.runtime import run_on
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.adam import adam
@@ -37,7 +36,8 @@ from server.federation import AlgorithmConfig, Federation, Protocol
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
 from server.run import run_federations
-from server.strategy import CHUNK, TappedAveraging
+from server.runtime import run_on
+from server.strategy import CHUNK, TappedAveraging, chunk_size
 from server.transcript import TranscriptConfig
 
 FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
@@ -264,7 +264,7 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
 
     pool: list[list[list[torch.Tensor]]] = []
     torch.set_num_threads(1)
-    size = min(CHUNK, -(-cohort // 2))
+    size = chunk_size(cohort)
     chunks = [min(size, cohort - first) for first in range(0, cohort, size)]
     seconds = []
     with torch.inference_mode(), ThreadPoolExecutor(os.cpu_count()) as threads:

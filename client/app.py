@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.buffers import borrow
 from client.dataset import Dataset
 from client.draws import Draws, client_keys
 from client.engine import protect_clients, train_clients
@@ -43,7 +43,7 @@ def train(message: Message, context: Context) -> Message:
     request = replace(request, dataset=_found(request.dataset, context))
     start = from_record(message.content.array_records["arrays"])
     data, clients = _dataset(request.dataset, request.device), request.clients
-    updates = {n: np.empty((len(clients), *a.shape), a.dtype) for n, a in start.items()}
+    updates = {n: borrow((len(clients), *a.shape), a.dtype) for n, a in start.items()}
 
     def work(rows: slice) -> list[float]:
         part = {name: array[rows] for name, array in updates.items()}

@@ -6,6 +6,7 @@ ones alone or stacked with others, on any worker and on any device. The hash is 
 shuffling and dropout; what a guarantee rests on is drawn from a `NoiseSource`.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,10 +48,6 @@ class Draws:
     keys: torch.Tensor
     dropout: float
 
-    def head(self, count: int) -> "Draws":
-        """Return the draws of the first so many clients."""
-        return Draws(self.keys[:count], self.dropout)
-
     def orders(self, epoch: int, sizes: torch.Tensor) -> torch.Tensor:
         """Return each client's utterances in random order, then padding: (k, largest size).
 
@@ -64,29 +61,30 @@ class Draws:
         drawn = drawn.masked_fill(places >= sizes[:, None], 2**31)
         return drawn.argsort(dim=1, stable=True)
 
-    def masks(self, layer: int, step: int, like: torch.Tensor) -> torch.Tensor:
-        """Return what to multiply a hidden layer's outputs (k, b, h) by in a step.
+    def masks(self, step: int, rows: int, widths: Sequence[int]) -> list[torch.Tensor]:
+        """Return what to multiply each hidden layer's outputs (k, rows, width) by in a step.
 
-        A number depends on its row and unit, not on how many rows there are.
+        A number depends on its row, layer and unit, not on how many rows there are.
         """
-        drawn = self._numbers(like[0].numel(), MASK + layer, step) & 0xFFFFFF
-        kept = drawn.ge_(round(self.dropout * 2**24)).view(like.shape)
-        return kept.to(like.dtype).div_(1 - self.dropout)
+        drawn = self._numbers(rows * sum(widths), MASK, step)
+        drawn &= 0xFFFFFF
+        kept = drawn.ge_(round(self.dropout * 2**24)).to(torch.get_default_dtype())
+        kept /= 1 - self.dropout
+        return list(torch.split(kept.view(len(self.keys), rows, sum(widths)), list(widths), dim=2))
 
-    def _numbers(self, count: int, *place: int) -> torch.Tensor:
+    def _numbers(self, count: int, kind: int, number: int) -> torch.Tensor:
         """Return int32 numbers (k, count)."""
-        keys = self.keys
-        for part in place:
-            keys = _mix(keys + (part + 1) * GOLDEN)
-        steps = torch.arange(count, dtype=torch.int32, device=keys.device) * GOLDEN
-        return _mix(keys[:, None] + steps)
+        start = zlib.crc32(f"{kind}/{number}".encode()) - 2**31
+        steps = torch.arange(count, dtype=torch.int32, device=self.keys.device)
+        return _mix(self.keys[:, None] + steps.mul_(GOLDEN).add_(start))
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """Return MurmurHash3's finaliser of each number: every bit depends on every other."""
-    x = x ^ (x >> 16 & 0xFFFF)  # a shift of signed integers copies the sign
-    x *= 0x85EBCA6B - 2**32
-    x ^= x >> 13 & 0x7FFFF
-    x *= 0xC2B2AE35 - 2**32
-    x ^= x >> 16 & 0xFFFF
+    for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32), (16, 1)):
+        high = x >> shift
+        high &= (1 << (32 - shift)) - 1  # a shift of signed integers copies the sign
+        x = high.bitwise_xor_(x)
+        if factor != 1:
+            x *= factor
     return x

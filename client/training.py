@@ -148,14 +148,13 @@ def _batch_gradients(
     clip: GradientClip | None,
 ) -> Iterator[float]:
     size = torch.tensor([len(examples)], device=examples.labels.device)
+    widths = [bias.numel() for name, bias in model.named_parameters() if name.endswith("bias")]
     orders = (draws.orders(epoch, size)[0] for epoch in range(config.epochs))
     batches = (batch for order in orders for batch in torch.split(order, config.batch_size))
     for step, batch in enumerate(batches):
         model.zero_grad()
-        scores = model(
-            examples.features[batch],
-            lambda layer, x, step=step: draws.masks(layer, step, x[None])[0],
-        )
+        masks = draws.masks(step, len(batch), widths[:-1])
+        scores = model(examples.features[batch], lambda layer, x, masks=masks: masks[layer][0])
         loss = F.cross_entropy(scores, examples.labels[batch])
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:

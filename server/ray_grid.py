@@ -53,10 +53,12 @@ class Node:
     ----------
     node_id : int
         The grid's name for it.
+    threads : int
+        On how many it trains.
     """
 
-    def __init__(self, client_app: ClientApp, node_id: int) -> None:
-        self._client_app, self._node_id = client_app, node_id
+    def __init__(self, client_app: ClientApp, node_id: int, threads: int) -> None:
+        self._client_app, self._node_id, self._threads = client_app, node_id, threads
         self._held: Path | None = None
 
     def ready(self) -> None:
@@ -68,7 +70,9 @@ class Node:
     def answer(self, message: Message, offered: Offered) -> Message:
         """Run the ClientApp on a message; its failure is an answer, too."""
         try:
-            config = UserConfig({"workspace": self._fetch(*offered)} if offered else {})
+            config = UserConfig({"threads": self._threads})
+            if offered:
+                config["workspace"] = self._fetch(*offered)
             return self._client_app(message, node_context(self._node_id, config))
         except Exception as error:
             reason = f"{type(error)}:<'{error}'>"  # in the words of Flower's engine
@@ -269,7 +273,7 @@ def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
     actor: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cpus, num_gpus=gpus)(
         Node
     )
-    nodes = [actor.remote(client_app, number) for number in range(1, fitting + 1)]
+    nodes = [actor.remote(client_app, number, max(1, int(cpus))) for number in range(1, fitting + 1)]
     calls = [node.ready.remote() for node in nodes]
     started, late = ray.wait(calls, num_returns=len(calls), timeout=START_SECONDS)
     ray.get(started)

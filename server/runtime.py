@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import torch
 from flwr.serverapp import Grid
+from threadpoolctl import threadpool_limits
 
+from client import buffers
 from client.app import app as client_app
 from client.errors import UserError
 from conf.schema import RuntimeConfig
@@ -43,10 +45,14 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
     if not servers:
         return []
     with (
+        threadpool_limits(1, "blas"),  # its threads wait for more in a loop, at others' expense
         tempfile.TemporaryDirectory(prefix="fedser-") as folder,
         _grids(runtime, len(servers)) as grids,
     ):
-        return _side_by_side(servers, grids, Path(folder), device)
+        try:
+            return _side_by_side(servers, grids, Path(folder), device)
+        finally:
+            buffers.clear()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -21,12 +22,13 @@ from client.request import TrainRequest
 from client.wire import from_record, to_record
 from server.aggregate import Aggregate, Received, update_norms
 from server.federation import RoundSummary
+from server.grid import threads_of
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 8
-"""Clients trained together: so many that their weights fit a CPU's caches."""
+CHUNK = 16
+"""Clients trained together at most: so many that their weights fit a CPU's caches."""
 
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
@@ -80,10 +82,9 @@ class TappedAveraging(Strategy):
         server_round += self._rounds_done
         self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
-        # At least two chunks, as two cores are the least one has.
-        self._chunk = max(1, min(CHUNK, -(-len(self._asked) // 2)))
+        self._chunk = chunk_size(len(self._asked))
         self._mechanism = self._request(server_round, (), self._chunk).mechanism
-        nodes = wait_for_nodes(grid)
+        nodes, self._threads = wait_for_nodes(grid), threads_of(grid)
         self._sent = [
             (self._message(server_round, arrays, node, share), share)
             for node, share in zip(nodes, self._shares(len(nodes)), strict=True)
@@ -125,6 +126,9 @@ class TappedAveraging(Strategy):
                 losses += answer[1]
         self._tap(server_round, self._global, [part.releases for part in received])
         aggregate = self._aggregate(server_round, received, self._global)
+        for reply, _ in answered:  # Flower holds them until the next round's have come
+            if reply.has_content():
+                reply.content.clear()
         updated = {
             name: start + np.float32(self._server_step) * aggregate.mean.get(name, np.float32(0))
             for name, start in self._global.items()
@@ -186,9 +190,11 @@ class TappedAveraging(Strategy):
         ):
             return None
         received = []
-        for first in range(0, len(client), self._chunk):
-            part = {name: array[first : first + self._chunk] for name, array in arrays.items()}
-            norms = update_norms(part)
+        firsts = range(0, len(client), self._chunk)
+        parts = [{n: a[i : i + self._chunk] for n, a in arrays.items()} for i in firsts]
+        with ThreadPoolExecutor(self._threads) as pool:
+            all_norms = list(pool.map(update_norms, parts))
+        for first, part, norms in zip(firsts, parts, all_norms, strict=True):
             finite = np.isfinite(norms)
             if not finite.all():
                 part = {name: array[finite] for name, array in part.items()}
@@ -218,6 +224,14 @@ class TappedAveraging(Strategy):
             clients=len(norms),
             rejected=len(self._asked) - len(norms),
         )
+
+
+def chunk_size(cohort: int) -> int:
+    """Return how many of a cohort to train together: an even number of about equal chunks.
+
+    It does not depend on the machine, and hence neither does what a client computes.
+    """
+    return max(1, -(-cohort // (2 * -(-cohort // (2 * CHUNK)) or 1)))
 
 
 def _raise_if_all_failed(server_round: int, replies: list[Message]) -> None:

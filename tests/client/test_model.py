@@ -41,7 +41,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
         model.dense[1].weight.fill_(1 / 20_000)
         model.dense[1].bias.zero_()
     draws = Draws(client_keys(0, [0], "training"), 0.2)
-    dropped = model(torch.ones(1, 1), lambda layer, x: draws.masks(layer, 0, x[None])[0]).item()
+    dropped = model(torch.ones(1, 1), lambda layer, x: draws.masks(0, 1, [20_000])[layer][0]).item()
     # standard error sqrt(0.2 / 0.8 / 20000) = 0.0035
     assert dropped == pytest.approx(1.0, abs=0.0106)
     assert dropped != 1.0

@@ -98,7 +98,7 @@ def reference_fedavg(data, config, seed, bound):
 
 
 def masks_of(seed, step):
-    return lambda layer, x: draws(seed).masks(layer, step, x[None])[0]
+    return lambda layer, x: draws(seed).masks(step, len(x), MODEL.hidden)[layer][0]
 
 
 @pytest.mark.parametrize("bound", [None, 0.25])

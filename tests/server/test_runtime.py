@@ -136,5 +136,8 @@ def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monke
 
 
 def test_bars_of_federations_side_by_side_have_lines_of_their_own(tmp_path):
-    with Recorder(federation(tmp_path / "a"), 1) as one, Recorder(federation(tmp_path), 1) as other:
+    with (
+        Recorder(federation(tmp_path / "a"), 1, 1) as one,
+        Recorder(federation(tmp_path), 1, 1) as other,
+    ):
         assert {abs(one._bar.pos), abs(other._bar.pos)} == {0, 1}
