@@ -34,7 +34,7 @@ class Centroid:
 
     def fit(self, examples: Stream) -> None:
         """Learn the centroids (C, 4 t)."""
-        features, labels = gather(self, examples)
+        features, labels = gather(self.features, examples)
         spread = features.std(axis=0, dtype=np.float64)
         self._spread = np.where(spread > 0, spread, 1)
         scaled = features / self._spread

@@ -124,7 +124,7 @@ class Cnn:
 
     def fit(self, examples: Stream) -> None:
         """Learn from shadow clients; their speakers play no part, as published."""
-        features, labels = gather(self, examples)
+        features, labels = gather(self.features, examples)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
         features -= self._mean

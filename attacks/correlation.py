@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from attacks.invariants import samples
-from attacks.linear import LinearClassifier
+from attacks.linear import LinearClassifier, class_scores
 from attacks.tap import Floats, Ints, Stream, gather
 
 TINY = np.float32(1e-12)
@@ -45,7 +45,33 @@ class Correlation:
     inverse_regularisation: float
     max_examples: int | None
 
+    def fit(self, examples: Stream) -> None:
+        """Choose the pairs in a first pass over the examples, and learn in a second."""
+        apart = _class_spreads(examples)
+        self._near = [_neighbours(len(layer), self.reach) for layer in apart]
+        self._differing = _largest(apart, self.pairs)
+        features, labels = gather(self.correlations, examples)
+        near, end = sum(map(len, self._near)), features.shape[1]
+        parts = [slice(0, near), slice(near, end)]
+        self._heads = [
+            (part, LinearClassifier(self.inverse_regularisation))
+            for part in parts
+            if part.start < part.stop
+        ]
+        for part, head in self._heads:
+            head.fit(features[:, part], labels)
+
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
+        """Return the decisions of either, side by side: (k, 2 C), or (k, 2) for two classes."""
+        found = self.correlations(gradients)
+        return np.concatenate([head.decide(found[:, part]) for part, head in self._heads], axis=1)
+
+    def score(self, features: Floats) -> Floats:
+        """Return log-probabilities of shape (n, C), up to a constant a row."""
+        decisions = np.split(features, len(self._heads), axis=1)
+        return np.asarray(sum(class_scores(decision) for decision in decisions))
+
+    def correlations(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) correlations; a variable without spread correlates with nothing.
 
         Of hidden layers the largest singular values are read, over the root of their squares' sum.
@@ -57,26 +83,6 @@ class Correlation:
             for layer, places in zip(layers, chosen, strict=True)
         ]
         return np.concatenate(read, axis=1)
-
-    def fit(self, examples: Stream) -> None:
-        """Choose the pairs in a first pass over the examples, and learn in a second."""
-        apart = _class_spreads(examples)
-        self._near = [_neighbours(len(layer), self.reach) for layer in apart]
-        self._differing = _largest(apart, self.pairs)
-        features, labels = gather(self, examples)
-        near, end = sum(map(len, self._near)), features.shape[1]
-        parts = [slice(0, near), slice(near, end)]
-        self._heads = [
-            (part, LinearClassifier(self.inverse_regularisation))
-            for part in parts
-            if part.start < part.stop
-        ]
-        for part, head in self._heads:
-            head.fit(features[:, part], labels)
-
-    def score(self, features: Floats) -> Floats:
-        """Return log-probabilities of shape (n, C), up to a constant a row."""
-        return np.asarray(sum(head.score(features[:, part]) for part, head in self._heads))
 
 
 def _neighbours(side: int, reach: int) -> Ints:

@@ -11,8 +11,8 @@ from attacks.tap import Floats, Ints
 class LinearClassifier:
     """L2-regularised logistic regression on numbers z-scored with shadow statistics.
 
-    Scores are linear in the numbers for two classes, so that the score of the mean of several
-    updates' numbers is then the mean of their scores.
+    An attack keeps its decisions of each update, which are far fewer than the numbers: they
+    are linear in these, so that the mean of several updates' decisions is that of their mean.
 
     Parameters
     ----------
@@ -34,12 +34,15 @@ class LinearClassifier:
         features /= self._std
         self._model.fit(features, labels)
 
-    def score(self, features: Floats) -> Floats:
-        """Return log-probabilities of shape (n, C)."""
-        return class_scores(self._model.decision_function((features - self._mean) / self._std))
+    def decide(self, features: Floats) -> Floats:
+        """Return what is linear in (n, p) numbers: a column a class, or one for two classes."""
+        found = self._model.decision_function((features - self._mean) / self._std)
+        return np.asarray(found, dtype=np.float32).reshape(len(features), -1)
 
 
 def class_scores(decision: npt.NDArray[np.floating]) -> Floats:
-    """Return log-probabilities (n, C) for what scikit-learn's decision functions return."""
-    odds = np.stack([-decision / 2, decision / 2], axis=1) if decision.ndim == 1 else decision
+    """Return log-probabilities (n, C) for what decision functions return: (n,), (n, 1), (n, C)."""
+    odds = decision.reshape(len(decision), -1)
+    if odds.shape[1] == 1:
+        odds = np.concatenate([-odds / 2, odds / 2], axis=1)
     return np.asarray(log_softmax(odds, axis=1), dtype=np.float32)

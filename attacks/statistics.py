@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from attacks.invariants import samples
-from attacks.linear import LinearClassifier
+from attacks.linear import LinearClassifier, class_scores
 from attacks.tap import Floats, Stream, gather
 
 
@@ -34,9 +34,17 @@ class Statistics:
     def fit(self, examples: Stream) -> None:
         """Learn from shadow clients."""
         self._classifier = LinearClassifier(self.inverse_regularisation)
-        self._classifier.fit(*gather(self, examples))
+        self._classifier.fit(*gather(self.statistics, examples))
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
+        """Return the decisions (k, C), or (k, 1) for two classes."""
+        return self._classifier.decide(self.statistics(gradients))
+
+    def score(self, features: Floats) -> Floats:
+        """Return log-probabilities of shape (n, C)."""
+        return class_scores(features)
+
+    def statistics(self, gradients: Mapping[str, Floats]) -> Floats:
         """Return (k, p) statistics, p three times the number of variables of all layers."""
         columns = []
         for sample in samples(gradients):
@@ -45,7 +53,3 @@ class Statistics:
             square = np.einsum("khd,khd->kd", sample, sample) / units
             columns += [np.abs(sample).mean(axis=1), square, signed]
         return np.concatenate(columns, axis=1)
-
-    def score(self, features: Floats) -> Floats:
-        """Return log-probabilities of shape (n, C)."""
-        return self._classifier.score(features)

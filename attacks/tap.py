@@ -45,7 +45,8 @@ class Attack(Protocol):
     """Infers an attribute of a speaker from updates of their client, in any federation.
 
     `fit` sees updates of the adversary's own shadow clients, whose attributes it knows;
-    `score` judges the victims' by the numbers that `features` then reads.
+    `score` judges the victims' by the numbers that `features` then reads, or by their mean over
+    several updates. They should be few: ``transcript.store=features`` keeps them alone.
     """
 
     @property
@@ -71,10 +72,10 @@ class Attack(Protocol):
         ...
 
 
-def gather(attack: Attack, examples: Stream) -> tuple[Floats, Ints]:
-    """Return an attack's numbers (n, p) of all examples, and their labels (n,)."""
-    read = [(attack.features(batch.gradients), batch.labels) for batch in examples()]
-    features, labels = zip(*read, strict=True)
+def gather(read: Callable[[Mapping[str, Floats]], Floats], examples: Stream) -> tuple[Floats, Ints]:
+    """Return what is read of all examples, (n, p), and their labels (n,)."""
+    found = [(read(batch.gradients), batch.labels) for batch in examples()]
+    features, labels = zip(*found, strict=True)
     return np.concatenate(features), np.concatenate(labels)
 
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from attacks.correlation import Correlation
 from attacks.invariants import samples
-from attacks.linear import LinearClassifier
+from attacks.linear import LinearClassifier, class_scores
 from attacks.statistics import Statistics
 from attacks.tap import Batch
 from client.corpora.base import EMOTIONS
@@ -71,7 +71,7 @@ STATISTICS = Statistics(1e-3, None)
 
 def test_correlations_are_those_of_numpy():
     made = gradients()
-    found = correlation().features(made)
+    found = correlation().correlations(made)
     for row in range(3):
         both = np.hstack([made["dense.0.weight"][row], made["dense.0.bias"][row][:, None]])
         matrix = np.corrcoef(both.T.astype(np.float64))
@@ -81,7 +81,7 @@ def test_correlations_are_those_of_numpy():
 
 def test_those_of_the_last_layer_are_between_emotions():
     made = gradients(layers=[LAST])
-    found = correlation(gradients(20, 5, [LAST])).features(made)
+    found = correlation(gradients(20, 5, [LAST])).correlations(made)
     assert found.shape == (3, 6)
     for row in range(3):
         units = np.hstack([made[f"{LAST}.weight"][row], made[f"{LAST}.bias"][row][:, None]])
@@ -91,7 +91,7 @@ def test_those_of_the_last_layer_are_between_emotions():
 
 def test_of_hidden_layers_the_spectrum_is_read():
     made = gradients(layers=["dense.2"])
-    found = correlation(gradients(20, 5, ["dense.2"])).features(made)
+    found = correlation(gradients(20, 5, ["dense.2"])).correlations(made)
     kept = found[:, np.abs(found).max(axis=0) > 0]
     for row in range(3):
         values = np.linalg.svd(made["dense.2.weight"][row].astype(np.float64), compute_uv=False)
@@ -111,7 +111,7 @@ def test_statistics_are_means_over_hidden_units():
         ],
         axis=1,
     )
-    np.testing.assert_allclose(STATISTICS.features(made), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(STATISTICS.statistics(made), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [[layer] for layer in LAYERS] + [LAYERS], ids="+".join)
@@ -119,18 +119,18 @@ def test_statistics_are_means_over_hidden_units():
 def test_the_order_of_hidden_units_does_not_matter(layers, seed):
     made = gradients(2, seed, layers)
     shuffled = in_other_orders(made, seed + 1)
-    for attack in (correlation(gradients(20, 5, layers)), STATISTICS):
-        found = attack.features(made)
+    for read in (correlation(gradients(20, 5, layers)).correlations, STATISTICS.statistics):
+        found = read(made)
         assert found.shape[1] > 1
-        np.testing.assert_allclose(attack.features(shuffled), found, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(read(shuffled), found, rtol=1e-3, atol=1e-4)
 
 
 def test_the_order_of_inputs_and_of_emotions_does():
     for layers, axis in (([FIRST], 2), ([LAST], 1)):
         made = gradients(layers=layers)
         turned = {n: np.roll(a, 1, axis=axis) if a.ndim > axis else a for n, a in made.items()}
-        for attack in (correlation(gradients(20, 5, layers)), STATISTICS):
-            assert np.abs(attack.features(turned) - attack.features(made)).max() > 0.1
+        for read in (correlation(gradients(20, 5, layers)).correlations, STATISTICS.statistics):
+            assert np.abs(read(turned) - read(made)).max() > 0.1
 
 
 def test_samples_are_units_and_variables_inputs_or_emotions():
@@ -143,13 +143,13 @@ def test_correlations_ignore_scale_and_sign():
     made = gradients()
     scaled = {name: -1000 * array for name, array in made.items()}
     attack = correlation()
-    np.testing.assert_allclose(attack.features(scaled), attack.features(made), atol=1e-5)
+    np.testing.assert_allclose(attack.correlations(scaled), attack.correlations(made), atol=1e-5)
 
 
 def test_a_variable_without_spread_correlates_with_nothing():
     made = gradients()
     made["dense.0.weight"][:, :, 2] = 7.0
-    found = correlation().features(made)
+    found = correlation().correlations(made)
     assert np.isfinite(found).all()
     first, second = np.triu_indices(INPUTS + 1, 1)
     with_it = (first == 2) | (second == 2)
@@ -170,7 +170,7 @@ def test_independent_noise_leaves_covariances_unbiased():
     updates = 400
     base, made = two_columns(updates)
     attack = correlation(made, np.arange(updates) % 2)
-    found = attack.features(made)[:, 0]  # the bias correlates with nothing
+    found = attack.correlations(made)[:, 0]  # the bias correlates with nothing
     # attenuated to var / (var + 4) but not pushed to zero, and averaging recovers it
     expected = base.var() / (base.var() + 4)
     assert found.mean() == pytest.approx(expected, abs=4 * found.std() / np.sqrt(updates))
@@ -204,7 +204,7 @@ def test_the_pairs_are_those_that_differ_most_between_classes(classes):
     for many in (1, 2, 3):
         attack = correlation(made, labels, pairs=many)
         assert chosen(attack, INPUTS + 1) == sorted(PLANTED[:many])
-        found = attack.features(made)
+        found = attack.correlations(made)
         for column, (i, j) in enumerate(sorted(PLANTED[:many])):
             weight = made["dense.0.weight"].astype(np.float64)
             expected = [np.corrcoef(one[:, i], one[:, j])[0, 1] for one in weight]
@@ -217,14 +217,16 @@ def test_neighbours_are_read_beside_the_pairs_that_differ_most():
     near, apart = (correlation(made, labels, pairs=n, reach=r) for n, r in ((0, 2), (4, 0)))
     first, second = np.triu_indices(INPUTS + 1, 1)
     close = np.flatnonzero(second - first <= 2)
-    everything = correlation(made, labels).features(made)
-    found = near.features(made)
+    everything = correlation(made, labels).correlations(made)
+    found = near.correlations(made)
     np.testing.assert_array_equal(found, everything[:, close])
-    together = both.features(made)
-    np.testing.assert_array_equal(together, np.hstack([found, apart.features(made)]))
+    together = both.correlations(made)
+    np.testing.assert_array_equal(together, np.hstack([found, apart.correlations(made)]))
     # Either head learns by itself, and their log-odds are added.
-    sums = near.score(found) + apart.score(apart.features(made))
-    np.testing.assert_allclose(both.score(together), sums, atol=1e-5)
+    decisions = [attack.features(made) for attack in (near, apart)]
+    np.testing.assert_allclose(both.features(made), np.hstack(decisions), atol=1e-5)
+    sums = near.score(decisions[0]) + apart.score(decisions[1])
+    np.testing.assert_allclose(both.score(both.features(made)), sums, atol=1e-5)
 
 
 def test_every_class_counts_alike_whatever_the_number_of_its_updates():
@@ -249,7 +251,7 @@ def test_every_class_counts_alike_whatever_the_number_of_its_updates():
 def test_fewer_pairs_than_asked_are_all_there_are():
     attack = correlation(pairs=10**6)
     many = (INPUTS + 1) * INPUTS // 2
-    assert attack.features(gradients()).shape == (3, many)
+    assert attack.correlations(gradients()).shape == (3, many)
     assert len(set(chosen(attack, INPUTS + 1))) == many
     assert all(i < j for i, j in chosen(attack, INPUTS + 1))
 
@@ -262,7 +264,7 @@ def test_pairs_are_limited_over_all_layers_together(pairs):
     attack = correlation(first | rest, labels, pairs=pairs)
     assert [len(places) for places in attack._differing][0] >= min(pairs, 3)
     assert sum(map(len, attack._differing)) == pairs
-    found = attack.features(first | rest)
+    found = attack.correlations(first | rest)
     assert found.shape == (90, pairs)
     # Planted pairs are in the first layer; the last is chosen from only after them.
     assert set(PLANTED[: min(pairs, 3)]) <= {
@@ -283,7 +285,7 @@ def test_the_classifier_is_scaled_logistic_regression(classes):
     features = (rng.normal(size=(200, 15)) * 7 + 3).astype(np.float32)
     features[:, 4] = 2.5  # constant
     labels = np.digitize(features[:, 0] + 5 * rng.normal(size=200), [0, 6][: classes - 1])
-    found = fitted(features, labels).score(features)
+    found = class_scores(fitted(features, labels).decide(features))
     scaler = StandardScaler().fit(features)
     reference = LogisticRegression(C=0.1, class_weight="balanced").fit(
         scaler.transform(features), labels
@@ -293,17 +295,26 @@ def test_the_classifier_is_scaled_logistic_regression(classes):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_log_odds_of_two_classes_are_linear_so_a_mean_of_features_has_their_mean():
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_decision_on_mean_numbers_is_the_mean_decision(classes):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(60, 5)).astype(np.float32)
-    attack = fitted(features, (features[:, 1] > 0).astype(int), 1.0)
+    attack = fitted(features, np.digitize(features[:, 1], [0, 0.7][: classes - 1]), 1.0)
+    assert attack.decide(features).shape == (60, 1 if classes == 2 else 3)
+    mean = attack.decide(features[:7].mean(axis=0, keepdims=True))[0]
+    np.testing.assert_allclose(mean, attack.decide(features[:7]).mean(axis=0), atol=1e-5)
 
-    def odds(rows):
-        scores = attack.score(rows)
-        return scores[:, 1] - scores[:, 0]
 
-    mean = features[:7].mean(axis=0, keepdims=True)
-    assert odds(mean)[0] == pytest.approx(odds(features[:7]).mean(), abs=1e-5)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_numbers_of_each_update_say_what_all_its_correlations_would(classes):
+    made, labels = planted(classes=classes)
+    attack = correlation(made, labels, pairs=4, reach=2)
+    kept = attack.features(made)
+    assert kept.shape == (90, 2 * (1 if classes == 2 else classes))
+    many = attack.correlations(made)[:9].mean(axis=0, keepdims=True)
+    expected = sum(class_scores(head.decide(many[:, part])) for part, head in attack._heads)
+    found = attack.score(kept[:9].mean(axis=0, keepdims=True))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_covariance_that_differs_between_groups_is_learned_across_unit_orders():
