@@ -46,11 +46,11 @@ def judge(
     """Score the victims of a private transcript with attacks that carry over."""
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seen in tap(Transcript(path), **vars(view)):
-        leaks = _chooser(config)(seen.round, config, seed, path.name, seen.client)
+        leaks = chooser(config)(seen.round, config, seed, path.name, seen.client)
         for known in fitted if any(map(len, leaks.values())) else ():
             found = score_leaks(known.attack, seen, leaks, config.combination)
             rows[known.attack.name].append(found)
-    return Judged(_frames(rows, path.name), {})
+    return Judged(name_federation(rows, path.name), {})
 
 
 def judge_shadow(
@@ -70,7 +70,7 @@ def judge_shadow(
             found = score_leaks(known.without[group], seen, leaks, config.combination)
             label = shadow.labels[seen.client]
             rows[known.attack.name].append(found.assign(label=label, group=group))
-    return Judged({}, _frames(rows, "shadow"))
+    return Judged({}, name_federation(rows, "shadow"))
 
 
 def judge_at_snapshots(
@@ -109,7 +109,7 @@ def judge_at_snapshots(
 
     rehearsal = replace(config, draws=snapshot.draws)
     of_cast = _leaks(own, choose_leaks, rehearsal, protocol.seed, path.name, "cast")
-    of_victims = _leaks(victims, _chooser(config), config, protocol.seed, path.name, "victims")
+    of_victims = _leaks(victims, chooser(config), config, protocol.seed, path.name, "victims")
     rehearsed = {
         name: [
             combine_scores(one, np.stack(of[one]), drawn, config.combination).assign(
@@ -133,7 +133,8 @@ def judge_at_snapshots(
     if len(groups):
         rehearsed[snapshot.name] = found["own"]
     return Judged(
-        _frames({snapshot.name: found["victims"]}, path.name), _frames(rehearsed, path.name)
+        name_federation({snapshot.name: found["victims"]}, path.name),
+        name_federation(rehearsed, path.name),
     )
 
 
@@ -157,11 +158,13 @@ def _leaks(
     }
 
 
-def _chooser(config: AdversaryConfig) -> Chooser:
+def chooser(config: AdversaryConfig) -> Chooser:
+    """Return how the updates of a victim that leak are chosen."""
     return choose_sides if config.attribute == SPEAKER else choose_leaks
 
 
-def _frames(rows: Mapping[str, list[pd.DataFrame]], federation: str) -> Scores:
+def name_federation(rows: Mapping[str, list[pd.DataFrame]], federation: str) -> Scores:
+    """Put the scores of a federation's clients together, by attack."""
     return {
         name: pd.concat(parts, ignore_index=True).assign(federation=federation)
         for name, parts in rows.items()

@@ -65,22 +65,31 @@ def score_leaks(
     DataFrame
         ``client``, ``leaked``, ``draw`` and ``score_0`` to ``score_{C-1}``.
     """
+    if combination != "updates":
+        numbers = read_update(attack, seen.gradients, combination)
+        return score_numbers(attack, seen.client, numbers, leaks, combination)
+    # A mean at a time: together they are many times what was sent.
+    means = [
+        attack.features({n: np.tensordot(w[None], a, 1) for n, a in seen.gradients.items()})
+        for w in _weights(leaks)
+    ]
+    return _rows(seen.client, attack.score(np.concatenate(means)), leaks)
+
+
+def read_update(attack: Attack, gradients: Mapping[str, Floats], combination: str) -> Floats:
+    """Return what is put together of k updates, unless it is these: numbers or scores (k, p)."""
+    features = attack.features(gradients)
+    return attack.score(features) if combination == "log_odds" else features
+
+
+def score_numbers(
+    attack: Attack, client: int, numbers: Floats, leaks: Mapping[str, Bools], combination: str
+) -> pd.DataFrame:
+    """Score each draw by what `read_update` returned of a client's updates; as `score_leaks`."""
     if combination == "log_odds":
-        scores = attack.score(attack.features(seen.gradients))
-        return combine_scores(seen.client, scores, leaks, combination)
-    masks = np.concatenate(list(leaks.values()))
-    weights = (masks / masks.sum(axis=1, keepdims=True)).astype(np.float32)
-    if combination == "statistics":
-        numbers = weights @ attack.features(seen.gradients).astype(np.float32, copy=False)
-    else:
-        # A mean at a time: together they are many times what was sent.
-        numbers = np.concatenate(
-            [
-                attack.features({n: np.tensordot(w[None], a, 1) for n, a in seen.gradients.items()})
-                for w in weights
-            ]
-        )
-    return _rows(seen.client, attack.score(numbers), leaks)
+        return combine_scores(client, numbers, leaks, combination)
+    means = _weights(leaks) @ numbers.astype(np.float32, copy=False)
+    return _rows(client, attack.score(means), leaks)
 
 
 def combine_scores(
@@ -95,6 +104,12 @@ def combine_scores(
     if combination != "log_odds":
         masks /= masks.sum(axis=1, keepdims=True)
     return _rows(client, masks @ scores, leaks)
+
+
+def _weights(leaks: Mapping[str, Bools]) -> Floats:
+    """Return the weight of each update in the mean over each draw, (draws, k)."""
+    masks = np.concatenate(list(leaks.values()))
+    return np.asarray(masks / masks.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _rows(client: int, scores: Floats, leaks: Mapping[str, Bools]) -> pd.DataFrame:

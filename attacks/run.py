@@ -17,7 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from attacks.campaign import assemble_results, attack_run, audit_run, check_adversary, check_audit
+from attacks.campaign import assemble_results, attack_run, audit_run
+from attacks.checks import check_adversary, check_audit, check_store
+from attacks.lessons import Learned, learn_run
+from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
@@ -134,6 +137,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     attacking = config.stage != "train" and bool(config.shadow and config.attack)
     if config.stage == "attack" and not attacking:
         raise UserError("stage=attack needs at least one corpus in shadow and one attack")
+    check_store(config, attacking)
     shadows = load_shadows(config) if attacking else []
     classes = check_adversary(config, data, shadows) if attacking else []
     if config.stage in ("all", "check"):
@@ -142,11 +146,16 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     if config.stage == "check":
         return
     trained = config.resume is not None and (folder / "training.json").exists()
+    learned = None
     if config.stage in ("all", "train") and not trained:
-        _train(config, data, folder)
+        if config.transcript.store == "features":
+            learned = learn_run(config, data, shadows, classes)
+        _train(config, data, folder, learned)
     audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
-    figures, timing = attack_run(config, data, shadows, classes, folder) if attacking else ([], {})
+    figures, timing = (
+        attack_run(config, data, shadows, classes, folder, learned) if attacking else ([], {})
+    )
     if attacking and not config.keep_transcript:
         shutil.rmtree(folder / "transcript")
     timing["total_seconds"] = time.perf_counter() - started
@@ -175,10 +184,13 @@ def load_shadows(config: StudyConfig) -> list[CorpusData]:
     return shadows
 
 
-def _train(config: StudyConfig, data: CorpusData, folder: Path) -> None:
+def _train(config: StudyConfig, data: CorpusData, folder: Path, learned: Learned | None) -> None:
     started = time.perf_counter()
     begin_training(config, folder)
-    outcomes = run_federations(private_federations(config, data, folder), config.runtime)
+    federations = private_federations(config, data, folder)
+    if learned:
+        federations = with_readers(config, learned, federations)
+    outcomes = run_federations(federations, config.runtime)
     write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)
 
 

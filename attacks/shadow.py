@@ -51,7 +51,8 @@ def shadow_federations(
         That of the private federations. They follow it with ``adversary.aware``; without, no
         mechanism protects their updates.
     """
-    plain = protocol(config, PrivacyConfig())
+    kept = replace(config.transcript, store="updates")  # to learn from, again and again
+    plain = protocol(replace(config, transcript=kept), PrivacyConfig())
     federations = []
     for number in range(config.adversary.shadow_federations):
         parts = []

@@ -121,9 +121,10 @@ def tap(
     UserError
         If the transcript holds no update.
     """
-    empty, last = True, transcript.num_models
-    for sent in transcript.of_clients(parameters if vantage == "attributed" else [], rows):
-        empty, client, rounds = False, int(sent.client[0]), sent.round
+    last = transcript.num_models
+    all_sent = transcript.of_clients(parameters if vantage == "attributed" else [], rows)
+    for sent in all_sent if rows is not None else refuse_empty(all_sent, transcript.meta):
+        client, rounds = int(sent.client[0]), sent.round
         if vantage == "attributed":
             gradients = pseudo_gradients(transcript.meta, sent)
         elif vantage == "aggregate":
@@ -133,10 +134,22 @@ def tap(
             start = np.array([1]) if initial_weights else None
             gradients = _moves(transcript, start, np.array([last]), parameters)
         yield Seen(client, rounds, gradients)
-    if empty and rows is None:
-        raise UserError(
-            f"the transcript of {transcript.meta.federation} holds no update: nothing to attack"
-        )
+
+
+def refuse_empty(sent: Iterator[Releases], meta: TranscriptMeta) -> Iterator[Releases]:
+    """Yield what a transcript holds.
+
+    Raises
+    ------
+    UserError
+        If that is nothing.
+    """
+    empty = True
+    for releases in sent:
+        empty = False
+        yield releases
+    if empty:
+        raise UserError(f"the transcript of {meta.federation} holds no update: nothing to attack")
 
 
 def pseudo_gradients(meta: TranscriptMeta, releases: Releases) -> dict[str, Floats]:

@@ -54,7 +54,18 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         Folder for the clients' training data, which nodes read.
     device : str
         On which nodes train, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    UserError
+        If nothing is to be kept of the updates and nobody reads them; if the first round
+        overspends.
     """
+    if federation.protocol.transcript.store == "features" and federation.reader is None:
+        raise UserError(
+            "transcript.store=features: no attack reads the updates here; train and attack in one "
+            "run of fedser, or set transcript.store=updates"
+        )
     dataset = workspace / f"{federation.name}.safetensors"
     federation.clients.save_training(dataset)
     offer(grid, dataset)
@@ -78,7 +89,8 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             arrays, aggregate.clipping_norm = state.arrays, state.clipping_norm
         done = recorder.done
         meta = federation.transcript_meta(list(arrays))
-        with TranscriptWriter(federation.folder, meta, state.chunks if state else {}) as writer:
+        chunks, reader = state.chunks if state else {}, federation.reader
+        with TranscriptWriter(federation.folder, meta, chunks, reader) as writer:
 
             def cohort(server_round: int) -> list[int]:
                 drawn = federation.sampler(server_round)

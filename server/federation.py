@@ -18,7 +18,7 @@ from client.training import TrainingConfig
 from server.cohort import Sampler, cohort_sampler
 from server.evaluate import Scores
 from server.plan import PrivacyPlan
-from server.transcript import TranscriptConfig, TranscriptMeta, choose_layers
+from server.transcript import Reader, TranscriptConfig, TranscriptMeta, choose_layers
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -107,6 +107,8 @@ class Federation:
         Where its checkpoint goes; without one it cannot be resumed.
     checkpoint_every : int
         Rounds between checkpoints.
+    reader : Reader or None
+        What reads each update in the place of keeping it.
     """
 
     name: str
@@ -118,13 +120,15 @@ class Federation:
     folder: Path
     checkpoint: Path | None = None
     checkpoint_every: int = 10
+    reader: Reader | None = None
 
     @cached_property
     def digest(self) -> str:
         """Name of everything that determines its transcript."""
         clients = self.clients
         digest = hashlib.sha256()
-        digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol)]).encode())
+        read = [self.reader.numbers] if self.reader else []
+        digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *read]).encode())
         for array in (clients.features, clients.labels, clients.client, clients.validation):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:24]
@@ -144,15 +148,17 @@ class Federation:
 
     def transcript_meta(self, parameters: Sequence[str]) -> TranscriptMeta:
         """Return what the transcript says of how the federation was run."""
-        protocol = self.protocol
+        protocol, numbers = self.protocol, self.reader.numbers if self.reader else {}
+        layers = choose_layers(protocol.transcript.layers, parameters, "transcript.layers")
         return TranscriptMeta(
             federation=self.name,
             algorithm=protocol.algorithm.name,
             num_clients=len(self.clients),
             num_rounds=protocol.plan.num_rounds,
-            layers=choose_layers(protocol.transcript.layers, parameters, "transcript.layers"),
-            dtype=protocol.transcript.dtype,
+            layers=[] if numbers else layers,
+            dtype="float32" if numbers else protocol.transcript.dtype,
             training=asdict(protocol.training),
+            numbers=numbers,
         )
 
 

@@ -57,6 +57,7 @@ def check_config(config: StudyConfig) -> None:
             raise UserError(f"training.{key}={getattr(config.training, key)} must be above 0")
     if not 0 <= config.model.dropout < 1:
         raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
+    check_choice("transcript.store", config.transcript.store, ("updates", "features"))
     if config.transcript.dtype not in ("float16", "float32"):
         raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
     choose_layers(config.transcript.layers, parameter_names(config), "transcript.layers")

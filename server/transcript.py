@@ -7,6 +7,9 @@ with ``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the gl
 the start of each round, and the one that the last round left as that of a round after it. No
 speaker, label or attribute is in it: a client is a number.
 
+Where a `Reader` reads each update as it passes, its few numbers (k, p) are kept in the place of
+layers, and no model.
+
 In float16 each array of a release is divided by a power of two near its norm, so that what is
 lost is mantissa alone: small updates do not drown in subnormal numbers.
 """
@@ -14,10 +17,10 @@ lost is mantissa alone: small updates do not drown in subnormal numbers.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +44,14 @@ class TranscriptConfig:
         separated by commas: weights and biases of each.
     dtype : str
         ``float16`` or ``float32``.
+    store : str
+        ``updates``, or ``features``: of the private federations' updates only what the attacks
+        read of these layers, while training goes on. Shadow federations keep theirs.
     """
 
     layers: str = "first"
     dtype: str = "float16"
+    store: str = "updates"
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class TranscriptMeta:
         Parameters of updates recorded; of models all are.
     training : dict
         Local optimisation, which the server prescribes.
+    numbers : dict of str to str
+        Kept in the place of layers: names of numbers, and of all that determines each.
     """
 
     federation: str
@@ -68,6 +77,12 @@ class TranscriptMeta:
     layers: list[str]
     dtype: str
     training: dict[str, float]
+    numbers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> list[str]:
+        """Names of what is recorded of each update."""
+        return [*self.layers, *self.numbers]
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Releases:
     ----------
     round, client, num_examples : ndarray of int64, shape (k,)
     arrays : mapping of str to ndarray of float32, shape (k, ...)
-        Recorded parameters by name.
+        Recorded parameters, or numbers, by name.
     """
 
     round: Ints
@@ -89,6 +104,21 @@ class Releases:
     def __len__(self) -> int:
         """Return k."""
         return len(self.round)
+
+
+class Reader(Protocol):
+    """Reads updates as they pass, in a thread of its federation: none is kept."""
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """What it reads, as of `TranscriptMeta`."""
+        ...
+
+    def __call__(
+        self, server_round: int, model: Mapping[str, Floats], releases: Releases
+    ) -> dict[str, Floats]:
+        """Return numbers (k, p) by name for a round's k > 0 releases."""
+        ...
 
 
 def choose_layers(layers: str, parameters: Sequence[str], key: str) -> list[str]:
@@ -131,7 +161,7 @@ class Transcript:
             for file in files:
                 if not file.get_slice("round").get_shape()[0]:
                     continue  # empty cohorts alone, of which safetensors reads no slice
-                yield self._releases([(file, slice(None))], self.meta.layers)
+                yield self._releases([(file, slice(None))], self.meta.recorded)
 
     def of_clients(
         self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
@@ -143,7 +173,7 @@ class Transcript:
         Parameters
         ----------
         parameters : sequence of str
-            Those of the recorded parameters to read.
+            Those of the recorded parameters, or numbers, to read.
         rows : mapping of int to ndarray of int, optional
             Clients to read, and which of theirs; all by default.
         """

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 
 from client.errors import UserError
 from server.packing import pack
-from server.transcript import Floats, Releases, TranscriptMeta
+from server.transcript import Floats, Reader, Releases, TranscriptMeta
 
 CHUNK_BYTES = 32 * 2**20
 PENDING = 2
@@ -37,11 +38,19 @@ class TranscriptWriter:
     written : mapping of str to int
         What `flush` returned when the run that goes on was last saved; empty for a new one.
         Later files are removed.
+    reader : Reader, optional
+        Reads the updates in the thread, which keeps its numbers in their place, and no model.
     """
 
-    def __init__(self, folder: Path, meta: TranscriptMeta, written: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meta: TranscriptMeta,
+        written: Mapping[str, int],
+        reader: Reader | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._meta = folder, meta
+        self._folder, self._meta, self._reader = folder, meta, reader
         self._updates = _Chunks(folder, "updates", written.get("updates", 0))
         self._globals = _Chunks(folder, "globals", written.get("globals", 0))
         (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
@@ -58,16 +67,22 @@ class TranscriptWriter:
         """
 
         def write() -> None:
-            self._add_model(server_round, model)
+            if self._reader is None:
+                self._add_model(server_round, model)
             for releases in received:
-                self._add_releases(releases)
+                if self._reader is None:
+                    self._add_releases(releases, releases.arrays)
+                elif len(releases):
+                    numbers = self._reader(server_round, model, releases)
+                    self._add_releases(releases, numbers)
             self._updates.flush(CHUNK_BYTES)
 
         self._hand_over(write)
 
     def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
         """Record the model that a round starts from."""
-        self._hand_over(lambda: self._add_model(server_round, model))
+        if self._reader is None:
+            self._hand_over(partial(self._add_model, server_round, model))
 
     def flush(self) -> dict[str, int]:
         """Write what is left, and return how many files of each kind there are."""
@@ -115,8 +130,8 @@ class TranscriptWriter:
         self._globals.add({"round": np.array([server_round]), **row})
         self._globals.flush(CHUNK_BYTES)
 
-    def _add_releases(self, releases: Releases) -> None:
-        recorded = {n: np.asarray(releases.arrays[n], np.float32) for n in self._meta.layers}
+    def _add_releases(self, releases: Releases, arrays: Mapping[str, Floats]) -> None:
+        recorded = {n: np.asarray(arrays[n], np.float32) for n in self._meta.recorded}
         about = {
             "round": releases.round,
             "client": releases.client,

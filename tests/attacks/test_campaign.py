@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attacks.campaign import _evaluate, check_adversary
+from attacks.campaign import _evaluate
+from attacks.checks import check_adversary
 from attacks.evaluate import FIGURES
 from attacks.reidentify import score_pairs
 from attacks.verification import evaluate_verification

@@ -265,6 +265,64 @@ def test_an_interrupted_study_is_resumed_and_ends_the_same(fold, fedser, tmp_pat
     assert not (tmp_path / "parts" / "checkpoint").exists()
 
 
+ONLINE = [
+    *SMALL,
+    "transcript.dtype=float32",
+    "attack=[statistics,correlation,centroid,fusion]",
+    "attack.fusion.of=[statistics,correlation]",
+    "adversary.leaked_updates=[1,all]",
+]
+
+
+def check_same_figures(found: list[dict], expected: list[dict]) -> None:
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        rounded = {k: pytest.approx(v, abs=1e-4) for k, v in other.items() if type(v) is float}
+        assert {**one, "roc": None} == {**other, "roc": None, **rounded}
+
+
+def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, monkeypatch):
+    whole, few, parts = (tmp_path / name for name in ("whole", "few", "parts"))
+    online = [*ONLINE, "transcript.store=features", "checkpoint_every=1"]
+    assert fedser(*ONLINE, f"hydra.run.dir={whole}")[0] == 0
+    assert fedser(*online, f"hydra.run.dir={few}")[0] == 0
+    expected = attacks_of(whole)
+    assert len({a["auc"] for a in expected}) > 2
+    check_same_figures(attacks_of(few), expected)
+    kept = list((few / "transcript").glob("*/*.safetensors"))
+    releases = int(pd.read_parquet(few / "ledger.parquet")["releases"].sum())
+    assert sum(path.stat().st_size for path in kept) < 150 * releases + 1000 * len(kept)
+
+    # From the kept numbers the same attacks can be carried out again, and no others.
+    again = ["stage=attack", f"run={few}"]
+    other = ["attack=[statistics,centroid,fusion]", "attack.fusion.of=[statistics,centroid]"]
+    assert fedser(*again, *other, "adversary.leaked_updates=[all]")[0] == 0
+    some = [a for a in attacks_of(few) if a["name"] != "fusion"]
+    names = {a["name"] for a in some}
+    assert names == {"statistics", "centroid"}
+    at_all = [a for a in expected if a["leaked_updates"] == "all"]
+    check_same_figures(some, [a for a in at_all if a["name"] in names])
+    status, printed = fedser(*again, "attack.correlation.pairs=7")
+    assert status == 2 and "kept no numbers of correlation/first as set now" in printed
+
+    record = Recorder.record
+
+    def record_or_die(self, number, *rest):
+        record(self, number, *rest)
+        if (self.outcome.federation.name, number) == ("private-fold1", 3):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", record_or_die)
+        with pytest.raises(Killed):
+            fedser(*online, f"hydra.run.dir={parts}")
+    status, printed = fedser(f"resume={parts}", "attack.correlation.pairs=7")
+    assert status == 2 and "made with another configuration" in printed
+    assert fedser(f"resume={parts}", "keep_transcript=false")[0] == 0
+    check_same_figures(attacks_of(parts), expected)
+    assert not (parts / "transcript").exists()
+
+
 def test_resuming_what_is_done_trains_nothing_and_reports_again(fedser, tmp_path):
     run = tmp_path / "run"
     assert fedser(*SMALL, "stage=train", f"hydra.run.dir={run}")[0] == 0
@@ -524,6 +582,16 @@ BAD_INPUT = {
         ],
         "attack=fusion infers an attribute",
         "cannot recognise a speaker",
+    ),
+    "features that nobody reads": (
+        lambda _: ["transcript.store=features", "stage=train"],
+        "transcript.store=features",
+        "set transcript.store=updates",
+    ),
+    "snapshot of features": (
+        lambda _: ["transcript.store=features", "attack=snapshot"],
+        "attack=snapshot goes back to every model",
+        "set transcript.store=updates",
     ),
     "no such run": (
         lambda folder: ["stage=attack", f"run={folder / 'none'}"],
