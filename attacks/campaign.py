@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 
 from attacks import shadow
 from attacks.audit import audit_figures
+from attacks.checks import check_store
 from attacks.evaluate import evaluate_attack
 from attacks.judge import Judged, Scores, join_scores, judge, judge_at_snapshots, judge_shadow
 from attacks.lessons import Learned, Lesson, learn_run
@@ -65,7 +66,9 @@ def attack_run(
     """
     paths = sorted((folder / "transcript").iterdir())
     meta = Transcript(paths[0]).meta
-    if not meta.numbers:
+    if meta.numbers:
+        check_store(replace(config, transcript=replace(config.transcript, store="features")), True)
+    else:
         _check_recorded(config, meta)
     learned = learned or learn_run(config, private, shadows, classes, meta.numbers)
     started = time.perf_counter()

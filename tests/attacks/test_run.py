@@ -302,8 +302,14 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
     assert names == {"statistics", "centroid"}
     at_all = [a for a in expected if a["leaked_updates"] == "all"]
     check_same_figures(some, [a for a in at_all if a["name"] in names])
-    status, printed = fedser(*again, "attack.correlation.pairs=7")
-    assert status == 2 and "kept no numbers of correlation/first as set now" in printed
+    refused = {
+        "attack.correlation.pairs=7": "kept no numbers of correlation/first as set now",
+        "adversary.combination=log_odds": "kept no numbers of statistics/first, correlation/first",
+        "adversary.combination=updates": "adversary.combination=updates takes means of updates",
+    }
+    for change, message in refused.items():
+        status, printed = fedser(*again, change, "transcript.store=updates")
+        assert status == 2 and message in printed, change
 
     record = Recorder.record
 
