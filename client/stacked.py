@@ -134,7 +134,8 @@ def _adam_steps(
     config: TrainingConfig,
 ) -> torch.Tensor:
     """Take all steps from the weights on in `params`, and return mean losses, shape (k,)."""
-    losses, steps = params[0].new_zeros(2, len(params[0]))
+    losses = params[0].new_zeros(len(params[0]))
+    steps = torch.zeros_like(losses)
     gradients, means, squares = islice(_stacks(weights, len(params[0])), 3)
     for param, weight in zip(params, weights, strict=True):
         param.copy_(weight)

@@ -273,7 +273,9 @@ def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
     actor: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cpus, num_gpus=gpus)(
         Node
     )
-    nodes = [actor.remote(client_app, number, max(1, int(cpus))) for number in range(1, fitting + 1)]
+    nodes = [
+        actor.remote(client_app, number, max(1, int(cpus))) for number in range(1, fitting + 1)
+    ]
     calls = [node.ready.remote() for node in nodes]
     started, late = ray.wait(calls, num_returns=len(calls), timeout=START_SECONDS)
     ray.get(started)

@@ -77,7 +77,7 @@ def test_the_best_round_is_the_best_validated_of_the_later_half(tmp_path):
 
 def test_training_learns_the_made_up_task(tmp_path):
     outcome = run(tmp_path, rounds=40, fraction=1.0)
-    assert outcome.best_scores.test_uar > 0.6  # chance is 0.25
+    assert outcome.best_scores.test_uar > 0.5  # chance is 0.25; eight seeds give 0.54 to 0.79
 
 
 def test_udp_changes_updates_by_the_noise_it_states(tmp_path):
