@@ -7,7 +7,6 @@ that the server sees every client's own update however many nodes there are.
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from client.engine import protect_clients, train_clients
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.seeds import noise_source
+from client.threads import spread
 from client.wire import from_record, to_record
 
 app = ClientApp()
@@ -51,9 +51,7 @@ def train(message: Message, context: Context) -> Message:
 
     chunks = [slice(i, i + request.chunk) for i in range(0, len(clients), request.chunk)]
     threads = int(context.node_config.get("threads", 1))
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(work, chunks) if threads > 1 else map(work, chunks))
-    losses = [loss for part in parts for loss in part]
+    losses = [loss for part in spread(threads, work, chunks) for loss in part]
     metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
         metrics["num_examples"] = data.sizes(clients).tolist()

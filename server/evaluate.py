@@ -1,6 +1,5 @@
 """How well the global model recognises emotions."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from client.corpora.base import EMOTIONS
 from client.mechanism import Arrays
 from client.model import ModelConfig, Recogniser, load_arrays
+from client.threads import spread
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -86,8 +86,7 @@ class Evaluator:
 
     def _confusion(self, features: Floats, labels: Ints) -> Ints:
         blocks = [features[i : i + BLOCK] for i in range(0, len(features), BLOCK)]
-        with ThreadPoolExecutor(self._threads) as pool:
-            parts = list(pool.map(self._predict, blocks))
+        parts = spread(self._threads, self._predict, blocks)
         return confusion_matrix(labels, np.concatenate(parts), len(EMOTIONS))
 
     def _predict(self, features: Floats) -> Ints:

@@ -8,7 +8,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from client.mechanism import Arrays
 from client.request import TrainRequest
+from client.threads import spread
 from client.wire import from_record, to_record
 from server.aggregate import Aggregate, Received, update_norms
 from server.federation import RoundSummary
@@ -192,8 +192,7 @@ class TappedAveraging(Strategy):
         received = []
         firsts = range(0, len(client), self._chunk)
         parts = [{n: a[i : i + self._chunk] for n, a in arrays.items()} for i in firsts]
-        with ThreadPoolExecutor(self._threads) as pool:
-            all_norms = list(pool.map(update_norms, parts))
+        all_norms = spread(self._threads, update_norms, parts)
         for first, part, norms in zip(firsts, parts, all_norms, strict=True):
             finite = np.isfinite(norms)
             if not finite.all():
