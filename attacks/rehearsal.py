@@ -14,7 +14,7 @@ import torch
 from attacks.tap import Floats, Ints, pseudo_gradients
 from client.dataset import Dataset, Examples
 from client.draws import Draws, client_keys
-from client.engine import protect_clients, train_clients
+from client.engine import Training, protect_clients
 from client.privacy import Mechanism
 from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
@@ -108,7 +108,7 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
         noises = [
             noise_source(False, protocol.seed, "noise", *stream, one) for one in chosen.tolist()
         ]
-        train_clients(
+        training = Training(
             protocol.algorithm.name,
             protocol.model,
             model,
@@ -120,6 +120,7 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
             noises,
             plain,
         )
+        training.train(slice(None))
         sizes = cast.examples.sizes(chosen.tolist()).tolist()
         sent = {name: array.copy() for name, array in plain.items()}
         protect_clients(mechanism, sent, sizes, noises)

@@ -6,7 +6,6 @@ that the server sees every client's own update however many nodes there are.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +17,7 @@ from flwr.clientapp import ClientApp
 from client.buffers import borrow
 from client.dataset import Dataset
 from client.draws import Draws, client_keys
-from client.engine import protect_clients, train_clients
-from client.mechanism import Arrays
+from client.engine import Training, protect_clients
 from client.request import TrainRequest
 from client.seeds import noise_source
 from client.threads import spread
@@ -45,45 +43,40 @@ def train(message: Message, context: Context) -> Message:
     data, clients = _dataset(request.dataset, request.device), request.clients
     updates = {n: borrow((len(clients), *a.shape), a.dtype) for n, a in start.items()}
 
-    def work(rows: slice) -> list[float]:
-        part = {name: array[rows] for name, array in updates.items()}
-        return _train_chunk(request, start, data, clients[rows], part)
-
-    chunks = [slice(i, i + request.chunk) for i in range(0, len(clients), request.chunk)]
-    threads = int(context.node_config.get("threads", 1))
-    losses = [loss for part in spread(threads, work, chunks) for loss in part]
-    metrics = MetricRecord({"clients": list(clients)})
-    if "num_examples" in request.mechanism.metrics:
-        metrics["num_examples"] = data.sizes(clients).tolist()
-    if "loss" in request.mechanism.metrics:
-        metrics["loss"] = losses
-    content = RecordDict({"arrays": to_record(updates), "metrics": metrics})
-    return Message(content, reply_to=message)
-
-
-def _train_chunk(
-    request: TrainRequest, start: Arrays, data: Dataset, clients: Sequence[int], into: Arrays
-) -> list[float]:
-    """Train some clients and protect their updates; returns their losses."""
+    sizes = data.sizes(clients).tolist()
     stream = (request.federation, request.round)
-    keys = client_keys(request.seed, clients, "training", *stream)
     noises = [
         noise_source(request.secure_noise, request.seed, "noise", *stream, c) for c in clients
     ]
-    losses = train_clients(
+    training = Training(
         request.algorithm,
         request.model,
         start,
         data,
         clients,
         request.training,
-        Draws(keys, request.model.dropout),
+        Draws(client_keys(request.seed, clients, "training", *stream), request.model.dropout),
         request.mechanism.gradient,
         noises,
-        into,
+        updates,
     )
-    protect_clients(request.mechanism, into, data.sizes(clients).tolist(), noises)
-    return losses
+
+    def work(rows: slice) -> list[float]:
+        losses = training.train(rows)
+        part = {name: array[rows] for name, array in updates.items()}
+        protect_clients(request.mechanism, part, sizes[rows], noises[rows])
+        return losses
+
+    chunks = [slice(i, i + request.chunk) for i in range(0, len(clients), request.chunk)]
+    threads = int(context.node_config.get("threads", 1))
+    losses = [loss for part in spread(threads, work, chunks) for loss in part]
+    metrics = MetricRecord({"clients": list(clients)})
+    if "num_examples" in request.mechanism.metrics:
+        metrics["num_examples"] = sizes
+    if "loss" in request.mechanism.metrics:
+        metrics["loss"] = losses
+    content = RecordDict({"arrays": to_record(updates), "metrics": metrics})
+    return Message(content, reply_to=message)
 
 
 def _found(dataset: str, context: Context) -> str:

@@ -8,7 +8,7 @@ from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig
 from client.privacy import Mechanism
-from client.stacked import train_stack
+from client.stacked import Stack
 from client.training import TrainingConfig, fedavg_update, fedsgd_gradient
 
 ENGINES = ("stacked", "loop")
@@ -17,22 +17,11 @@ TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary
 """What a client computes, by algorithm."""
 
 
-def train_clients(
-    algorithm: str,
-    model: ModelConfig,
-    start: Arrays,
-    data: Dataset,
-    clients: Sequence[int],
-    config: TrainingConfig,
-    draws: Draws,
-    clip: GradientClip | None,
-    noises: Sequence[NoiseSource],
-    into: Arrays,
-) -> list[float]:
-    """Train k clients from the same weights, and return the loss of each.
+class Training:
+    """k clients about to train from the same weights, any of them at a time.
 
-    Clients are stacked where `config.engine` says so, unless each utterance's gradient is
-    clipped, or the clients are canaries.
+    They are stacked where `config.engine` says so, unless each utterance's gradient is clipped,
+    or they are canaries.
 
     Parameters
     ----------
@@ -45,17 +34,48 @@ def train_clients(
     into : Arrays
         Arrays of shape (k, ...) that take what each client computed.
     """
-    bound = clip.norm if clip and clip.per == "batch" else None
-    if config.engine == "stacked" and algorithm != "canary" and (clip is None or bound):
-        return train_stack(algorithm, start, data, clients, config, draws, bound, into)
-    losses = []
-    for row, (client, noise) in enumerate(zip(clients, noises, strict=True)):
-        own = Draws(draws.keys[row : row + 1], draws.dropout)
-        update, loss = TRAINERS[algorithm](model, start, data[client], config, own, clip, noise)
+
+    def __init__(
+        self,
+        algorithm: str,
+        model: ModelConfig,
+        start: Arrays,
+        data: Dataset,
+        clients: Sequence[int],
+        config: TrainingConfig,
+        draws: Draws,
+        clip: GradientClip | None,
+        noises: Sequence[NoiseSource],
+        into: Arrays,
+    ) -> None:
+        self._trainer, self._clients, self._draws = TRAINERS[algorithm], clients, draws
+        self._model, self._start, self._data, self._config = model, start, data, config
+        self._clip, self._noises, self._into = clip, noises, into
+        self._stack = None
+        bound = clip.norm if clip and clip.per == "batch" else None
+        if config.engine == "stacked" and algorithm != "canary" and (clip is None or bound):
+            self._stack = Stack(algorithm, start, data, clients, config, draws, bound, into)
+
+    def train(self, chunk: slice) -> list[float]:
+        """Train some of the clients, and return the loss of each."""
+        if self._stack:
+            return self._stack.train(chunk)
+        return [self._train_one(row) for row in range(len(self._clients))[chunk]]
+
+    def _train_one(self, row: int) -> float:
+        draws = Draws(self._draws.keys[row : row + 1], self._draws.dropout)
+        update, loss = self._trainer(
+            self._model,
+            self._start,
+            self._data[self._clients[row]],
+            self._config,
+            draws,
+            self._clip,
+            self._noises[row],
+        )
         for name, array in update.items():
-            into[name][row] = array
-        losses.append(loss)
-    return losses
+            self._into[name][row] = array
+        return loss
 
 
 def protect_clients(

@@ -7,7 +7,6 @@ for the multilayer perceptron, over buffers that stay from one chunk of clients 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -23,23 +22,13 @@ from client.training import TrainingConfig
 Tensors = list[torch.Tensor]
 
 
-@torch.inference_mode()
-def train_stack(
-    algorithm: str,
-    start: Arrays,
-    data: Dataset,
-    clients: Sequence[int],
-    config: TrainingConfig,
-    draws: Draws,
-    clipping_norm: float | None,
-    into: Arrays,
-) -> list[float]:
-    """Train k clients from the same weights, as `fedavg_update` or `fedsgd_gradient` do one.
+class Stack:
+    """k clients about to train from the same weights, any chunk of them at a time.
 
     Parameters
     ----------
     algorithm : str
-        ``fedavg`` or ``fedsgd``.
+        ``fedavg`` or ``fedsgd``: chunks do as `fedavg_update` or `fedsgd_gradient` do for one.
     start : Arrays
         Global weights of the round, of a `client.model.Recogniser`.
     draws : Draws
@@ -48,33 +37,54 @@ def train_stack(
         Bound on the L2 norm of each batch's gradient.
     into : Arrays
         Arrays of shape (k, ...) that take the updates or gradients.
-
-    Returns
-    -------
-    list of float
-        Each client's mean cross entropy over its steps.
     """
-    device = data.features.device
-    layers = sorted({n.rpartition(".")[0] for n in start}, key=lambda n: int(n.split(".")[1]))
-    names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    weights = [torch.from_numpy(np.array(start[name])).to(device) for name in names]
-    hosts = [torch.from_numpy(into[name]) for name in names]
-    results = hosts if device.type == "cpu" else [torch.empty_like(h, device=device) for h in hosts]
-    draws = Draws(draws.keys.to(device), draws.dropout)
-    epochs = config.epochs if algorithm == "fedavg" else 1
-    batches = _batches(data, clients, config.batch_size, epochs, len(weights[-1]), draws)
-    if algorithm == "fedavg":
-        losses = _adam_steps(weights, results, batches, draws, clipping_norm, config)
-        for result, weight in zip(results, weights, strict=True):
-            result -= weight
-    else:
-        losses = _gradients(weights, results, next(batches), draws, 0)
-        if clipping_norm is not None:
-            _clip(results, clipping_norm)
-    for host, result in zip(hosts, results, strict=True):
-        if host is not result:
-            host.copy_(result)
-    return losses.tolist()
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        algorithm: str,
+        start: Arrays,
+        data: Dataset,
+        clients: Sequence[int],
+        config: TrainingConfig,
+        draws: Draws,
+        clipping_norm: float | None,
+        into: Arrays,
+    ) -> None:
+        self._algorithm, self._config, self._clipping_norm = algorithm, config, clipping_norm
+        device = data.features.device
+        layers = sorted({n.rpartition(".")[0] for n in start}, key=lambda n: int(n.split(".")[1]))
+        names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+        self._weights = [torch.from_numpy(np.array(start[name])).to(device) for name in names]
+        self._hosts = [torch.from_numpy(into[name]) for name in names]
+        self._draws = Draws(draws.keys.to(device), draws.dropout)
+        epochs = config.epochs if algorithm == "fedavg" else 1
+        classes = len(self._weights[-1])
+        self._plan = _plan(data, clients, config.batch_size, epochs, classes, self._draws)
+
+    @torch.inference_mode()
+    def train(self, chunk: slice) -> list[float]:
+        """Train some of the clients; returns each one's mean cross entropy over its steps.
+
+        Threads may train different chunks at a time.
+        """
+        hosts = [host[chunk] for host in self._hosts]
+        on_host = self._weights[0].is_cpu
+        results = hosts if on_host else [self._weights[0].new_empty(h.shape) for h in hosts]
+        draws = Draws(self._draws.keys[chunk], self._draws.dropout)
+        batches = self._plan.batches(chunk)
+        if self._algorithm == "fedavg":
+            losses = _adam_steps(
+                self._weights, results, batches, draws, self._clipping_norm, self._config
+            )
+        else:
+            losses = _gradients(self._weights, results, next(batches), draws, 0)
+            if self._clipping_norm is not None:
+                _clip(results, self._clipping_norm)
+        if not on_host:
+            for host, result in zip(hosts, results, strict=True):
+                host.copy_(result)
+        return losses.tolist()
 
 
 @dataclass(frozen=True)
@@ -98,31 +108,66 @@ class _Batch:
     weights: torch.Tensor
 
 
-def _batches(
+@dataclass(frozen=True)
+class _Plan:
+    """Which utterances k clients use in each of S steps, of up to b each.
+
+    Attributes
+    ----------
+    features : Tensor, shape (n, d)
+        Of the dataset.
+    rows : Tensor of int64, shape (k, S, b)
+        Among these.
+    truth, weights : Tensor, shape (k, S, b, classes), (k, S, b, 1)
+        As in a batch.
+    counts : Tensor of int64, shape (k, S)
+        Sizes of the batches, on the CPU.
+    """
+
+    features: torch.Tensor
+    rows: torch.Tensor
+    truth: torch.Tensor
+    weights: torch.Tensor
+    counts: torch.Tensor
+
+    def batches(self, chunk: slice) -> Iterator[_Batch]:
+        """Yield some of the clients' batches, step by step."""
+        for step, count in enumerate(self.counts[chunk].T.tolist()):
+            if not (width := max(count)):
+                return
+            rows, truth, weights = (
+                part[chunk, step, :width] for part in (self.rows, self.truth, self.weights)
+            )
+            on: torch.Tensor | slice = slice(None)
+            if not all(count):
+                on = torch.tensor([i for i, c in enumerate(count) if c], device=rows.device)
+                rows, truth, weights = rows[on], truth[on], weights[on]
+            features = self.features.index_select(0, rows.reshape(-1))
+            yield _Batch(on, features.view(*rows.shape, -1), truth, weights)
+
+
+def _plan(
     data: Dataset, clients: Sequence[int], size: int, epochs: int, classes: int, draws: Draws
-) -> Iterator[_Batch]:
-    """Yield the clients' batches, step by step."""
-    device, sizes = data.features.device, data.sizes(clients)
+) -> _Plan:
+    """Draw the orders, and cut them into batches."""
+    device, sizes, count = data.features.device, data.sizes(clients), len(clients)
     an_epoch = -(-sizes // size) * size  # utterances and padding
     places = torch.arange(epochs * int(an_epoch.max()))
     epoch, place = places // an_epoch[:, None], places % an_epoch[:, None]
     valid = (epoch < epochs) & (place < sizes[:, None])
     orders = torch.stack([draws.orders(e, sizes.to(device)) for e in range(epochs)])
-    at = (epoch.clamp_(max=epochs - 1), torch.arange(len(clients))[:, None], place * valid)
+    at = (epoch.clamp_(max=epochs - 1), torch.arange(count)[:, None], place * valid)
     first = data.bounds[torch.tensor(clients)][:, None]
     rows = torch.where(valid.to(device), orders[tuple(i.to(device) for i in at)], 0)
     rows += first.to(device)
-    counts = valid.view(len(clients), -1, size).sum(2)
+    counts = valid.view(count, -1, size).sum(2)
     shares = counts.repeat_interleave(size, 1).clamp_(min=1)
     weights = (valid.to(data.features.dtype) / shares).to(device)[..., None]
     truth = F.one_hot(data.labels[rows], classes) * weights
-    for step, count in enumerate(counts.T):
-        active, width = count.nonzero()[:, 0], int(count.max())
-        on = slice(None) if len(active) == len(clients) else active.to(device)
-        here = slice(step * size, step * size + width)
-        own = rows[on, here]
-        features = data.features.index_select(0, own.reshape(-1)).view(*own.shape, -1)
-        yield _Batch(on, features, truth[on, here], weights[on, here])
+    rows, truth, weights = (
+        t.reshape(count, -1, size, *t.shape[2:]) for t in (rows, truth, weights)
+    )
+    return _Plan(data.features, rows, truth, weights, counts)
 
 
 def _adam_steps(
@@ -133,14 +178,13 @@ def _adam_steps(
     clipping_norm: float | None,
     config: TrainingConfig,
 ) -> torch.Tensor:
-    """Take all steps from the weights on in `params`, and return mean losses, shape (k,)."""
+    """Write into `params` how all steps move the weights; returns mean losses, shape (k,)."""
     losses = params[0].new_zeros(len(params[0]))
     steps = torch.zeros_like(losses)
-    gradients, means, squares = islice(_stacks(weights, len(params[0])), 3)
+    count = len(params[0])
+    gradients, means, squares = _stacks(weights, count)
     for param, weight in zip(params, weights, strict=True):
         param.copy_(weight)
-    for moment in (*means, *squares):
-        moment.zero_()
     for step, batch in enumerate(batches):
         on, everyone = batch.on, isinstance(batch.on, slice)
         stacks = params, means, squares
@@ -172,6 +216,8 @@ def _adam_steps(
             for part, values in zip(stacks, moved, strict=True):
                 for tensor, value in zip(part, values, strict=True):
                     tensor[on] = value
+    for param, weight in zip(params, weights, strict=True):
+        param -= weight
     return losses / steps
 
 
@@ -222,13 +268,16 @@ def _clip(gradients: Tensors, norm: float) -> None:
         g *= factors.view(-1, *[1] * (g.ndim - 1))
 
 
-def _stacks(like: Tensors, count: int) -> Iterator[Tensors]:
-    """Yield stacks of `count` tensors like each; what they hold is not defined."""
+def _stacks(like: Tensors, count: int) -> tuple[Tensors, Tensors, Tensors]:
+    """Return gradients, undefined, and Adam's moments, 0, for `count` tensors like each."""
     sizes = [count * value.numel() for value in like]
-    shapes = [(count, *value.shape) for value in like]
-    while True:
-        flat = like[0].new_empty(0 if like[0].is_cpu else sum(sizes))
-        if like[0].is_cpu:
-            flat = torch.from_numpy(borrow((sum(sizes),), flat.numpy().dtype))
-        parts = torch.split(flat, sizes)
-        yield [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    if like[0].is_cpu:
+        flat = torch.from_numpy(borrow((3, sum(sizes)), like[0].numpy().dtype))
+    else:
+        flat = like[0].new_empty(3, sum(sizes))
+    flat[1:].zero_()
+    gradients, means, squares = (
+        [part.view(count, *v.shape) for part, v in zip(torch.split(row, sizes), like, strict=True)]
+        for row in flat
+    )
+    return gradients, means, squares

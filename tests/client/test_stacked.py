@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.dataset import Dataset, Examples
 from client.draws import Draws, client_keys
-from client.engine import protect_clients, train_clients
+from client.engine import Training, protect_clients
 from client.mechanism import GradientClip
 from client.model import ModelConfig, initial_arrays
 from client.privacy import UserLevelDP
@@ -33,7 +33,9 @@ def dataset(sizes, dimension=30, dtype=torch.float64):
     )
 
 
-def train(engine, data, *, clients=None, algorithm="fedavg", clip=None, hidden=(9, 6), **changes):
+def train(
+    engine, data, *, clients=None, algorithm="fedavg", clip=None, hidden=(9, 6), chunk=99, **changes
+):
     """Updates and losses of some clients, in the precision of their features."""
     clients = list(range(len(data))) if clients is None else clients
     model = ModelConfig(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
@@ -41,7 +43,7 @@ def train(engine, data, *, clients=None, algorithm="fedavg", clip=None, hidden=(
     drawn = initial_arrays(model, data.features.shape[1], 4, seed=1)
     start = {name: array.astype(dtype) for name, array in drawn.items()}
     into = {n: np.full((len(clients), *a.shape), np.nan, dtype) for n, a in start.items()}
-    losses = train_clients(
+    training = Training(
         algorithm,
         model,
         start,
@@ -53,7 +55,8 @@ def train(engine, data, *, clients=None, algorithm="fedavg", clip=None, hidden=(
         [np.random.default_rng(client) for client in clients],
         into,
     )
-    return into, losses
+    chunks = [slice(i, i + chunk) for i in range(0, len(clients), chunk)]
+    return into, [loss for part in chunks for loss in training.train(part)]
 
 
 def errors(stacked, alone):
@@ -111,6 +114,16 @@ def test_a_client_gets_the_same_in_any_company():
     for name in together:
         np.testing.assert_allclose(some[name], together[name][[5, 2]], rtol=1e-9, atol=1e-15)
     assert own == pytest.approx([losses[5], losses[2]])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
+def test_how_a_stack_is_cut_into_chunks_does_not_matter(chunk, algorithm):
+    data = dataset(UNEQUAL)
+    whole, losses = train("stacked", data, algorithm=algorithm, epochs=2)
+    cut, again = train("stacked", data, algorithm=algorithm, epochs=2, chunk=chunk)
+    assert errors(cut, whole).max() < 1e-10
+    np.testing.assert_allclose(again, losses, rtol=1e-10)
 
 
 def test_stacks_are_trained_in_threads_without_getting_in_each_others_way():

@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 from client import app as client_module
 from client.app import app as client_app
+from client.engine import Training
 from client.errors import UserError
 from client.seeds import SystemEntropy
 from server.accountant import planned_exposures
@@ -362,16 +363,17 @@ def test_a_failing_client_stops_the_run(tmp_path):
 def test_a_client_whose_training_diverges_costs_its_own_update_alone(
     tmp_path, monkeypatch, config, value
 ):
-    train, trained = client_module.train_clients, []
+    diverged = []
 
-    def diverge(*arguments):
-        losses, (*_, clients, _, _, _, _, into) = train(*arguments), arguments
-        if 2 in clients and not trained:  # in the first round
-            into["dense.1.bias"][clients.index(2), 0] = value
-            trained.append(2)
-        return losses
+    class Diverging(Training):
+        def train(self, chunk):
+            losses = super().train(chunk)
+            if 2 in self._clients[chunk] and not diverged:  # in the first round
+                self._into["dense.1.bias"][self._clients.index(2), 0] = value
+                diverged.append(2)
+            return losses
 
-    monkeypatch.setattr(client_module, "train_clients", diverge)
+    monkeypatch.setattr(client_module, "Training", Diverging)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(7, 1), (8, 0)]
     assert 2 not in {client for server_round, client in releases_of(tmp_path) if server_round == 1}
@@ -385,13 +387,13 @@ def test_a_client_whose_training_diverges_costs_its_own_update_alone(
 def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
     tmp_path, monkeypatch, config, size
 ):
-    def train(*arguments):
-        *_, clients, _, _, _, _, into = arguments
-        for array in into.values():
-            array.fill(size)
-        return [0.0] * len(clients)
+    class Odd(Training):
+        def train(self, chunk):
+            for array in self._into.values():
+                array[chunk].fill(size)
+            return [0.0] * len(self._clients[chunk])
 
-    monkeypatch.setattr(client_module, "train_clients", train)
+    monkeypatch.setattr(client_module, "Training", Odd)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(8, 0), (8, 0)]
     first, second, _ = dict(Transcript(tmp_path / "t").global_models()).values()
