@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
+from client.app import STACKED, chunks_of
 from client.corpora.base import EMOTIONS
 from client.model import ModelConfig, initial_arrays
 from client.speakers import Clients
@@ -37,7 +38,7 @@ from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
 from server.run import run_federations
 from server.runtime import run_on
-from server.strategy import CHUNK, TappedAveraging, chunk_size
+from server.strategy import TappedAveraging
 from server.transcript import TranscriptConfig
 
 FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
@@ -259,15 +260,15 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
         pool.append(stacks)
 
     def allocate() -> list[list[torch.Tensor]]:
-        zeros = lambda s: torch.from_numpy(np.zeros((CHUNK, *s), np.float32))  # noqa: E731
+        zeros = lambda s: torch.from_numpy(np.zeros((STACKED["cpu"], *s), np.float32))  # noqa: E731
         return [[zeros(shape) for shape in shapes] for _ in range(4)]
 
     pool: list[list[list[torch.Tensor]]] = []
     torch.set_num_threads(1)
-    size = chunk_size(cohort)
-    chunks = [min(size, cohort - first) for first in range(0, cohort, size)]
+    cores = os.cpu_count() or 1
+    chunks = [c.stop - c.start for c in chunks_of(cohort, cores, STACKED["cpu"])]
     seconds = []
-    with torch.inference_mode(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with torch.inference_mode(), ThreadPoolExecutor(cores) as threads:
         for _ in range(WARM_UP + rounds):
             began = time.perf_counter()
             list(threads.map(torch.inference_mode()(work), chunks))

@@ -8,6 +8,7 @@ that the server sees every client's own update however many nodes there are.
 import os
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,6 +24,12 @@ from client.seeds import noise_source
 from client.threads import spread
 from client.wire import from_record, to_record
 
+STACKED = {"cpu": 16, "cuda": 1024}
+"""Clients trained together at most: on a CPU so many that their weights fit its caches."""
+
+SHARED = 2
+"""Clients a thread, at least, for that more than one are used."""
+
 app = ClientApp()
 
 
@@ -34,8 +41,8 @@ def train(message: Message, context: Context) -> Message:
     ``clients`` of length k; ``num_examples`` and ``loss`` of length k leave only where the
     privacy mechanism lets them. The node's configuration says on how many ``threads``.
     """
-    # One thread a chunk: workers share the cores, and a simulated and an in-process run agree
-    # to the last bit.
+    # One thread a chunk: what a client gets depends neither on how many threads there are nor
+    # on who is in its chunk, to the last bit.
     torch.set_num_threads(1)
     request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
     request = replace(request, dataset=_found(request.dataset, context))
@@ -67,8 +74,8 @@ def train(message: Message, context: Context) -> Message:
         protect_clients(request.mechanism, part, sizes[rows], noises[rows])
         return losses
 
-    chunks = [slice(i, i + request.chunk) for i in range(0, len(clients), request.chunk)]
     threads = int(context.node_config.get("threads", 1))
+    chunks = chunks_of(len(clients), threads, STACKED[request.device])
     losses = [loss for part in spread(threads, work, chunks) for loss in part]
     metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
@@ -77,6 +84,18 @@ def train(message: Message, context: Context) -> Message:
         metrics["loss"] = losses
     content = RecordDict({"arrays": to_record(updates), "metrics": metrics})
     return Message(content, reply_to=message)
+
+
+def chunks_of(count: int, threads: int, most: int) -> list[slice]:
+    """Cut clients into about equal chunks of at most so many, a like number for each thread.
+
+    Few are left together: threads that take turns at small computations hinder each other.
+    """
+    if count < SHARED * threads:
+        threads = 1
+    number = threads * -(-count // (threads * most))
+    cuts = [count * i // number for i in range(number + 1)] if number else []
+    return [slice(i, j) for i, j in pairwise(cuts)]
 
 
 def _found(dataset: str, context: Context) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -71,14 +72,13 @@ def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str,
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
     """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
     generator = torch.Generator().manual_seed(seed)  # threads share PyTorch's own
-    with torch.device("meta"):
-        model = Recogniser(config, inputs, classes)
-    for layer in model.to_empty(device="cpu").dense:
-        assert isinstance(layer, nn.Linear)
-        bound = 1 / math.sqrt(layer.in_features)
-        nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
-        nn.init.uniform_(layer.bias, -bound, bound, generator)
-    return to_arrays(model)
+    sizes, arrays = [inputs, *config.hidden, classes], Arrays()
+    for number, (n, m) in enumerate(pairwise(sizes)):
+        weight, bias, bound = torch.empty(m, n), torch.empty(m), 1 / math.sqrt(n)
+        nn.init.kaiming_uniform_(weight, math.sqrt(5), generator=generator)
+        nn.init.uniform_(bias, -bound, bound, generator)
+        arrays |= {f"dense.{number}.weight": weight.numpy(), f"dense.{number}.bias": bias.numpy()}
+    return arrays
 
 
 def to_arrays(model: nn.Module) -> Arrays:

@@ -23,8 +23,6 @@ class TrainRequest:
         one of that name in a folder of its own.
     device : str
         ``cpu`` or ``cuda``.
-    chunk : int
-        How many of the clients to train together, in this order.
     algorithm : str
         ``fedavg`` or ``fedsgd``.
     mechanism : Mechanism
@@ -39,7 +37,6 @@ class TrainRequest:
     clients: tuple[int, ...]
     dataset: str
     device: str
-    chunk: int
     algorithm: str
     model: ModelConfig
     training: TrainingConfig

@@ -14,7 +14,7 @@ from client.threads import spread
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-BLOCK = 512
+BLOCK = 256
 """Utterances a forward pass: what lies between layers stays in a core's cache."""
 
 
@@ -76,18 +76,20 @@ class Evaluator:
     def __call__(self, arrays: Arrays) -> Scores:
         """Score one model."""
         load_arrays(self._model, arrays)
-        validated, tested = self._confusion(*self._validation), self._confusion(*self._test)
+        sets = self._validation, self._test
+        blocks = [f[i : i + BLOCK] for f, _ in sets for i in range(0, len(f), BLOCK)]
+        predicted = np.concatenate(spread(self._threads, self._predict, blocks))
+        parts = np.split(predicted, [len(sets[0][1])])
+        validated, tested = (
+            confusion_matrix(labels, part, len(EMOTIONS))
+            for (_, labels), part in zip(sets, parts, strict=True)
+        )
         return Scores(
             validation_uar=uar(validated),
             test_uar=uar(tested),
             test_accuracy=float(tested.trace() / tested.sum()),
             confusion=tested,
         )
-
-    def _confusion(self, features: Floats, labels: Ints) -> Ints:
-        blocks = [features[i : i + BLOCK] for i in range(0, len(features), BLOCK)]
-        parts = spread(self._threads, self._predict, blocks)
-        return confusion_matrix(labels, np.concatenate(parts), len(EMOTIONS))
 
     def _predict(self, features: Floats) -> Ints:
         with torch.inference_mode():

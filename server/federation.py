@@ -67,7 +67,6 @@ class Protocol:
         device: str,
         server_round: int,
         clients: tuple[int, ...],
-        chunk: int,
     ) -> TrainRequest:
         """Return what a node that hosts `clients` of a federation is asked in a round."""
         return TrainRequest(
@@ -77,7 +76,6 @@ class Protocol:
             clients=clients,
             dataset=str(dataset),
             device=device,
-            chunk=chunk,
             algorithm=algorithm,
             model=self.model,
             training=self.training,

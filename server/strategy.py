@@ -28,7 +28,7 @@ from server.transcript import Releases
 Floats = npt.NDArray[np.float32]
 
 CHUNK = 16
-"""Clients trained together at most: so many that their weights fit a CPU's caches."""
+"""Updates that are summed at a time, at most."""
 
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
@@ -42,7 +42,7 @@ class TappedAveraging(Strategy):
     cohort : callable
         Round to partition ids, ascending.
     request : callable
-        Round, partition ids and how many of them to train together to what a node is asked.
+        Round and partition ids to what a node is asked.
     aggregate : callable
         Round, what was received and the model they started from to what the server makes of it.
     server_step : float
@@ -64,7 +64,7 @@ class TappedAveraging(Strategy):
     def __init__(
         self,
         cohort: Callable[[int], list[int]],
-        request: Callable[[int, tuple[int, ...], int], TrainRequest],
+        request: Callable[[int, tuple[int, ...]], TrainRequest],
         aggregate: Callable[[int, Sequence[Received], Arrays], Aggregate],
         server_step: float,
         tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
@@ -83,7 +83,7 @@ class TappedAveraging(Strategy):
         self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
         self._chunk = chunk_size(len(self._asked))
-        self._mechanism = self._request(server_round, (), self._chunk).mechanism
+        self._mechanism = self._request(server_round, ()).mechanism
         nodes, self._threads = wait_for_nodes(grid), threads_of(grid)
         self._sent = [
             (self._message(server_round, arrays, node, share), share)
@@ -154,7 +154,7 @@ class TappedAveraging(Strategy):
     def _message(
         self, server_round: int, arrays: ArrayRecord, node: int, share: tuple[int, ...]
     ) -> Message:
-        request = self._request(server_round, share, self._chunk)
+        request = self._request(server_round, share)
         config = ConfigRecord({"request": request.to_json()})
         content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
@@ -226,9 +226,9 @@ class TappedAveraging(Strategy):
 
 
 def chunk_size(cohort: int) -> int:
-    """Return how many of a cohort to train together: an even number of about equal chunks.
+    """Return how many updates to sum at a time: a cohort is an even number of equal chunks.
 
-    It does not depend on the machine, and hence neither does what a client computes.
+    It does not depend on how many nodes there are, and hence neither does the sum.
     """
     return max(1, -(-cohort // (2 * -(-cohort // (2 * CHUNK)) or 1)))
 

@@ -247,7 +247,6 @@ def test_a_request_makes_the_round_trip(mechanism, secure):
         clients=(2, 5),
         dataset="x.safetensors",
         device="cpu",
-        chunk=1,
         algorithm="fedavg",
         model=ModelConfig(hidden=[8]),
         training=TrainingConfig(epochs=2),

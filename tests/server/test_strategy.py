@@ -24,9 +24,7 @@ def update(client: int) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=a.shape).astype(np.float32) for name, a in START.items()}
 
 
-def request(
-    server_round: int, clients: tuple[int, ...], chunk: int, mechanism: Mechanism
-) -> TrainRequest:
+def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -> TrainRequest:
     return TrainRequest(
         "f",
         server_round,
@@ -34,7 +32,6 @@ def request(
         clients,
         "",
         "cpu",
-        chunk,
         "fedavg",
         ModelConfig(),
         TrainingConfig(),
