@@ -14,6 +14,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from client.corpora.base import EMOTIONS
+from client.engine import ENGINES
 from client.errors import UserError, check_choice
 from client.model import parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
@@ -45,6 +46,7 @@ def check_config(config: StudyConfig) -> None:
     """
     for key, choices in CHOICES.items():
         check_choice(key, getattr(config, key), choices)
+    check_choice("training.engine", config.training.engine, ENGINES)
     for key in ("rounds", "checkpoint_every"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)} must be at least 1")

@@ -8,6 +8,7 @@ import pytest
 import conf
 from client.errors import UserError
 from client.privacy import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from client.training import TrainingConfig
 from server.cohort import Sampler
 from server.composition import Releases
 from server.federation import Outcome
@@ -186,6 +187,7 @@ def test_the_seed_and_nothing_else_decides_the_plan(tmp_path):
         ({"cohort_fraction": 0.0}, "cohort_fraction=0.0 must lie in"),
         ({"folds": []}, "folds=.* must name some of 0 to 4"),
         ({"rounds": 0}, "rounds=0 must be at least 1"),
+        ({"training": TrainingConfig(engine="gpu")}, "training.engine=gpu is not one of stacked"),
     ],
 )
 def test_values_that_types_cannot_refuse_are_refused(change, message):
