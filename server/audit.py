@@ -9,12 +9,11 @@ nobody's: what the noised sum reads there is what it reads of an absent client.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
-from tqdm import tqdm
 
 from client.canary import flatten, part_of, unflatten
 from client.corpora.base import EMOTIONS
@@ -29,6 +28,7 @@ from server.aggregate import Aggregate, Received, aggregation
 from server.cohort import cohort_sampler
 from server.federation import Evidence, Protocol
 from server.grid import offer
+from server.progress import bar
 from server.strategy import TappedAveraging
 from server.transcript import Releases
 
@@ -129,9 +129,9 @@ class _Aviary:
             tap=tapped,
         )
         sent = to_record(directions)
-        with tqdm(total=len(cohorts), desc=name, unit="round", mininterval=0.5) as bar:
+        with bar(len(cohorts), name) as shown:
             strategy.start(
-                self._grid, sent, len(cohorts), evaluate_fn=lambda r, _: _advance(bar, r)
+                self._grid, sent, len(cohorts), evaluate_fn=lambda r, _: _advance(shown, r)
             )
 
 
@@ -240,8 +240,8 @@ def _log_likelihood_ratio(scores: Floats64, rate: float, stddev: float) -> Float
     return np.asarray(np.logaddexp(left_out, drawn).sum(axis=0))
 
 
-def _advance(bar: "tqdm[NoReturn]", server_round: int) -> None:
-    bar.update(server_round - bar.n)
+def _advance(shown: Any, server_round: int) -> None:
+    shown.update(server_round - shown.n)
 
 
 def _canary_clients(coins: Bools, parts: int) -> Clients:

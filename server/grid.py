@@ -1,10 +1,11 @@
 """Flower grids without a SuperLink: the same ServerApp and ClientApp in this process."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -13,6 +14,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 NODE_ID = 1
+
+
+T = TypeVar("T")
+
+Server = Callable[[Grid, Path, str], T]
+"""What runs over a grid, given a folder for what the nodes read, and the device that trains."""
 
 
 class Stopped(Exception):
@@ -81,6 +88,10 @@ class DirectGrid(Grid):
 
         Nodes on this machine need no help.
         """
+
+    def serve(self, server: Server[T], folder: Path, device: str) -> T:
+        """Run a server over this grid."""
+        return server(self, folder, device)
 
     def stop(self) -> None:
         """Have the server that uses this grid fail with `Stopped`, at its next message."""

@@ -18,21 +18,28 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar, cast
 
 import ray
+import torch
 from flwr.app import Error, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
+from threadpoolctl import threadpool_limits
 
 import client
 import server
 from client.errors import UserError
-from server.grid import DirectGrid, node_context
+from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context
+from server.progress import Shown, Told, tell
 
 PATIENCE = 1.0
 """Seconds until a grid that waits for replies notices that it was stopped."""
+
+SHOW_SECONDS = 0.5
+"""Between two looks at how far a server is."""
 
 START_SECONDS = 300.0
 """Until workers must have started; on a cluster they may have to wait for its other users."""
@@ -41,6 +48,8 @@ CONNECT_SECONDS, LEAVE_SECONDS = 10.0, 10.0
 
 LEAST_STORE = 2**29
 """Bytes of shared memory; with less Ray had better keep objects elsewhere."""
+
+T = TypeVar("T")
 
 Offered = tuple[str, "ray.ObjectRef[bytes]"] | None
 """Name and bytes of a file."""
@@ -59,6 +68,7 @@ class Node:
 
     def __init__(self, client_app: ClientApp, node_id: int, threads: int) -> None:
         self._client_app, self._node_id, self._threads = client_app, node_id, threads
+        self._told = tell()
         self._held: Path | None = None
 
     def ready(self) -> None:
@@ -77,6 +87,19 @@ class Node:
         except Exception as error:
             reason = f"{type(error)}:<'{error}'>"  # in the words of Flower's engine
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+    @ray.method(max_task_retries=0)
+    def serve(self, server: Server[T], folder: str, device: str) -> T:
+        """Run a whole server, over this node alone and without any message to others."""
+        torch.set_num_threads(1)
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        with threadpool_limits(1, "blas"):
+            return server(LocalGrid(self._client_app, self._threads), Path(folder), device)
+
+    @ray.method(concurrency_group="progress")
+    def progress(self) -> list[Told]:
+        """Return what the progress bars of servers say."""
+        return list(self._told.values())
 
     def leave(self) -> None:
         """Remove what was written to this machine."""
@@ -150,6 +173,39 @@ class RayGrid(DirectGrid):
         self._pending[message_id] = node.answer.remote(message, self._offered), message
 
 
+class Host:
+    """A worker that runs whole servers, one at a time, far from all others.
+
+    Parameters
+    ----------
+    node : actor handle
+        Of a `Node`.
+    """
+
+    def __init__(self, node: Any) -> None:
+        self._node, self._stopped = node, Event()
+
+    def serve(self, server: Server[T], folder: Path, device: str) -> T:
+        """Return what a server returns, or raise what it raises."""
+        reply, shown = self._node.serve.remote(server, str(folder), device), Shown()
+        try:
+            while not ray.wait([reply], timeout=SHOW_SECONDS)[0]:
+                if self._stopped.is_set():
+                    raise Stopped
+                shown.update(ray.get(self._node.progress.remote()))
+            shown.update(ray.get(self._node.progress.remote()))
+            return cast(T, ray.get(reply))
+        except RayTaskError as error:
+            raise error.cause from None
+        finally:
+            shown.close()
+
+    def stop(self) -> None:
+        """End the server that runs, at once."""
+        self._stopped.set()
+        ray.kill(self._node)
+
+
 def _reply(reply: "ray.ObjectRef[Message]", message: Message) -> Message:
     try:
         return ray.get(reply)
@@ -160,8 +216,11 @@ def _reply(reply: "ray.ObjectRef[Message]", message: Message) -> Message:
 @contextmanager
 def ray_grids(
     client_app: ClientApp, resources: Mapping[str, float], address: str | None, most: int
-) -> Iterator[list[RayGrid]]:
-    """Start Ray or join a cluster, and share its workers out among grids.
+) -> Iterator[list[RayGrid] | list[Host]]:
+    """Start Ray or join a cluster, and share its workers out among servers.
+
+    As many servers as there are workers, or more, each run in a worker; fewer run here over
+    grids of workers. Those of a cluster do not see what a server would write here.
 
     Parameters
     ----------
@@ -170,7 +229,7 @@ def ray_grids(
     address : str or None
         Of the cluster to join.
     most : int
-        Grids to make at most; there are no more than workers.
+        How many servers there are.
 
     Raises
     ------
@@ -182,6 +241,9 @@ def ray_grids(
         numbered = list(enumerate(nodes, start=1))
         count = min(most, len(nodes))
         try:
+            if address is None and most >= len(nodes):
+                yield [Host(node) for node in nodes]
+                return
             threads = max(1, (os.cpu_count() or 1) // count)
             yield [
                 RayGrid(dict(numbered[i::count]), address is not None, threads)
@@ -270,9 +332,14 @@ def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
         raise UserError(
             f"runtime.client_resources: no machine of Ray has {cpus:g} CPU(s) and {gpus:g} GPU(s)"
         )
-    actor: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cpus, num_gpus=gpus)(
-        Node
-    )
+    remote: Any = ray.remote
+    actor = remote(
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        concurrency_groups={"progress": 1},
+    )(Node)
     nodes = [
         actor.remote(client_app, number, max(1, int(cpus))) for number in range(1, fitting + 1)
     ]

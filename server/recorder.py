@@ -5,12 +5,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
-from tqdm import tqdm
-
 from client.mechanism import Arrays
 from server.accountant import Accountant
 from server.evaluate import Evaluator
 from server.federation import Federation, Outcome, Round, RoundSummary
+from server.progress import bar
 
 
 class Recorder:
@@ -51,7 +50,7 @@ class Recorder:
         )
         rounds = protocol.plan.num_rounds
         self._lapped = time.perf_counter()
-        self._bar = tqdm(total=rounds, desc=federation.name, unit="round", mininterval=0.5)
+        self._bar = bar(rounds, federation.name)
 
     def resume(self, cohorts: Iterable[Sequence[int]]) -> None:
         """Go on from the outcome that a checkpoint filled in, and from its ledger."""

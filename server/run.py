@@ -34,7 +34,8 @@ from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from server.app import federate
 from server.audit import release_canaries
 from server.federation import Evidence, Federation, Outcome, Protocol
-from server.runtime import Server, run_on
+from server.grid import Server
+from server.runtime import run_on
 from server.study import begin_training, check_config, private_federations, write_training
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)

@@ -3,34 +3,41 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-from flwr.serverapp import Grid
 from threadpoolctl import threadpool_limits
 
 from client import buffers
 from client.app import app as client_app
 from client.errors import UserError
 from conf.schema import RuntimeConfig
-from server.grid import DirectGrid, LocalGrid
+from server.grid import LocalGrid, Server
 
 T = TypeVar("T")
 
-Server = Callable[[Grid, Path, str], T]
-"""What runs over a grid, given a folder for what the nodes read, and the device that trains."""
+
+class Place(Protocol):
+    """Where servers run, one at a time."""
+
+    def serve(self, server: Server[T], folder: Path, device: str) -> T:
+        """Return what a server returns, or raise what it raises."""
+
+    def stop(self) -> None:
+        """End the server that runs; it may still take a moment."""
 
 
 def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
     """Run servers side by side, each over a grid of its own, and return what they return.
 
-    They share out the cores of this machine, or the workers of Ray. Each must draw from named
-    random streams alone, so that it computes the same whatever runs beside it.
+    They share out the cores of this machine, or the workers of Ray; there a server may run in
+    another process, so that it is to act on files and by what it returns. Each must draw from
+    named random streams alone, so that it computes the same whatever runs beside it.
 
     Raises
     ------
@@ -47,17 +54,17 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
     with (
         threadpool_limits(1, "blas"),  # its threads wait for more in a loop, at others' expense
         tempfile.TemporaryDirectory(prefix="fedser-") as folder,
-        _grids(runtime, len(servers)) as grids,
+        _places(runtime, len(servers)) as places,
     ):
         try:
-            return _side_by_side(servers, grids, Path(folder), device)
+            return _side_by_side(servers, places, Path(folder), device)
         finally:
             buffers.clear()
 
 
 @contextmanager
-def _grids(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[DirectGrid]]:
-    """Make grids for so many servers, or for as many as run at a time."""
+def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[Place]]:
+    """Make places for so many servers, or for as many as run at a time."""
     cpus, here = runtime.client_resources.get("num_cpus", 1), os.cpu_count() or 1
     if runtime.name == "local":
         count = min(most, here)
@@ -69,34 +76,34 @@ def _grids(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[DirectGrid]]:
     else:
         from server.ray_grid import ray_grids  # slow to import: not where nobody needs it
 
-        with ray_grids(client_app, runtime.client_resources, runtime.ray_address, most) as grids:
-            yield grids
+        with ray_grids(client_app, runtime.client_resources, runtime.ray_address, most) as places:
+            yield places
 
 
 def _side_by_side(
-    servers: Sequence[Server[T]], grids: Sequence[DirectGrid], folder: Path, device: str
+    servers: Sequence[Server[T]], places: Sequence[Place], folder: Path, device: str
 ) -> list[T]:
-    """Run as many servers at a time as there are grids; the first that fails stops the rest."""
-    idle: SimpleQueue[DirectGrid] = SimpleQueue()
-    for grid in grids:
-        idle.put(grid)
+    """Run as many servers at a time as there are places; the first that fails stops the rest."""
+    idle: SimpleQueue[Place] = SimpleQueue()
+    for place in places:
+        idle.put(place)
 
     def run(server: Server[T]) -> T:
         torch.set_num_threads(1)  # of this thread
-        grid = idle.get()
+        place = idle.get()
         try:
-            return server(grid, folder, device)
+            return place.serve(server, folder, device)
         finally:
-            idle.put(grid)
+            idle.put(place)
 
-    with ThreadPoolExecutor(len(grids)) as pool:
+    with ThreadPoolExecutor(len(places)) as pool:
         running = [pool.submit(run, server) for server in servers]
         try:
             for finished in as_completed(running):
                 finished.result()
         except BaseException:  # an interruption too, which reaches this thread alone
             pool.shutdown(wait=False, cancel_futures=True)
-            for grid in grids:
-                grid.stop()
+            for place in places:
+                place.stop()
             raise
     return [finished.result() for finished in running]

@@ -1,5 +1,6 @@
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from threading import Timer
 
 import numpy as np
@@ -8,11 +9,13 @@ import ray
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from ray.exceptions import RayError
 
 import server.run  # noqa: F401  (sets the environment that Ray reads)
 from client.errors import UserError
 from client.wire import from_record, to_record
 from server.grid import Stopped
+from server.progress import bar
 from server.ray_grid import RayGrid, ray_grids
 
 SHAPE = (1000, 1000)
@@ -134,10 +137,45 @@ def test_a_grid_can_be_stopped_while_it_waits(grid):
 
 def test_workers_are_shared_out_and_ray_can_be_started_again():
     ray.shutdown()
-    with ray_grids(app, HALF, None, 5) as grids:
-        assert [list(grid.get_node_ids()) for grid in grids] == [[1], [2]]
-        assert [nodes_that_answer(grid) for grid in grids] == [[1], [2]]
+    quarter = {"num_cpus": os.cpu_count() / 4}
+    with ray_grids(app, quarter, None, 2) as grids:
+        assert [list(grid.get_node_ids()) for grid in grids] == [[1, 3], [2, 4]]
+        assert [nodes_that_answer(grid) for grid in grids] == [[1, 3], [2, 4]]
     assert not ray.is_initialized()
+
+
+def test_as_many_servers_as_workers_each_run_in_one(tmp_path, capfd):
+    ray.shutdown()
+    with ray_grids(app, HALF, None, 5) as hosts:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda host: host.serve(count_to_three, tmp_path, "cpu"), hosts))
+        assert len({pid for _, pid in found} - {os.getpid()}) == 2
+        assert [name for name, _ in found] == [f"{tmp_path} cpu [1]"] * 2
+        shown = capfd.readouterr().err.split("\r")
+        assert shown[-1].startswith("count: 100%") and "3/3" in shown[-1] and "so far" in shown[-1]
+        assert any("1/3" in line or "2/3" in line for line in shown)
+        with pytest.raises(UserError, match="^this key$"):
+            hosts[0].serve(refuse, tmp_path, "cpu")
+        assert hosts[0].serve(lambda *_: 7, tmp_path, "cpu") == 7
+        Timer(1.0, hosts[1].stop).start()
+        began = time.monotonic()
+        with pytest.raises((Stopped, RayError)):
+            hosts[1].serve(lambda *_: time.sleep(30), tmp_path, "cpu")
+        assert time.monotonic() - began < 5
+    assert not ray.is_initialized()
+
+
+def count_to_three(grid, folder, device):
+    with bar(3, "count") as shown:
+        for _ in range(3):
+            time.sleep(0.7)
+            shown.set_postfix_str("so far", refresh=False)
+            shown.update()
+    return f"{folder} {device} {grid.get_node_ids()}", os.getpid()
+
+
+def refuse(grid, folder, device):
+    raise UserError("this key")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", "auto"])
