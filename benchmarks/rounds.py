@@ -7,6 +7,7 @@ runs in a process of its own, one after another; figures are medians over rounds
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -86,13 +87,25 @@ def _memory(process: psutil.Process) -> int:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> Table:
-    """Lay rows out, with ratios to the plain loop and to the same engine at the smallest size."""
+    """Lay rows out, with each round over the plain loop's.
+
+    Growth is that of the time a client from the engine's first size.
+    """
     table = Table(title=f"one federated round on {os.cpu_count()} cores, medians")
-    columns = ("engine", "clients", "cohort", "ms a round", "ms a client", "peak MiB")
-    for column in (*columns, "times the loop", "a client, times the smallest"):
-        table.add_column(column, justify="left" if column == "engine" else "right")
+    table.add_column("engine", no_wrap=True)
+    for column in (
+        "clients",
+        "cohort",
+        "ms a round",
+        "ms a client",
+        "peak MiB",
+        "x loop",
+        "growth",
+    ):
+        table.add_column(column, justify="right")
     for row in rows:
-        (base,) = (r for r in rows if r["engine"] == "loop" and r["clients"] == row["clients"])
+        loops = (r for r in rows if r["engine"] == "loop" and r["clients"] == row["clients"])
+        loop = next(loops, {"ms_per_round": math.nan})
         first = next(r for r in rows if r["engine"] == row["engine"])
         table.add_row(
             row["engine"],
@@ -101,7 +114,7 @@ def show(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['ms_per_round']:,.1f}",
             f"{row['ms_per_client']:.2f}",
             f"{row['peak_mib']:,.0f}",
-            f"{row['ms_per_round'] / base['ms_per_round']:.2f}",
+            f"{row['ms_per_round'] / loop['ms_per_round']:.2f}",
             f"{row['ms_per_client'] / first['ms_per_client']:.2f}",
         )
     return table
@@ -114,6 +127,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=sizes, help="clients/cohort")
     parser.add_argument("--rounds", type=int, default=9, help="rounds a figure is the median of")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--engines", nargs="+", help="some of them alone")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     given = parser.parse_args()
     sizes = [tuple(map(int, size.split("/"))) for size in given.sizes]
@@ -127,7 +141,7 @@ def main() -> None:
     from benchmarks.engines import ENGINES
 
     for clients, cohort in sizes:
-        for engine in ENGINES:
+        for engine in given.engines or ENGINES:
             console.print(f"{engine}, {cohort} of {clients} clients ...", style="dim")
             rows.append(measure(engine, clients, cohort, given.rounds))
     console.print(show(rows))

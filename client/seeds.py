@@ -11,7 +11,6 @@ from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import ndtri
 
 from client.mechanism import NoiseSource
@@ -48,12 +47,6 @@ def noise_source(secure: bool, seed: int, *name: str | int) -> NoiseSource:
 def numpy_stream(seed: int, *name: str | int) -> np.random.Generator:
     """Return the NumPy generator called `name` of the run with this seed."""
     return np.random.default_rng(_sequence(seed, name))
-
-
-def torch_stream(seed: int, *name: str | int) -> torch.Generator:
-    """Return the PyTorch generator (on the CPU) called `name` of the run with this seed."""
-    state = int(_sequence(seed, name).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(state)
 
 
 def _sequence(seed: int, name: tuple[str | int, ...]) -> np.random.SeedSequence:
