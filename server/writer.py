@@ -23,6 +23,8 @@ from server.transcript import Floats, Reader, Releases, TranscriptMeta
 CHUNK_BYTES = 32 * 2**20
 PENDING = 2
 """Rounds that were handed over and are not written yet, at most."""
+LARGE = 2**28
+"""Bytes of a round of which only one may be pending."""
 
 
 class TranscriptWriter:
@@ -77,7 +79,8 @@ class TranscriptWriter:
                     self._add_releases(releases, numbers)
             self._updates.flush(CHUNK_BYTES)
 
-        self._hand_over(write)
+        size = sum(a.nbytes for releases in received for a in releases.arrays.values())
+        self._hand_over(write, PENDING if size < LARGE else 1)
 
     def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
         """Record the model that a round starts from."""
@@ -102,9 +105,9 @@ class TranscriptWriter:
         finally:
             self._thread.shutdown()
 
-    def _hand_over(self, write: Callable[[], None]) -> None:
-        """Have the thread do this next."""
-        self._wait(PENDING - 1)
+    def _hand_over(self, write: Callable[[], None], most: int = PENDING) -> None:
+        """Have the thread do this next, once so few are pending with it."""
+        self._wait(most - 1)
         self._pending.append(self._thread.submit(self._try, write))
 
     def _wait(self, left: int) -> None:

@@ -20,7 +20,9 @@ def releases(server_round, count=3):
     return Releases(np.full(count, server_round), np.arange(count), np.ones(count, int), arrays)
 
 
-def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("large", "pending"), [(2**28, PENDING), (1, 1)])
+def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch, large, pending):
+    monkeypatch.setattr(module, "LARGE", large)
     go, started, pack = threading.Event(), threading.Event(), module.pack
 
     def slow(*arrays):
@@ -43,7 +45,7 @@ def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch):
         training.start()
         assert started.wait(10)
         training.join(0.2)  # it waits for the disk
-        assert handed == list(range(1, PENDING + 1)) and training.is_alive()
+        assert handed == list(range(1, pending + 1)) and training.is_alive()
         go.set()
         training.join(10)
         assert handed == list(range(1, 8))
