@@ -137,7 +137,7 @@ def main() -> None:
         seconds = ENGINES[given.engine](*sizes[0], given.rounds)
         given.out.write_text(json.dumps(seconds))
         return
-    console, rows = Console(), []
+    console, rows = Console(width=100), []
     from benchmarks.engines import ENGINES
 
     for clients, cohort in sizes:
