@@ -36,11 +36,12 @@ class _Loan:
 def borrow(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array whose entries are not defined."""
     size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    # Buffers may come back at any moment, in the midst of this, too.
+    # Buffers may come and go at any moment, in the midst of this, too.
     fitting = [(len(b), at) for at, b in list(_free.items()) if size <= len(b) <= 2 * size]
     buffer = _free.pop(min(fitting)[1], None) if fitting else None
-    # NumPy asks the system for huge pages, and PyTorch does not.
-    return np.asarray(_Loan(np.empty(size, np.uint8) if buffer is None else buffer, shape, dtype))
+    if buffer is None or len(buffer) < size:
+        buffer = np.empty(size, np.uint8)  # NumPy asks for huge pages, and PyTorch does not
+    return np.asarray(_Loan(buffer, shape, dtype))
 
 
 def clear() -> None:
