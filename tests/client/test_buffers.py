@@ -24,7 +24,8 @@ def test_memory_is_used_again_once_nobody_holds_it():
     first = borrow((3, 4), np.float32)
     at = address(first)
     assert first.shape == (3, 4) and first.dtype == np.float32 and first.flags.writeable
-    assert address(borrow((3, 4), np.float32)) != at
+    second = borrow((3, 4), np.float32)
+    assert address(second) != at
     del first
     assert address(borrow((6,), np.float64)) == at
 
