@@ -10,6 +10,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 from dp_accounting import (
     GaussianDpEvent,
@@ -157,15 +158,17 @@ class _Curve:
     """Epsilon over the number of releases, each composed with the ones before it."""
 
     def __init__(self, one: PrivacyLossDistribution, delta: float) -> None:
+        self._lock = Lock()
         self._one, self._delta = one, delta
         self._composed = one
         self._epsilons = [self._epsilon()]
 
     def __call__(self, count: int) -> float:
-        while len(self._epsilons) < count:
-            self._composed = self._composed.compose(self._one)
-            self._epsilons.append(self._epsilon())
-        return self._epsilons[count - 1]
+        with self._lock:  # federations that run side by side share a curve
+            while len(self._epsilons) < count:
+                self._composed = self._composed.compose(self._one)
+                self._epsilons.append(self._epsilon())
+            return self._epsilons[count - 1]
 
     def _epsilon(self) -> float:
         return float(self._composed.get_epsilon_for_delta(self._delta))

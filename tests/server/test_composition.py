@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -284,3 +285,16 @@ def test_running_epsilon_does_not_depend_on_what_was_asked_before():
     forwards, backwards, alone = ask(range(1, 40)), ask(range(39, 0, -1)), ask([23])
     assert forwards == backwards  # to the bit
     assert alone[23] == forwards[23]
+
+
+def test_federations_side_by_side_do_not_spoil_each_others_epsilon():
+    composition._curve.cache_clear()
+    counts = range(1, 13)
+
+    def spend(_):
+        return [running_epsilon(Releases(n, 0.3), 1.1, DELTA, "pld") for n in counts]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(spend, range(4)))
+    composition._curve.cache_clear()
+    assert all(epsilons == spend(0) for epsilons in found)
