@@ -36,8 +36,8 @@ class _Loan:
 def borrow(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array whose entries are not defined."""
     size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    # Buffers may come and go at any moment, in the midst of this, too.
-    fitting = [(len(b), at) for at, b in list(_free.items()) if size <= len(b) <= 2 * size]
+    # Buffers may come and go at any moment, in the midst of this, too: a copy is taken at once.
+    fitting = [(len(b), at) for at, b in _free.copy().items() if size <= len(b) <= 2 * size]
     buffer = _free.pop(min(fitting)[1], None) if fitting else None
     if buffer is None or len(buffer) < size:
         buffer = np.empty(size, np.uint8)  # NumPy asks for huge pages, and PyTorch does not
@@ -51,5 +51,5 @@ def clear() -> None:
 
 def _give_back(buffer: npt.NDArray[np.uint8]) -> None:
     _free[buffer.ctypes.data] = buffer
-    for oldest in list(_free)[:-MOST_FREE]:
+    for oldest in list(_free.copy())[:-MOST_FREE]:
         _free.pop(oldest, None)

@@ -1,4 +1,5 @@
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,3 +70,16 @@ def test_no_more_is_kept_than_stated(monkeypatch):
     held = [borrow((10,), np.float32) for _ in range(8)]
     held.clear()
     assert len(buffers._free) == 3
+
+
+def test_arrays_may_go_while_others_are_borrowed():
+    def churn(seed):
+        sizes = np.random.default_rng(seed).integers(1, 60, 2000)
+        held = []
+        for size in sizes.tolist():
+            held.append([borrow((size,), np.uint8)])
+            held[-1].append(held[-1])  # a cycle: it goes when garbage is collected
+            del held[:-20]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(churn, range(4)))
