@@ -13,10 +13,9 @@ import torch
 
 from attacks.tap import Floats, Ints, pseudo_gradients
 from client.dataset import Dataset, Examples
-from client.draws import Draws, client_keys
-from client.engine import Training, protect_clients
+from client.engine import Training
 from client.privacy import Mechanism
-from client.seeds import noise_source, numpy_stream
+from client.seeds import numpy_stream
 from client.speakers import Clients
 from server.federation import Protocol
 from server.transcript import Releases, Transcript
@@ -104,10 +103,6 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
         plain = {
             n: np.empty((len(chosen), *array.shape), array.dtype) for n, array in model.items()
         }
-        keys = client_keys(protocol.seed, chosen.tolist(), "training", *stream)
-        noises = [
-            noise_source(False, protocol.seed, "noise", *stream, one) for one in chosen.tolist()
-        ]
         training = Training(
             protocol.algorithm.name,
             protocol.model,
@@ -115,16 +110,16 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
             cast.examples,
             chosen.tolist(),
             protocol.training,
-            Draws(keys, protocol.model.dropout),
-            mechanism.gradient,
-            noises,
+            mechanism,
+            protocol.seed,
+            stream,
+            False,
             plain,
         )
         training.train(slice(None))
-        sizes = cast.examples.sizes(chosen.tolist()).tolist()
         sent = {name: array.copy() for name, array in plain.items()}
-        protect_clients(mechanism, sent, sizes, noises)
-        told = np.array(sizes if _told(mechanism) else [1] * len(chosen))
+        training.protect(slice(None), sent)
+        told = np.array(training.sizes if _told(mechanism) else [1] * len(chosen))
         rounds = np.full(len(chosen), server_round)
         plain, sent = (
             pseudo_gradients(transcript.meta, Releases(rounds, chosen, told, updates))

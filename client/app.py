@@ -17,10 +17,8 @@ from flwr.clientapp import ClientApp
 
 from client.buffers import borrow
 from client.dataset import Dataset
-from client.draws import Draws, client_keys
-from client.engine import Training, protect_clients
+from client.engine import Training
 from client.request import TrainRequest
-from client.seeds import noise_source
 from client.threads import spread
 from client.wire import from_record, to_record
 
@@ -49,12 +47,6 @@ def train(message: Message, context: Context) -> Message:
     start = from_record(message.content.array_records["arrays"])
     data, clients = _dataset(request.dataset, request.device), request.clients
     updates = {n: borrow((len(clients), *a.shape), a.dtype) for n, a in start.items()}
-
-    sizes = data.sizes(clients).tolist()
-    stream = (request.federation, request.round)
-    noises = [
-        noise_source(request.secure_noise, request.seed, "noise", *stream, c) for c in clients
-    ]
     training = Training(
         request.algorithm,
         request.model,
@@ -62,16 +54,16 @@ def train(message: Message, context: Context) -> Message:
         data,
         clients,
         request.training,
-        Draws(client_keys(request.seed, clients, "training", *stream), request.model.dropout),
-        request.mechanism.gradient,
-        noises,
+        request.mechanism,
+        request.seed,
+        (request.federation, request.round),
+        request.secure_noise,
         updates,
     )
 
-    def work(rows: slice) -> list[float]:
-        losses = training.train(rows)
-        part = {name: array[rows] for name, array in updates.items()}
-        protect_clients(request.mechanism, part, sizes[rows], noises[rows])
+    def work(chunk: slice) -> list[float]:
+        losses = training.train(chunk)
+        training.protect(chunk, updates)
         return losses
 
     threads = int(context.node_config.get("threads", 1))
@@ -79,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
     losses = [loss for part in spread(threads, work, chunks) for loss in part]
     metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
-        metrics["num_examples"] = sizes
+        metrics["num_examples"] = training.sizes
     if "loss" in request.mechanism.metrics:
         metrics["loss"] = losses
     content = RecordDict({"arrays": to_record(updates), "metrics": metrics})

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from client.canary import canary_update
 from client.dataset import Dataset
-from client.draws import Draws
-from client.mechanism import Arrays, GradientClip, NoiseSource
+from client.draws import Draws, client_keys
+from client.mechanism import Arrays
 from client.model import ModelConfig
 from client.privacy import Mechanism
+from client.seeds import noise_source
 from client.stacked import Stack
 from client.training import TrainingConfig, fedavg_update, fedsgd_gradient
 
@@ -27,12 +28,20 @@ class Training:
     ----------
     algorithm : str
         ``fedavg``, ``fedsgd`` or ``canary``.
-    draws : Draws
-        Of these clients.
-    noises : sequence of NoiseSource
-        One a client.
+    mechanism : Mechanism
+        Bounds gradients in training, and protects what comes of it.
+    seed : int
+    stream : sequence of str or int
+        Names the clients' random streams, together with `seed` and each client.
+    secure : bool
+        Draw noise from the system's entropy, not from these streams.
     into : Arrays
         Arrays of shape (k, ...) that take what each client computed.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Each client's number of utterances.
     """
 
     def __init__(
@@ -43,18 +52,23 @@ class Training:
         data: Dataset,
         clients: Sequence[int],
         config: TrainingConfig,
-        draws: Draws,
-        clip: GradientClip | None,
-        noises: Sequence[NoiseSource],
+        mechanism: Mechanism,
+        seed: int,
+        stream: Sequence[str | int],
+        secure: bool,
         into: Arrays,
     ) -> None:
-        self._trainer, self._clients, self._draws = TRAINERS[algorithm], clients, draws
+        self._trainer, self._clients, self._mechanism = TRAINERS[algorithm], clients, mechanism
         self._model, self._start, self._data, self._config = model, start, data, config
-        self._clip, self._noises, self._into = clip, noises, into
-        self._stack = None
-        bound = clip.norm if clip and clip.per == "batch" else None
-        if config.engine == "stacked" and algorithm != "canary" and (clip is None or bound):
-            self._stack = Stack(algorithm, start, data, clients, config, draws, bound, into)
+        self._into, self.sizes = into, data.sizes(clients).tolist()
+        keys = client_keys(seed, clients, "training", *stream).to(data.features.device)
+        self._draws = Draws(keys, model.dropout)
+        self._noises = [noise_source(secure, seed, "noise", *stream, c) for c in clients]
+        self._stack, clip = None, mechanism.gradient
+        stackable = algorithm != "canary" and (clip is None or clip.per == "batch")
+        if config.engine == "stacked" and stackable:
+            bound = clip.norm if clip else None
+            self._stack = Stack(algorithm, start, data, clients, config, self._draws, bound, into)
 
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients, and return the loss of each."""
@@ -62,34 +76,25 @@ class Training:
             return self._stack.train(chunk)
         return [self._train_one(row) for row in range(len(self._clients))[chunk]]
 
+    def protect(self, chunk: slice, updates: Arrays) -> None:
+        """Put in place of some clients' rows of k updates (k, ...) what may leave each device."""
+        for row in range(len(self._clients))[chunk]:
+            update = {name: array[row] for name, array in updates.items()}
+            sent = self._mechanism.protect(update, self.sizes[row], self._noises[row])
+            for name, array in sent.items():
+                if array is not update[name]:
+                    update[name][...] = array
+
     def _train_one(self, row: int) -> float:
-        draws = Draws(self._draws.keys[row : row + 1], self._draws.dropout)
         update, loss = self._trainer(
             self._model,
             self._start,
             self._data[self._clients[row]],
             self._config,
-            draws,
-            self._clip,
+            Draws(self._draws.keys[row : row + 1], self._draws.dropout),
+            self._mechanism.gradient,
             self._noises[row],
         )
         for name, array in update.items():
             self._into[name][row] = array
         return loss
-
-
-def protect_clients(
-    mechanism: Mechanism, updates: Arrays, sizes: Sequence[int], noises: Sequence[NoiseSource]
-) -> None:
-    """Put in place of k updates (k, ...) what may leave each device.
-
-    Parameters
-    ----------
-    sizes, noises : sequence of int, of NoiseSource
-        The number of utterances of each client, and what its noise is drawn from.
-    """
-    for row, (size, noise) in enumerate(zip(sizes, noises, strict=True)):
-        update = {name: array[row] for name, array in updates.items()}
-        for name, array in mechanism.protect(update, size, noise).items():
-            if array is not update[name]:
-                update[name][...] = array

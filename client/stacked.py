@@ -32,7 +32,7 @@ class Stack:
     start : Arrays
         Global weights of the round, of a `client.model.Recogniser`.
     draws : Draws
-        Of these clients.
+        Of these clients, on the device of the data.
     clipping_norm : float or None
         Bound on the L2 norm of each batch's gradient.
     into : Arrays
@@ -57,7 +57,7 @@ class Stack:
         names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
         self._weights = [torch.from_numpy(np.array(start[name])).to(device) for name in names]
         self._hosts = [torch.from_numpy(into[name]) for name in names]
-        self._draws = Draws(draws.keys.to(device), draws.dropout)
+        self._draws = draws
         epochs = config.epochs if algorithm == "fedavg" else 1
         classes = len(self._weights[-1])
         self._plan = _plan(data, clients, config.batch_size, epochs, classes, self._draws)

@@ -1,17 +1,23 @@
 """Flower grids without a SuperLink: the same ServerApp and ClientApp in this process."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
+import torch
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from threadpoolctl import threadpool_limits
+
+from client import buffers
 
 NODE_ID = 1
 
@@ -145,6 +151,18 @@ class LocalGrid(DirectGrid):
 def node_context(node_id: int, config: UserConfig) -> Context:
     """Return what a ClientApp is told of its node."""
     return Context(1, node_id, config, RecordDict(), UserConfig())
+
+
+@contextmanager
+def sharing_cores() -> Iterator[None]:
+    """Prepare this process to run servers, which use threads of their own and no others."""
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with threadpool_limits(1, "blas"):  # its threads wait for more in a loop, at others' expense
+        try:
+            yield
+        finally:
+            buffers.clear()
 
 
 def threads_of(grid: Grid) -> int:

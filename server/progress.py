@@ -24,6 +24,14 @@ class _Telling(tqdm):  # type: ignore[type-arg]
         self.told[self.desc] = (self.desc, int(self.n), int(self.total or 0), says)
 
 
+_kind: type[tqdm] = tqdm  # type: ignore[type-arg]
+
+
+def bar(total: int, name: str) -> Any:
+    """Return a bar over so many rounds."""
+    return _kind(total=total, desc=name, unit="round", mininterval=0.5)
+
+
 class Shown:
     """Bars of another process, shown here."""
 
@@ -34,23 +42,15 @@ class Shown:
         """Show what the other process told."""
         for name, done, total, says in told:
             if name not in self._bars:
-                self._bars[name] = tqdm(total=total, desc=name, unit="round", mininterval=0.5)
-            bar = self._bars[name]
-            bar.set_postfix_str(says, refresh=False)
-            bar.update(done - bar.n)
+                self._bars[name] = bar(total, name)
+            shown = self._bars[name]
+            shown.set_postfix_str(says, refresh=False)
+            shown.update(done - shown.n)
 
     def close(self) -> None:
         """Leave the bars as they are."""
-        for bar in self._bars.values():
-            bar.close()
-
-
-_kind: type[tqdm] = tqdm  # type: ignore[type-arg]
-
-
-def bar(total: int, name: str) -> Any:
-    """Return a bar over so many rounds."""
-    return _kind(total=total, desc=name, unit="round", mininterval=0.5)
+        for shown in self._bars.values():
+            shown.close()
 
 
 def tell() -> dict[str, Told]:

@@ -22,17 +22,15 @@ from threading import Event
 from typing import Any, TypeVar, cast
 
 import ray
-import torch
 from flwr.app import Error, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError, RayTaskError
-from threadpoolctl import threadpool_limits
 
 import client
 import server
 from client.errors import UserError
-from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context
+from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
 
 PATIENCE = 1.0
@@ -91,9 +89,7 @@ class Node:
     @ray.method(max_task_retries=0)
     def serve(self, server: Server[T], folder: str, device: str) -> T:
         """Run a whole server, over this node alone and without any message to others."""
-        torch.set_num_threads(1)
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        with threadpool_limits(1, "blas"):
+        with sharing_cores():
             return server(LocalGrid(self._client_app, self._threads), Path(folder), device)
 
     @ray.method(concurrency_group="progress")

@@ -1,6 +1,5 @@
 """Where federations run, and how many of them at a time."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,11 @@ from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
 
-from client import buffers
 from client.app import app as client_app
 from client.errors import UserError
 from conf.schema import RuntimeConfig
-from server.grid import LocalGrid, Server
+from server.grid import LocalGrid, Server, sharing_cores
 
 T = TypeVar("T")
 
@@ -47,19 +44,14 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
     device = "cuda" if runtime.client_resources.get("num_gpus", 0) > 0 else "cpu"
     if device == "cuda" and runtime.ray_address is None and not torch.cuda.is_available():
         raise UserError("runtime.client_resources.num_gpus is above 0 but no GPU is to be seen")
-    torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     if not servers:
         return []
     with (
-        threadpool_limits(1, "blas"),  # its threads wait for more in a loop, at others' expense
+        sharing_cores(),
         tempfile.TemporaryDirectory(prefix="fedser-") as folder,
         _places(runtime, len(servers)) as places,
     ):
-        try:
-            return _side_by_side(servers, places, Path(folder), device)
-        finally:
-            buffers.clear()
+        return _side_by_side(servers, places, Path(folder), device)
 
 
 @contextmanager

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.dataset import Dataset, Examples
-from client.draws import Draws, client_keys
-from client.engine import Training, protect_clients
-from client.mechanism import GradientClip
+from client.engine import Training
 from client.model import ModelConfig, initial_arrays
-from client.privacy import UserLevelDP
+from client.privacy import DPSGD, NoMechanism, UserLevelDP
+from client.seeds import numpy_stream
 from client.training import TrainingConfig
 
 UNEQUAL = (26, 1, 45, 20, 7, 21, 40, 1)
-CLIP = GradientClip(0.25, "batch")
+PLAIN = NoMechanism()
+UDP = UserLevelDP(0.25, 0.1, 200, 25.0, 0.5)
 
 
 def dataset(sizes, dimension=30, dtype=torch.float64):
@@ -33,10 +33,17 @@ def dataset(sizes, dimension=30, dtype=torch.float64):
     )
 
 
-def train(
-    engine, data, *, clients=None, algorithm="fedavg", clip=None, hidden=(9, 6), chunk=99, **changes
-):
+def train(engine, data, *, chunk=99, **options):
     """Updates and losses of some clients, in the precision of their features."""
+    training, into = begin(engine, data, **options)
+    count = len(training.sizes)
+    chunks = [slice(i, i + chunk) for i in range(0, count, chunk)]
+    return into, [loss for part in chunks for loss in training.train(part)]
+
+
+def begin(
+    engine, data, *, clients=None, algorithm="fedavg", mechanism=PLAIN, hidden=(9, 6), **changes
+):
     clients = list(range(len(data))) if clients is None else clients
     model = ModelConfig(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
     dtype = data.features.numpy().dtype
@@ -50,13 +57,13 @@ def train(
         data,
         clients,
         TrainingConfig(engine=engine, **changes),
-        Draws(client_keys(3, clients, "training"), model.dropout),
-        clip,
-        [np.random.default_rng(client) for client in clients],
+        mechanism,
+        3,
+        ["f"],
+        False,
         into,
     )
-    chunks = [slice(i, i + chunk) for i in range(0, len(clients), chunk)]
-    return into, [loss for part in chunks for loss in training.train(part)]
+    return training, into
 
 
 def errors(stacked, alone):
@@ -70,23 +77,24 @@ def errors(stacked, alone):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
-@pytest.mark.parametrize("clip", [None, CLIP], ids=["plain", "udp"])
+@pytest.mark.parametrize("mechanism", [PLAIN, UDP], ids=["plain", "udp"])
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
-def test_a_stack_trains_each_client_as_if_alone(algorithm, epochs, clip, dtype, bound):
+def test_a_stack_trains_each_client_as_if_alone(algorithm, epochs, mechanism, dtype, bound):
     data = dataset(UNEQUAL, dtype=dtype)
-    keys = {"algorithm": algorithm, "clip": clip, "epochs": epochs}
+    keys = {"algorithm": algorithm, "mechanism": mechanism, "epochs": epochs}
     stacked, losses = train("stacked", data, **keys)
     alone, expected = train("loop", data, **keys)
     assert errors(stacked, alone).max() < bound
     np.testing.assert_allclose(losses, expected, rtol=bound)
 
 
-@pytest.mark.parametrize("clip", [None, CLIP], ids=["plain", "udp"])
-def test_at_the_size_of_the_study_too(clip):
+@pytest.mark.parametrize("mechanism", [PLAIN, UDP], ids=["plain", "udp"])
+def test_at_the_size_of_the_study_too(mechanism):
     data = dataset([26, 31, 12], dimension=988, dtype=torch.float32)
     stacked, alone = (
-        train(engine, data, hidden=(256, 128), clip=clip)[0] for engine in ("stacked", "loop")
+        train(engine, data, hidden=(256, 128), mechanism=mechanism)[0]
+        for engine in ("stacked", "loop")
     )
     assert errors(stacked, alone).max() < 1e-3
 
@@ -137,19 +145,20 @@ def test_stacks_are_trained_in_threads_without_getting_in_each_others_way():
 
 
 def test_what_clips_each_utterance_is_trained_one_by_one():
-    data, clip = dataset([9, 4], dtype=torch.float32), GradientClip(0.5, "utterance", 1.0)
-    stacked, alone = (train(engine, data, clip=clip)[0] for engine in ("stacked", "loop"))
+    data, mechanism = dataset([9, 4], dtype=torch.float32), DPSGD(False, 0.5, 1.0)
+    stacked, alone = (train(engine, data, mechanism=mechanism)[0] for engine in ("stacked", "loop"))
     for name in alone:
         np.testing.assert_array_equal(stacked[name], alone[name])
 
 
 def test_each_client_is_protected_by_itself():
-    udp = UserLevelDP(0.25, 0.1, 200, 25.0, 0.5)
-    plain, _ = train("stacked", dataset([9, 40], dtype=torch.float32))
+    training, plain = begin("stacked", dataset([9, 40], dtype=torch.float32), mechanism=UDP)
+    training.train(slice(None))
     sent = {name: array.copy() for name, array in plain.items()}
-    protect_clients(udp, sent, [9, 40], [np.random.default_rng(c) for c in (0, 1)])
+    for chunk in (slice(0, 1), slice(1, 2)):
+        training.protect(chunk, sent)
     for row, size in enumerate((9, 40)):
         own = {name: array[row] for name, array in plain.items()}
-        expected = udp.protect(own, size, np.random.default_rng(row))
+        expected = UDP.protect(own, size, numpy_stream(3, "noise", "f", row))
         for name in own:
             np.testing.assert_array_equal(sent[name][row], expected[name])
