@@ -100,9 +100,6 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(cast))[:asked])
-        plain = {
-            n: np.empty((len(chosen), *array.shape), array.dtype) for n, array in model.items()
-        }
         training = Training(
             protocol.algorithm.name,
             protocol.model,
@@ -114,9 +111,9 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
             protocol.seed,
             stream,
             False,
-            plain,
         )
         training.train(slice(None))
+        plain = training.updates
         sent = {name: array.copy() for name, array in plain.items()}
         training.protect(slice(None), sent)
         told = np.array(training.sizes if _told(mechanism) else [1] * len(chosen))

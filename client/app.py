@@ -15,7 +15,6 @@ import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.buffers import borrow
 from client.dataset import Dataset
 from client.engine import Training
 from client.request import TrainRequest
@@ -46,7 +45,6 @@ def train(message: Message, context: Context) -> Message:
     request = replace(request, dataset=_found(request.dataset, context))
     start = from_record(message.content.array_records["arrays"])
     data, clients = _dataset(request.dataset, request.device), request.clients
-    updates = {n: borrow((len(clients), *a.shape), a.dtype) for n, a in start.items()}
     training = Training(
         request.algorithm,
         request.model,
@@ -58,12 +56,11 @@ def train(message: Message, context: Context) -> Message:
         request.seed,
         (request.federation, request.round),
         request.secure_noise,
-        updates,
     )
 
     def work(chunk: slice) -> list[float]:
         losses = training.train(chunk)
-        training.protect(chunk, updates)
+        training.protect(chunk, training.updates)
         return losses
 
     threads = int(context.node_config.get("threads", 1))
@@ -74,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
         metrics["num_examples"] = training.sizes
     if "loss" in request.mechanism.metrics:
         metrics["loss"] = losses
-    content = RecordDict({"arrays": to_record(updates), "metrics": metrics})
+    content = RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
     return Message(content, reply_to=message)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.mechanism import Arrays
+
 MOST_FREE = 64
 """Buffers kept for later, at most."""
 
@@ -42,6 +44,16 @@ def borrow(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if buffer is None or len(buffer) < size:
         buffer = np.empty(size, np.uint8)  # NumPy asks for huge pages, and PyTorch does not
     return np.asarray(_Loan(buffer, shape, dtype))
+
+
+def split(flat: npt.NDArray[Any], count: int, like: Arrays) -> Arrays:
+    """Return `count` arrays like each of these, stacked to (count, ...), as parts of one array."""
+    cuts = np.cumsum([count * array.size for array in like.values()])
+    parts = np.split(flat, cuts[:-1])
+    return {
+        name: part.reshape(count, *array.shape)
+        for (name, array), part in zip(like.items(), parts, strict=True)
+    }
 
 
 def clear() -> None:

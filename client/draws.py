@@ -62,15 +62,19 @@ class Draws:
         return drawn.argsort(dim=1, stable=True)
 
     def masks(self, step: int, rows: int, widths: Sequence[int]) -> list[torch.Tensor]:
-        """Return what to multiply each hidden layer's outputs (k, rows, width) by in a step.
-
-        A number depends on its row, layer and unit, not on how many rows there are.
-        """
-        drawn = self._numbers(rows * sum(widths), MASK, step)
-        drawn &= 0xFFFFFF
-        kept = drawn.ge_(round(self.dropout * 2**24)).to(torch.get_default_dtype())
+        """Return what to multiply each hidden layer's outputs (k, rows, width) by in a step."""
+        kept = self.kept(step, rows, sum(widths)).to(torch.get_default_dtype())
         kept /= 1 - self.dropout
-        return list(torch.split(kept.view(len(self.keys), rows, sum(widths)), list(widths), dim=2))
+        return list(torch.split(kept, list(widths), dim=2))
+
+    def kept(self, step: int, rows: int, units: int) -> torch.Tensor:
+        """Return which hidden units stay in a step, bool (k, rows, units), all layers' in turn.
+
+        It depends on a number's row and unit, not on how many rows there are.
+        """
+        drawn = self._numbers(rows * units, MASK, step)
+        drawn &= 0xFFFFFF
+        return (drawn >= round(self.dropout * 2**24)).view(len(self.keys), rows, units)
 
     def _numbers(self, count: int, kind: int, number: int) -> torch.Tensor:
         """Return int32 numbers (k, count)."""

@@ -2,17 +2,24 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from client.buffers import borrow, split
 from client.canary import canary_update
+from client.compiled import Compiled
 from client.dataset import Dataset
 from client.draws import Draws, client_keys
 from client.mechanism import Arrays
-from client.model import ModelConfig
+from client.model import ModelConfig, in_order
 from client.privacy import Mechanism
 from client.seeds import noise_source
 from client.stacked import Stack
 from client.training import TrainingConfig, fedavg_update, fedsgd_gradient
 
 ENGINES = ("stacked", "loop")
+
+STACKS: dict[str, type[Compiled | Stack]] = {"cpu": Compiled, "cuda": Stack}
+"""What trains many clients, by the kind of device."""
 
 TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary_update}
 """What a client computes, by algorithm."""
@@ -35,11 +42,11 @@ class Training:
         Names the clients' random streams, together with `seed` and each client.
     secure : bool
         Draw noise from the system's entropy, not from these streams.
-    into : Arrays
-        Arrays of shape (k, ...) that take what each client computed.
 
     Attributes
     ----------
+    updates : Arrays
+        What each client computed (k, ...), once it has trained.
     sizes : list of int
         Each client's number of utterances.
     """
@@ -56,11 +63,14 @@ class Training:
         seed: int,
         stream: Sequence[str | int],
         secure: bool,
-        into: Arrays,
     ) -> None:
         self._trainer, self._clients, self._mechanism = TRAINERS[algorithm], clients, mechanism
+        start = in_order(start)
         self._model, self._start, self._data, self._config = model, start, data, config
-        self._into, self.sizes = into, data.sizes(clients).tolist()
+        self.sizes = data.sizes(clients).tolist()
+        size = sum(array.size for array in start.values())
+        into = borrow((len(clients) * size,), np.result_type(*start.values()))
+        self.updates = split(into, len(clients), start)
         keys = client_keys(seed, clients, "training", *stream).to(data.features.device)
         self._draws = Draws(keys, model.dropout)
         self._noises = [noise_source(secure, seed, "noise", *stream, c) for c in clients]
@@ -68,7 +78,8 @@ class Training:
         stackable = algorithm != "canary" and (clip is None or clip.per == "batch")
         if config.engine == "stacked" and stackable:
             bound = clip.norm if clip else None
-            self._stack = Stack(algorithm, start, data, clients, config, self._draws, bound, into)
+            kind = STACKS[data.features.device.type]
+            self._stack = kind(algorithm, start, data, clients, config, self._draws, bound, into)
 
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients, and return the loss of each."""
@@ -96,5 +107,5 @@ class Training:
             self._noises[row],
         )
         for name, array in update.items():
-            self._into[name][row] = array
+            self.updates[name][row] = array
         return loss

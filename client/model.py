@@ -81,6 +81,14 @@ def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) ->
     return arrays
 
 
+def in_order(arrays: Arrays) -> Arrays:
+    """Return a recogniser's parameters layer by layer, weight before bias."""
+    layers = sorted(
+        {name.rpartition(".")[0] for name in arrays}, key=lambda n: int(n.split(".")[1])
+    )
+    return {n: arrays[n] for layer in layers for n in (f"{layer}.weight", f"{layer}.bias")}
+
+
 def to_arrays(model: nn.Module) -> Arrays:
     """Copy a model's parameters out."""
     return {name: p.detach().cpu().numpy().copy() for name, p in model.named_parameters()}
@@ -96,4 +104,5 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(np.array(arrays[name])))
+            # PyTorch takes no array that is read-only.
+            parameter.copy_(torch.from_numpy(np.require(arrays[name], requirements="W")))

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
-from client.buffers import borrow
+from client.batches import Batches
+from client.buffers import borrow, split
 from client.dataset import Dataset
 from client.draws import Draws
 from client.mechanism import Arrays
@@ -30,13 +32,13 @@ class Stack:
     algorithm : str
         ``fedavg`` or ``fedsgd``: chunks do as `fedavg_update` or `fedsgd_gradient` do for one.
     start : Arrays
-        Global weights of the round, of a `client.model.Recogniser`.
+        Global weights of the round, in the order of the network.
     draws : Draws
         Of these clients, on the device of the data.
     clipping_norm : float or None
         Bound on the L2 norm of each batch's gradient.
-    into : Arrays
-        Arrays of shape (k, ...) that take the updates or gradients.
+    into : ndarray, shape (k * P,)
+        Takes the updates or gradients, to `client.buffers.split`.
     """
 
     @torch.inference_mode()
@@ -49,18 +51,17 @@ class Stack:
         config: TrainingConfig,
         draws: Draws,
         clipping_norm: float | None,
-        into: Arrays,
+        into: npt.NDArray[np.floating],
     ) -> None:
         self._algorithm, self._config, self._clipping_norm = algorithm, config, clipping_norm
         device = data.features.device
-        layers = sorted({n.rpartition(".")[0] for n in start}, key=lambda n: int(n.split(".")[1]))
-        names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-        self._weights = [torch.from_numpy(np.array(start[name])).to(device) for name in names]
-        self._hosts = [torch.from_numpy(into[name]) for name in names]
+        self._weights = [torch.from_numpy(np.array(a)).to(device) for a in start.values()]
+        hosts = split(into, len(clients), start)
+        self._hosts = [torch.from_numpy(host) for host in hosts.values()]
         self._draws = draws
         epochs = config.epochs if algorithm == "fedavg" else 1
-        classes = len(self._weights[-1])
-        self._plan = _plan(data, clients, config.batch_size, epochs, classes, self._draws)
+        self._data = data
+        self._batches = Batches.draw(data, clients, config.batch_size, epochs, draws)
 
     @torch.inference_mode()
     def train(self, chunk: slice) -> list[float]:
@@ -72,7 +73,7 @@ class Stack:
         on_host = self._weights[0].is_cpu
         results = hosts if on_host else [self._weights[0].new_empty(h.shape) for h in hosts]
         draws = Draws(self._draws.keys[chunk], self._draws.dropout)
-        batches = self._plan.batches(chunk)
+        batches = _steps(self._data, self._batches, chunk, len(self._weights[-1]))
         if self._algorithm == "fedavg":
             losses = _adam_steps(
                 self._weights, results, batches, draws, self._clipping_norm, self._config
@@ -108,66 +109,23 @@ class _Batch:
     weights: torch.Tensor
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which utterances k clients use in each of S steps, of up to b each.
-
-    Attributes
-    ----------
-    features : Tensor, shape (n, d)
-        Of the dataset.
-    rows : Tensor of int64, shape (k, S, b)
-        Among these.
-    truth, weights : Tensor, shape (k, S, b, classes), (k, S, b, 1)
-        As in a batch.
-    counts : Tensor of int64, shape (k, S)
-        Sizes of the batches, on the CPU.
-    """
-
-    features: torch.Tensor
-    rows: torch.Tensor
-    truth: torch.Tensor
-    weights: torch.Tensor
-    counts: torch.Tensor
-
-    def batches(self, chunk: slice) -> Iterator[_Batch]:
-        """Yield some of the clients' batches, step by step."""
-        for step, count in enumerate(self.counts[chunk].T.tolist()):
-            if not (width := max(count)):
-                return
-            rows, truth, weights = (
-                part[chunk, step, :width] for part in (self.rows, self.truth, self.weights)
-            )
-            on: torch.Tensor | slice = slice(None)
-            if not all(count):
-                on = torch.tensor([i for i, c in enumerate(count) if c], device=rows.device)
-                rows, truth, weights = rows[on], truth[on], weights[on]
-            features = self.features.index_select(0, rows.reshape(-1))
-            yield _Batch(on, features.view(*rows.shape, -1), truth, weights)
-
-
-def _plan(
-    data: Dataset, clients: Sequence[int], size: int, epochs: int, classes: int, draws: Draws
-) -> _Plan:
-    """Draw the orders, and cut them into batches."""
-    device, sizes, count = data.features.device, data.sizes(clients), len(clients)
-    an_epoch = -(-sizes // size) * size  # utterances and padding
-    places = torch.arange(epochs * int(an_epoch.max()))
-    epoch, place = places // an_epoch[:, None], places % an_epoch[:, None]
-    valid = (epoch < epochs) & (place < sizes[:, None])
-    orders = torch.stack([draws.orders(e, sizes.to(device)) for e in range(epochs)])
-    at = (epoch.clamp_(max=epochs - 1), torch.arange(count)[:, None], place * valid)
-    first = data.bounds[torch.tensor(clients)][:, None]
-    rows = torch.where(valid.to(device), orders[tuple(i.to(device) for i in at)], 0)
-    rows += first.to(device)
-    counts = valid.view(count, -1, size).sum(2)
-    shares = counts.repeat_interleave(size, 1).clamp_(min=1)
-    weights = (valid.to(data.features.dtype) / shares).to(device)[..., None]
-    truth = F.one_hot(data.labels[rows], classes) * weights
-    rows, truth, weights = (
-        t.reshape(count, -1, size, *t.shape[2:]) for t in (rows, truth, weights)
-    )
-    return _Plan(data.features, rows, truth, weights, counts)
+def _steps(data: Dataset, batches: Batches, chunk: slice, classes: int) -> Iterator[_Batch]:
+    """Yield some of the clients' batches, step by step."""
+    device = batches.rows.device
+    for step, count in enumerate(batches.counts[chunk].T):
+        if not (width := int(count.max())):
+            return
+        rows = batches.rows[chunk, step, :width]
+        on: torch.Tensor | slice = slice(None)
+        if not count.all():
+            on = count.nonzero()[:, 0].to(device)
+            rows, count = rows[on], count[count > 0]
+        sizes = count.to(device)[:, None, None]
+        places = torch.arange(width, device=device)[:, None]
+        weights = (places < sizes).to(data.features.dtype) / sizes
+        features = data.features.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        truth = F.one_hot(data.labels[rows], classes) * weights
+        yield _Batch(on, features, truth, weights)
 
 
 def _adam_steps(

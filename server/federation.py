@@ -23,7 +23,7 @@ from server.transcript import Reader, TranscriptConfig, TranscriptMeta, choose_l
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 3
+FORMAT = 4
 """Raise it whenever the same protocol and data give another transcript."""
 
 

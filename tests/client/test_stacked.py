@@ -1,18 +1,20 @@
-"""Clients trained as one stack, held against each trained alone."""
+"""Clients trained many at a time, held against each trained alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from client.compiled import Compiled
 from client.dataset import Dataset, Examples
-from client.engine import Training
+from client.engine import STACKS, Training
 from client.model import ModelConfig, initial_arrays
 from client.privacy import DPSGD, NoMechanism, UserLevelDP
 from client.seeds import numpy_stream
+from client.stacked import Stack
 from client.training import TrainingConfig
 
 UNEQUAL = (26, 1, 45, 20, 7, 21, 40, 1)
@@ -49,7 +51,6 @@ def begin(
     dtype = data.features.numpy().dtype
     drawn = initial_arrays(model, data.features.shape[1], 4, seed=1)
     start = {name: array.astype(dtype) for name, array in drawn.items()}
-    into = {n: np.full((len(clients), *a.shape), np.nan, dtype) for n, a in start.items()}
     training = Training(
         algorithm,
         model,
@@ -61,9 +62,10 @@ def begin(
         3,
         ["f"],
         False,
-        into,
     )
-    return training, into
+    for array in training.updates.values():
+        array[...] = np.nan
+    return training, training.updates
 
 
 def errors(stacked, alone):
@@ -74,6 +76,12 @@ def errors(stacked, alone):
         return np.linalg.norm(np.concatenate(flat, axis=1), axis=1)
 
     return norms({name: stacked[name] - alone[name] for name in alone}) / norms(alone)
+
+
+@pytest.fixture(params=[Compiled, Stack], autouse=True)
+def kind(request, monkeypatch):
+    """Both ways to train many clients, on the CPU."""
+    monkeypatch.setitem(STACKS, "cpu", request.param)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
@@ -99,7 +107,9 @@ def test_at_the_size_of_the_study_too(mechanism):
     assert errors(stacked, alone).max() < 1e-3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     batch_size=st.integers(1, 32),
