@@ -44,7 +44,7 @@ from server.transcript import TranscriptConfig
 FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
 SIZES = (FEATURES, *HIDDEN, len(EMOTIONS))
 BATCHES = (20, 6)
-WARM_UP = 2
+WARM_UP = 5
 
 
 def made_up_clients(count: int) -> Clients:

@@ -25,6 +25,8 @@ from rich.table import Table
 
 SIZES = ((70, 7), (1000, 100), (10_000, 1000))
 POLL_SECONDS = 0.2
+ENOUGH = 300
+"""Clients trained per figure, at least: short rounds are disturbed more."""
 
 
 def measure(engine: str, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
@@ -125,7 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [f"{clients}/{cohort}" for clients, cohort in SIZES]
     parser.add_argument("--sizes", nargs="+", default=sizes, help="clients/cohort")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds a figure is the median of")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="rounds a figure is the median of, at least"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--engines", nargs="+", help="some of them alone")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
@@ -143,7 +147,8 @@ def main() -> None:
     for clients, cohort in sizes:
         for engine in given.engines or ENGINES:
             console.print(f"{engine}, {cohort} of {clients} clients ...", style="dim")
-            rows.append(measure(engine, clients, cohort, given.rounds))
+            rounds = max(given.rounds, ENOUGH // cohort)
+            rows.append(measure(engine, clients, cohort, rounds))
     console.print(show(rows))
     given.out.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2))
     console.print(f"table: {given.out}")

@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from client.buffers import borrow
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.threads import spread
@@ -130,7 +131,7 @@ class TappedAveraging(Strategy):
             if reply.has_content():
                 reply.content.clear()
         updated = {
-            name: start + np.float32(self._server_step) * aggregate.mean.get(name, np.float32(0))
+            name: _moved(start, self._server_step, aggregate.mean.get(name))
             for name, start in self._global.items()
         }
         self.last_round = self._summary(losses, aggregate)
@@ -223,6 +224,14 @@ class TappedAveraging(Strategy):
             clients=len(norms),
             rejected=len(self._asked) - len(norms),
         )
+
+
+def _moved(start: Floats, step: float, along: Floats | None) -> Floats:
+    """Return new weights in memory that is used again."""
+    moved: Floats = borrow(start.shape, start.dtype)
+    np.multiply(0 if along is None else along, np.float32(step), out=moved)
+    moved += start
+    return moved
 
 
 def chunk_size(cohort: int) -> int:
