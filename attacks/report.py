@@ -28,6 +28,7 @@ from attacks.verdict import (
     utility_finding,
 )
 from client.errors import UserError
+from server.replies import REASONS
 
 UNITS = {
     "utterance": "one utterance of a client, not the speaker behind it",
@@ -47,6 +48,7 @@ LEAVES = {
     "num_examples": "the number of training utterances, in the clear",
     "loss": "the training loss, in the clear",
 }
+NONE = pd.Series(dtype=float)
 NOISE = {
     "seeded": "seeded generator, so that research can be repeated",
     "system": "entropy of the operating system",
@@ -86,8 +88,9 @@ def write_report(run_dir: Path) -> Path:
             privacy_rows=privacy_rows(results),
             real_epsilons=real_epsilons(results),
             rounds_run=len(rounds),
-            empty_rounds=_total(rounds.get("clients", pd.Series(dtype=float)) == 0),
-            rejected=_total(rounds.get("rejected", pd.Series(dtype=float))),
+            empty_rounds=_total(rounds.get("clients", NONE) + rounds.get("rejected", NONE) == 0),
+            rejected=_total(rounds.get("rejected", NONE)),
+            refusals=refusals(rounds),
             config=yaml.safe_dump(results["config"], allow_unicode=True),
         ),
     )
@@ -111,6 +114,12 @@ def read_rounds(path: Path) -> pd.DataFrame:
     # A column without any number comes back as objects.
     numeric = rounds.columns.intersection(["validation_uar", "test_uar", "clients", "rejected"])
     return rounds.assign(**{column: pd.to_numeric(rounds[column]) for column in numeric})
+
+
+def refusals(rounds: pd.DataFrame) -> list[tuple[int, str]]:
+    """How many updates, or further replies, were rejected for which reason, most first."""
+    counts = ((_total(rounds.get(f"rejected_{name}", NONE)), name) for name in REASONS)
+    return [(n, f"{name}: {REASONS[name]}") for n, name in sorted(counts, reverse=True) if n]
 
 
 def privacy_rows(results: Results) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The exceptions a user is meant to see."""
 
 from collections.abc import Collection
 
@@ -7,6 +7,14 @@ class UserError(Exception):
     """Bad input: one line that names the file or key and says how to mend it.
 
     The command line prints the message alone and exits with status 2.
+    """
+
+
+class Suspended(UserError):
+    """A run cannot go on for now: one line that says why and what to mend.
+
+    Nothing is lost. The command line leaves the run's folder as it is, to be resumed, and exits
+    with status 4.
     """
 
 

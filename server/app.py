@@ -125,6 +125,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 ),
                 aggregate=aggregate,
                 server_step=protocol.algorithm.server_step,
+                held=federation.clients.sizes().tolist(),
                 tap=writer.record,
                 rounds_done=done,
             )

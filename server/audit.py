@@ -126,6 +126,7 @@ class _Aviary:
             request=partial(protocol.train_request, name, "canary", dataset, self._device),
             aggregate=observed,
             server_step=0.0,
+            held=[1] * len(coins),
             tap=tapped,
         )
         sent = to_record(directions)

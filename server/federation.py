@@ -173,6 +173,8 @@ class RoundSummary:
         The server's own clip in that round; NaN where it only checks its clients'.
     clients, rejected : int
         Updates aggregated, and asked for but missing or refused.
+    rejections : dict of str to int
+        Why, by the reasons of `server.replies` that occurred; further replies are counted too.
     """
 
     train_loss: float
@@ -183,12 +185,14 @@ class RoundSummary:
     clipping_norm: float
     clients: int
     rejected: int
+    rejections: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Round(RoundSummary):
-    """A row of ``rounds.parquet``; NaN where a figure does not exist.
+    """A row of ``rounds.parquet``, where ``rejections`` are ``rejected_REASON``, a column each.
 
+    NaN stands where a figure does not exist.
     ``seconds`` runs from the end of the round before: training, messages, aggregation,
     transcript and evaluation. ``epsilon`` is spent so far against the plan's vantage,
     ``epsilon_known`` against whoever knows who took part.

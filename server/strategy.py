@@ -6,7 +6,9 @@ differences or gradients) and in the server's step, so one strategy serves both.
 
 import math
 import statistics
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
@@ -17,6 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from client.buffers import borrow
+from client.errors import Suspended
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.threads import spread
@@ -24,6 +27,7 @@ from client.wire import from_record, to_record
 from server.aggregate import Aggregate, Received, update_norms
 from server.federation import RoundSummary
 from server.grid import threads_of
+from server.replies import Refused, read_reply
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
@@ -33,6 +37,9 @@ CHUNK = 16
 
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
+
+FRUITLESS = 3
+"""Rounds in a row that asked clients and got no update of use, after which a run is suspended."""
 
 
 class TappedAveraging(Strategy):
@@ -48,6 +55,8 @@ class TappedAveraging(Strategy):
         Round, what was received and the model they started from to what the server makes of it.
     server_step : float
         Factor on the mean update: 1 for FedAvg, minus the learning rate for FedSGD.
+    held : sequence of int
+        Utterances of each client: an update that claims more is refused.
     tap : callable
         Receives the round, its model and its releases, as the server sees them, before they
         are aggregated.
@@ -68,11 +77,14 @@ class TappedAveraging(Strategy):
         request: Callable[[int, tuple[int, ...]], TrainRequest],
         aggregate: Callable[[int, Sequence[Received], Arrays], Aggregate],
         server_step: float,
+        held: Sequence[int],
         tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
         rounds_done: int = 0,
     ) -> None:
         self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
-        self._aggregate, self._server_step, self._tap = aggregate, server_step, tap
+        self._aggregate, self._server_step = aggregate, server_step
+        self._held, self._tap = held, tap
+        self._fruitless = 0
         self.last_round: RoundSummary
         self.last_released: list[int]
 
@@ -100,17 +112,15 @@ class TappedAveraging(Strategy):
 
         They are summed in the order of clients, so that the order of arrival does not show in
         the result.
+
+        Raises
+        ------
+        Suspended
+            If no update was of use for `FRUITLESS` rounds.
         """
         server_round += self._rounds_done
-        replies = list(replies)
-        _raise_if_all_failed(server_round, replies)
-        # The grid has filled in the ids of the messages it sent.
-        share_of = {m.metadata.message_id: share for m, share in self._sent}
-        answered = [
-            (reply, share)
-            for reply in replies
-            if (share := share_of.pop(reply.metadata.reply_to_message_id, None))
-        ]
+        self._rejections: Counter[str] = Counter()
+        answered = self._matched(replies)
         # An update that is refused or late has left its device all the same.
         unsent = {
             client
@@ -119,12 +129,12 @@ class TappedAveraging(Strategy):
             for client in share
         }
         self.last_released = [client for client in self._asked if client not in unsent]
-        answered.sort(key=lambda pair: pair[1])
         received, losses = [], []
         for reply, share in answered:
-            if answer := self._accept(server_round, reply, share):
-                received += answer[0]
-                losses += answer[1]
+            parts, heard = self._accept(server_round, reply, share)
+            received += parts
+            losses += heard
+        self._check_fruits(server_round, received, answered)
         self._tap(server_round, self._global, [part.releases for part in received])
         aggregate = self._aggregate(server_round, received, self._global)
         for reply, _ in answered:  # Flower holds them until the next round's have come
@@ -160,50 +170,82 @@ class TappedAveraging(Strategy):
         content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
 
+    def _matched(self, replies: Iterable[Message]) -> list[tuple[Message, tuple[int, ...]]]:
+        """Return the one reply to each message with its clients, sorted by these."""
+        # The grid has filled in the ids of the messages it sent.
+        asked = {m.metadata.message_id: (m.metadata.dst_node_id, share) for m, share in self._sent}
+        found: dict[str, Message] = {}
+        for reply in sorted(replies, key=Message.has_error):  # no error takes an update's place
+            answers = reply.metadata.reply_to_message_id
+            node, _ = asked.get(answers, (None, ()))
+            # Flower itself may tell of an error in a node's place.
+            if node is None or (reply.has_content() and reply.metadata.src_node_id != node):
+                self._rejections["unasked"] += 1
+            elif answers in found:
+                self._rejections["duplicate"] += 1
+            else:
+                found[answers] = reply
+        for message_id, (_, share) in asked.items():
+            if message_id not in found:
+                self._rejections["missing"] += len(share)
+        return sorted(((found[i], asked[i][1]) for i in found), key=lambda pair: pair[1])
+
     def _accept(
         self, server_round: int, reply: Message, share: tuple[int, ...]
-    ) -> tuple[list[Received], list[float]] | None:
-        """Return a reply's releases, chunk by chunk, and losses, or None if it cannot be used.
-
-        A reply is refused whole where its form is wrong; a client whose update is not finite
-        is left out alone.
-        """
+    ) -> tuple[list[Received], list[float]]:
+        """Return what can be used of a reply: its releases, chunk by chunk, and losses."""
         if reply.has_error():
-            return None
+            self._rejections["failed"] += len(share)
+            return [], []
         try:
-            arrays = from_record(reply.content.array_records["arrays"])
-            metrics = reply.content.metric_records["metrics"]
-            client = np.array(metrics["clients"], dtype=np.int64)
-            # Where counts are withheld, every client weighs the same.
-            counted = "num_examples" in self._mechanism.metrics
-            sizes = np.array(metrics["num_examples"] if counted else [1] * len(client), np.int64)
-            losses = [float(loss) for loss in metrics.get("loss", ())]  # type: ignore[union-attr]
-        except (KeyError, TypeError, ValueError):
-            return None
-        heard: list[float] = []
-        shapes = {name: (len(client), *array.shape) for name, array in self._global.items()}
-        if (
-            {name: array.shape for name, array in arrays.items()} != shapes
-            or client.tolist() != list(share)
-            or len(sizes) != len(client)
-            or (sizes < 1).any()
-            or len(losses) not in (0, len(client))
-        ):
-            return None
-        received = []
-        firsts = range(0, len(client), self._chunk)
-        parts = [{n: a[i : i + self._chunk] for n, a in arrays.items()} for i in firsts]
+            answer = read_reply(
+                reply.content, share, self._global, self._mechanism.metrics, self._held
+            )
+        except Refused as error:
+            self._rejections[str(error)] += len(share)
+            return [], []
+        self._rejections.update(answer.refused.values())
+        client = np.array(share, dtype=np.int64)
+        usable = ~np.isin(np.arange(len(share)), list(answer.refused))
+        received, heard = [], []
+        firsts = range(0, len(share), self._chunk)
+        parts = [{n: a[i : i + self._chunk] for n, a in answer.arrays.items()} for i in firsts]
         all_norms = spread(self._threads, update_norms, parts)
         for first, part, norms in zip(firsts, parts, all_norms, strict=True):
+            good = usable[first : first + self._chunk]
             finite = np.isfinite(norms)
-            if not finite.all():
-                part = {name: array[finite] for name, array in part.items()}
-            kept = first + np.flatnonzero(finite)
+            self._rejections["not_finite"] += int((good & ~finite).sum())
+            good = good & finite
+            if not good.all():
+                part = {name: array[good] for name, array in part.items()}
+            kept = first + np.flatnonzero(good)
             rounds = np.full(len(kept), server_round)
-            releases = Releases(rounds, client[kept], sizes[kept], part)
-            received.append(Received(releases, norms[finite]))
-            heard += [losses[row] for row in kept if losses]
+            releases = Releases(rounds, client[kept], answer.num_examples[kept], part)
+            received.append(Received(releases, norms[good]))
+            heard += [answer.losses[row] for row in kept if answer.losses]
         return received, heard
+
+    def _check_fruits(
+        self,
+        server_round: int,
+        received: Sequence[Received],
+        answered: Sequence[tuple[Message, tuple[int, ...]]],
+    ) -> None:
+        """Suspend a run in which no node works, rather than count empty rounds to the end."""
+        if not self._asked:
+            return
+        self._fruitless = 0 if any(len(part.norms) for part in received) else self._fruitless + 1
+        if self._fruitless < FRUITLESS:
+            return
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(self._rejections.items()) if n)
+        said = [reply.error.reason for reply, _ in answered if reply.has_error()]
+        if said:  # by whoever it was
+            shown = "".join(c if c.isprintable() else " " for c in said[0][:1000])
+            why += f"; the first error: {textwrap.shorten(shown, 200)}"
+        raise Suspended(
+            f"rounds {server_round - FRUITLESS + 1} to {server_round}: not one update was of use "
+            f"({why}); mend the nodes and resume"
+        )
 
     def _shares(self, nodes: int) -> list[tuple[int, ...]]:
         """Deal the cohort out in whole chunks, which are the same for any number of nodes."""
@@ -223,6 +265,7 @@ class TappedAveraging(Strategy):
             clipping_norm=aggregate.clipping_norm,
             clients=len(norms),
             rejected=len(self._asked) - len(norms),
+            rejections={reason: n for reason, n in sorted(self._rejections.items()) if n},
         )
 
 
@@ -240,12 +283,6 @@ def chunk_size(cohort: int) -> int:
     It does not depend on how many nodes there are, and hence neither does the sum.
     """
     return max(1, -(-cohort // (2 * -(-cohort // (2 * CHUNK)) or 1)))
-
-
-def _raise_if_all_failed(server_round: int, replies: list[Message]) -> None:
-    """Stop a run in which no node works, rather than count empty rounds to the end."""
-    if replies and all(reply.has_error() for reply in replies):
-        raise RuntimeError(f"round {server_round}: every node failed: {replies[0].error.reason}")
 
 
 def wait_for_nodes(grid: Grid, patience: float = 120.0) -> list[int]:

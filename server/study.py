@@ -22,9 +22,10 @@ from conf.schema import StudyConfig
 from server.accountant import planned_exposures
 from server.cohort import cohort_sampler
 from server.composition import Releases
-from server.federation import Federation, Outcome, Protocol
+from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
+from server.replies import REASONS
 from server.statement import Spent, privacy_statement
 from server.transcript import choose_layers
 
@@ -170,7 +171,7 @@ def write_training(
     have left its device, ``model.safetensors`` the best models, and ``training.json`` sums up.
     ``truth.parquet`` tells the experimenter, never the adversary, whose each client was.
     """
-    rounds = pd.DataFrame([asdict(r) for o in outcomes for r in o.rounds])
+    rounds = pd.DataFrame([_flat(r) for o in outcomes for r in o.rounds])
     rounds.to_parquet(folder / "rounds.parquet")
     ledger = [
         {"federation": o.federation.name, "client": client, "releases": count}
@@ -218,6 +219,12 @@ def read_training(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / "training.json").read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
+
+
+def _flat(row: Round) -> dict[str, Any]:
+    fields = asdict(row)
+    counted = fields.pop("rejections")
+    return fields | {f"rejected_{reason}": counted.get(reason, 0) for reason in REASONS}
 
 
 def _truth(data: CorpusData, outcomes: Sequence[Outcome]) -> pd.DataFrame:

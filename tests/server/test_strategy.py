@@ -1,11 +1,14 @@
 import math
+import pickle
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client.app import app as client_app
+from client.errors import Suspended
 from client.model import ModelConfig
 from client.privacy import LocalDP, Mechanism, NoMechanism
 from client.request import TrainRequest
@@ -17,6 +20,7 @@ from server.transcript import Releases
 
 START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float32)}
 SIZES = {0: 5, 2: 10, 3: 1, 7: 4}
+HELD = [5, 0, 10, 1, 0, 0, 0, 4]
 
 
 def update(client: int) -> dict[str, np.ndarray]:
@@ -69,7 +73,8 @@ def honest(message: Message) -> dict:
 
 
 def answer(message: Message, arrays: dict, metrics: dict) -> Message:
-    record = ArrayRecord({n: Array(a) for n, a in arrays.items()})
+    arrays = {n: a if isinstance(a, Array) else Array(np.asarray(a)) for n, a in arrays.items()}
+    record = ArrayRecord(arrays)
     return Message(
         RecordDict({"arrays": record, "metrics": MetricRecord(metrics)}), reply_to=message
     )
@@ -104,6 +109,7 @@ class Round:
             partial(request, mechanism=mechanism),
             aggregate or WeightedMean(mechanism),
             step,
+            HELD,
             lambda r, model, parts: self.tapped.append((r, model, joined(parts))),
         )
         grid = Nodes(nodes)
@@ -111,9 +117,8 @@ class Round:
         sent = grid.send(self.strategy.configure_train(1, arrays, ConfigRecord(), grid))
         self.sent = sent
         replies = [change(m, answer(m, **honest(m))) for m in sent]
-        aggregated, _ = self.strategy.aggregate_train(
-            1, [r for r in replies if r is not None][::-1]
-        )
+        replies = [r if isinstance(r, list) else [r] for r in replies if r is not None]
+        aggregated, _ = self.strategy.aggregate_train(1, [r for some in replies[::-1] for r in some])
         self.model = {n: a.numpy() for n, a in aggregated.items()}
         self.summary = self.strategy.last_round
 
@@ -196,30 +201,169 @@ def alter(**changes):
     return change
 
 
+def only(node, change):
+    return lambda message, reply: (
+        change(message, reply) if message.metadata.dst_node_id == node else reply
+    )
+
+
+def from_node(node, reply):
+    reply.metadata.__dict__["_src_node_id"] = node
+    return reply
+
+
+class Foreign:
+    """Something whose pickle has an effect when it is loaded."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a reply was unpickled",))
+
+
+def raw(data, dtype="float32", shape=(2, 2, 3), stype="numpy.ndarray"):
+    return Array(dtype, shape, stype, data)
+
+
+def npy(array, **kwargs):
+    buffer = BytesIO()
+    np.save(buffer, array, **kwargs)
+    return buffer.getvalue()
+
+
+def npz(**arrays):
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def header(text):
+    text = text.ljust(118).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+W = np.zeros((2, 2, 3), np.float32)
+HUGE = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }")
+NESTED = header("{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 60)
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        alter(arrays_w=np.zeros((2, 3, 3), np.float32)),
-        alter(arrays_extra=np.zeros((2, 1), np.float32)),
-        alter(metrics_clients=[0, 2]),
-        alter(metrics_clients=[3, 3]),
-        alter(metrics_clients=[3]),
-        alter(metrics_num_examples=[0, 4]),
-        alter(metrics_num_examples=[-1, 4]),
-        alter(metrics_num_examples=[1]),
-        lambda message, reply: None if message.metadata.dst_node_id == 12 else reply,
-        lambda message, reply: (
-            reply
-            if message.metadata.dst_node_id == 11
-            else Message(Error(3, "expired"), reply_to=message)
+        (alter(arrays_w=np.zeros((2, 3, 3), np.float32)), "shape"),
+        (alter(arrays_w=np.zeros((1, 2, 3), np.float32)), "shape"),
+        (alter(arrays_w=np.float32(1)), "shape"),
+        (alter(arrays_w=raw(npy(W), shape=(10**12, 10**12))), "shape"),
+        (alter(arrays_w=W.astype(np.float64)), "dtype"),
+        (alter(arrays_w=W.astype(np.float16)), "dtype"),
+        (alter(arrays_w=W.astype(np.int32)), "dtype"),
+        (alter(arrays_w=W.astype(complex)), "dtype"),
+        (alter(arrays_w=W.astype(">f4")), "dtype"),
+        (alter(arrays_w=W.astype("S4")), "dtype"),
+        (alter(arrays_w=raw(npy(np.full((2, 2, 3), Foreign()), allow_pickle=True))), "encoding"),
+        (alter(arrays_w=raw(pickle.dumps(Foreign()))), "encoding"),
+        (alter(arrays_w=raw(npz(w=W))), "encoding"),
+        (alter(arrays_w=raw(npy(W), stype="torch")), "encoding"),
+        (alter(arrays_w=raw(npy(W.astype(np.float64)))), "encoding"),
+        (alter(arrays_w=raw(npy(W.reshape(2, 6)))), "encoding"),
+        (alter(arrays_w=raw(npy(np.asfortranarray(W)))), "encoding"),
+        (alter(arrays_w=raw(npy(W)[:-1])), "encoding"),
+        (alter(arrays_w=raw(npy(W) + bytes(10**7))), "encoding"),
+        (alter(arrays_w=raw(b"")), "encoding"),
+        (alter(arrays_w=raw(HUGE)), "encoding"),
+        (alter(arrays_w=raw(NESTED)), "encoding"),
+        (alter(arrays_extra=np.zeros((2, 1), np.float32)), "records"),
+        (lambda message, reply: answer(message, {"w": W}, honest(message)["metrics"]), "records"),
+        (lambda message, reply: Message(RecordDict(), reply_to=message), "records"),
+        (
+            lambda message, reply: Message(
+                RecordDict({"arrays": MetricRecord(), "metrics": ArrayRecord()}), reply_to=message
+            ),
+            "records",
         ),
+        (alter(metrics_clients=[0, 2]), "clients"),
+        (alter(metrics_clients=[3, 3]), "clients"),
+        (alter(metrics_clients=[7, 3]), "clients"),
+        (alter(metrics_clients=[3]), "clients"),
+        (alter(metrics_clients=3), "clients"),
+        (alter(metrics_clients=[3.5, 7.0]), "clients"),
+        (alter(metrics_clients=[3] * 10**6), "clients"),
+        (alter(metrics_clients=[2**70, 7]), "clients"),
+        (alter(metrics_num_examples=[1]), "records"),
+        (alter(metrics_num_examples=4), "records"),
+        (alter(metrics_num_examples=[0, 5]), "num_examples"),
+        (alter(metrics_num_examples=[-1, -(2**63)]), "num_examples"),
+        (alter(metrics_num_examples=[2, 2**62]), "num_examples"),  # they hold 1 and 4
+        (alter(metrics_num_examples=[2**70, 2**70]), "num_examples"),
+        (alter(metrics_num_examples=[1.0, 4.0]), "num_examples"),
+        (alter(metrics_num_examples=[np.nan, np.inf]), "num_examples"),
+        (alter(metrics_loss=[1.0]), "records"),
+        (alter(metrics_loss=1.0), "records"),
+        (alter(metrics_loss=[np.nan, np.inf]), "loss"),
+        (alter(metrics_loss=[-1.0, 1e308]), "loss"),
+        (lambda message, reply: None, "missing"),
+        (lambda message, reply: Message(Error(2, "no such file"), reply_to=message), "failed"),
+        (lambda message, reply: Message(Error(3, "expired"), reply_to=message), "failed"),
     ],
 )
-def test_a_reply_that_cannot_be_used_does_not_move_the_model(change):
-    round_ = Round(change)
+def test_a_reply_that_cannot_be_used_does_not_move_the_model(change, reason):
+    round_ = Round(only(12, change))
     check_model(round_, mean_of([0, 2]))
     assert (round_.summary.clients, round_.summary.rejected) == (2, 2)
+    assert round_.summary.rejections == {reason: 2}
+    assert round_.summary.train_loss == 1.0
     assert {0, 2} <= set(round_.strategy.last_released)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (alter(metrics_num_examples=[0, 4]), "num_examples"),
+        (alter(metrics_num_examples=[2, 4]), "num_examples"),
+        (alter(metrics_loss=[np.nan, 1.0]), "loss"),
+        (alter(metrics_loss=[1e39, 1.0]), "loss"),
+        (spoil(3, np.nan), "not_finite"),
+    ],
+)
+def test_a_client_that_is_refused_takes_no_other_of_its_node_with_it(change, reason):
+    round_ = Round(change)
+    check_model(round_, mean_of([0, 2, 7]))
+    assert round_.summary.rejections == {reason: 1}
+    assert round_.tapped[0][2].client.tolist() == [0, 2, 7]
+
+
+def test_only_the_first_reply_to_a_message_counts_and_none_that_nobody_asked_for():
+    def again(message, reply):
+        fields = honest(message)
+        fields["arrays"]["w"] = fields["arrays"]["w"] + 9
+        replay = answer(message, **fields)
+        return [reply, replay]
+
+    round_ = Round(only(12, again))
+    check_model(round_, mean_of(SIZES))
+    assert (round_.summary.clients, round_.summary.rejected) == (4, 0)
+    assert round_.summary.rejections == {"duplicate": 1}
+
+    def of_another(message, reply):
+        """The other node's message, a late one, and one that there never was."""
+        made_up = [from_node(12, answer(message, **honest(message))) for _ in range(3)]
+        for number, reply_to in enumerate(("m0", "m17", "")):
+            made_up[number].metadata.__dict__["_reply_to_message_id"] = reply_to
+        return [*made_up, reply]
+
+    round_ = Round(only(12, of_another))
+    check_model(round_, mean_of(SIZES))
+    assert round_.summary.rejections == {"unasked": 3}
+
+
+def test_an_error_takes_no_updates_place_whoever_tells_of_it():
+    def both(message, reply):
+        return [Message(Error(3, "expired"), reply_to=message), reply]
+
+    round_ = Round(only(12, both))
+    check_model(round_, mean_of(SIZES))
+    assert round_.summary.rejections == {"duplicate": 1}
+    assert round_.strategy.last_released == sorted(SIZES)
+    lost = Round(only(12, lambda m, r: from_node(1, Message(Error(3, "expired"), reply_to=m))))
+    assert lost.summary.rejections == {"failed": 2}
 
 
 def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
@@ -262,9 +406,45 @@ def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(mo
     assert np.array_equal(seen.arrays["w"][0], update(0)["w"])  # the tap sees what arrived
 
 
-def test_a_run_stops_when_every_node_fails():
-    with pytest.raises(RuntimeError, match="round 1: every node failed: no such file"):
-        Round(lambda message, reply: Message(Error(2, "no such file"), reply_to=message))
+def rounds_of(replies, cohorts):
+    """Run rounds of one strategy, each with the replies that a function makes up."""
+    grid, numbers = Nodes(2), iter(range(100))
+    strategy = TappedAveraging(
+        lambda r: cohorts[r - 1],
+        partial(request, mechanism=NoMechanism()),
+        WeightedMean(NoMechanism()),
+        1.0,
+        HELD,
+        lambda *_: None,
+    )
+    for server_round in range(1, len(cohorts) + 1):
+        arrays = ArrayRecord({n: Array(a) for n, a in START.items()})
+        sent = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+        for message in sent:
+            message.metadata.__dict__["_message_id"] = f"m{next(numbers)}"
+        strategy.aggregate_train(server_round, [replies(server_round, m) for m in sent])
+        yield strategy.last_round
+
+
+def test_a_run_is_suspended_when_no_node_works_for_three_rounds():
+    def fail(server_round, message):
+        return Message(Error(2, "no\nsuch \x1b[31mfile"), reply_to=message)
+
+    text = (
+        r"^rounds 1 to 3: not one update was of use \(4 failed; the first error: no such "
+        r"\[31mfile\); mend the nodes and resume$"
+    )
+    with pytest.raises(Suspended, match=text):
+        list(rounds_of(fail, [list(SIZES)] * 4))
+
+    def fail_mostly(server_round, message):
+        reply = answer(message, **honest(message))
+        return reply if server_round == 3 else fail(server_round, message)
+
+    cohorts = [list(SIZES)] * 3 + [[]] * 3 + [list(SIZES)] * 2  # nobody asked, nobody failed
+    rows = list(rounds_of(fail_mostly, cohorts))
+    assert [row.clients for row in rows] == [0, 0, 4, 0, 0, 0, 0, 0]
+    assert [row.rejections for row in rows[2:5]] == [{}, {}, {}]
 
 
 def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():

@@ -1,0 +1,142 @@
+"""What the server accepts of a node's reply; all else is refused, by a named reason.
+
+A reply may say anything: it is compared with what was asked before any of it is converted,
+unpickled or given memory of a size that it names itself.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import flwr.app
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+
+from client import wire
+from client.mechanism import Arrays
+
+REASONS = {
+    "missing": "no reply in time",
+    "failed": "the node replied with an error",
+    "records": "records, arrays or metrics are missing, or there are others than were asked for",
+    "clients": "it is about other clients than were asked",
+    "dtype": "an array is not of float32",
+    "shape": "an array has another shape than the model's, a row a client",
+    "encoding": "the bytes of an array are not those of its type and shape",
+    "num_examples": "a number of utterances is not one, or above what the client holds",
+    "loss": "a loss is not a finite number of at least 0",
+    "not_finite": "an update holds NaN or infinity",
+    "duplicate": "a second reply to a message",
+    "unasked": "a reply to no message of this round: late, replayed or made up",
+}
+"""Why an update that was asked for is not in a round; the last two count further replies."""
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Refused(Exception):
+    """A reply cannot be used at all; its one argument is one of `REASONS`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reply says of k clients.
+
+    Attributes
+    ----------
+    arrays : Arrays
+        Updates (k, ...), not checked for NaN and infinity.
+    num_examples : ndarray of int64, shape (k,)
+        1 where the number is withheld.
+    losses : sequence of float, length k or 0
+        Empty where they are withheld.
+    refused : dict of int to str
+        Rows that cannot be used, and why.
+    """
+
+    arrays: Arrays
+    num_examples: npt.NDArray[np.int64]
+    losses: Sequence[float]
+    refused: dict[int, str]
+
+
+def read_reply(
+    content: RecordDict,
+    clients: Sequence[int],
+    model: Arrays,
+    metrics: Sequence[str],
+    held: Sequence[int],
+) -> Answer:
+    """Check a reply against what was asked, a client's row by itself where that is possible.
+
+    Parameters
+    ----------
+    clients : sequence of int, length k
+        Those that the node was asked for.
+    model : Arrays
+        What their updates are shaped like.
+    metrics : sequence of str
+        What leaves a device beside its update; whatever else is said counts for nothing.
+    held : sequence of int
+        Utterances of each client of the federation: no update may claim more.
+
+    Raises
+    ------
+    Refused
+        If nothing of it can be used.
+    """
+    arrays, said = content.get("arrays"), content.get("metrics")
+    if (
+        set(content) != {"arrays", "metrics"}
+        or not isinstance(arrays, ArrayRecord)
+        or not isinstance(said, MetricRecord)
+        or set(arrays) != set(model)
+    ):
+        raise Refused("records")
+    if said.get("clients") != list(clients):
+        raise Refused("clients")
+    refused: dict[int, str] = {}
+    columns: dict[str, list[float]] = {}
+    for name in metrics:
+        values = said.get(name)
+        if not isinstance(values, list) or len(values) != len(clients):
+            raise Refused("records")
+        columns[name] = values
+    losses, sizes = columns.get("loss", []), columns.get("num_examples", [1] * len(clients))
+    for row, loss in enumerate(losses):
+        if not (isinstance(loss, float) and 0 <= loss <= LARGEST):
+            refused[row] = "loss"
+    for row, (client, size) in enumerate(zip(clients, sizes, strict=True)):
+        if not (isinstance(size, int) and 1 <= size <= held[client]):
+            refused[row] = "num_examples"
+    return Answer(
+        {n: _read_array(arrays[n], (len(clients), *like.shape)) for n, like in model.items()},
+        np.array([0 if row in refused else size for row, size in enumerate(sizes)], np.int64),
+        losses,
+        refused,
+    )
+
+
+def _read_array(sent: flwr.app.Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return an array without a copy; nothing in its bytes is interpreted."""
+    if sent.dtype != "float32":
+        raise Refused("dtype")
+    if sent.shape != shape:
+        raise Refused("shape")
+    if isinstance(sent, wire.Array):  # it never was bytes
+        return sent.numpy().astype(np.float32, copy=False)
+    header, data = _header(shape), sent.data
+    size = len(header) + 4 * math.prod(shape)
+    if sent.stype != "numpy.ndarray" or len(data) != size or not data.startswith(header):
+        raise Refused("encoding")
+    return np.frombuffer(data, "<f4", offset=len(header)).reshape(shape)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return what NumPy writes ahead of an array's bytes."""
+    written = BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, about)
+    return written.getvalue()
