@@ -1,6 +1,7 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -79,14 +80,25 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         int(stream.integers(2**63)),
     )
     aggregate = aggregation(plan, seed, federation.name)
+    num_parameters = sum(array.size for array in arrays.values())
     kept_in = federation.checkpoint
     checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
-    num_parameters = sum(array.size for array in arrays.values())
-    with Recorder(federation, num_parameters, threads_of(grid)) as recorder:
+    with (
+        checkpoint or nullcontext(),
+        Recorder(federation, num_parameters, threads_of(grid)) as recorder,
+    ):
         state = checkpoint.load(recorder.outcome) if checkpoint else None
-        if state:
-            recorder.resume(state.cohorts)
+        asked_before: dict[int, list[int]] = {}
+        if checkpoint and state:
+            again, cohorts = checkpoint.announced[state.announced :], state.cohorts
+            if plan.config.secure_noise:  # it will be drawn anew: these are releases by themselves
+                cohorts = [*cohorts, *(asked for _, asked in again)]
+            else:
+                asked_before = dict(again)
+            recorder.resume(cohorts)
             arrays, aggregate.clipping_norm = state.arrays, state.clipping_norm
+        elif checkpoint:  # before anybody is asked
+            checkpoint.save(State(arrays, aggregate.clipping_norm, [], {}, 0), recorder.outcome)
         done = recorder.done
         meta = federation.transcript_meta(list(arrays))
         chunks, reader = state.chunks if state else {}, federation.reader
@@ -96,22 +108,27 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 drawn = federation.sampler(server_round)
                 if recorder.accountant.overspends(drawn):
                     raise BudgetSpent
-                if checkpoint and plan.config.secure_noise:
-                    checkpoint.announce(drawn)
+                if checkpoint:
+                    checkpoint.announce(server_round, drawn, plan.config.secure_noise)
                 return drawn
 
             def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
                 if flower_round == 0:  # Flower also asks before the first round
                     return None
                 nonlocal arrays
-                arrays = from_record(record)
-                recorder.accountant.add(strategy.last_released)
-                recorder.record(done + flower_round, arrays, strategy.last_round)
-                due = recorder.done % federation.checkpoint_every == 0
-                if checkpoint and (due or recorder.done == plan.num_rounds):
-                    clip, cohorts = aggregate.clipping_norm, recorder.accountant.cohorts
-                    books = State(arrays, clip, cohorts, writer.flush())
-                    checkpoint.save(books, recorder.outcome)
+                arrays, server_round = from_record(record), done + flower_round
+                # Whoever was asked before an interruption may have released the same already.
+                released = asked_before.get(server_round, strategy.last_released)
+                recorder.accountant.add(released)
+                recorder.record(server_round, arrays, strategy.last_round)
+                due = server_round % federation.checkpoint_every == 0
+                if checkpoint and (due or server_round == plan.num_rounds):
+                    books = replace(recorder.outcome, rounds=[*recorder.outcome.rounds])
+                    cohorts, announced = recorder.accountant.cohorts, len(checkpoint.announced)
+                    state = State(arrays, aggregate.clipping_norm, [*cohorts], {}, announced)
+                    writer.save_point(
+                        lambda chunks: checkpoint.save(replace(state, chunks=chunks), books)
+                    )
                 return None
 
             strategy = TappedAveraging(

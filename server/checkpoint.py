@@ -1,28 +1,30 @@
 """Saves what a federation needs to go on after an interruption, and reads it back.
 
 A checkpoint is one safetensors file: the model, the best model so far, and in its header the
-books as JSON. It is written beside its place and renamed, so that there is always a whole one.
-Where noise comes from the operating system a round that is run again releases something new:
-a journal of cohorts, written before any message goes out, then counts both.
+books as JSON. It is written beside its place, taken to the disk and renamed, so that there is
+always a whole one. A journal says who was asked, before any message goes out: a round that is
+run again may already have released something.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from client.errors import UserError
 from client.mechanism import Arrays
+from server.disk import sync
 from server.evaluate import Scores
 from server.federation import Outcome, Round
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,19 @@ class State:
         The participation ledger.
     chunks : dict of str to int
         Files that the transcript consists of, by kind.
+    announced : int
+        Lines of the journal that the ledger knows of.
     """
 
     arrays: Arrays
     clipping_norm: float
     cohorts: list[list[int]]
     chunks: dict[str, int]
+    announced: int
 
 
 class Checkpoint:
-    """The checkpoint of one federation.
+    """The checkpoint of one federation. Use as a context manager, which keeps all others out.
 
     Parameters
     ----------
@@ -56,27 +61,53 @@ class Checkpoint:
         A folder of its own.
     digest : str
         Of all that determines the federation: another one's checkpoint is refused.
+
+    Attributes
+    ----------
+    announced : list of (int, list of int)
+        The journal: rounds, and whom they asked.
+
+    Raises
+    ------
+    UserError
+        On entering, if another process works with it.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
-        self._state = folder / "state.safetensors"
-        self._journal = folder / "journal.jsonl"
-        self._digest = digest
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._journal.exists():
-            # A line that the interruption cut short was never followed by a message.
-            text = self._journal.read_text()
-            self._journal.write_text(text[: text.rfind("\n") + 1])
+        self._folder, self._digest = folder, digest
+        self._state, self._journal = folder / "state.safetensors", folder / "journal.jsonl"
+        self._rows: list[str] = []
+        self.announced: list[tuple[int, list[int]]] = []
 
-    def announce(self, cohort: Sequence[int]) -> None:
-        """Note in the journal, lastingly, whom the next message asks."""
+    def __enter__(self) -> Self:
+        """Lock the folder until the process ends, whatever ends it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError(
+                f"{self._folder}: another process works on this run; wait for it to end"
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlock the folder."""
+        self._lock.close()
+
+    def announce(self, server_round: int, cohort: Sequence[int], durably: bool) -> None:
+        """Note in the journal whom the next messages ask; durably: on the disk by now."""
+        self.announced.append((server_round, list(cohort)))
         with self._journal.open("a") as file:
-            file.write(json.dumps(list(cohort)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(json.dumps(self.announced[-1]) + "\n")
+        if durably:
+            sync(self._journal)
 
     def save(self, state: State, outcome: Outcome) -> None:
         """Write the state and the books in one step."""
+        # Rows of earlier checkpoints are text already.
+        self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
         books = {
             "format": FORMAT,
             "digest": self._digest,
@@ -84,62 +115,67 @@ class Checkpoint:
             "clipping_norm": state.clipping_norm,
             "cohorts": state.cohorts,
             "chunks": state.chunks,
-            "announced": len(self._announced()),
-            "rounds": [asdict(row) for row in outcome.rounds],
+            "announced": state.announced,
             "best_round": outcome.best_round,
             "best_scores": _plain(outcome.best_scores),
         }
         best = {f"best.{name}": array for name, array in (outcome.best_arrays or {}).items()}
         model = {f"model.{name}": array for name, array in state.arrays.items()}
+        texts = {"books": json.dumps(books), "rounds": f"[{','.join(self._rows)}]"}
         part = self._state.with_suffix(".part")
-        save_file({**model, **best}, part, metadata={"books": json.dumps(books)})
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        part.write_bytes(save({**model, **best}, texts))  # others may run while this is written
+        sync(part)
         os.replace(part, self._state)
+        sync(self._folder)
 
     def load(self, outcome: Outcome) -> State | None:
-        """Fill in `outcome` and return the state; None where nothing was saved yet.
+        """Read the journal, fill in `outcome` and return the state; None where there is none.
 
         Raises
         ------
         UserError
-            If the file is damaged, of another version or of another federation.
+            If a file is damaged, of another version or of another federation.
         """
+        if self._journal.exists():
+            self._read_journal()
         if not self._state.exists():
             return None
         try:
             with safe_open(self._state, framework="numpy") as file:
-                books = json.loads(file.metadata()["books"])
+                texts = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in list(file.keys())}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from error
-        if (books.get("format"), books.get("digest")) != (FORMAT, self._digest):
-            raise UserError(
-                f"{self._state}: made with another configuration, corpus or version; resume "
-                "without changes, or start the run anew"
-            )
-        outcome.rounds = [Round(**row) for row in books["rounds"]]
-        outcome.best_round = books["best_round"]
-        # safetensors has an order of its own, and noise is drawn in that of the network.
-        model, best = (
-            {n: arrays[kind + n] for n in books["names"] if kind + n in arrays}
-            for kind in ("model.", "best.")
-        )
-        outcome.best_arrays = best or None
-        if scores := books["best_scores"]:
-            outcome.best_scores = Scores(**{**scores, "confusion": np.array(scores["confusion"])})
-        again = self._announced()[books["announced"] :]  # left devices since, and will again
-        return State(
-            arrays=model,
-            clipping_norm=books["clipping_norm"],
-            cohorts=[*books["cohorts"], *again],
-            chunks=books["chunks"],
-        )
+            books = json.loads(texts["books"])
+            if (books.get("format"), books.get("digest")) != (FORMAT, self._digest):
+                raise UserError(
+                    f"{self._state}: made with another configuration, corpus or version; resume "
+                    "without changes, or start the run anew"
+                )
+            outcome.rounds = [Round(**row) for row in json.loads(texts["rounds"])]
+            outcome.best_round = books["best_round"]
+            # safetensors has an order of its own, and noise is drawn in that of the network.
+            model = {name: arrays[f"model.{name}"] for name in books["names"]}
+            if scores := books["best_scores"]:
+                confusion = np.array(scores["confusion"])
+                outcome.best_scores = Scores(**{**scores, "confusion": confusion})
+                outcome.best_arrays = {name: arrays[f"best.{name}"] for name in books["names"]}
+            fields = ("clipping_norm", "cohorts", "chunks", "announced")
+            state = State(model, **{name: books[name] for name in fields})
+        except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:
+            raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from e
+        if state.announced > len(self.announced):
+            raise UserError(f"{self._journal}: damaged journal; start the run anew")
+        return state
 
-    def _announced(self) -> list[list[int]]:
-        if not self._journal.exists():
-            return []
-        return [json.loads(line) for line in self._journal.read_text().splitlines()]
+    def _read_journal(self) -> None:
+        text = self._journal.read_bytes()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):  # a line that was cut short was followed by no message
+            os.truncate(self._journal, whole)
+        try:
+            lines = [json.loads(line) for line in text[:whole].splitlines()]
+            self.announced = [(int(number), list(cohort)) for number, cohort in lines]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self._journal}: damaged journal; start the run anew") from error
 
 
 def _plain(scores: Scores | None) -> dict[str, Any] | None:

@@ -117,7 +117,7 @@ class Federation:
     protocol: Protocol
     folder: Path
     checkpoint: Path | None = None
-    checkpoint_every: int = 10
+    checkpoint_every: int = 1
     reader: Reader | None = None
 
     @cached_property

@@ -155,6 +155,7 @@ def _planned(config: StudyConfig, clients: Clients, name: str) -> tuple[Releases
 def begin_training(config: StudyConfig, folder: Path) -> None:
     """Make sure that a run which is not resumed does not go on from an earlier one's files."""
     if config.resume is None:
+        (folder / "training.json").unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

@@ -32,6 +32,9 @@ from server.packing import unpack
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+CHUNK_BYTES = 32 * 2**20
+"""About as much is written to a file, and read, at a time."""
+
 
 @dataclass
 class TranscriptConfig:
@@ -156,12 +159,20 @@ class Transcript:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
 
     def __iter__(self) -> Iterator[Releases]:
-        """Yield the releases in order, a chunk at a time."""
+        """Yield the releases in order, a chunk at a time: of one large file, or of several."""
         with self._open("updates") as files:
-            for file in files:
+            chunk: list[tuple[Any, slice]] = []
+            size = 0
+            for file, path in zip(files, self._paths("updates"), strict=True):
                 if not file.get_slice("round").get_shape()[0]:
                     continue  # empty cohorts alone, of which safetensors reads no slice
-                yield self._releases([(file, slice(None))], self.meta.recorded)
+                if chunk and size + path.stat().st_size > CHUNK_BYTES:
+                    yield self._releases(chunk, self.meta.recorded)
+                    chunk, size = [], 0
+                chunk.append((file, slice(None)))
+                size += path.stat().st_size
+            if chunk:
+                yield self._releases(chunk, self.meta.recorded)
 
     def of_clients(
         self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
@@ -234,12 +245,15 @@ class Transcript:
         arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
         return Releases(rounds, client, sizes, arrays)
 
+    def _paths(self, kind: str) -> list[Path]:
+        return sorted(self._folder.glob(f"{kind}-*.safetensors"))
+
     @contextmanager
     def _open(self, kind: str) -> Iterator[list[Any]]:
         """Open all files of a kind, in order; nothing is read yet."""
         with ExitStack() as stack:
             files = []
-            for path in sorted(self._folder.glob(f"{kind}-*.safetensors")):
+            for path in self._paths(kind):
                 try:
                     files.append(stack.enter_context(safe_open(path, framework="numpy")))
                 except SafetensorError as error:

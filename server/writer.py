@@ -16,11 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from client.errors import UserError
+from client.errors import Suspended, UserError
+from server import transcript
+from server.disk import sync
 from server.packing import pack
 from server.transcript import Floats, Reader, Releases, TranscriptMeta
 
-CHUNK_BYTES = 32 * 2**20
 PENDING = 2
 """Rounds that were handed over and are not written yet, at most."""
 LARGE = 2**28
@@ -32,16 +33,21 @@ class TranscriptWriter:
 
     A thread packs and writes while the run goes on. Memory stays at `PENDING` rounds and a
     chunk whatever the number of rounds: where the disk is slower than the clients, `record`
-    waits. Use as a context manager. Everything raises a `UserError` as soon as it is known
-    that something could not be written; nothing is written after that.
+    waits. Use as a context manager. Everything raises `Suspended` as soon as it is known that
+    something could not be written; nothing is written after that.
 
     Parameters
     ----------
     written : mapping of str to int
-        What `flush` returned when the run that goes on was last saved; empty for a new one.
+        How many files there were when the run that goes on was last saved; empty for a new one.
         Later files are removed.
     reader : Reader, optional
         Reads the updates in the thread, which keeps its numbers in their place, and no model.
+
+    Raises
+    ------
+    UserError
+        If files that were written are missing.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class TranscriptWriter:
                 elif len(releases):
                     numbers = self._reader(server_round, model, releases)
                     self._add_releases(releases, numbers)
-            self._updates.flush(CHUNK_BYTES)
+            self._updates.flush(transcript.CHUNK_BYTES)
 
         size = sum(a.nbytes for releases in received for a in releases.arrays.values())
         self._hand_over(write, PENDING if size < LARGE else 1)
@@ -87,12 +93,26 @@ class TranscriptWriter:
         if self._reader is None:
             self._hand_over(partial(self._add_model, server_round, model))
 
-    def flush(self) -> dict[str, int]:
-        """Write what is left, and return how many files of each kind there are."""
+    def save_point(self, save: Callable[[dict[str, int]], None]) -> None:
+        """Have the thread take all that was recorded to the disk, and then `save` the run.
+
+        It is told how many files of each kind there are then. The run goes on meanwhile.
+        """
+
+        def write() -> None:
+            for chunks in (self._updates, self._globals):
+                chunks.flush()
+                chunks.sync()
+            sync(self._folder)
+            save({"updates": self._updates.written, "globals": self._globals.written})
+
+        self._thread.submit(self._try, write)
+
+    def flush(self) -> None:
+        """Write what is left, and wait until all is done."""
         for chunks in (self._updates, self._globals):
             self._hand_over(chunks.flush)
         self._wait(0)
-        return {"updates": self._updates.written, "globals": self._globals.written}
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -124,14 +144,16 @@ class TranscriptWriter:
         try:
             write()
         except (OSError, SafetensorError) as error:
-            self._failure = UserError(f"{self._folder}: the transcript cannot be written: {error}")
+            self._failure = Suspended(
+                f"{self._folder}: the transcript or its checkpoint cannot be written: {error}"
+            )
         except Exception as error:
             self._failure = error
 
     def _add_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
         row = {name: np.asarray(array, np.float32)[None] for name, array in model.items()}
         self._globals.add({"round": np.array([server_round]), **row})
-        self._globals.flush(CHUNK_BYTES)
+        self._globals.flush(transcript.CHUNK_BYTES)
 
     def _add_releases(self, releases: Releases, arrays: Mapping[str, Floats]) -> None:
         recorded = {n: np.asarray(arrays[n], np.float32) for n in self._meta.recorded}
@@ -158,7 +180,11 @@ class _Chunks:
         self._buffers: dict[str, npt.NDArray[Any]] = {}
         self._rows = 0
         self._last: Path | None = None
-        for later in sorted(folder.glob(f"{kind}-*"))[written:]:
+        self._unsynced: list[Path] = []
+        files = sorted(folder.glob(f"{kind}-*"))
+        if [path.name for path in files[:written]] != [self._path(i).name for i in range(written)]:
+            raise UserError(f"{folder}: files of the transcript are missing; start the run anew")
+        for later in files[written:]:
             later.unlink()
 
     def add(
@@ -177,12 +203,21 @@ class _Chunks:
     def flush(self, least: int = 0) -> None:
         """Write the rows, if there are any and they come to so many bytes."""
         if self._rows and sum(array.nbytes for array in self._filled().values()) >= least:
-            path = self._folder / f"{self._kind}-{self.written:05d}.safetensors"
+            path = self._path(self.written)
             save_file(self._filled(), path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
             for written in (self._last or path, path):
                 _let_go(written)
             self._rows, self.written, self._last = 0, self.written + 1, path
+            self._unsynced.append(path)
+
+    def sync(self) -> None:
+        """Wait until all files are on the disk."""
+        while self._unsynced:
+            sync(self._unsynced.pop())
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._kind}-{number:05d}.safetensors"
 
     def _filled(self) -> dict[str, npt.NDArray[Any]]:
         return {name: buffer[: self._rows] for name, buffer in self._buffers.items()}

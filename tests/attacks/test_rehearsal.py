@@ -115,7 +115,7 @@ def test_every_answer_has_noise_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 9000, 2**25])
 def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr("server.writer.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk_bytes)
     played, stored, cast = play(tmp_path, rounds=5)
     scenes = list(rehearse(stored, played.protocol, cast, asked=1))
     chunks = list(stored)
@@ -133,7 +133,7 @@ def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chu
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**25])
 def test_rounds_of_an_empty_cohort_are_passed_over(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr("server.writer.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk_bytes)
     drawn = {1: [], 2: [3, 5], 3: [0], 4: []}  # the last may be a file of its own
     monkeypatch.setattr("server.cohort.Sampler.__call__", lambda self, r: drawn[r])
     played, stored, cast = play(tmp_path, privacy=replace(LOCAL, epsilon=500.0))

@@ -148,7 +148,7 @@ def test_a_run_moves_by_the_mean_of_what_was_sent(tmp_path):
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
 def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch, vantage):
     run(tmp_path / "whole", rounds=6)
-    monkeypatch.setattr("server.writer.CHUNK_BYTES", 4000)
+    monkeypatch.setattr("server.transcript.CHUNK_BYTES", 4000)
     run(tmp_path / "chunks", rounds=6)
     whole, parts = (Transcript(tmp_path / name / "t") for name in ("whole", "chunks"))
     assert len(list(whole)) == 1 < len(list(parts))

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from client.errors import UserError
 from conf.schema import RuntimeConfig
@@ -116,7 +118,7 @@ def test_rounds_repeated_with_fresh_noise_are_counted_twice(name, tmp_path, monk
     resumed = run(federation(tmp_path, privacy))
     assert [row.round for row in resumed.rounds] == list(range(1, ROUNDS + 1))
     journal = (tmp_path / "checkpoint" / "journal.jsonl").read_text().splitlines()
-    announced = [client for line in journal for client in json.loads(line)]
+    announced = [client for line in journal for client in json.loads(line)[1]]
     assert len(journal) == ROUNDS + 2
     assert resumed.releases == {c: announced.count(c) for c in set(announced)}
     assert len(announced) == sum(resumed.releases.values())
@@ -133,9 +135,9 @@ def test_rounds_repeated_with_the_same_noise_are_counted_once(tmp_path, monkeypa
 
 def saved(tmp_path):
     made = federation(tmp_path)
-    checkpoint = Checkpoint(tmp_path / "checkpoint", made.digest)
-    state = State({"w": np.ones(3, np.float32)}, float("nan"), [[0, 2], []], {"updates": 1})
-    checkpoint.save(state, Outcome(made))
+    state = State({"w": np.ones(3, np.float32)}, float("nan"), [[0, 2], []], {"updates": 1}, 0)
+    with Checkpoint(tmp_path / "checkpoint", made.digest) as checkpoint:
+        checkpoint.save(state, Outcome(made))
     return made, checkpoint, state
 
 
@@ -144,18 +146,51 @@ def test_what_is_saved_is_read_back(tmp_path):
     found = checkpoint.load(Outcome(made))
     assert np.array_equal(found.arrays["w"], state.arrays["w"])
     assert (found.cohorts, found.chunks) == (state.cohorts, state.chunks)
-    assert Checkpoint(tmp_path / "empty", made.digest).load(Outcome(made)) is None
-    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["state.safetensors"]
+    with Checkpoint(tmp_path / "empty", made.digest) as empty:
+        assert empty.load(Outcome(made)) is None
+    files = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    assert files == ["lock", "state.safetensors"]
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     path = tmp_path / "checkpoint" / "state.safetensors"
     whole = path.read_bytes()
-    for length in (0, 5, 100, len(whole) - 1):
+    for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"state\.safetensors: damaged checkpoint"):
             checkpoint.load(Outcome(made))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        None,
+        {"books": "{}"},
+        {"books": "[]", "rounds": "[]"},
+        {"books": "{", "rounds": "[]"},
+        {"books": '{"format": 2}', "rounds": "[]"},
+    ],
+)
+def test_a_foreign_file_in_its_place_is_refused(texts, tmp_path):
+    made, checkpoint, _ = saved(tmp_path)
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    save_file({"x": np.zeros(2)}, path, texts)
+    with pytest.raises(UserError, match=r"(damaged checkpoint|another configuration).*anew$"):
+        checkpoint.load(Outcome(made))
+
+
+@pytest.mark.parametrize("name", ["best_round", "cohorts", "names", "chunks", "announced"])
+def test_books_without_an_entry_are_refused(name, tmp_path):
+    made, checkpoint, _ = saved(tmp_path)
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        texts = file.metadata()
+    books = json.loads(texts["books"])
+    del books[name]
+    save_file({"model.w": np.ones(3)}, path, texts | {"books": json.dumps(books)})
+    with pytest.raises(UserError, match="damaged checkpoint; start the run anew"):
+        checkpoint.load(Outcome(made))
 
 
 def test_a_checkpoint_of_another_federation_is_refused(tmp_path):
@@ -167,9 +202,44 @@ def test_a_checkpoint_of_another_federation_is_refused(tmp_path):
 
 def test_a_journal_line_that_was_cut_short_does_not_count(tmp_path):
     made, checkpoint, _ = saved(tmp_path)
-    checkpoint.announce([1, 3])
+    checkpoint.announce(3, [1, 3], True)
     with (tmp_path / "checkpoint" / "journal.jsonl").open("a") as file:
-        file.write("[4, 5")
-    again = Checkpoint(tmp_path / "checkpoint", made.digest)
-    again.announce([6])
-    assert again.load(Outcome(made)).cohorts == [[0, 2], [], [1, 3], [6]]
+        file.write("[4, [4, 5")
+    again, last = (Checkpoint(tmp_path / "checkpoint", made.digest) for _ in range(2))
+    again.load(Outcome(made))
+    again.announce(4, [6], False)
+    last.load(Outcome(made))
+    assert again.announced == last.announced == [(3, [1, 3]), (4, [6])]
+
+
+def test_a_journal_that_lost_lines_or_is_none_is_refused(tmp_path):
+    made, checkpoint, state = saved(tmp_path)
+    checkpoint.announce(3, [1, 3], False)
+    checkpoint.save(replace(state, announced=1), Outcome(made))
+    journal = tmp_path / "checkpoint" / "journal.jsonl"
+    journal.unlink()
+    match = r"journal\.jsonl: damaged journal; start the run anew"
+    with pytest.raises(UserError, match=match):
+        run(made)
+    for text in ("what\n", "7\n", "[1]\n", '["a", [2]]\n', "[1, 2]\n"):
+        journal.write_text(text)
+        with pytest.raises(UserError, match=match):
+            run(made)
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    made = federation(tmp_path)
+    with (
+        Checkpoint(tmp_path / "checkpoint", made.digest),
+        pytest.raises(UserError, match="another process works on this run; wait for it to end"),
+    ):
+        run(made)
+    assert not (tmp_path / "transcript").exists()
+    assert len(run(made).rounds) == ROUNDS
+
+
+def test_a_transcript_that_lost_files_is_not_gone_on_with(tmp_path, monkeypatch):
+    run_until_killed(federation(tmp_path), 5, monkeypatch)
+    (tmp_path / "transcript" / "updates-00001.safetensors").unlink()
+    with pytest.raises(UserError, match="files of the transcript are missing"):
+        run(federation(tmp_path))

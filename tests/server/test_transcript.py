@@ -82,7 +82,7 @@ def test_a_zero_update_stays_zero(tmp_path):
 
 
 def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("server.writer.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("server.transcript.CHUNK_BYTES", 1000)
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, 8):
             writer.record(server_round, {}, [releases(server_round)])
@@ -151,7 +151,7 @@ def test_clients_are_read_one_after_another_whatever_the_chunks(
     folder = tmp_path_factory.mktemp("t")
     sent = [random_releases(r, sorted(cohort)) for r, cohort in enumerate(cohorts, 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.writer.CHUNK_BYTES", chunk)
+        patch.setattr("server.transcript.CHUNK_BYTES", chunk)
         with TranscriptWriter(folder, meta(), {}) as writer:
             for server_round, releases_of_round in enumerate(sent, 1):
                 writer.record(server_round, {}, [releases_of_round])
@@ -194,7 +194,7 @@ def test_an_empty_transcript_has_no_clients(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 400, 10**6])
 def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("server.writer.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk)
     rng = np.random.default_rng(0)
     made = {r: {n: rng.normal(size=(3, 2)).astype(np.float32) for n in "ab"} for r in range(1, 7)}
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
@@ -216,11 +216,12 @@ def test_a_writer_that_goes_on_replaces_what_came_after_it_was_saved(tmp_path, f
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, flushed_after + 1):
             writer.record(server_round, {"w": np.full(2, server_round)}, [releases(server_round)])
-        written = writer.flush()
+        written = []
+        writer.save_point(written.append)
         for server_round in range(flushed_after + 1, 5):
             writer.record(server_round, {"w": np.full(2, -1.0)}, [releases(99)])
             writer.flush()
-    with TranscriptWriter(tmp_path, meta(), written) as writer:
+    with TranscriptWriter(tmp_path, meta(), written[0]) as writer:
         for server_round in range(flushed_after + 1, 5):
             writer.record(server_round, {"w": np.full(2, server_round)}, [releases(server_round)])
         writer.record_model(5, {"w": np.full(2, 5.0)})

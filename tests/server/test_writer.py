@@ -7,7 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from client.errors import UserError
+from client.errors import Suspended
+from server import transcript
 from server import writer as module
 from server.transcript import Releases, Transcript, TranscriptMeta
 from server.writer import PENDING, TranscriptWriter
@@ -56,7 +57,7 @@ def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch, larg
 
 
 def test_buffers_are_used_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(transcript, "CHUNK_BYTES", 200)
     saved = []
 
     def save(arrays, path):
@@ -77,19 +78,50 @@ def test_what_cannot_be_written_is_told_once_the_run_goes_on_and_leaves_no_gap(
     tmp_path, monkeypatch
 ):
     folder = tmp_path / "t"
-    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
-    message = f"{folder}: the transcript cannot be written"
-    with pytest.raises(UserError, match=message), TranscriptWriter(folder, META, {}) as writer:
+    monkeypatch.setattr(transcript, "CHUNK_BYTES", 1)
+    message = f"{folder}: the transcript or its checkpoint cannot be written"
+    with pytest.raises(Suspended, match=message), TranscriptWriter(folder, META, {}) as writer:
         writer.record(1, {}, [releases(1)])
         writer.flush()
         shutil.rmtree(folder)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(Suspended, match=message):
             for server_round in range(2, 9):
                 writer.record(server_round, {}, [releases(server_round)])
         folder.mkdir()
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(Suspended, match=message):
             writer.flush()
     assert not list(folder.iterdir())
+
+
+def test_a_save_point_knows_of_all_that_was_recorded_before_it_and_nothing_later(tmp_path):
+    go, saved = threading.Event(), []
+
+    def save(files):
+        assert go.wait(10)
+        found = [len(chunk) for chunk in Transcript(tmp_path)]
+        saved.append((files, sum(found), len(list(tmp_path.glob("*.safetensors")))))
+
+    with TranscriptWriter(tmp_path, META, {}) as writer:
+        for server_round in (1, 2):
+            writer.record(server_round, {"w": np.zeros(4)}, [releases(server_round)])
+            writer.save_point(save)  # and does not wait for it
+        assert not saved
+        go.set()
+    one, two = {"updates": 1, "globals": 1}, {"updates": 2, "globals": 2}
+    assert saved == [(one, 3, 2), (two, 6, 4)]
+
+
+def test_a_save_that_fails_is_told_like_a_write_and_is_the_last(tmp_path):
+    def full(files):
+        raise OSError(28, "No space left on device")
+
+    saved = []
+    writer = TranscriptWriter(tmp_path, META, {})
+    writer.save_point(full)
+    writer.save_point(saved.append)
+    with pytest.raises(Suspended, match="checkpoint cannot be written: .*No space left"), writer:
+        pass
+    assert not saved
 
 
 def test_a_mistake_is_raised_as_it_is(tmp_path):
