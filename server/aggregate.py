@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from client.jit import compiled
 from client.mechanism import Arrays, NoiseSource
 from client.privacy import Mechanism
 from client.seeds import noise_source
@@ -17,7 +18,6 @@ from server.transcript import Releases
 Floats64 = npt.NDArray[np.float64]
 
 TINY = 1e-30
-RUN = 512
 
 
 @dataclass(frozen=True)
@@ -165,24 +165,23 @@ def all_norms(received: Sequence[Received]) -> Floats64:
 def update_norms(arrays: Arrays) -> Floats64:
     """Return the L2 norm of each of k updates over all arrays (k, ...); finite if they are.
 
-    Squares are summed in float32 over runs of `RUN`, and these sums in float64. What overflows
-    or vanishes on the way is done again in float64 altogether.
+    Squares are summed in float64.
     """
-    rows = [[array[row].ravel() for array in arrays.values()] for row in range(_count(arrays))]
-    squares = np.array([sum(_square_sum(part) for part in row) for row in rows])
-    for row in np.flatnonzero(~(np.isfinite(squares) & (squares > TINY))):
-        squares[row] = sum(float(np.square(p, dtype=np.float64).sum()) for p in rows[row])
-    return np.asarray(np.sqrt(squares))
+    squares = np.zeros(len(next(iter(arrays.values()))))
+    for array in arrays.values():
+        flat = array.reshape(len(array), math.prod(array.shape[1:])).view()
+        flat.flags.writeable = False  # all are of one type to the compiler then
+        _add_squares(flat, squares)
+    return np.sqrt(squares)
 
 
-def _count(arrays: Arrays) -> int:
-    return len(next(iter(arrays.values())))
-
-
-def _square_sum(values: npt.NDArray[np.float32]) -> float:
-    whole = len(values) - len(values) % RUN
-    runs, rest = values[:whole].reshape(-1, RUN), values[whole:].astype(np.float64)
-    return float(np.einsum("ij,ij->i", runs, runs).sum(dtype=np.float64) + rest @ rest)
+@compiled
+def _add_squares(rows: npt.NDArray[np.float32], squares: Floats64) -> None:
+    for row in range(len(rows)):
+        values, total = rows[row], 0.0
+        for i in range(len(values)):
+            total += np.float64(values[i]) ** 2
+        squares[row] += total
 
 
 def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:

@@ -122,12 +122,14 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 recorder.accountant.add(released)
                 recorder.record(server_round, arrays, strategy.last_round)
                 due = server_round % federation.checkpoint_every == 0
-                if checkpoint and (due or server_round == plan.num_rounds):
-                    books = replace(recorder.outcome, rounds=[*recorder.outcome.rounds])
+                latest = recorder.latest
+                if checkpoint and latest and (due or server_round == plan.num_rounds):
                     cohorts, announced = recorder.accountant.cohorts, len(checkpoint.announced)
                     state = State(arrays, aggregate.clipping_norm, [*cohorts], {}, announced)
                     writer.save_point(
-                        lambda chunks: checkpoint.save(replace(state, chunks=chunks), books)
+                        lambda chunks: checkpoint.save(
+                            replace(state, chunks=chunks), latest.result()
+                        )
                     )
                 return None
 

@@ -193,9 +193,9 @@ class Round(RoundSummary):
     """A row of ``rounds.parquet``, where ``rejections`` are ``rejected_REASON``, a column each.
 
     NaN stands where a figure does not exist.
-    ``seconds`` runs from the end of the round before: training, messages, aggregation,
-    transcript and evaluation. ``epsilon`` is spent so far against the plan's vantage,
-    ``epsilon_known`` against whoever knows who took part.
+    ``seconds`` runs from the end of the round before: training, messages and aggregation, and
+    what is then left to do of that round's transcript and evaluation. ``epsilon`` is spent so
+    far against the plan's vantage, ``epsilon_known`` against whoever knows who took part.
     """
 
     federation: str

@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Self
 
 from client.mechanism import Arrays
@@ -14,6 +16,8 @@ from server.progress import bar
 
 class Recorder:
     """Evaluates each round's model and fills in an `Outcome`. Use as a context manager.
+
+    A thread evaluates a round while clients train in the next.
 
     Parameters
     ----------
@@ -27,6 +31,8 @@ class Recorder:
     outcome : Outcome
     accountant : Accountant
         The participation ledger, which the run fills in.
+    latest : Future of Outcome, or None
+        Will hold the outcome after the last round that was recorded; None before the first.
     """
 
     def __init__(self, federation: Federation, num_parameters: int, threads: int) -> None:
@@ -49,6 +55,8 @@ class Recorder:
             training=protocol.training,
         )
         rounds = protocol.plan.num_rounds
+        self._thread = ThreadPoolExecutor(1, "evaluation")
+        self.latest: Future[Outcome] | None = None
         self._lapped = time.perf_counter()
         self._bar = bar(rounds, federation.name)
 
@@ -64,14 +72,25 @@ class Recorder:
 
     @property
     def done(self) -> int:
-        """Number of the last round that was recorded."""
+        """Number of the last round that was recorded; waits until its row is there."""
+        if self.latest:
+            self.latest.result()
         return self.outcome.rounds[-1].round if self.outcome.rounds else 0
 
     def record(self, server_round: int, arrays: Arrays, summary: RoundSummary) -> None:
-        """Score the model that the round left behind and note its row."""
+        """Score the model that the round left behind and note its row, while the run goes on.
+
+        Waits for the round before.
+        """
+        assert server_round > self.done
+        self._note_spent()
+        self.latest = self._thread.submit(self._score, server_round, arrays, summary, self._lap())
+
+    def _score(
+        self, server_round: int, arrays: Arrays, summary: RoundSummary, seconds: float
+    ) -> Outcome:
         scores = self._evaluator(arrays) if self._evaluator else None
         outcome = self.outcome
-        self._note_spent()
         outcome.rounds.append(
             Round(
                 federation=self._federation.name,
@@ -82,7 +101,7 @@ class Recorder:
                 test_uar=scores.test_uar if scores else math.nan,
                 epsilon=math.nan if outcome.epsilon is None else outcome.epsilon,
                 epsilon_known=math.nan if outcome.epsilon_known is None else outcome.epsilon_known,
-                seconds=self._lap(),
+                seconds=seconds,
                 **vars(summary),
             )
         )
@@ -94,6 +113,7 @@ class Recorder:
             outcome.best_round, outcome.best_arrays = server_round, arrays
             outcome.best_scores = scores
         self._show(server_round)
+        return replace(outcome, rounds=[*outcome.rounds])
 
     def _note_spent(self) -> None:
         self.outcome.releases = dict(self.accountant.releases)
@@ -105,7 +125,8 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the progress bar."""
+        """Close the progress bar, once all rows are there."""
+        self._thread.shutdown()
         self._bar.close()
 
     def _lap(self) -> float:

@@ -369,7 +369,7 @@ def test_a_client_whose_training_diverges_costs_its_own_update_alone(
         def train(self, chunk):
             losses = super().train(chunk)
             if 2 in self._clients[chunk] and not diverged:  # in the first round
-                self._into["dense.1.bias"][self._clients.index(2), 0] = value
+                self.updates["dense.1.bias"][self._clients.index(2), 0] = value
                 diverged.append(2)
             return losses
 
@@ -389,7 +389,7 @@ def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
 ):
     class Odd(Training):
         def train(self, chunk):
-            for array in self._into.values():
+            for array in self.updates.values():
                 array[chunk].fill(size)
             return [0.0] * len(self._clients[chunk])
 

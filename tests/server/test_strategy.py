@@ -118,7 +118,9 @@ class Round:
         self.sent = sent
         replies = [change(m, answer(m, **honest(m))) for m in sent]
         replies = [r if isinstance(r, list) else [r] for r in replies if r is not None]
-        aggregated, _ = self.strategy.aggregate_train(1, [r for some in replies[::-1] for r in some])
+        aggregated, _ = self.strategy.aggregate_train(
+            1, [r for some in replies[::-1] for r in some]
+        )
         self.model = {n: a.numpy() for n, a in aggregated.items()}
         self.summary = self.strategy.last_round
 
