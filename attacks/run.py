@@ -27,11 +27,17 @@ from attacks.summary import summary_table, sweep_table
 from attacks.sweep import PROBLEM_FILE, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora.check import table
-from client.errors import UserError, check_choice
+from client.errors import Suspended, UserError, check_choice
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.run import load_private, named_corpus, read_corpus, run_federations, study_config
-from server.study import begin_training, private_federations, read_training, write_training
+from server.study import (
+    begin_training,
+    private_federations,
+    read_training,
+    remove_checkpoints,
+    write_training,
+)
 
 # A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
 # Hydra must not overwrite what it wrote there before.
@@ -44,6 +50,7 @@ OmegaConf.register_new_resolver(
 
 BAD_INPUT = 2
 AUDIT_VIOLATED = 3
+SUSPENDED = 4
 
 console = Console(stderr=True)
 
@@ -79,6 +86,8 @@ def _hydra_main(composed: DictConfig) -> None:
         run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
     except AuditViolation as error:
         _end(_one_line(error), AUDIT_VIOLATED, folder)
+    except Suspended as error:  # what is there is what it goes on from
+        _end(_one_line(Suspended(f"{error}: fedser resume={folder}")), SUSPENDED, folder)
     except (UserError, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         _end(_one_line(error), BAD_INPUT, folder)
@@ -89,7 +98,7 @@ def _end(line: str, status: int, folder: Path) -> None:
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         (folder / PROBLEM_FILE).write_text(line)
         return
-    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+    if status != SUSPENDED and {path.name for path in folder.iterdir()} <= {".hydra"}:
         _remove_with_parents(folder)
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
@@ -147,7 +156,9 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         return
     trained = config.resume is not None and (folder / "training.json").exists()
     learned = None
-    if config.stage in ("all", "train") and not trained:
+    if trained:
+        remove_checkpoints(folder)  # the run may have been killed before it did
+    elif config.stage in ("all", "train"):
         if config.transcript.store == "features":
             learned = learn_run(config, data, shadows, classes)
         _train(config, data, folder, learned)
@@ -156,11 +167,11 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     figures, timing = (
         attack_run(config, data, shadows, classes, folder, learned) if attacking else ([], {})
     )
-    if attacking and not config.keep_transcript:
-        shutil.rmtree(folder / "transcript")
     timing["total_seconds"] = time.perf_counter() - started
     results = assemble_results(record, config.seed, training, figures, audit, timing)
     _finish(folder, results)
+    if attacking and not config.keep_transcript:  # by now nobody needs it to go on
+        shutil.rmtree(folder / "transcript")
     if audit and audit["violated"]:
         raise AuditViolation(
             "the audit measured more than the accountant allows: the mechanism is broken, see "

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import flwr.app
 import numpy as np
@@ -98,7 +99,7 @@ def read_reply(
     if said.get("clients") != list(clients):
         raise Refused("clients")
     refused: dict[int, str] = {}
-    columns: dict[str, list[float]] = {}
+    columns: dict[str, list[Any]] = {}
     for name in metrics:
         values = said.get(name)
         if not isinstance(values, list) or len(values) != len(clients):

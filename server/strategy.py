@@ -222,7 +222,7 @@ class TappedAveraging(Strategy):
             rounds = np.full(len(kept), server_round)
             releases = Releases(rounds, client[kept], answer.num_examples[kept], part)
             received.append(Received(releases, norms[good]))
-            heard += [answer.losses[row] for row in kept if answer.losses]
+            heard += [answer.losses[row] for row in kept.tolist() if answer.losses]
         return received, heard
 
     def _check_fruits(
@@ -238,13 +238,13 @@ class TappedAveraging(Strategy):
         if self._fruitless < FRUITLESS:
             return
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(self._rejections.items()) if n)
-        said = [reply.error.reason for reply, _ in answered if reply.has_error()]
+        said = [reply.error.reason or "" for reply, _ in answered if reply.has_error()]
         if said:  # by whoever it was
             shown = "".join(c if c.isprintable() else " " for c in said[0][:1000])
             why += f"; the first error: {textwrap.shorten(shown, 200)}"
         raise Suspended(
             f"rounds {server_round - FRUITLESS + 1} to {server_round}: not one update was of use "
-            f"({why}); mend the nodes and resume"
+            f"({why}); mend the nodes, then go on"
         )
 
     def _shares(self, nodes: int) -> list[tuple[int, ...]]:

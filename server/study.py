@@ -156,7 +156,7 @@ def begin_training(config: StudyConfig, folder: Path) -> None:
     """Make sure that a run which is not resumed does not go on from an earlier one's files."""
     if config.resume is None:
         (folder / "training.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(folder)
 
 
 def write_training(
@@ -205,6 +205,11 @@ def write_training(
     part = folder / "training.json.part"
     part.write_text(json.dumps(summary, indent=2, allow_nan=False))
     os.replace(part, folder / "training.json")
+    remove_checkpoints(folder)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what only a run that is not finished needs."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

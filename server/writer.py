@@ -145,7 +145,8 @@ class TranscriptWriter:
             write()
         except (OSError, SafetensorError) as error:
             self._failure = Suspended(
-                f"{self._folder}: the transcript or its checkpoint cannot be written: {error}"
+                f"{self._folder}: the transcript or its checkpoint cannot be written ({error}); "
+                "mend that, then go on"
             )
         except Exception as error:
             self._failure = error

@@ -434,7 +434,7 @@ def test_a_run_is_suspended_when_no_node_works_for_three_rounds():
 
     text = (
         r"^rounds 1 to 3: not one update was of use \(4 failed; the first error: no such "
-        r"\[31mfile\); mend the nodes and resume$"
+        r"\[31mfile\); mend the nodes, then go on$"
     )
     with pytest.raises(Suspended, match=text):
         list(rounds_of(fail, [list(SIZES)] * 4))
