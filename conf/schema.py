@@ -22,6 +22,10 @@ class RuntimeConfig:
         CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
     ray_address : str or None
         Of a Ray cluster to join, such as ``10.0.0.1:6379``; without one Ray starts here.
+    min_clients : int
+        Nodes without which no round starts: a run waits for them, and is suspended in the end.
+    round_timeout : float
+        Seconds for nodes to reply in; a round goes on without the updates that are late.
     """
 
     name: str = "ray"
@@ -29,6 +33,8 @@ class RuntimeConfig:
         default_factory=lambda: {"num_cpus": 1.0, "num_gpus": 0.0}
     )
     ray_address: str | None = None
+    min_clients: int = 1
+    round_timeout: float = 3600.0
 
 
 @dataclass

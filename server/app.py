@@ -147,12 +147,14 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 held=federation.clients.sizes().tolist(),
                 tap=writer.record,
                 rounds_done=done,
+                min_clients=federation.min_clients,
             )
             with suppress(BudgetSpent):
                 strategy.start(
                     grid,
                     to_record(arrays),
                     num_rounds=plan.num_rounds - done,
+                    timeout=federation.round_timeout,
                     evaluate_fn=after_round,
                 )
             writer.record_model(recorder.done + 1, arrays)

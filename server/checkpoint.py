@@ -106,7 +106,8 @@ class Checkpoint:
 
     def save(self, state: State, outcome: Outcome) -> None:
         """Write the state and the books in one step."""
-        # Rows of earlier checkpoints are text already.
+        # Rows of earlier checkpoints are text already; the last may have been filled in since.
+        del self._rows[-1:]
         self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
         books = {
             "format": FORMAT,
@@ -119,7 +120,9 @@ class Checkpoint:
             "best_round": outcome.best_round,
             "best_scores": _plain(outcome.best_scores),
         }
-        best = {f"best.{name}": array for name, array in (outcome.best_arrays or {}).items()}
+        best = {}
+        if outcome.best_arrays and outcome.best_arrays is not state.arrays:
+            best = {f"best.{name}": array for name, array in outcome.best_arrays.items()}
         model = {f"model.{name}": array for name, array in state.arrays.items()}
         texts = {"books": json.dumps(books), "rounds": f"[{','.join(self._rows)}]"}
         part = self._state.with_suffix(".part")
@@ -157,7 +160,8 @@ class Checkpoint:
             if scores := books["best_scores"]:
                 confusion = np.array(scores["confusion"])
                 outcome.best_scores = Scores(**{**scores, "confusion": confusion})
-                outcome.best_arrays = {name: arrays[f"best.{name}"] for name in books["names"]}
+                # The best model so far may be the last one, which is there once.
+                outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
             fields = ("clipping_norm", "cohorts", "chunks", "announced")
             state = State(model, **{name: books[name] for name in fields})
         except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:

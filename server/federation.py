@@ -105,6 +105,8 @@ class Federation:
         Where its checkpoint goes; without one it cannot be resumed.
     checkpoint_every : int
         Rounds between checkpoints.
+    min_clients, round_timeout : int, float
+        As of `RuntimeConfig`.
     reader : Reader or None
         What reads each update in the place of keeping it.
     """
@@ -118,6 +120,8 @@ class Federation:
     folder: Path
     checkpoint: Path | None = None
     checkpoint_every: int = 1
+    min_clients: int = 1
+    round_timeout: float = 3600.0
     reader: Reader | None = None
 
     @cached_property

@@ -21,7 +21,7 @@ from client.mechanism import Arrays
 REASONS = {
     "missing": "no reply in time",
     "failed": "the node replied with an error",
-    "records": "records, arrays or metrics are missing, or there are others than were asked for",
+    "records": "arrays or metrics are missing, or there are other arrays than were asked for",
     "clients": "it is about other clients than were asked",
     "dtype": "an array is not of float32",
     "shape": "an array has another shape than the model's, a row a client",
@@ -90,9 +90,9 @@ def read_reply(
     """
     arrays, said = content.get("arrays"), content.get("metrics")
     if (
-        set(content) != {"arrays", "metrics"}
-        or not isinstance(arrays, ArrayRecord)
+        not isinstance(arrays, ArrayRecord)
         or not isinstance(said, MetricRecord)
+        or len(content.array_records) > 1
         or set(arrays) != set(model)
     ):
         raise Refused("records")

@@ -38,6 +38,9 @@ CHUNK = 16
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
 
+PATIENCE, POLL_SECONDS = 120.0, 0.1
+"""How long a round waits for nodes, and how often it looks."""
+
 FRUITLESS = 3
 """Rounds in a row that asked clients and got no update of use, after which a run is suspended."""
 
@@ -62,6 +65,8 @@ class TappedAveraging(Strategy):
         are aggregated.
     rounds_done : int
         Rounds before this start: Flower counts from 1 again.
+    min_clients : int
+        Nodes without which no round starts.
 
     Attributes
     ----------
@@ -80,10 +85,11 @@ class TappedAveraging(Strategy):
         held: Sequence[int],
         tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
         rounds_done: int = 0,
+        min_clients: int = 1,
     ) -> None:
         self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
         self._aggregate, self._server_step = aggregate, server_step
-        self._held, self._tap = held, tap
+        self._held, self._tap, self._min_clients = held, tap, min_clients
         self._fruitless = 0
         self.last_round: RoundSummary
         self.last_released: list[int]
@@ -91,13 +97,20 @@ class TappedAveraging(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask each node for the cohort's clients that it hosts."""
+        """Ask each node for the cohort's clients that it hosts.
+
+        Raises
+        ------
+        Suspended
+            If nodes are missing for long.
+        """
         server_round += self._rounds_done
+        nodes = wait_for_nodes(grid, self._min_clients)
         self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
         self._chunk = chunk_size(len(self._asked))
         self._mechanism = self._request(server_round, ()).mechanism
-        nodes, self._threads = wait_for_nodes(grid), threads_of(grid)
+        self._threads = threads_of(grid)
         self._sent = [
             (self._message(server_round, arrays, node, share), share)
             for node, share in zip(nodes, self._shares(len(nodes)), strict=True)
@@ -285,17 +298,20 @@ def chunk_size(cohort: int) -> int:
     return max(1, -(-cohort // (2 * -(-cohort // (2 * CHUNK)) or 1)))
 
 
-def wait_for_nodes(grid: Grid, patience: float = 120.0) -> list[int]:
-    """Return the grid's nodes in a fixed order, waiting for the first to register.
+def wait_for_nodes(grid: Grid, least: int) -> list[int]:
+    """Return the grid's nodes in a fixed order, waiting until there are so many.
 
     Raises
     ------
-    TimeoutError
-        If none has after `patience` seconds.
+    Suspended
+        If there are not after `PATIENCE` seconds.
     """
-    deadline = time.monotonic() + patience
-    while not (nodes := sorted(grid.get_node_ids())):
+    deadline = time.monotonic() + PATIENCE
+    while len(nodes := sorted(grid.get_node_ids())) < least:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no node registered within {patience:.0f} s")
-        time.sleep(0.1)
+            raise Suspended(
+                f"{len(nodes)} node(s) for {PATIENCE:.0f} s, and runtime.min_clients={least}: "
+                "start more, then go on"
+            )
+        time.sleep(POLL_SECONDS)
     return nodes

@@ -51,6 +51,10 @@ def check_config(config: StudyConfig) -> None:
     for key in ("rounds", "checkpoint_every"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)} must be at least 1")
+    if config.runtime.min_clients < 1:
+        raise UserError(f"runtime.min_clients={config.runtime.min_clients} must be at least 1")
+    if not config.runtime.round_timeout > 0:
+        raise UserError(f"runtime.round_timeout={config.runtime.round_timeout} must be above 0")
     if not 0 < config.cohort_fraction <= 1:
         raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
     if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
@@ -132,6 +136,8 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
                 folder=folder / "transcript" / name,
                 checkpoint=folder / CHECKPOINTS / name,
                 checkpoint_every=config.checkpoint_every,
+                min_clients=config.runtime.min_clients,
+                round_timeout=config.runtime.round_timeout,
             )
         )
     return federations
