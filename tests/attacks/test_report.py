@@ -242,6 +242,20 @@ def test_folds_files_configuration_versions_and_timing_are_shown(run_dir: Path) 
         assert shown in text
 
 
+def test_the_reasons_of_rejections_are_named_most_first(run_dir: Path, results: Results) -> None:
+    rounds = make_rounds()
+    at = rounds["round"] == 7
+    rounds = rounds.assign(rejected_dtype=at * 1, rejected_loss=0, rejected_duplicate=at * 2)
+    rounds.loc[at, "clients"] = 0  # somebody was asked: no empty cohort
+    rounds.to_parquet(run_dir / "rounds.parquet")
+    text = rewrite(run_dir, results)
+    assert (
+        "Rounds with an empty cohort 5 Rejected updates 5 "
+        "10 duplicate: a second reply to a message "
+        "5 dtype: an array is not of float32 Utterances"
+    ) in text
+
+
 def test_page_loads_nothing_and_escapes_what_it_shows(run_dir: Path, results: Results) -> None:
     results["corpus"]["name"] = "<script>alert(1)</script>"
     write_results(run_dir / "results.json", results)

@@ -329,6 +329,35 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
     assert not (parts / "transcript").exists()
 
 
+def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(fedser, tmp_path, monkeypatch):
+    run, replace_file, checkpoints = tmp_path / "run", os.replace, []
+
+    def full(source, target):
+        if Path(target).name == "state.safetensors":
+            checkpoints.append(target)
+            if len(checkpoints) > 4:
+                raise OSError(28, "No space left on device")
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        status, printed = fedser(*SMALL, "stage=train", "folds=[0]", f"hydra.run.dir={run}")
+    assert status == 4
+    (line,) = [line for line in printed.splitlines() if line.startswith("fedser: ")]
+    assert "No space left on device" in line and line.endswith(f"fedser resume={run}")
+    assert (run / "checkpoint" / "private-fold0" / "state.safetensors").exists()
+    assert fedser(f"resume={run}")[0] == 0
+    assert pd.read_parquet(run / "rounds.parquet")["round"].tolist() == [1, 2, 3, 4]
+
+
+def test_what_a_kill_left_after_training_is_removed(fedser, tmp_path):
+    run = tmp_path / "run"
+    assert fedser(*SMALL, "stage=train", "folds=[0]", f"hydra.run.dir={run}")[0] == 0
+    (run / "checkpoint" / "private-fold0").mkdir(parents=True)
+    assert fedser(f"resume={run}")[0] == 0
+    assert not (run / "checkpoint").exists()
+
+
 def test_resuming_what_is_done_trains_nothing_and_reports_again(fedser, tmp_path):
     run = tmp_path / "run"
     assert fedser(*SMALL, "stage=train", f"hydra.run.dir={run}")[0] == 0
@@ -512,6 +541,8 @@ BAD_INPUT = {
         "choose privacy=local",
     ),
     "resume of nothing": (lambda folder: [f"resume={folder / 'none'}"], "none", "earlier run"),
+    "no nodes": (lambda _: ["runtime.min_clients=0"], "runtime.min_clients=0", "at least 1"),
+    "no time": (lambda _: ["runtime.round_timeout=0"], "runtime.round_timeout=0", "above 0"),
     "no checkpoints": (lambda _: ["checkpoint_every=0"], "checkpoint_every=0", "at least 1"),
     "unknown attribute": (
         lambda _: ["adversary.attribute=age"],

@@ -3,17 +3,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import conf
 from client.errors import UserError
 from client.privacy import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
 from client.training import TrainingConfig
+from conf.schema import RuntimeConfig
 from server.cohort import Sampler
 from server.composition import Releases
 from server.federation import Outcome
-from server.run import compose, study_config
-from server.study import _privacy, check_config, private_federations
+from server.replies import REASONS
+from server.run import compose, run_federations, study_config
+from server.study import (
+    _privacy,
+    begin_training,
+    check_config,
+    private_federations,
+    write_training,
+)
+from tests import examples
 from tests.examples import corpus
 
 MECHANISMS = {
@@ -169,6 +179,32 @@ def test_the_statement_is_of_the_fold_that_spent_most_with_its_busiest_unit(tmp_
         assert said["epsilon"] == 2.5 and said["epsilon_known_participation"] == 5.0
         assert said["releases_max"] == 7  # clients 0 and 1 are one speaker
         assert said["unit"] == "speaker"
+
+
+def test_every_reason_of_a_rejection_is_a_column_of_the_rounds(tmp_path):
+    made = examples.federation(tmp_path / "transcript")
+    (outcome,) = run_federations([made], RuntimeConfig("local"))
+    outcome.rounds[2] = replace(outcome.rounds[2], rejections={"dtype": 2, "duplicate": 1})
+    write_training(tmp_path, corpus(), [outcome], "speaker", 1.0)
+    rounds = pd.read_parquet(tmp_path / "rounds.parquet")
+    columns = [name for name in rounds if name.startswith("rejected_")]
+    assert columns == [f"rejected_{reason}" for reason in REASONS] and "rejections" not in rounds
+    assert rounds["rejected_dtype"].tolist() == [0, 0, 2, 0]
+    assert rounds[columns].to_numpy().sum() == 3
+
+
+def test_a_new_run_takes_nothing_of_an_earlier_one_in_its_folder_for_its_own(tmp_path):
+    (tmp_path / "checkpoint" / "private-fold0").mkdir(parents=True)
+    (tmp_path / "training.json").write_text("{}")
+    begin_training(study(f"resume={tmp_path}"), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    begin_training(study(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runtime_keys_reach_each_federation(tmp_path):
+    made = only(tmp_path, "runtime.min_clients=3", "runtime.round_timeout=90")
+    assert (made.min_clients, made.round_timeout, made.checkpoint_every) == (3, 90.0, 1)
 
 
 def test_the_seed_and_nothing_else_decides_the_plan(tmp_path):
