@@ -5,7 +5,8 @@ unpickled or given memory of a size that it names itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import flwr.app
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from client import wire
 from client.mechanism import Arrays
@@ -35,6 +36,9 @@ REASONS = {
 """Why an update that was asked for is not in a round; the last two count further replies."""
 
 LARGEST = float(np.finfo(np.float32).max)
+
+Share = tuple[int, ...]
+"""Clients of the cohort that a node is asked for, ascending."""
 
 
 class Refused(Exception):
@@ -61,6 +65,36 @@ class Answer:
     num_examples: npt.NDArray[np.int64]
     losses: Sequence[float]
     refused: dict[int, str]
+
+
+def match(
+    replies: Iterable[Message], sent: Iterable[tuple[Message, Share]], rejections: Counter[str]
+) -> list[tuple[Message, Share]]:
+    """Return the one reply to each message with the clients it asked, sorted by these.
+
+    Parameters
+    ----------
+    sent : iterable of (Message, tuple of int)
+        The grid has filled in their ids.
+    rejections : Counter
+        Counts the clients without a reply, and replies that answer nothing.
+    """
+    asked = {m.metadata.message_id: (m.metadata.dst_node_id, share) for m, share in sent}
+    found: dict[str, Message] = {}
+    for reply in sorted(replies, key=Message.has_error):  # no error takes an update's place
+        answers = reply.metadata.reply_to_message_id
+        node, _ = asked.get(answers, (None, ()))
+        # Flower itself may tell of an error in a node's place.
+        if node is None or (reply.has_content() and reply.metadata.src_node_id != node):
+            rejections["unasked"] += 1
+        elif answers in found:
+            rejections["duplicate"] += 1
+        else:
+            found[answers] = reply
+    for message_id, (_, share) in asked.items():
+        if message_id not in found:
+            rejections["missing"] += len(share)
+    return sorted(((found[i], asked[i][1]) for i in found), key=lambda pair: pair[1])
 
 
 def read_reply(

@@ -27,7 +27,7 @@ from client.wire import from_record, to_record
 from server.aggregate import Aggregate, Received, update_norms
 from server.federation import RoundSummary
 from server.grid import threads_of
-from server.replies import Refused, read_reply
+from server.replies import Refused, Share, match, read_reply
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
@@ -133,7 +133,7 @@ class TappedAveraging(Strategy):
         """
         server_round += self._rounds_done
         self._rejections: Counter[str] = Counter()
-        answered = self._matched(replies)
+        answered = match(replies, self._sent, self._rejections)
         # An update that is refused or late has left its device all the same.
         unsent = {
             client
@@ -175,36 +175,14 @@ class TappedAveraging(Strategy):
     def summary(self) -> None:
         """Say nothing: the run prints its own configuration."""
 
-    def _message(
-        self, server_round: int, arrays: ArrayRecord, node: int, share: tuple[int, ...]
-    ) -> Message:
+    def _message(self, server_round: int, arrays: ArrayRecord, node: int, share: Share) -> Message:
         request = self._request(server_round, share)
         config = ConfigRecord({"request": request.to_json()})
         content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
 
-    def _matched(self, replies: Iterable[Message]) -> list[tuple[Message, tuple[int, ...]]]:
-        """Return the one reply to each message with its clients, sorted by these."""
-        # The grid has filled in the ids of the messages it sent.
-        asked = {m.metadata.message_id: (m.metadata.dst_node_id, share) for m, share in self._sent}
-        found: dict[str, Message] = {}
-        for reply in sorted(replies, key=Message.has_error):  # no error takes an update's place
-            answers = reply.metadata.reply_to_message_id
-            node, _ = asked.get(answers, (None, ()))
-            # Flower itself may tell of an error in a node's place.
-            if node is None or (reply.has_content() and reply.metadata.src_node_id != node):
-                self._rejections["unasked"] += 1
-            elif answers in found:
-                self._rejections["duplicate"] += 1
-            else:
-                found[answers] = reply
-        for message_id, (_, share) in asked.items():
-            if message_id not in found:
-                self._rejections["missing"] += len(share)
-        return sorted(((found[i], asked[i][1]) for i in found), key=lambda pair: pair[1])
-
     def _accept(
-        self, server_round: int, reply: Message, share: tuple[int, ...]
+        self, server_round: int, reply: Message, share: Share
     ) -> tuple[list[Received], list[float]]:
         """Return what can be used of a reply: its releases, chunk by chunk, and losses."""
         if reply.has_error():
@@ -242,7 +220,7 @@ class TappedAveraging(Strategy):
         self,
         server_round: int,
         received: Sequence[Received],
-        answered: Sequence[tuple[Message, tuple[int, ...]]],
+        answered: Sequence[tuple[Message, Share]],
     ) -> None:
         """Suspend a run in which no node works, rather than count empty rounds to the end."""
         if not self._asked:
@@ -256,11 +234,11 @@ class TappedAveraging(Strategy):
             shown = "".join(c if c.isprintable() else " " for c in said[0][:1000])
             why += f"; the first error: {textwrap.shorten(shown, 200)}"
         raise Suspended(
-            f"rounds {server_round - FRUITLESS + 1} to {server_round}: not one update was of use "
-            f"({why}); mend the nodes, then go on"
+            f"round {server_round}: for {FRUITLESS} rounds not one update was of use ({why}); mend "
+            "the nodes, then go on"
         )
 
-    def _shares(self, nodes: int) -> list[tuple[int, ...]]:
+    def _shares(self, nodes: int) -> list[Share]:
         """Deal the cohort out in whole chunks, which are the same for any number of nodes."""
         asked, size = self._asked, self._chunk
         chunks = [asked[i : i + size] for i in range(0, len(asked), size)]

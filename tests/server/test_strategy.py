@@ -433,7 +433,7 @@ def test_a_run_is_suspended_when_no_node_works_for_three_rounds():
         return Message(Error(2, "no\nsuch \x1b[31mfile"), reply_to=message)
 
     text = (
-        r"^rounds 1 to 3: not one update was of use \(4 failed; the first error: no such "
+        r"^round 3: for 3 rounds not one update was of use \(4 failed; the first error: no such "
         r"\[31mfile\); mend the nodes, then go on$"
     )
     with pytest.raises(Suspended, match=text):
