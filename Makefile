@@ -28,6 +28,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
 	$(BIN)/python -m benchmarks.costs
+	$(BIN)/python -m benchmarks.checkpoints
 
 clean:
 	rm -rf $(VENV) outputs multirun
