@@ -141,7 +141,7 @@ class Checkpoint:
         """
         if self._journal.exists():
             self._read_journal()
-        if not self._state.exists():
+        if not self._state.exists() and not self.announced:
             return None
         try:
             with safe_open(self._state, framework="numpy") as file:

@@ -227,6 +227,13 @@ def test_a_journal_that_lost_lines_or_is_none_is_refused(tmp_path):
             run(made)
 
 
+def test_a_journal_without_its_checkpoint_is_refused(tmp_path, monkeypatch):
+    run_until_killed(federation(tmp_path), 5, monkeypatch)
+    (tmp_path / "checkpoint" / "state.safetensors").unlink()
+    with pytest.raises(UserError, match=r"state\.safetensors: damaged checkpoint"):
+        run(federation(tmp_path))
+
+
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     made = federation(tmp_path)
     with (
