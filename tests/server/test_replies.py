@@ -180,4 +180,6 @@ def test_no_hostile_reply_moves_the_model_or_stops_the_server(mechanism, example
     replies = counted.pop("replies")
     with capsys.disabled():
         print(f"\n{replies} hostile replies, {mechanism}: {dict(counted)}")
-    assert replies >= examples and set(counted) == set(REASONS)
+    assert replies >= examples
+    if examples > 500:  # so many that each reason occurs, and often
+        assert replies >= 1000 and set(counted) == set(REASONS)
