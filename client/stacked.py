@@ -1,4 +1,4 @@
-"""Local training of many clients as one batched computation.
+"""Local training of many clients as one batched computation, for GPUs.
 
 Every parameter has a leading client axis; clients of unequal size are padded and masked. What
 a client gets is what `client.training` gives it alone, to rounding. The gradient is written out
