@@ -26,11 +26,18 @@ from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
 from attacks.sweep import PROBLEM_FILE, write_sweep
 from attacks.tables import LAYOUTS, write_table
-from client.corpora.check import table
+from client.corpora import check
 from client.errors import Suspended, UserError, check_choice
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
-from server.run import load_private, named_corpus, read_corpus, run_federations, study_config
+from server.run import (
+    build_corpus,
+    load_private,
+    named_corpus,
+    read_corpus,
+    run_federations,
+    study_config,
+)
 from server.study import (
     begin_training,
     private_federations,
@@ -142,6 +149,8 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         _finish(folder, read_results(folder / "results.json"))
         return
     check_audit(config)
+    if config.stage == "check":
+        _show_sources(config)
     data = load_private(config)
     attacking = config.stage != "train" and bool(config.shadow and config.attack)
     if config.stage == "attack" and not attacking:
@@ -151,7 +160,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     classes = check_adversary(config, data, shadows) if attacking else []
     if config.stage in ("all", "check"):
         for corpus in (data, *shadows):
-            console.print(table(corpus.name, corpus.utterances))
+            console.print(check.table(corpus.name, corpus.utterances, corpus.left_out))
     if config.stage == "check":
         return
     trained = config.resume is not None and (folder / "training.json").exists()
@@ -187,12 +196,22 @@ def load_shadows(config: StudyConfig) -> list[CorpusData]:
     UserError
         If an entry is malformed or two corpora have one name.
     """
-    settings = [named_corpus("shadow", entry, config.data_root) for entry in config.shadow]
-    shadows = [read_corpus(each, config) for each in settings]
+    shadows = [read_corpus(settings, config) for settings in _shadow_settings(config)]
     names = [data.name for data in shadows]
     if len(set(names)) < len(names):
         raise UserError(f"shadow: {', '.join(names)} are not distinct; set another name: on one")
     return shadows
+
+
+def _shadow_settings(config: StudyConfig) -> list[Any]:
+    return [named_corpus("shadow", entry, config.data_root) for entry in config.shadow]
+
+
+def _show_sources(config: StudyConfig) -> None:
+    """Tell of published corpora what is there, before what is missing ends the run."""
+    for settings in (config.corpus, *_shadow_settings(config)):
+        for shown in check.sources(build_corpus(settings, config.data_root)):
+            console.print(shown)
 
 
 def _train(config: StudyConfig, data: CorpusData, folder: Path, learned: Learned | None) -> None:

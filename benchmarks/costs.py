@@ -37,7 +37,7 @@ def accounting_seconds() -> float:
 def extraction_speed(cache: Path) -> float:
     """Return how many seconds of speech a second of extraction handles."""
     corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
-    paths = [u.path for u in corpus.utterances(cache)]
+    paths = [u.path for u in corpus.listing(cache).utterances]
     duration = sum(soundfile.info(path).duration for path in paths)
     began = time.perf_counter()
     extract(OpenSmile("emobase", 16000), paths, cache)

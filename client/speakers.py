@@ -1,7 +1,7 @@
 """From utterances to clients: folds, shards, train and validation parts, normalisation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class CorpusData:
         SHA-256 of each recording.
     skipped : list of Path
         Recordings left out because they were unreadable.
+    left_out : Mapping[str, int]
+        How many recordings the corpus does not use, by reason.
     """
 
     name: str
@@ -40,6 +42,7 @@ class CorpusData:
     features: Floats
     digests: list[str]
     skipped: list[Path]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labels(self) -> Ints:
@@ -64,18 +67,27 @@ def load_corpus(
     Raises
     ------
     UserError
-        As `Corpus.utterances`, `with_age_groups`, `extract` and `check_speakers` do.
+        As `Corpus.listing`, `with_age_groups`, `extract` and `check_speakers` do.
     """
     if corpus.shards < 1:
         raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
     check_choice("corpus.on_bad_file", corpus.on_bad_file, ("error", "skip"))
-    utterances = with_age_groups(corpus.utterances(cache), age_bounds)
+    listing = corpus.listing(cache)
+    utterances = with_age_groups(listing.utterances, age_bounds)
     check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
     skip_bad = corpus.on_bad_file == "skip"
     found = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)
     kept = [utterances[i] for i in found.kept]
     check_speakers(corpus.name, kept, minimum=2 * corpus.shards)
-    return CorpusData(corpus.name, corpus.shards, kept, found.values, found.digests, found.skipped)
+    return CorpusData(
+        corpus.name,
+        corpus.shards,
+        kept,
+        found.values,
+        found.digests,
+        found.skipped,
+        listing.left_out,
+    )
 
 
 def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[str]]:

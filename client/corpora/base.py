@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +37,32 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """What a corpus holds.
+
+    Attributes
+    ----------
+    utterances : list of Utterance
+        In a fixed order.
+    left_out : Mapping[str, int]
+        How many recordings are not used for which reason, such as another emotion.
+    """
+
+    utterances: list[Utterance]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Iterable["Listing"]) -> "Listing":
+        """Put listings together, one after another."""
+        utterances: list[Utterance] = []
+        left_out: Counter[str] = Counter()
+        for part in parts:
+            utterances += part.utterances
+            left_out.update(part.left_out)
+        return cls(utterances, left_out)
+
+
+@dataclass(frozen=True)
 class Corpus(ABC):
     """A folder of recordings in a published layout, or a table naming them.
 
@@ -56,8 +82,8 @@ class Corpus(ABC):
     shards: int
     on_bad_file: str
 
-    def utterances(self, cache: Path) -> list[Utterance]:
-        """List the recordings in a fixed order, with the corpus's name among their attributes.
+    def listing(self, cache: Path) -> Listing:
+        """List the recordings, with the corpus's name among their attributes.
 
         A table that has a column ``corpus`` of its own keeps it: it may pool several.
 
@@ -71,12 +97,13 @@ class Corpus(ABC):
         UserError
             If the folder has another layout or a row is unusable.
         """
-        named = {"corpus": self.name}
-        return [replace(u, attributes={**named, **u.attributes}) for u in self.read(cache)]
+        found, named = self.read(cache), {"corpus": self.name}
+        utterances = [replace(u, attributes={**named, **u.attributes}) for u in found.utterances]
+        return replace(found, utterances=utterances)
 
     @abstractmethod
-    def read(self, cache: Path) -> list[Utterance]:
-        """List what the folder or the table holds; parameters and errors as of `utterances`."""
+    def read(self, cache: Path) -> Listing:
+        """List what the folder or the table holds; parameters and errors as of `listing`."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +118,20 @@ class Recordings(Corpus):
 
     speakers: list[str] | None = field(default=None, kw_only=True)
 
-    def utterances(self, cache: Path) -> list[Utterance]:
-        """List the recordings of the chosen speakers, as `Corpus.utterances` does.
+    def listing(self, cache: Path) -> Listing:
+        """List the recordings of the chosen speakers, as `Corpus.listing` does.
 
         Raises
         ------
         UserError
             Also if no speaker is chosen, or one that the corpus does not have.
         """
-        found = super().utterances(cache)
+        found = super().listing(cache)
         if self.speakers is None:
             return found
         if not self.speakers:
             raise UserError(f"corpus {self.name}: corpus.speakers=[] keeps nobody; null keeps all")
-        known = sorted({u.speaker for u in found})
+        known = sorted({u.speaker for u in found.utterances})
         for speaker in self.speakers:
             if speaker not in known:
                 nearest = get_close_matches(speaker, known, n=3, cutoff=0)
@@ -112,7 +139,8 @@ class Recordings(Corpus):
                     f"corpus {self.name}: there is no speaker {speaker} (the nearest of "
                     f"{len(known)}: {', '.join(nearest)}): correct corpus.speakers"
                 )
-        return [u for u in found if u.speaker in self.speakers]
+        chosen = [u for u in found.utterances if u.speaker in self.speakers]
+        return replace(found, utterances=chosen)
 
 
 def shared_attributes(utterances: Sequence[Utterance]) -> dict[str, str]:

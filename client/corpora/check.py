@@ -1,21 +1,60 @@
-"""Show what a corpus holds."""
+"""Show what a corpus holds, and what is missing of one that was published."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
-from client.corpora.base import EMOTIONS, Utterance, shared_attributes
+from client.corpora.base import EMOTIONS, Corpus, Utterance, shared_attributes
+from client.corpora.pooled import Pooled
+from client.corpora.published import DOCS, Part, Published
 
 MAX_VALUES = 10
 """Of an attribute that is listed: more of them say little of a group."""
 
 
-def table(corpus: str, utterances: Sequence[Utterance]) -> Table:
+def sources(corpus: Corpus) -> list[Table]:
+    """Tell which parts of a published corpus its folder holds, and how to come by the corpus.
+
+    Returns
+    -------
+    list of Table
+        None of a corpus that was not published, several of a pooled one.
+    """
+    if isinstance(corpus, Pooled):
+        return [shown for part in corpus.parts for shown in sources(part)]
+    return [_source(corpus)] if isinstance(corpus, Published) else []
+
+
+def _source(corpus: Published) -> Table:
+    source, root = corpus.source, Path(corpus.root)
+    shown = Table(
+        title=f"corpus {corpus.name}: what {root} holds of {source.title}",
+        caption=f"licence: {source.licence}\nfrom: {source.address}\nsee: {DOCS}",
+        caption_justify="left",
+    )
+    for heading in ("part", "looked for", "found"):
+        shown.add_column(heading, overflow="fold")
+    for part in source.parts:
+        shown.add_row(part.name, str(part), _found(part, root))
+    return shown
+
+
+def _found(part: Part, root: Path) -> str:
+    count = len(part.find(root))
+    of_all = f" of {part.complete}" if part.complete else ""
+    return f"{count}{of_all}" if count else "missing"
+
+
+def table(
+    corpus: str, utterances: Sequence[Utterance], left_out: Mapping[str, int] | None = None
+) -> Table:
     """Count the utterances of every speaker and emotion, with totals beneath.
 
     The gender is shown when it is known of any speaker. The caption tells of every other attribute
-    in which speakers differ, unless it takes too many values, how many speakers have which.
+    in which speakers differ, unless it takes too many values, how many speakers have which; and
+    how many recordings are left out for which reason.
     """
     counts = Counter((u.speaker, u.emotion) for u in utterances)
     known = _speaker_attributes(utterances)
@@ -23,9 +62,14 @@ def table(corpus: str, utterances: Sequence[Utterance]) -> Table:
     speakers = sorted(known)
     totals = [sum(counts[speaker, emotion] for speaker in speakers) for emotion in EMOTIONS]
 
-    caption = "\n".join(_differences(list(known.values())))
+    caption = _differences(list(known.values()))
+    if left_out:
+        caption.append(f"left out: {_tallied(left_out)}")
     shown = Table(
-        title=f"corpus {corpus}", caption=caption, caption_justify="left", show_footer=True
+        title=f"corpus {corpus}",
+        caption="\n".join(caption),
+        caption_justify="left",
+        show_footer=True,
     )
     shown.add_column("speaker", no_wrap=True, footer=f"{len(speakers)} speakers")
     if genders:
@@ -56,6 +100,9 @@ def _differences(known: Sequence[Mapping[str, str]]) -> list[str]:
     for name in sorted(set().union(*known) - {"gender"}):
         tally = Counter(attributes.get(name, "not known") for attributes in known)
         if 1 < len(tally) <= MAX_VALUES:
-            shown = ", ".join(f"{value} ({count})" for value, count in sorted(tally.items()))
-            lines.append(f"{name}: {shown}")
+            lines.append(f"{name}: {_tallied(tally)}")
     return lines
+
+
+def _tallied(tally: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} ({count})" for value, count in sorted(tally.items()))

@@ -9,14 +9,12 @@ http://emodb.bilderbar.info/docu
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from client.corpora import layout, records, table
-from client.corpora.base import Recordings, Utterance
-from client.errors import UserError
+from client.corpora import records, table
+from client.corpora.base import Listing
+from client.corpora.published import Part, Published, Source
 
-# speaker, sentence, emotion (the initial of its German name), version
-_NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z])")
-_EMOTIONS = {"W": "anger", "F": "happiness", "T": "sadness", "N": "neutral"}
 _SPEAKERS = {
     "03": ("male", "31"),
     "08": ("female", "34"),
@@ -29,21 +27,34 @@ _SPEAKERS = {
     "15": ("male", "25"),
     "16": ("female", "31"),
 }
+# speaker, sentence, emotion (the initial of its German name), version
+_NAME = re.compile(
+    rf"(?P<speaker>{'|'.join(_SPEAKERS)})(?P<sentence>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]"
+)
+_EMOTIONS = {
+    "W": "anger",
+    "F": "happiness",
+    "T": "sadness",
+    "N": "neutral",
+    "L": "boredom",
+    "E": "disgust",
+    "A": "fear",
+}
+_IGNORED = {"boredom": None, "disgust": None, "fear": None}
 
 
 @dataclass(frozen=True)
-class Emodb(Recordings):
-    """The EmoDB corpus; the fields are the keys of ``conf/corpus``.
+class Emodb(Published):
+    """The EmoDB corpus; the fields are the keys of ``conf/corpus``."""
 
-    Attributes
-    ----------
-    root : str
-        Folder that holds the folder ``wav``, or ``utterances.csv``.
-    """
+    source: ClassVar[Source] = Source(
+        title="EmoDB",
+        licence="free of charge; CC0 1.0 in the copy on Zenodo",
+        address="http://emodb.bilderbar.info",
+        parts=(Part("speech", (table.FILE, "wav/*.wav")),),
+    )
 
-    root: str
-
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises
@@ -51,27 +62,16 @@ class Emodb(Recordings):
         UserError
             If the folder has another layout, or a file name is not EmoDB's.
         """
-        root = Path(self.root)
-        if (root / table.FILE).is_file():
-            return records.from_table(
-                table.read(root / table.FILE),
-                attributes={"language": "de"},
-                skip_missing=self.on_bad_file == "skip",
-            )
-        files = layout.audio_files(self.name, root, "wav/*.wav")
-        return [record for file in files if (record := _parse(self.name, file))]
-
-
-def _parse(corpus: str, file: Path) -> Utterance | None:
-    match = _NAME.fullmatch(file.stem)
-    if match is None or match[1] not in _SPEAKERS:
-        raise UserError(
-            f"corpus {corpus}: {file} is not named as 03a01Fa.wav is, by one of the speakers "
-            f"{', '.join(_SPEAKERS)}: restore the corpus's own name or move the file away"
+        (speech,) = self.files()
+        return records.from_table(
+            self.read_listed(speech, _NAME, "03a01Fa.wav", _described),
+            root=Path(self.root),
+            emotions=_IGNORED,
+            attributes={"language": "de"},
+            skip_missing=self.on_bad_file == "skip",
         )
-    speaker, sentence, letter, _ = match.groups()
-    if letter not in _EMOTIONS:
-        return None
-    gender, age = _SPEAKERS[speaker]
-    attributes = {"gender": gender, "age": age, "language": "de", "sentence": sentence}
-    return Utterance(file, speaker, _EMOTIONS[letter], attributes)
+
+
+def _described(row: table.Row) -> table.Row:
+    gender, age = _SPEAKERS[row["speaker"]]
+    return row | {"emotion": _EMOTIONS[row["emotion"]], "gender": gender, "age": age}

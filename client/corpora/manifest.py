@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.corpora import records, table
-from client.corpora.base import Recordings, Utterance
+from client.corpora.base import Listing, Recordings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Manifest(Recordings):
     columns: dict[str, str]
     emotions: dict[str, str | None]
 
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """List the recordings, sorted by path; `cache` is not used.
 
         Raises

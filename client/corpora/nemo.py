@@ -6,30 +6,33 @@ Christop, "nEMO: Dataset of Emotional Speech in Polish", LREC-COLING 2024.
 https://github.com/amu-cai/nEMO
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from client.corpora import layout, records, table
-from client.corpora.base import Recordings, Utterance
+from client.corpora import records, table
+from client.corpora.base import Listing
+from client.corpora.published import Part, Published, Source
 
 _TABLE = "data.tsv"
 _COLUMNS = {"file": "file_id", "speaker": "speaker_id"}
+_NAME = re.compile(r"[A-Z]{2}\d_[a-z]+_(?P<sentence>\d+)")
 _IGNORED = {"fear": None, "surprised": None}
 
 
 @dataclass(frozen=True)
-class Nemo(Recordings):
-    """The nEMO corpus; the fields are the keys of ``conf/corpus``.
+class Nemo(Published):
+    """The nEMO corpus; the fields are the keys of ``conf/corpus``."""
 
-    Attributes
-    ----------
-    root : str
-        Folder that holds ``data.tsv`` and ``samples``, or ``utterances.csv``.
-    """
+    source: ClassVar[Source] = Source(
+        title="nEMO",
+        licence="CC BY-NC-SA 4.0",
+        address="https://github.com/amu-cai/nEMO",
+        parts=(Part("table", (table.FILE, _TABLE)),),
+    )
 
-    root: str
-
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises
@@ -37,24 +40,18 @@ class Nemo(Recordings):
         UserError
             If the folder has another layout, or a row of its table is unusable.
         """
-        root = Path(self.root)
-        if (root / table.FILE).is_file():
-            listed, audio = table.read(root / table.FILE), root
-        elif (root / _TABLE).is_file():
-            listed, audio = _read_published(root / _TABLE), root / "samples"
+        root, ((found,),) = Path(self.root), self.files()
+        if published := found.name == _TABLE:
+            listed = table.read(root / found, _COLUMNS, delimiter="\t")
         else:
-            raise layout.unknown(self.name, root, _TABLE)
+            listed = table.read(root / found)
+        files = (Path(row["file"]) for row in listed.rows)
+        named = self.read_names(files, _NAME, "WR0_anger_64.wav")  # which tell the sentences alone
+        rows = [row | name for row, name in zip(listed.rows, named, strict=True)]
         return records.from_table(
-            listed,
-            root=audio,
+            table.Table(listed.file, rows, listed.numbers),
+            root=root / "samples" if published else root,
             emotions=_IGNORED,
             attributes={"language": "pl"},
             skip_missing=self.on_bad_file == "skip",
         )
-
-
-def _read_published(file: Path) -> table.Table:
-    """Read ``data.tsv``; only the file name tells the sentence's number: ``WR0_anger_64.wav``."""
-    listed = table.read(file, _COLUMNS, delimiter="\t")
-    rows = [row | {"sentence": Path(row["file"]).stem.rpartition("_")[2]} for row in listed.rows]
-    return table.Table(file, rows)

@@ -1,10 +1,9 @@
 """Several corpora as one: a federation that mixes them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.corpora.base import Corpus, Recordings, Utterance
+from client.corpora.base import Corpus, Listing, Recordings
 from client.errors import UserError
 
 
@@ -23,7 +22,7 @@ class Pooled(Recordings):
 
     parts: list[Corpus]
 
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """List the recordings part by part; what one part does not know of a speaker is missing.
 
         Raises
@@ -39,8 +38,9 @@ class Pooled(Recordings):
                 f"corpus {self.name}: the parts {', '.join(names)} are not distinct; "
                 "set another name: on one"
             )
-        return [utterance for part in self.parts for utterance in self._prefixed(part, cache)]
+        return Listing.joined(self._prefixed(part, cache) for part in self.parts)
 
-    def _prefixed(self, part: Corpus, cache: Path) -> Iterator[Utterance]:
-        for utterance in replace(part, on_bad_file=self.on_bad_file).utterances(cache):
-            yield replace(utterance, speaker=f"{part.name}/{utterance.speaker}")
+    def _prefixed(self, part: Corpus, cache: Path) -> Listing:
+        found = replace(part, on_bad_file=self.on_bad_file).listing(cache)
+        named = [replace(u, speaker=f"{part.name}/{u.speaker}") for u in found.utterances]
+        return replace(found, utterances=named)

@@ -9,33 +9,43 @@ PLOS ONE 13(5), 2018. https://doi.org/10.1371/journal.pone.0196391
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from client.corpora import layout, records, table
-from client.corpora.base import Recordings, Utterance
+from client.corpora import records, table
+from client.corpora.base import Listing
+from client.corpora.published import Part, Published, Source
 from client.errors import UserError
 
 # modality 03 (audio only) - channel 01 (speech) - emotion - intensity - sentence - take - actor
-_NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(\d\d)-(\d\d)-(\d\d)")
-_EMOTIONS = {"01": "neutral", "03": "happiness", "04": "sadness", "05": "anger"}
+_NAME = re.compile(
+    r"03-01-(?P<emotion>0[1-8])-(?P<intensity>0[12])-(?P<sentence>\d\d)-(?P<take>\d\d)-"
+    r"(?P<speaker>\d\d)"
+)
+_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_IGNORED = {"fearful": None, "disgust": None, "surprised": None}
 _CALM = {"drop": None, "neutral": "neutral"}
 
 
 @dataclass(frozen=True)
-class Ravdess(Recordings):
+class Ravdess(Published):
     """The audio-only speech of RAVDESS; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
-    root : str
-        Folder that holds ``Actor_01`` to ``Actor_24``, or all files flat, or ``utterances.csv``.
     calm : str
         ``drop`` the emotion calm, or count it as ``neutral``.
     """
 
-    root: str
+    source: ClassVar[Source] = Source(
+        title="RAVDESS",
+        licence="CC BY-NC-SA 4.0",
+        address="https://zenodo.org/records/1188976",
+        parts=(Part("speech", (table.FILE, "Actor_*/03-01-*.wav", "03-01-*.wav")),),
+    )
+
     calm: str
 
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
         Raises
@@ -45,35 +55,19 @@ class Ravdess(Recordings):
         """
         if self.calm not in _CALM:
             raise UserError(f"corpus.calm={self.calm}: must be {' or '.join(_CALM)}")
-        root = Path(self.root)
-        if (root / table.FILE).is_file():
-            return records.from_table(
-                table.read(root / table.FILE),
-                emotions={"calm": _CALM[self.calm]},
-                attributes={"language": "en"},
-                skip_missing=self.on_bad_file == "skip",
-            )
-        files = layout.audio_files(self.name, root, "Actor_*/03-01-*.wav", "03-01-*.wav")
-        emotions = _EMOTIONS | {"02": _CALM[self.calm]}
-        return [record for file in files if (record := _parse(self.name, file, emotions))]
-
-
-def _parse(corpus: str, file: Path, emotions: dict[str, str | None]) -> Utterance | None:
-    match = _NAME.fullmatch(file.stem)
-    if match is None:
-        raise UserError(
-            f"corpus {corpus}: {file} is not named as 03-01-05-02-01-01-12.wav is: "
-            "restore the corpus's own name or move the file away"
+        (speech,) = self.files()
+        return records.from_table(
+            self.read_listed(speech, _NAME, "03-01-05-02-01-01-12.wav", _described),
+            root=Path(self.root),
+            emotions={**_IGNORED, "calm": _CALM[self.calm]},
+            attributes={"language": "en"},
+            skip_missing=self.on_bad_file == "skip",
         )
-    code, intensity, sentence, take, actor = match.groups()
-    emotion = emotions.get(code)
-    if emotion is None:
-        return None
-    attributes = {
-        "gender": "male" if int(actor) % 2 else "female",
-        "language": "en",
-        "sentence": sentence,
-        "intensity": "strong" if intensity == "02" else "normal",
-        "take": take,
+
+
+def _described(row: table.Row) -> table.Row:
+    return row | {
+        "emotion": _EMOTIONS[int(row["emotion"]) - 1],
+        "gender": "male" if int(row["speaker"]) % 2 else "female",
+        "intensity": "strong" if row["intensity"] == "02" else "normal",
     }
-    return Utterance(file, actor, emotion, attributes)

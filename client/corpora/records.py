@@ -1,13 +1,13 @@
 """Turn the rows of a table into utterances, refusing what cannot be used."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from client.corpora.ages import is_age
-from client.corpora.base import EMOTIONS, Utterance
+from client.corpora.base import EMOTIONS, Listing, Utterance
 from client.corpora.table import REQUIRED, Row, Table
 from client.errors import UserError
 
@@ -29,15 +29,15 @@ def from_table(
     emotions: Mapping[str, str | None] | None = None,
     attributes: Mapping[str, str] | None = None,
     skip_missing: bool = False,
-) -> list[Utterance]:
-    """Turn the rows of a table into records, sorted by path.
+) -> Listing:
+    """Turn the rows of a table into records, sorted by path; dropped emotions are counted.
 
     Parameters
     ----------
     root : Path, optional
         Folder that audio paths are relative to; the table's own if not given.
     emotions : Mapping[str, str or None], optional
-        What to call an emotion, ``None`` dropping its rows. Names are compared in lower case;
+        What to call an emotion, ``None`` leaving its rows out. Names are compared in lower case;
         ``happy``, ``joy``, ``sad`` and ``angry`` need no entry.
     attributes : Mapping[str, str], optional
         What is known of every row beside the table's further columns.
@@ -47,10 +47,10 @@ def from_table(
     Raises
     ------
     UserError
-        Naming the rows, counted from 1 with the header, that lack a value, have an unknown
-        emotion or an ``age`` that is none, name the same file or name no file.
+        Naming the rows that lack a value, have an unknown emotion or an ``age`` that is none,
+        name the same file or name no file.
     """
-    numbered = list(enumerate(table.rows, 2))
+    numbered = list(zip(table.numbers, table.rows, strict=True))
     for key in REQUIRED:
         empty = [number for number, row in numbered if not row[key]]
         _refuse(f"{table.file}: no {key}", empty, "fill the cell")
@@ -69,7 +69,8 @@ def from_table(
         Utterance(path, row["speaker"], emotion, {**(attributes or {}), **_attributes(row)})
         for path, (_, row, emotion) in zip(paths, kept, strict=True)
     ]
-    return sorted(records, key=lambda utterance: utterance.path)
+    left_out = Counter(e for row in table.rows if names[(e := row["emotion"]).lower()] is None)
+    return Listing(sorted(records, key=lambda utterance: utterance.path), left_out)
 
 
 def _check_emotions(
@@ -80,7 +81,8 @@ def _check_emotions(
             _refuse(
                 f"{file}: unknown emotion {emotion!r}",
                 numbers,
-                f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest",
+                f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest or "
+                "corpus=audformat",
             )
     for target in names.values():
         if target is not None and target not in EMOTIONS:
@@ -108,7 +110,8 @@ def _check_files(file: Path, numbers: list[int], paths: list[Path], skip_missing
         missing = [(path, listed) for path, listed in seen if not path.is_file()]
         rows = [number for _, listed in missing for number in listed]
         example = f" (the first is {missing[0][0]})" if missing else ""
-        _refuse(f"{file}: audio file not found{example}", rows, "correct the path or corpus.root")
+        mend = "correct the path or corpus.root, or set corpus.on_bad_file=skip"
+        _refuse(f"{file}: audio file not found{example}", rows, mend)
 
 
 def _by_cell(cells: Iterable[tuple[_Cell, int]]) -> list[tuple[_Cell, list[int]]]:

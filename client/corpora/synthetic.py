@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from client.corpora import records, table
-from client.corpora.base import EMOTIONS, Corpus, Utterance
+from client.corpora.base import EMOTIONS, Corpus, Listing
 from client.corpora.espeak import Espeak
 from client.corpora.grammar import GRAMMARS
 from client.corpora.recording import SAMPLE_RATE, record
@@ -48,7 +48,7 @@ class Synthetic(Corpus):
     utterances_per_speaker: int
     seed: int
 
-    def read(self, cache: Path) -> list[Utterance]:
+    def read(self, cache: Path) -> Listing:
         """Render the corpus unless `cache` holds it, and list its recordings.
 
         Raises

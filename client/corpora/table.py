@@ -1,7 +1,8 @@
-"""Read a table that names recordings, from CSV or Parquet."""
+"""Read a table that names recordings, from CSV, Parquet or lines of text."""
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,16 @@ REQUIRED = ("file", "speaker", "emotion")
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of `file`, the first being row 2: the header counts as row 1."""
+    """The rows of `file`, and their numbers in it, which count the header as row 1."""
 
     file: Path
     rows: list[Row]
+    numbers: list[int]
+
+    @classmethod
+    def below_header(cls, file: Path, rows: list[Row]) -> "Table":
+        """Number the rows from 2."""
+        return cls(file, rows, list(range(2, len(rows) + 2)))
 
 
 def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = ",") -> Table:
@@ -50,11 +57,7 @@ def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = 
     UserError
         If the table is missing, unreadable or lacks a required column.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: no such table: correct corpus.file or corpus.root")
-    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file, delimiter)
-    if not rows:
-        raise UserError(f"{file}: the table has no rows")
+    rows = read_rows(file, delimiter)
     names = {key: (columns or {}).get(key, key) for key in REQUIRED}
     for key, column in names.items():
         if column not in rows[0]:
@@ -68,7 +71,44 @@ def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = 
         | {column: cell for column, cell in row.items() if column not in taken}
         for row in rows
     ]
-    return Table(file, renamed)
+    return Table.below_header(file, renamed)
+
+
+def read_rows(file: Path, delimiter: str = ",") -> list[Row]:
+    """Read the rows of a table whatever its columns; parameters and errors as of `read`."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such table: correct corpus.file or corpus.root")
+    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file, delimiter)
+    if not rows:
+        raise UserError(f"{file}: the table has no rows")
+    return rows
+
+
+def read_lines(file: Path, start: str, form: re.Pattern[str]) -> Table:
+    """Read the lines of a text that begin with `start`; the others say something else.
+
+    Parameters
+    ----------
+    form : re.Pattern
+        What such a line matches, with a group for every column.
+
+    Raises
+    ------
+    UserError
+        If one does not match.
+    """
+    rows, numbers = [], []
+    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+        if not line.startswith(start):
+            continue
+        if (match := form.match(line)) is None:
+            raise UserError(
+                f"{file}: row {number} is not of the corpus's form ({line[:60]!r}): "
+                "restore the corpus's own file"
+            )
+        rows.append(match.groupdict())
+        numbers.append(number)
+    return Table(file, rows, numbers)
 
 
 def _read_text(file: Path, delimiter: str) -> list[Row]:

@@ -101,7 +101,7 @@ def test_impossible_bounds(bounds: list[int]) -> None:
 
 def groups(corpus: Corpus, bounds: list[int]) -> Counter[str | None]:
     """Count the speakers of each group."""
-    made = with_age_groups(corpus.utterances(Path("unused")), bounds)
+    made = with_age_groups(corpus.listing(Path("unused")).utterances, bounds)
     of = {(u.speaker, u.attributes.get("age_group")) for u in made}
     return Counter(group for _, group in of)
 

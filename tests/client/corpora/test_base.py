@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.base import Recordings, Utterance, check_speakers, shared_attributes
+from client.corpora.base import Listing, Recordings, Utterance, check_speakers, shared_attributes
 from client.errors import UserError
 
 FOUND = [Utterance(Path(f"{n}.wav"), "b" if n else "a", "anger") for n in range(3)]
@@ -31,20 +31,21 @@ def test_empty() -> None:
 class Ten(Recordings):
     """One utterance by each of ten speakers."""
 
-    def read(self, cache: Path) -> list[Utterance]:
-        return [
-            Utterance(Path(f"{n}.wav"), f"{n:02d}", "anger", {"take": str(n)}) for n in range(10)
-        ]
+    def read(self, cache: Path) -> Listing:
+        return Listing(
+            [Utterance(Path(f"{n}.wav"), f"{n:02d}", "anger", {"take": str(n)}) for n in range(10)],
+            {"calm": 3},
+        )
 
 
 def test_every_utterance_names_its_corpus() -> None:
-    found = Ten("ten", 1, "error").utterances(Path())
+    found = Ten("ten", 1, "error").listing(Path()).utterances
     assert [u.speaker for u in found] == [f"{n:02d}" for n in range(10)]
     assert found[3].attributes == {"corpus": "ten", "take": "3"}
 
 
 def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
-    found = Ten("ten", 1, "error", speakers=["07", "01", "07"]).utterances(Path())
+    found = Ten("ten", 1, "error", speakers=["07", "01", "07"]).listing(Path()).utterances
     assert [u.speaker for u in found] == ["01", "07"]
 
 
@@ -61,7 +62,7 @@ def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
 )
 def test_unknown_speakers(speakers: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
-        Ten("ten", 1, "error", speakers=speakers).utterances(Path())
+        Ten("ten", 1, "error", speakers=speakers).listing(Path())
     assert str(error.value) == message
 
 

@@ -50,5 +50,5 @@ def test_manifest(tmp_path: Path) -> None:
         "+corpus.emotions.fear=null",
     )
     assert isinstance(corpus, Manifest)
-    (found,) = corpus.utterances(tmp_path)
+    (found,) = corpus.listing(tmp_path).utterances
     assert (found.speaker, found.emotion) == ("s1", "happiness")

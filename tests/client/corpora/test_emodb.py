@@ -16,7 +16,7 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     root = grow(
         *(f"wav/{speaker}a01{letter}b.wav" for speaker in ("08", "03") for letter in "WLEAFTN")
     )
-    found = corpus(root).utterances(tmp_path)
+    found = corpus(root).listing(tmp_path).utterances
 
     assert [(u.speaker, u.emotion) for u in found] == [
         (speaker, emotion)
@@ -37,22 +37,23 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["03a01Xb", "04a01Wb", "03a01W"])
 def test_foreign_name(grow: Grow, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}\.wav is not named as 03a01Fa\.wav is, by one"):
-        corpus(grow(f"wav/{name}.wav")).utterances(tmp_path)
+    with pytest.raises(UserError, match=rf"{name}\.wav is not named as 03a01Fa\.wav is: "):
+        corpus(grow(f"wav/{name}.wav")).listing(tmp_path)
 
 
 def test_other_layout(grow: Grow, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        corpus(grow("03a01Fa.wav")).utterances(tmp_path)
+        corpus(grow("03a01Fa.wav")).listing(tmp_path)
     assert str(error.value) == (
-        f"corpus emodb: the folder {tmp_path} has another layout (looked for wav/*.wav, "
-        "utterances.csv): set corpus.root=<folder of the corpus>"
+        f"corpus emodb: the folder {tmp_path} has another layout (looked for utterances.csv or "
+        "wav/*.wav): set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes "
+        "from"
     )
 
 
 @pytest.mark.corpora
 def test_real(data_root: Path, tmp_path: Path) -> None:
-    found = corpus(data_root / "emodb").utterances(tmp_path)
+    found = corpus(data_root / "emodb").listing(tmp_path).utterances
     assert len(found) == 339
     assert Counter(u.emotion for u in found) == {
         "neutral": 79,
@@ -66,8 +67,8 @@ def test_real(data_root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.corpora
 def test_real_names_tell_what_the_table_tells(data_root: Path, grow: Grow, tmp_path: Path) -> None:
-    listed = corpus(data_root / "emodb").utterances(tmp_path)
-    parsed = corpus(grow(*(f"wav/{u.path.stem}.wav" for u in listed))).utterances(tmp_path)
+    listed = corpus(data_root / "emodb").listing(tmp_path).utterances
+    parsed = corpus(grow(*(f"wav/{u.path.stem}.wav" for u in listed))).listing(tmp_path).utterances
     for by_table, by_name in zip(listed, parsed, strict=True):
         assert (by_table.speaker, by_table.emotion) == (by_name.speaker, by_name.emotion)
         assert by_name.attributes.items() <= by_table.attributes.items()

@@ -30,7 +30,7 @@ def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str
         file.write_text("file,who,emotion,gender\nx/a.wav,s1,fear,m\n")
     else:
         pyarrow.parquet.write_table(pyarrow.table(COLUMNS), file)
-    (found,) = corpus(file).utterances(tmp_path)
+    (found,) = corpus(file).listing(tmp_path).utterances
     assert (found.path, found.speaker, found.emotion) == (tmp_path / "x/a.wav", "s1", "sadness")
     assert found.attributes == {"corpus": "manifest", "gender": "male"}
 
@@ -39,7 +39,7 @@ def test_root(grow: Grow, tmp_path: Path) -> None:
     grow("elsewhere/x/a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
-    (found,) = corpus(file, root=tmp_path / "elsewhere").utterances(tmp_path)
+    (found,) = corpus(file, root=tmp_path / "elsewhere").listing(tmp_path).utterances
     assert found.path == tmp_path / "elsewhere/x/a.wav"
 
 
@@ -47,7 +47,7 @@ def test_a_column_that_tells_the_corpus_is_kept(grow: Grow, tmp_path: Path) -> N
     grow("a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion,corpus\na.wav,s1,fear,iemocap\n")
-    (found,) = corpus(file).utterances(tmp_path)
+    (found,) = corpus(file).listing(tmp_path).utterances
     assert found.attributes == {"corpus": "iemocap"}
 
 
@@ -55,10 +55,10 @@ def test_missing_audio(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
     with pytest.raises(UserError, match=r"not found \(the first is .*x/a\.wav\) in row 2: "):
-        corpus(file).utterances(tmp_path)
-    assert len(corpus(file, on_bad_file="skip").utterances(tmp_path)) == 1
+        corpus(file).listing(tmp_path)
+    assert len(corpus(file, on_bad_file="skip").listing(tmp_path).utterances) == 1
 
 
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.csv: no such table: correct corpus\.file"):
-        corpus(tmp_path / "absent.csv").utterances(tmp_path)
+        corpus(tmp_path / "absent.csv").listing(tmp_path)

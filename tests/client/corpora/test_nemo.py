@@ -28,7 +28,7 @@ def publish(grow: Grow, *emotions: str) -> Path:
 
 def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     root = publish(grow, "surprised", "sadness", "neutral", "happiness", "fear", "anger")
-    found = corpus(root).utterances(tmp_path)
+    found = corpus(root).listing(tmp_path).utterances
 
     assert [u.emotion for u in found] == ["anger", "happiness", "neutral", "sadness"]
     assert found[0].path == root / "samples/WR0_anger_64.wav"
@@ -46,21 +46,21 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
 
 def test_unknown_emotion(grow: Grow, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.tsv: unknown emotion 'boredom' in row 3: use "):
-        corpus(publish(grow, "anger", "boredom")).utterances(tmp_path)
+        corpus(publish(grow, "anger", "boredom")).listing(tmp_path)
 
 
-def test_other_layout(tmp_path: Path) -> None:
+def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        corpus(tmp_path).utterances(tmp_path)
+        corpus(tmp_path).listing(tmp_path)
     assert str(error.value) == (
-        f"corpus nemo: the folder {tmp_path} has another layout (looked for data.tsv, "
-        "utterances.csv): set corpus.root=<folder of the corpus>"
+        f"corpus nemo: the folder {tmp_path} is empty (looked for utterances.csv or data.tsv): "
+        "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
     )
 
 
 @pytest.mark.corpora
 def test_real(data_root: Path, tmp_path: Path) -> None:
-    found = corpus(data_root / "nemo").utterances(tmp_path)
+    found = corpus(data_root / "nemo").listing(tmp_path).utterances
     assert len(found) == 1542
     assert Counter(u.emotion for u in found) == {
         "neutral": 405,

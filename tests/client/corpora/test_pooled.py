@@ -48,8 +48,8 @@ def attributes(utterances: list[Utterance]) -> dict[str, dict[str, str]]:
 
 
 def test_all_utterances_of_all_parts(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
-    found = pool(*parts).utterances(tmp_path)
-    alone = [part.utterances(tmp_path) for part in parts]
+    found = pool(*parts).listing(tmp_path).utterances
+    alone = [part.listing(tmp_path).utterances for part in parts]
     assert len(found) == sum(map(len, alone)) == 4 * 3 + 4 * 2
     assert [u.path for u in found] == [u.path for part in alone for u in part]
     assert [u.emotion for u in found] == [u.emotion for part in alone for u in part]
@@ -62,7 +62,7 @@ def test_all_utterances_of_all_parts(parts: tuple[Manifest, Manifest], tmp_path:
 def test_what_one_part_does_not_know_is_missing(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
-    known = attributes(pool(*parts).utterances(tmp_path))
+    known = attributes(pool(*parts).listing(tmp_path).utterances)
     assert known["old/01"] == {"corpus": "old", "gender": "female", "age": "61"}
     assert known["new/01"] == {"corpus": "new", "gender": "male"}
 
@@ -71,23 +71,23 @@ def test_speakers_are_chosen_in_the_pool_and_in_its_parts(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
     old, new = parts
-    chosen = pool(old, new, speakers=["new/02", "old/01"]).utterances(tmp_path)
+    chosen = pool(old, new, speakers=["new/02", "old/01"]).listing(tmp_path).utterances
     assert {u.speaker for u in chosen} == {"new/02", "old/01"}
-    within = pool(replace(old, speakers=["03"]), new).utterances(tmp_path)
+    within = pool(replace(old, speakers=["03"]), new).listing(tmp_path).utterances
     assert {u.speaker for u in within} == {"old/03", "new/01", "new/02"}
-    rest = pool(old, new, speakers=["old/02", "old/03", "new/01"]).utterances(tmp_path)
+    rest = pool(old, new, speakers=["old/02", "old/03", "new/01"]).listing(tmp_path).utterances
     assert not {u.path for u in chosen} & {u.path for u in rest}
     assert len(chosen) + len(rest) == 20
 
 
 def test_a_pool_of_pools(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
-    known = attributes(pool(replace(pool(*parts), name="both")).utterances(tmp_path))
+    known = attributes(pool(replace(pool(*parts), name="both")).listing(tmp_path).utterances)
     assert known["both/new/01"]["corpus"] == "new"
 
 
 def test_a_pool_lets_speakers_of_synthetic_speech_be_chosen(tmp_path: Path) -> None:
     spoken = Synthetic("synthetic", 1, "error", "en", 2, 4, 0)
-    found = pool(spoken, speakers=["synthetic/s001"]).utterances(tmp_path)
+    found = pool(spoken, speakers=["synthetic/s001"]).listing(tmp_path).utterances
     assert len(found) == 4 and {u.attributes["gender"] for u in found} == {"male"}
 
 
@@ -97,19 +97,19 @@ def test_the_pool_says_what_becomes_of_bad_files(
     (tmp_path / "new/01-anger.wav").unlink()
     made = pool(*(replace(part, on_bad_file="skip") for part in parts))
     with pytest.raises(UserError, match="audio file not found"):
-        made.utterances(tmp_path)
-    assert len(replace(made, on_bad_file="skip").utterances(tmp_path)) == 20
+        made.listing(tmp_path)
+    assert len(replace(made, on_bad_file="skip").listing(tmp_path).utterances) == 20
 
 
 def test_no_parts(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        pool().utterances(tmp_path)
+        pool().listing(tmp_path)
     assert str(error.value) == "corpus pooled: no parts: set corpus.parts=[NAME, NAME]"
 
 
 def test_parts_of_one_name(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        pool(parts[0], parts[0]).utterances(tmp_path)
+        pool(parts[0], parts[0]).listing(tmp_path)
     assert str(error.value) == (
         "corpus pooled: the parts old, old are not distinct; set another name: on one"
     )
@@ -118,7 +118,7 @@ def test_parts_of_one_name(parts: tuple[Manifest, Manifest], tmp_path: Path) -> 
 def test_shards_and_normalisation_are_a_speakers(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
-    listed = pool(*parts, shards=2).utterances(tmp_path)
+    listed = pool(*parts, shards=2).listing(tmp_path).utterances
     features = np.random.default_rng(0).normal(5, 3, (len(listed), 6)).astype(np.float32)
     features[12:] += 100  # another microphone
     data = CorpusData("pooled", 2, listed, features, [str(u.path) for u in listed], [])
@@ -136,7 +136,7 @@ def test_shards_and_normalisation_are_a_speakers(
 def test_real(data_root: Path, tmp_path: Path) -> None:
     ravdess = Ravdess("ravdess", 4, "error", str(data_root / "ravdess"), "drop")
     emodb = Emodb("emodb", 4, "error", str(data_root / "emodb"))
-    found = pool(ravdess, emodb).utterances(tmp_path)
+    found = pool(ravdess, emodb).listing(tmp_path).utterances
     assert Counter(u.attributes["corpus"] for u in found) == {"ravdess": 864 - 192, "emodb": 339}
     assert Counter(u.attributes["language"] for u in found) == {"en": 864 - 192, "de": 339}
     assert len({u.speaker for u in found}) == 24 + 10

@@ -7,6 +7,8 @@ from client.corpora.ravdess import Ravdess
 from client.errors import UserError
 from tests.client.corpora.conftest import Grow
 
+NAMED = "03-01-05-01-01-01-01.flac"
+
 
 def corpus(root: Path, calm: str = "drop", on_bad_file: str = "error") -> Ravdess:
     return Ravdess("ravdess", root=str(root), shards=4, on_bad_file=on_bad_file, calm=calm)
@@ -22,7 +24,7 @@ def published(folder: str = "Actor_{:02d}/") -> list[str]:
 
 
 def test_published_layout(grow: Grow, tmp_path: Path) -> None:
-    found = corpus(grow(*published())).utterances(tmp_path)
+    found = corpus(grow(*published())).listing(tmp_path).utterances
 
     assert [(u.speaker, u.emotion) for u in found] == [
         (speaker, emotion)
@@ -45,60 +47,62 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
 def test_flat_files_song_and_video_left_out(grow: Grow, tmp_path: Path) -> None:
     song, video = "03-02-05-01-01-01-02.wav", "01-01-05-01-01-01-02.wav"
     root = grow(*published(folder=""), song, video)
-    assert len(corpus(root).utterances(tmp_path)) == 8
+    assert len(corpus(root).listing(tmp_path).utterances) == 8
 
 
 def test_calm_counts_as_neutral(grow: Grow, tmp_path: Path) -> None:
-    found = corpus(grow(*published()), calm="neutral").utterances(tmp_path)
+    found = corpus(grow(*published()), calm="neutral").listing(tmp_path).utterances
     assert Counter(u.emotion for u in found)["neutral"] == 4
 
 
 def test_unknown_calm(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^corpus\.calm=keep: must be drop or neutral$"):
-        corpus(tmp_path, calm="keep").utterances(tmp_path)
+        corpus(tmp_path, calm="keep").listing(tmp_path)
 
 
 def test_other_layout(grow: Grow, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        corpus(grow("speech/1.wav")).utterances(tmp_path)
+        corpus(grow("speech/1.wav")).listing(tmp_path)
     assert str(error.value) == (
-        f"corpus ravdess: the folder {tmp_path} has another layout (looked for "
-        "Actor_*/03-01-*.wav, 03-01-*.wav, utterances.csv): set corpus.root=<folder of the corpus>"
+        f"corpus ravdess: the folder {tmp_path} has another layout (looked for utterances.csv or "
+        "Actor_*/03-01-*.wav or 03-01-*.wav): set corpus.root=<folder of the corpus>, "
+        "docs/corpora.md tells where it comes from"
     )
 
 
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent does not exist"):
-        corpus(tmp_path / "absent").utterances(tmp_path)
+        corpus(tmp_path / "absent").listing(tmp_path)
 
 
 def test_foreign_name(grow: Grow, tmp_path: Path) -> None:
     root = grow("Actor_01/03-01-09-01-01-01-01.wav")
     with pytest.raises(UserError, match=r"03-01-09-01-01-01-01\.wav is not named as 03-01-05-02"):
-        corpus(root).utterances(tmp_path)
+        corpus(root).listing(tmp_path)
 
 
 def test_table_layout(grow: Grow, tmp_path: Path) -> None:
-    root = grow("audio/a.flac", "audio/b.flac")
+    angry, calm = f"audio/{NAMED}", "audio/03-01-02-01-01-01-01.flac"
+    root = grow(angry, calm)
     (root / "utterances.csv").write_text(
-        "file,speaker,gender,emotion\naudio/b.flac,01,male,calm\naudio/a.flac,01,male,anger\n"
+        f"file,speaker,gender,emotion\n{calm},01,male,calm\n{angry},01,male,anger\n"
     )
-    assert [u.emotion for u in corpus(root).utterances(tmp_path)] == ["anger"]
-    merged = corpus(root, calm="neutral").utterances(tmp_path)
-    assert [u.emotion for u in merged] == ["anger", "neutral"]
+    assert [u.emotion for u in corpus(root).listing(tmp_path).utterances] == ["anger"]
+    merged = corpus(root, calm="neutral").listing(tmp_path).utterances
+    assert [u.emotion for u in merged] == ["neutral", "anger"]
     assert merged[0].attributes == {"corpus": "ravdess", "language": "en", "gender": "male"}
 
 
 def test_missing_audio_is_kept_for_skipping(tmp_path: Path) -> None:
-    (tmp_path / "utterances.csv").write_text("file,speaker,emotion\na.flac,01,anger\n")
+    (tmp_path / "utterances.csv").write_text(f"file,speaker,emotion\n{NAMED},01,anger\n")
     with pytest.raises(UserError, match="audio file not found"):
-        corpus(tmp_path).utterances(tmp_path)
-    assert len(corpus(tmp_path, on_bad_file="skip").utterances(tmp_path)) == 1
+        corpus(tmp_path).listing(tmp_path)
+    assert len(corpus(tmp_path, on_bad_file="skip").listing(tmp_path).utterances) == 1
 
 
 @pytest.mark.corpora
 def test_real(data_root: Path, tmp_path: Path) -> None:
-    found = corpus(data_root / "ravdess", calm="neutral").utterances(tmp_path)
+    found = corpus(data_root / "ravdess", calm="neutral").listing(tmp_path).utterances
     assert len(found) == 864
     assert Counter(u.emotion for u in found) == {
         "neutral": 96 + 192,
@@ -108,13 +112,13 @@ def test_real(data_root: Path, tmp_path: Path) -> None:
     }
     assert Counter(u.speaker for u in found) == {f"{actor:02d}": 36 for actor in range(1, 25)}
     assert all((int(u.speaker) % 2 == 1) == (u.attributes["gender"] == "male") for u in found)
-    assert len(corpus(data_root / "ravdess").utterances(tmp_path)) == 864 - 192
+    assert len(corpus(data_root / "ravdess").listing(tmp_path).utterances) == 864 - 192
 
 
 @pytest.mark.corpora
 def test_real_names_tell_what_the_table_tells(data_root: Path, grow: Grow, tmp_path: Path) -> None:
-    listed = corpus(data_root / "ravdess").utterances(tmp_path)
-    parsed = corpus(grow(*(f"{u.path.stem}.wav" for u in listed))).utterances(tmp_path)
+    listed = corpus(data_root / "ravdess").listing(tmp_path).utterances
+    parsed = corpus(grow(*(f"{u.path.stem}.wav" for u in listed))).listing(tmp_path).utterances
     for by_table, by_name in zip(listed, parsed, strict=True):
         assert (by_table.speaker, by_table.emotion) == (by_name.speaker, by_name.emotion)
         assert by_name.attributes.items() <= by_table.attributes.items()

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.corpora import records
+from client.corpora.base import Listing, Utterance
 from client.corpora.table import Row, Table
 from client.errors import UserError
 from tests.client.corpora.conftest import Grow
@@ -13,13 +15,17 @@ def row(file: str = "a.wav", emotion: str = "anger", **others: str) -> Row:
 
 
 def table(*rows: Row, folder: Path = Path("corpus")) -> Table:
-    return Table(folder / "list.csv", list(rows))
+    return Table.below_header(folder / "list.csv", list(rows))
+
+
+def from_table(*args: Any, **kwargs: Any) -> list[Utterance]:
+    return records.from_table(*args, **kwargs).utterances
 
 
 def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
     root = grow("b.wav", "a.wav")
     rows = row("b.wav", age="31"), row("./a.wav", age="", gender="F")
-    found = records.from_table(table(*rows, folder=root), attributes={"language": "de"})
+    found = from_table(table(*rows, folder=root), attributes={"language": "de"})
     assert [u.path for u in found] == [root / "a.wav", root / "b.wav"]
     assert found[0].attributes == {"language": "de", "gender": "female"}
     assert found[1].attributes == {"language": "de", "age": "31"}
@@ -28,7 +34,7 @@ def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
 def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
     root = grow("audio/a.wav", "b.wav")
     rows = table(row("a.wav"), row(str(root / "b.wav")))
-    found = records.from_table(rows, root=root / "audio")
+    found = from_table(rows, root=root / "audio")
     assert [u.path for u in found] == [root / "audio/a.wav", root / "b.wav"]
 
 
@@ -46,16 +52,17 @@ def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
 )
 def test_names_of_emotions(label: str, emotion: str) -> None:
     rows = table(row(emotion=label))
-    found = records.from_table(rows, emotions={"freude": "happiness"}, skip_missing=True)
+    found = from_table(rows, emotions={"freude": "happiness"}, skip_missing=True)
     assert found[0].emotion == emotion
 
 
-def test_dropped_rows_need_no_audio() -> None:
-    assert records.from_table(table(row(emotion="Fear")), emotions={"FEAR": None}) == []
+def test_dropped_rows_need_no_audio_and_are_counted() -> None:
+    rows = table(row(emotion="Fear"), row("b.wav", emotion="Fear"))
+    assert records.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2})
 
 
 def test_a_dropped_synonym_wins() -> None:
-    assert records.from_table(table(row(emotion="joy")), emotions={"joy": None}) == []
+    assert from_table(table(row(emotion="joy")), emotions={"joy": None}) == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,7 @@ def test_a_dropped_synonym_wins() -> None:
         (
             [row(), row(emotion="Fear"), row(emotion="Fear")],
             "unknown emotion 'Fear' in rows 3, 4: use neutral, happiness, sadness, anger, "
-            "or map it in corpus.emotions with corpus=manifest",
+            "or map it in corpus.emotions with corpus=manifest or corpus=audformat",
         ),
         (
             [row("a.wav"), row("b.wav"), row("x/../a.wav")],
@@ -86,7 +93,7 @@ def test_a_dropped_synonym_wins() -> None:
         (
             [row("b.wav"), row("c.wav")],
             f"audio file not found (the first is {Path('corpus/b.wav')}) in rows 2, 3: "
-            "correct the path or corpus.root",
+            "correct the path or corpus.root, or set corpus.on_bad_file=skip",
         ),
     ],
 )

@@ -26,7 +26,7 @@ CORPUS = Synthetic(
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cache that holds `CORPUS`."""
     folder = tmp_path_factory.mktemp("cache")
-    CORPUS.utterances(folder)
+    CORPUS.listing(folder)
     return folder
 
 
@@ -40,7 +40,7 @@ def refuse_to_render(*_: Any) -> None:
 
 
 def test_balanced_real_audio(cache: Path) -> None:
-    found = CORPUS.utterances(cache)
+    found = CORPUS.listing(cache).utterances
     assert set(Counter((u.speaker, u.emotion) for u in found).values()) == {2}
     genders = {u.speaker: u.attributes["gender"] for u in found}
     assert Counter(genders.values()) == {"female": 2, "male": 2}
@@ -68,8 +68,8 @@ def test_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("change", [{"seed": 1}, {"language": "de"}, {"language": "pl"}])
 def test_another_corpus_is_rendered(tmp_path: Path, change: dict[str, Any]) -> None:
     small = replace(CORPUS, speakers=1, utterances_per_speaker=4)
-    heard = {u.path.read_bytes() for u in small.utterances(tmp_path)}
-    other = {u.path.read_bytes() for u in replace(small, **change).utterances(tmp_path)}
+    heard = {u.path.read_bytes() for u in small.listing(tmp_path).utterances}
+    other = {u.path.read_bytes() for u in replace(small, **change).listing(tmp_path).utterances}
     assert len(heard | other) == 8
     assert len(list((tmp_path / "synthetic").iterdir())) == 2
 
@@ -81,7 +81,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(synthetic, "tqdm", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
-        CORPUS.utterances(tmp_path)
+        CORPUS.listing(tmp_path)
     assert list((tmp_path / "synthetic").iterdir()) == []
 
 
@@ -108,6 +108,6 @@ def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
 )
 def test_impossible_parameters(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        replace(CORPUS, **change).utterances(tmp_path)
+        replace(CORPUS, **change).listing(tmp_path)
     assert str(error.value) == message
     assert list(tmp_path.iterdir()) == []
