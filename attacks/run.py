@@ -160,7 +160,9 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     classes = check_adversary(config, data, shadows) if attacking else []
     if config.stage in ("all", "check"):
         for corpus in (data, *shadows):
-            console.print(check.table(corpus.name, corpus.utterances, corpus.left_out))
+            unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
+            left_out = {**corpus.left_out, **unreadable}
+            console.print(check.table(corpus.name, corpus.utterances, left_out))
     if config.stage == "check":
         return
     trained = config.resume is not None and (folder / "training.json").exists()
@@ -210,8 +212,9 @@ def _shadow_settings(config: StudyConfig) -> list[Any]:
 def _show_sources(config: StudyConfig) -> None:
     """Tell of published corpora what is there, before what is missing ends the run."""
     for settings in (config.corpus, *_shadow_settings(config)):
-        for shown in check.sources(build_corpus(settings, config.data_root)):
-            console.print(shown)
+        for corpus in check.published(build_corpus(settings, config.data_root)):
+            console.print(check.parts(corpus))
+            console.print(check.origin(corpus), soft_wrap=True)
 
 
 def _train(config: StudyConfig, data: CorpusData, folder: Path, learned: Learned | None) -> None:

@@ -199,6 +199,7 @@ def write_training(
             "name": data.name,
             "utterances": len(data.utterances),
             "skipped": [str(path) for path in data.skipped],
+            "left_out": dict(sorted(data.left_out.items())),
             "emotions": dict(sorted(Counter(u.emotion for u in data.utterances).items())),
         },
         "clients": len(data.speakers) * data.shards,

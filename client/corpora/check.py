@@ -14,31 +14,29 @@ MAX_VALUES = 10
 """Of an attribute that is listed: more of them say little of a group."""
 
 
-def sources(corpus: Corpus) -> list[Table]:
-    """Tell which parts of a published corpus its folder holds, and how to come by the corpus.
-
-    Returns
-    -------
-    list of Table
-        None of a corpus that was not published, several of a pooled one.
-    """
+def published(corpus: Corpus) -> list[Published]:
+    """List the published corpora that a corpus is made of: itself, the parts of a pool, or none."""
     if isinstance(corpus, Pooled):
-        return [shown for part in corpus.parts for shown in sources(part)]
-    return [_source(corpus)] if isinstance(corpus, Published) else []
+        return [found for part in corpus.parts for found in published(part)]
+    return [corpus] if isinstance(corpus, Published) else []
 
 
-def _source(corpus: Published) -> Table:
-    source, root = corpus.source, Path(corpus.root)
-    shown = Table(
-        title=f"corpus {corpus.name}: what {root} holds of {source.title}",
-        caption=f"licence: {source.licence}\nfrom: {source.address}\nsee: {DOCS}",
-        caption_justify="left",
-    )
+def parts(corpus: Published) -> Table:
+    """Tell which parts of a corpus its folder holds, and how many files of each."""
+    shown = Table(title=f"corpus {corpus.name}: {corpus.source.title}")
     for heading in ("part", "looked for", "found"):
         shown.add_column(heading, overflow="fold")
-    for part in source.parts:
-        shown.add_row(part.name, str(part), _found(part, root))
+    for part in corpus.source.parts:
+        shown.add_row(part.name, str(part), _found(part, Path(corpus.root)))
     return shown
+
+
+def origin(corpus: Published) -> str:
+    """Say where the corpus was looked for and how to come by it, in lines of any length."""
+    source = corpus.source
+    return (
+        f"folder: {corpus.root}\nlicence: {source.licence}\nfrom: {source.address}\nsee: {DOCS}\n"
+    )
 
 
 def _found(part: Part, root: Path) -> str:

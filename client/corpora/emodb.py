@@ -49,7 +49,7 @@ class Emodb(Published):
 
     source: ClassVar[Source] = Source(
         title="EmoDB",
-        licence="free of charge; CC0 1.0 in the copy on Zenodo",
+        licence="open to the public; CC0 1.0 in the edition of audEERING",
         address="http://emodb.bilderbar.info",
         parts=(Part("speech", (table.FILE, "wav/*.wav")),),
     )

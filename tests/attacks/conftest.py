@@ -112,6 +112,7 @@ def results() -> dict[str, Any]:
             "name": "ravdess",
             "utterances": 1234,
             "skipped": ["03-01-broken.wav", "empty.wav"],
+            "left_out": {"calm": 192, "tied vote": 8},
             "emotions": {"anger": 300, "happiness": 310, "neutral": 312, "sadness": 312},
         },
         "clients": 50,

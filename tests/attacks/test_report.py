@@ -232,6 +232,7 @@ def test_folds_files_configuration_versions_and_timing_are_shown(run_dir: Path) 
     text = page_text(run_dir)
     for shown in (
         "4 60.5 % 60.0 % 62.0 % 34 s09, s10",
+        "Recordings left out: 200 calm: 192 tied vote: 8",
         "Skipped files: 2 unreadable 03-01-broken.wav empty.wav",
         "privacy: epsilon: 25 name: udp",
         "flwr 1.41.0",

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.client.corpora.trees import TREES, Speech
+
 Grow = Callable[..., Path]
+Tree = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -19,5 +22,22 @@ def grow(tmp_path: Path) -> Grow:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(tmp_path / name, np.zeros(160), 16_000)
         return tmp_path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Speech:
+    """Synthesised recordings."""
+    return Speech.spoken(tmp_path_factory.mktemp("voices"))
+
+
+@pytest.fixture
+def tree(speech: Speech, tmp_path: Path) -> Tree:
+    """Write a corpus in its published layout and return its folder."""
+
+    def write(name: str) -> Path:
+        TREES[name](tmp_path / name, speech)
+        return tmp_path / name
 
     return write

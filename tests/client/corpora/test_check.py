@@ -1,22 +1,32 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from client.corpora import check
 from client.corpora.base import Utterance
+from client.corpora.crema_d import CremaD
+from client.corpora.emodb import Emodb
+from client.corpora.pooled import Pooled
+from client.corpora.synthetic import Synthetic
+from tests.client.corpora.conftest import Grow
 
 
 def utterance(speaker: str, emotion: str, **attributes: str) -> Utterance:
     return Utterance(Path("a.wav"), speaker, emotion, attributes)
 
 
-def lines(*utterances: Utterance) -> list[list[str]]:
-    console = Console(width=100)
+def printed(table: Table) -> list[list[str]]:
+    console = Console(width=150)
     with console.capture() as capture:
-        console.print(check.table("some", utterances))
+        console.print(table)
     separators = str.maketrans("┃│", "  ")
     rows = (line.translate(separators).split() for line in capture.get().splitlines())
     return [row for row in rows if row and row[0][0].isalnum()]
+
+
+def lines(*utterances: Utterance) -> list[list[str]]:
+    return printed(check.table("some", utterances))
 
 
 def test_counts_and_totals() -> None:
@@ -57,3 +67,39 @@ def test_what_differs_too_much_is_not_listed() -> None:
     many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(check.MAX_VALUES + 1)]
     assert "shoe:" not in sum(lines(*many), [])
     assert "shoe:" in sum(lines(*many[1:]), [])
+
+
+def test_what_is_left_out_is_counted_beneath() -> None:
+    shown = printed(check.table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12}))
+    assert shown[-1] == ["left", "out:", "fear", "(12),", "tie", "(2)"]
+
+
+def test_parts_that_are_there_and_missing(grow: Grow) -> None:
+    root = grow("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
+    (root / "VideoDemographics.csv").touch()
+    corpus = CremaD("cd", 1, "error", str(root))
+    assert printed(check.parts(corpus)) == [
+        ["corpus", "cd:", "CREMA-D"],
+        ["part", "looked", "for", "found"],
+        ["speech", "AudioWAV/*.wav", "2", "of", "7442"],
+        ["votes", "processedResults/summaryTable.csv", "missing"],
+        ["speakers", "VideoDemographics.csv", "1", "of", "1"],
+    ]
+    assert check.origin(corpus).splitlines() == [
+        f"folder: {root}",
+        "licence: ODbL 1.0",
+        "from: https://github.com/CheyneyComputerScience/CREMA-D",
+        "see: docs/corpora.md",
+    ]
+
+
+def test_a_corpus_whose_size_depends_on_the_layout(grow: Grow) -> None:
+    emodb = Emodb("emodb", 4, "error", str(grow("wav/03a01Fa.wav")))
+    assert printed(check.parts(emodb))[2] == ["speech", "utterances.csv", "or", "wav/*.wav", "1"]
+
+
+def test_published_corpora_of_a_pool() -> None:
+    emodb, spoken = Emodb("emodb", 4, "error", ""), Synthetic("made", 1, "error", "en", 2, 4, 0)
+    inner = Pooled("inner", 1, "error", [spoken, emodb])
+    assert check.published(Pooled("pooled", 1, "error", [emodb, inner])) == [emodb, emodb]
+    assert check.published(spoken) == []

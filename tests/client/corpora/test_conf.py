@@ -9,6 +9,11 @@ from client.corpora.manifest import Manifest
 from client.corpora.nemo import Nemo
 from client.corpora.synthetic import Synthetic
 
+PUBLISHED = [
+    *("iemocap", "msp_improv", "crema_d", "urdu"),
+    *("ravdess", "emodb", "nemo", "audformat"),
+]
+
 
 def build(*overrides: str) -> Any:
     with initialize_config_module("conf", version_base="1.3"):
@@ -16,16 +21,23 @@ def build(*overrides: str) -> Any:
     return instantiate(config.corpus)
 
 
-@pytest.mark.parametrize("corpus", ["ravdess", "emodb", "nemo"])
+@pytest.mark.parametrize("corpus", PUBLISHED)
 def test_root_follows_data_root(corpus: str) -> None:
     assert build(f"+corpus={corpus}").root == f"/data/{corpus}"
 
 
 def test_shards() -> None:
     assert build("+corpus=nemo") == Nemo("nemo", 5, "error", "/data/nemo")
+    of_the_study = {name: build(f"+corpus={name}").shards for name in PUBLISHED[:3]}
+    assert of_the_study == {"iemocap": 10, "msp_improv": 10, "crema_d": 1}
 
 
-@pytest.mark.parametrize("corpus", ["ravdess", "emodb", "nemo", "pooled"])
+def test_turns_of_the_study() -> None:
+    made = build("+corpus=iemocap")
+    assert (made.dialogs, made.excitement) == ("improvised", "happiness")
+
+
+@pytest.mark.parametrize("corpus", [*PUBLISHED, "pooled"])
 def test_speakers(corpus: str) -> None:
     assert build(f"+corpus={corpus}").speakers is None
     chosen = build(f"+corpus={corpus}", "corpus.speakers=[ravdess/01,08]").speakers

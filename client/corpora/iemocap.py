@@ -1,0 +1,105 @@
+"""IEMOCAP: ten actors in five dyadic sessions, improvised and scripted, in English.
+
+References
+----------
+Busso et al., "IEMOCAP: interactive emotional dyadic motion capture database", Language Resources
+and Evaluation 42(4), 2008. https://doi.org/10.1007/s10579-008-9076-6
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from client.corpora import records, table
+from client.corpora.base import Listing
+from client.corpora.published import Part, Published, Source
+from client.errors import check_choice
+
+# [start - end], turn, label, [valence, activation, dominance]; a dialog is named by its session,
+# by whose motion was captured and by its script or topic, a turn by its speaker
+_LINE = re.compile(
+    r"\[[\d.]+ - [\d.]+\]\t"
+    r"(?P<dialog>(?P<session>Ses\d\d)[FM]_(?P<kind>impro|script)\w+)_(?P<turn>(?P<gender>[FM])\w+)\t"
+    r"(?P<emotion>\w+)\t"
+)
+_LABELS = {
+    "ang": "anger",
+    "hap": "happiness",
+    "sad": "sadness",
+    "neu": "neutral",
+    "exc": "excitement",
+    "fru": "frustration",
+    "fea": "fear",
+    "sur": "surprise",
+    "dis": "disgust",
+    "oth": "another emotion",
+    "xxx": "no agreement",
+}
+_DIALOGS = {"impro": "improvised", "script": "scripted"}
+_EXCITEMENT = {"happiness": "happiness", "drop": None}
+_LEFT_OUT = (
+    *("frustration", "fear", "surprise", "disgust", "another emotion", "no agreement"),
+    *_DIALOGS.values(),
+)
+
+
+@dataclass(frozen=True)
+class Iemocap(Published):
+    """The full release of IEMOCAP; the fields are the keys of ``conf/corpus``.
+
+    Attributes
+    ----------
+    dialogs : str
+        ``improvised``, ``scripted`` or ``all``: which turns to keep.
+    excitement : str
+        Count it as ``happiness``, or ``drop`` it.
+    """
+
+    source: ClassVar[Source] = Source(
+        title="IEMOCAP",
+        licence="USC's release agreement, for research",
+        address="https://sail.usc.edu/iemocap/iemocap_release.htm",
+        parts=(
+            Part("labels", ("Session*/dialog/EmoEvaluation/Ses*.txt",), 151),
+            Part("turns", ("Session*/sentences/wav/Ses*/Ses*.wav",), 10_039),
+        ),
+    )
+
+    dialogs: str
+    excitement: str
+
+    def read(self, cache: Path) -> Listing:
+        """List the turns of the four emotions, session by session; `cache` is not used.
+
+        Raises
+        ------
+        UserError
+            If the folder has another layout, a label file is unusable or names a turn that is not
+            there, or an option is unknown.
+        """
+        check_choice("corpus.dialogs", self.dialogs, (*_DIALOGS.values(), "all"))
+        check_choice("corpus.excitement", self.excitement, _EXCITEMENT)
+        labels, _ = self.files()
+        return Listing.joined(self._dialog(Path(self.root) / file) for file in labels)
+
+    def _dialog(self, file: Path) -> Listing:
+        lines = table.read_lines(file, "[", _LINE)
+        return records.from_table(
+            table.Table(file, [self._described(row) for row in lines.rows], lines.numbers),
+            root=file.parents[2] / "sentences" / "wav",
+            emotions={**dict.fromkeys(_LEFT_OUT), "excitement": _EXCITEMENT[self.excitement]},
+            attributes={"language": "en"},
+            skip_missing=self.on_bad_file == "skip",
+        )
+
+    def _described(self, row: table.Row) -> table.Row:
+        """Say what a line tells of a turn; one of a dialog to leave out is labelled by that."""
+        dialog, label = _DIALOGS[row["kind"]], row["emotion"]
+        return {
+            "file": f"{row['dialog']}/{row['dialog']}_{row['turn']}.wav",
+            "speaker": row["session"] + row["gender"],
+            "emotion": _LABELS.get(label, label) if self.dialogs in (dialog, "all") else dialog,
+            "gender": row["gender"],
+            "dialog": dialog,
+        }

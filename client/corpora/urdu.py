@@ -1,0 +1,53 @@
+"""URDU: 38 speakers of Pakistani talk shows, spontaneous speech, in Urdu.
+
+References
+----------
+Latif et al., "Cross lingual speech emotion recognition: Urdu vs. Western languages", FIT 2018.
+https://arxiv.org/abs/1812.10411
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+from client.corpora import records, table
+from client.corpora.base import Listing
+from client.corpora.published import Part, Published, Source
+
+# speaker, how many of the speaker, emotion (its initial), how many of the emotion
+_NAME = re.compile(r"(?P<speaker>S(?P<gender>[FM])\d+)_F\d+_(?P<emotion>[AHNS])\d+")
+_EMOTIONS = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad"}
+
+
+@dataclass(frozen=True)
+class Urdu(Published):
+    """The URDU corpus; the fields are the keys of ``conf/corpus``."""
+
+    source: ClassVar[Source] = Source(
+        title="URDU",
+        licence="for research",
+        address="https://github.com/siddiquelatif/URDU-Dataset",
+        parts=tuple(
+            Part(emotion, (f"{emotion.title()}/*.wav",), 100) for emotion in _EMOTIONS.values()
+        ),
+    )
+
+    def read(self, cache: Path) -> Listing:
+        """List the recordings, sorted by path; `cache` is not used.
+
+        Raises
+        ------
+        UserError
+            If the folder has another layout, or a file name is not URDU's.
+        """
+        rows = self.read_names(chain(*self.files()), _NAME, "SM1_F1_A01.wav")
+        described = [row | {"emotion": _EMOTIONS[row["emotion"]]} for row in rows]
+        root = Path(self.root)
+        return records.from_table(
+            table.Table.below_header(root, described),
+            root=root,
+            attributes={"language": "ur"},
+            skip_missing=self.on_bad_file == "skip",
+        )

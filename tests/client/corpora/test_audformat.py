@@ -1,0 +1,139 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import audformat
+import pytest
+
+from client.corpora.audformat import Audformat
+from client.corpora.base import Listing
+from client.errors import UserError
+from tests.client.corpora.conftest import Tree
+
+DEFAULTS: dict[str, Any] = {
+    "tables": None,
+    "splits": None,
+    "emotion": "emotion",
+    "speaker": "speaker",
+    "attributes": ["gender", "age", "language", "accent"],
+    "emotions": {"boredom": None},
+}
+
+
+def listing(root: Path, on_bad_file: str = "error", **changes: Any) -> Listing:
+    return Audformat("made", 1, on_bad_file, str(root), **{**DEFAULTS, **changes}).listing(root)
+
+
+def test_all_tables(tree: Tree) -> None:
+    root = tree("audformat")
+    found = listing(root)
+    assert [(u.path, u.speaker, u.emotion) for u in found.utterances] == [
+        (root / "audio/test-0.wav", "s1", "anger"),
+        (root / "audio/test-2.wav", "s1", "happiness"),
+        (root / "audio/test-3.wav", "s2", "happiness"),
+        (root / "audio/train-0.wav", "s1", "happiness"),
+        (root / "audio/train-1.wav", "s2", "anger"),
+        (root / "audio/train-2.wav", "s1", "neutral"),
+    ]
+    assert found.left_out == {"boredom": 1, "no label": 1}
+    known = {u.speaker: dict(u.attributes) for u in found.utterances}
+    assert known == {
+        "s1": {"corpus": "made", "language": "de", "gender": "female", "age": "31"},
+        "s2": {"corpus": "made", "language": "tr", "gender": "male"},
+    }
+
+
+@pytest.mark.parametrize("chosen", [{"splits": ["train"]}, {"tables": ["emotion.train"]}])
+def test_some_of_them(tree: Tree, chosen: dict[str, Any]) -> None:
+    found = listing(tree("audformat"), **chosen)
+    assert Counter(u.path.name[:5] for u in found.utterances) == {"train": 3}
+
+
+def test_emotions_are_mapped(tree: Tree) -> None:
+    found = listing(tree("audformat"), emotions={"boredom": "sadness", "joy": None})
+    assert Counter(u.emotion for u in found.utterances) == {"sadness": 1, "anger": 2, "neutral": 1}
+    assert found.left_out == {"joy": 3, "no label": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tables": ["emotions"]}, "corpus.tables=emotions is not one of emotion.test, emotion.tr"),
+        ({"splits": ["dev"]}, "corpus.splits=dev is not one of test, train"),
+        ({"emotion": "mood"}, "nothing is labelled with mood: choose among the schemes emotion, s"),
+        ({"speaker": "who"}, "nothing is labelled with who: choose among the schemes emotion, sp"),
+        ({"emotions": {}}, "unknown emotion 'boredom' in row 2: use neutral, happiness, sadness, "),
+    ],
+)
+def test_what_the_database_has_not(tree: Tree, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        listing(tree("audformat"), **changes)
+
+
+def test_absent_recordings(tree: Tree) -> None:
+    root = tree("audformat")
+    (root / "audio/train-0.wav").unlink()
+    with pytest.raises(UserError, match=r"not found \(the first is .*/audio/train-0\.wav\) in row"):
+        listing(root)
+    assert len(listing(root, on_bad_file="skip").utterances) == 6
+
+
+def test_labels_that_contradict_each_other(tree: Tree) -> None:
+    root = tree("audformat")
+    add_table(root, audformat.filewise_index(["audio/train-1.wav"]))
+    with pytest.raises(UserError) as error:
+        listing(root)
+    assert str(error.value) == (
+        f"{root}/db.yaml: Found overlapping data in column 'emotion': left right file "
+        "audio/train-1.wav anger joy: choose others in corpus.tables"
+    )
+
+
+def test_labels_of_segments(tree: Tree) -> None:
+    root = tree("audformat")
+    add_table(root, audformat.segmented_index(["audio/train-1.wav"], ["0.1s"], ["0.2s"]))
+    with pytest.raises(UserError) as error:
+        listing(root)
+    assert str(error.value) == (
+        f"{root}/db.yaml: labels are those of segments, and recordings are used as a whole: "
+        "choose others in corpus.tables"
+    )
+    assert len(listing(root, tables=["emotion.train"]).utterances) == 3
+
+
+def add_table(root: Path, index: Any) -> None:
+    """Add a table that labels one recording or segment with joy."""
+    made = audformat.Database.load(str(root))
+    made["more"] = audformat.Table(index)
+    made["more"]["emotion"] = audformat.Column(scheme_id="emotion")
+    made["more"]["emotion"].set(["joy"])
+    made.save(str(root))
+
+
+def test_pickled_tables(tree: Tree) -> None:
+    root = tree("audformat")
+    (root / "db.files.pkl").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        listing(root)
+    assert str(error.value) == (
+        f"{root}/db.files.pkl: pickled tables are not opened: remove db.*.pkl, and save tables as "
+        "Parquet or CSV if there are no others"
+    )
+
+
+@pytest.mark.parametrize(
+    "header", ["a: [", "a: 1", "", "name: x", "a: !!python/object/apply:os.system ['exit 3']"]
+)
+def test_unusable_headers(tree: Tree, header: str) -> None:
+    root = tree("audformat")
+    (root / "db.yaml").write_text(header)
+    with pytest.raises(UserError, match=r"db\.yaml: no header of an audformat database \(") as e:
+        listing(root)
+    assert "\n" not in str(e.value)
+
+
+def test_a_table_that_is_not_there(tree: Tree) -> None:
+    root = tree("audformat")
+    (root / "db.emotion.test.parquet").unlink()
+    with pytest.raises(UserError, match="No file found for table with path"):
+        listing(root)

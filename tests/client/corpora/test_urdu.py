@@ -1,0 +1,52 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from client.corpora.urdu import Urdu
+from client.errors import UserError
+from tests.client.corpora.conftest import Tree
+
+
+def corpus(root: Path) -> Urdu:
+    return Urdu("urdu", 1, "error", str(root))
+
+
+def test_published_layout(tree: Tree) -> None:
+    root = tree("urdu")
+    found = corpus(root).listing(root).utterances
+    assert Counter((u.speaker, u.emotion) for u in found) == {
+        ("SM3", "anger"): 2,
+        ("SM3", "happiness"): 1,
+        ("SM3", "neutral"): 1,
+        ("SM3", "sadness"): 1,
+        ("SF1", "happiness"): 2,
+        ("SM6", "sadness"): 2,
+    }
+    assert found[0].path == root / "Angry/SM3_F1_A051.wav"
+    assert found[0].attributes == {"corpus": "urdu", "language": "ur", "gender": "male"}
+    assert {u.attributes["gender"] for u in found if u.speaker == "SF1"} == {"female"}
+
+
+@pytest.mark.parametrize("name", ["SX1_F1_A01", "SM1_F1_B01", "SM1_A01", "SM1_F1_A01-copy"])
+def test_foreign_name(tree: Tree, name: str) -> None:
+    root = tree("urdu")
+    (root / "Angry" / f"{name}.wav").touch()
+    with pytest.raises(UserError) as error:
+        corpus(root).listing(root)
+    assert str(error.value) == (
+        f"corpus urdu: {root}/Angry/{name}.wav is not named as SM1_F1_A01.wav is: restore the "
+        "corpus's own name, move the file away or correct corpus.root"
+    )
+
+
+def test_a_folder_that_lacks_an_emotion(tree: Tree) -> None:
+    root = tree("urdu")
+    (root / "Sad").rename(root / "sad")
+    with pytest.raises(UserError) as error:
+        corpus(root).listing(root)
+    assert str(error.value) == (
+        f"corpus urdu: the folder {root} is incomplete (looked for Angry/*.wav, Happy/*.wav, "
+        "Neutral/*.wav, Sad/*.wav, found only Angry/*.wav, Happy/*.wav, Neutral/*.wav): "
+        "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
+    )
