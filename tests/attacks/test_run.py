@@ -664,10 +664,11 @@ def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
     rows = [
         (f"{s}-{i}.wav", f"s{s}", ("neutral", "anger")[i % 2]) for s in range(5) for i in range(6)
     ]
-    table = write_manifest(tmp_path, rows)
+    table = write_manifest(tmp_path, [*rows, ("x.wav", "s0", "fear")])
     (tmp_path / "2-1.wav").write_bytes(b"")
     status, _ = fedser(
         "corpus=manifest",
+        "+corpus.emotions.fear=null",
         f"corpus.file={table}",
         "corpus.on_bad_file=skip",
         "stage=train",
@@ -679,3 +680,4 @@ def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
     corpus = read_results(only_run(tmp_path) / "results.json")["corpus"]
     assert corpus["utterances"] == 29
     assert [Path(p).name for p in corpus["skipped"]] == ["2-1.wav"]
+    assert corpus["left_out"] == {"fear": 1}
