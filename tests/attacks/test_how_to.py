@@ -34,7 +34,8 @@ def family(tmp_path, monkeypatch) -> Path:
 
 
 def test_add_a_corpus(family, command):
-    given = ["--config-dir", "mine/conf", "corpus=family", "data_root=data", "shadow=[]"]
+    data = family / "data"
+    given = ["--config-dir", "mine/conf", "corpus=family", f"data_root={data}", "shadow=[]"]
     assert (
         "fedser --config-dir mine/conf corpus=family data_root=/data stage=check"
         in (blocks("add-a-corpus.md")["sh"])
@@ -44,7 +45,7 @@ def test_add_a_corpus(family, command):
     assert "corpus family: Family talks" in printed and "licence: CC BY 4.0" in printed
     assert "left out: fear (2)" in printed
 
-    (family / "data/family/talks").rename(family / "data/family/others")
+    (data / "family" / "talks").rename(data / "family" / "others")
     status, printed = command(*given, "stage=check", f"cache={family / 'cache'}")
     assert status == 2
-    assert "the folder data/family has another layout (looked for talks/*.wav)" in printed
+    assert f"the folder {data}/family has another layout (looked for talks/*.wav)" in printed

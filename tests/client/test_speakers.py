@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.corpora.base import Utterance
+from client.corpora.base import Listing, Utterance
 from client.dataset import Dataset
 from client.errors import UserError
 from client.speakers import (
@@ -149,8 +149,8 @@ class Fixed:
     def __init__(self, utterances: list[Utterance], shards: int) -> None:
         self._utterances, self.shards = utterances, shards
 
-    def utterances(self, cache: Path) -> list[Utterance]:
-        return self._utterances
+    def listing(self, cache: Path) -> Listing:
+        return Listing(self._utterances)
 
 
 def test_impossible_age_bounds_are_refused_before_features_are_extracted(tmp_path):
