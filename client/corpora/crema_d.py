@@ -45,7 +45,9 @@ class CremaD(Published):
         parts=(
             Part("speech", ("AudioWAV/*.wav",), 7_442),
             Part("votes", ("processedResults/summaryTable.csv",), 1),
-            Part("speakers", ("VideoDemographics.csv",), 1),
+            Part(
+                "speakers", ("VideoDemographics.csv", "processedResults/VideoDemographics.csv"), 1
+            ),
         ),
     )
 

@@ -40,7 +40,7 @@ _DIALOGS = {"impro": "improvised", "script": "scripted"}
 _EXCITEMENT = {"happiness": "happiness", "drop": None}
 _LEFT_OUT = (
     *("frustration", "fear", "surprise", "disgust", "another emotion", "no agreement"),
-    *_DIALOGS.values(),
+    *(f"{dialog} dialog" for dialog in _DIALOGS.values()),
 )
 
 
@@ -96,10 +96,11 @@ class Iemocap(Published):
     def _described(self, row: table.Row) -> table.Row:
         """Say what a line tells of a turn; one of a dialog to leave out is labelled by that."""
         dialog, label = _DIALOGS[row["kind"]], row["emotion"]
+        kept = self.dialogs in (dialog, "all")
         return {
             "file": f"{row['dialog']}/{row['dialog']}_{row['turn']}.wav",
             "speaker": row["session"] + row["gender"],
-            "emotion": _LABELS.get(label, label) if self.dialogs in (dialog, "all") else dialog,
+            "emotion": _LABELS.get(label, label) if kept else f"{dialog} dialog",
             "gender": row["gender"],
             "dialog": dialog,
         }

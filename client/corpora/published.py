@@ -89,8 +89,8 @@ class Published(Recordings):
         files = [part.find(root) for part in parts]
         if all(files):
             return files
-        there = [str(part) for part, found in zip(parts, files, strict=True) if found]
-        found = f", found only {', '.join(there)}" if there else ""
+        there = [part.name for part, found in zip(parts, files, strict=True) if found]
+        found = f", found only its {', '.join(there)}" if there else ""
         raise UserError(
             f"corpus {self.name}: the folder {root} {_fault(root, bool(there))} (looked for "
             f"{', '.join(map(str, parts))}{found}): set corpus.root=<folder of the corpus>, "
@@ -152,7 +152,7 @@ class Published(Recordings):
 
 def _fault(root: Path, incomplete: bool) -> str:
     if not root.is_dir():
-        return "does not exist"
+        return "is a file" if root.exists() else "does not exist"
     if incomplete:
         return "is incomplete"
     return "has another layout" if any(root.iterdir()) else "is empty"

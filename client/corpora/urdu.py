@@ -30,7 +30,8 @@ class Urdu(Published):
         licence="for research",
         address="https://github.com/siddiquelatif/URDU-Dataset",
         parts=tuple(
-            Part(emotion, (f"{emotion.title()}/*.wav",), 100) for emotion in _EMOTIONS.values()
+            Part(f"{emotion} speech", (f"{emotion.title()}/*.wav",), 100)
+            for emotion in _EMOTIONS.values()
         ),
     )
 

@@ -50,7 +50,7 @@ def checked(speech, cache, tmp_path, monkeypatch, command):
                 "from: https://sail.usc.edu/iemocap/iemocap_release.htm see: docs/corpora.md",
                 "Ses02M male 1 2 1 1 5",
                 "4 speakers 2 female, 2 male 4 8 4 4 20",
-                "left out: another emotion (4), frustration (4), no agreement (4), scripted (4)",
+                "frustration (4), no agreement (4), scripted dialog (4)",
             ],
         ),
         (
@@ -79,7 +79,7 @@ def checked(speech, cache, tmp_path, monkeypatch, command):
         (
             "urdu",
             [],
-            ["happy Happy/*.wav 3 of 100", "3 speakers 1 female, 2 male 1 3 3 2 9"],
+            ["happy speech Happy/*.wav 3 of 100", "3 speakers 1 female, 2 male 1 3 3 2 9"],
         ),
         (
             "audformat",
@@ -146,4 +146,4 @@ def test_real_metadata_without_recordings(command, data_root, tmp_path):
     root = data_root / "crema_d_metadata"
     status, printed = command("corpus=crema_d", f"corpus.root={root}", "stage=check")
     assert status == 2
-    assert "found only VideoDemographics.csv): set corpus.root=<folder of the corpus>" in printed
+    assert "found only its speakers): set corpus.root=<folder of the corpus>" in printed

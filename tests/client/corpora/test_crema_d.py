@@ -50,6 +50,12 @@ def test_labels_are_what_most_raters_voted_for(tree: Tree) -> None:
     assert found.utterances[0].path == root / "AudioWAV/1001_DFA_HAP_XX.wav"
 
 
+def test_demographics_beside_the_votes(tree: Tree) -> None:
+    root = tree("crema_d")
+    (root / "VideoDemographics.csv").rename(root / "processedResults" / "VideoDemographics.csv")
+    assert len(listing(root).utterances) == 14
+
+
 def test_absent_recordings(tree: Tree) -> None:
     root = tree("crema_d")
     for name in ("1001_IEO_NEU_XX", "1002_TAI_FEA_XX"):  # the second is left out anyway

@@ -33,7 +33,7 @@ def test_improvised_turns_with_excitement_as_happiness(tree: Tree) -> None:
         "frustration": 4,
         "no agreement": 4,
         "another emotion": 4,
-        "scripted": 4,
+        "scripted dialog": 4,
     }
     first = found.utterances[0]
     assert first.path == root / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"
@@ -58,7 +58,7 @@ def test_excitement_dropped(tree: Tree) -> None:
 def test_other_dialogs(tree: Tree, dialogs: str, anger: int) -> None:
     found = listing(tree("iemocap"), dialogs)
     assert Counter(u.emotion for u in found.utterances)["anger"] == anger
-    assert found.left_out.get("improvised", 0) == (32 if dialogs == "scripted" else 0)
+    assert found.left_out.get("improvised dialog", 0) == (32 if dialogs == "scripted" else 0)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,13 @@ def test_every_corpus_refuses_every_other_layout(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("folder", "fault"), [("empty", "is empty"), ("absent", "does not exist")])
+@pytest.mark.parametrize(
+    ("folder", "fault"),
+    [("empty", "is empty"), ("absent", "does not exist"), ("file", "is a file")],
+)
 def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, fault: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     made = corpus(name, tmp_path / folder)
     with pytest.raises(UserError) as error:
         made.listing(tmp_path)

@@ -47,6 +47,6 @@ def test_a_folder_that_lacks_an_emotion(tree: Tree) -> None:
         corpus(root).listing(root)
     assert str(error.value) == (
         f"corpus urdu: the folder {root} is incomplete (looked for Angry/*.wav, Happy/*.wav, "
-        "Neutral/*.wav, Sad/*.wav, found only Angry/*.wav, Happy/*.wav, Neutral/*.wav): "
+        "Neutral/*.wav, Sad/*.wav, found only its angry speech, happy speech, neutral speech): "
         "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
     )
