@@ -10,31 +10,47 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from client.audio import AudioError, Floats, read_audio, seconds
 from client.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     import opensmile
 
-Floats = npt.NDArray[np.float32]
+Job = tuple[Path, Path]
+"""A recording and the file of the cache that its vector goes to."""
 
 
 class Extractor(Protocol):
-    """Turns one recording into one vector. Must be picklable: it travels to worker processes."""
+    """Turns recordings into one vector each. Must be picklable: it travels to worker processes."""
 
     @property
     def key(self) -> str:
         """Name of everything that determines the values: the folder of the cache."""
         ...
 
-    def __call__(self, path: Path) -> Floats:
-        """Return a vector of shape (d,)."""
+    @property
+    def sampling_rate(self) -> int:
+        """Of the recordings that it takes, in Hz."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many recordings it takes at once, at most; they are of similar length."""
+        ...
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether worker processes share the work; else it uses cores, or a GPU, by itself."""
+        ...
+
+    def __call__(self, recordings: Sequence[Floats]) -> Floats:
+        """Return vectors of shape (n, d) for n recordings of shape (samples,)."""
         ...
 
 
@@ -52,27 +68,23 @@ class OpenSmile:
 
     feature_set: str
     sampling_rate: int
+    batch_size: ClassVar[int] = 1
+    side_by_side: ClassVar[bool] = True
 
     @cached_property
     def key(self) -> str:
-        """Feature set, sampling rate and package version."""
-        return f"{self.feature_set}-{self.sampling_rate}-opensmile{version('opensmile')}"
+        """Feature set, sampling rate, mixdown and package version."""
+        return f"{self.feature_set}-{self.sampling_rate}-mono-opensmile{version('opensmile')}"
 
-    def __call__(self, path: Path) -> Floats:
-        """Extract the functionals of one recording, channels mixed down."""
-        import soundfile
-
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        if len(samples) == 0:
-            raise ValueError("no samples")
-        if not np.isfinite(samples).all():  # openSMILE would make numbers of it
-            raise ValueError("samples are not finite")
-        smile = _smile(self.feature_set, self.sampling_rate)
-        return np.asarray(smile(samples.T, rate).reshape(-1), dtype=np.float32)
+    def __call__(self, recordings: Sequence[Floats]) -> Floats:
+        """Extract the functionals of each recording."""
+        smile = _smile(self.feature_set)
+        rows = [smile(recording, self.sampling_rate).reshape(-1) for recording in recordings]
+        return np.array(rows, dtype=np.float32)
 
 
 @cache
-def _smile(feature_set: str, sampling_rate: int) -> "opensmile.Smile":
+def _smile(feature_set: str) -> "opensmile.Smile":
     # Imported here: pandas and openSMILE's library cost two seconds that a cached run saves.
     import opensmile
 
@@ -80,9 +92,6 @@ def _smile(feature_set: str, sampling_rate: int) -> "opensmile.Smile":
     return opensmile.Smile(
         feature_set=opensmile.FeatureSet[feature_set],
         feature_level=opensmile.FeatureLevel.Functionals,
-        sampling_rate=sampling_rate,
-        resample=True,
-        mixdown=True,
     )
 
 
@@ -130,8 +139,8 @@ def extract(
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
     first.pop("", None)
     missing = [(p, _entry(folder, d)) for d, p in first.items() if not _entry(folder, d).exists()]
-    reasons = _extract_missing(extractor, sorted(missing), workers or os.cpu_count() or 1)
-    bad = {path: reason for path, reason in reasons if reason}
+    reasons = _extract_missing(extractor, missing, workers or os.cpu_count() or 1)
+    bad = {path: reason for path, reason in sorted(reasons) if reason}
     failed = {"", *(d for d, p in first.items() if p in bad)}
     if bad and not skip_bad:
         path, reason = next(iter(bad.items()))
@@ -163,32 +172,63 @@ def _digest(path: Path, skip_bad: bool) -> str:
 
 
 def _extract_missing(
-    extractor: Extractor, jobs: Sequence[tuple[Path, Path]], workers: int
+    extractor: Extractor, jobs: Sequence[Job], workers: int
 ) -> list[tuple[Path, str]]:
     """Fill the cache; return each recording with the reason it failed, or an empty string."""
     if not jobs:
         return []
-    pool = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")
-    results = pool(delayed(_extract_one)(extractor, *job) for job in jobs)
+    batches = _batches(jobs, extractor.batch_size)
+    processes = min(workers, len(batches)) if extractor.side_by_side else 1
+    pool = Parallel(n_jobs=processes, return_as="generator")
+    results = list[tuple[Path, str]]()
     try:
-        return list(tqdm(results, "features", len(jobs), unit="file", mininterval=0.5))
+        with tqdm(desc="features", total=len(jobs), unit="file", mininterval=0.5) as bar:
+            for done in pool(delayed(_extract_batch)(extractor, batch) for batch in batches):
+                results += done
+                bar.update(len(done))
     except BrokenProcessPool as error:
-        raise UserError(f"{jobs[0][0]}: a feature worker died (out of memory?)") from error
+        raise UserError(f"{batches[0][0][0]}: a feature worker died (out of memory?)") from error
+    return results
 
 
-def _extract_one(extractor: Extractor, source: Path, target: Path) -> tuple[Path, str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # openSMILE warns of recordings shorter than a window
-        try:
-            vector = extractor(source)
-        except UserError:
-            raise
-        except Exception as error:  # libsndfile and openSMILE raise various types
-            return source, f"unreadable or empty audio ({' '.join(str(error).split())[:120]})"
+def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
+    """Cut the jobs into batches of recordings that are about as long, the longest first."""
+    ordered = sorted(jobs)
+    if size > 1:
+        ordered.sort(key=lambda job: seconds(job[0]), reverse=True)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path, str]]:
+    """Extract the recordings at once; if that fails, one by one, to tell which is at fault."""
+    try:
+        recordings = [read_audio(source, extractor.sampling_rate) for source, _ in jobs]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openSMILE warns of recordings shorter than a window
+            vectors = extractor(recordings)
+    except UserError:
+        raise
+    except Exception as error:  # openSMILE and the encoders raise various types
+        if len(jobs) > 1:
+            return [result for job in jobs for result in _extract_batch(extractor, [job])]
+        return [(jobs[0][0], _reason(error))]
+    return [
+        (source, _store(vector, target))
+        for vector, (source, target) in zip(vectors, jobs, strict=True)
+    ]
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:120]
+    return text if isinstance(error, AudioError) else f"no features ({text})"
+
+
+def _store(vector: Floats, target: Path) -> str:
+    """Write a vector into the cache, or return why not."""
     if not np.isfinite(vector).all():
-        return source, "features are not finite (silent or too short?)"
+        return "features are not finite (silent or too short?)"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         np.save(file, vector.astype(np.float32), allow_pickle=False)
     os.replace(file.name, target)
-    return source, ""
+    return ""

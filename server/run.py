@@ -14,6 +14,7 @@ for _name, _value in {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -71,6 +72,20 @@ def build(settings: Any) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(schema, fields))
 
 
+def build_group(group: str, settings: Any) -> Any:
+    """Make what a group of the configuration describes, as `build` does.
+
+    Raises
+    ------
+    UserError
+        Naming the key, if a value is missing or has not the right type.
+    """
+    try:
+        return build(settings)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+
+
 def load_private(config: StudyConfig) -> CorpusData:
     """Read the private corpus and its features."""
     return read_corpus(config.corpus, config)
@@ -84,7 +99,8 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
     settings : mapping
         Plain or of OmegaConf: the keys of the corpus.
     """
-    corpus, extractor = build_corpus(settings, config.data_root), build(config.features)
+    corpus = build_corpus(settings, config.data_root)
+    extractor = build_group("features", config.features)
     return load_corpus(corpus, extractor, Path(config.cache), config.age_bounds)
 
 
@@ -103,10 +119,7 @@ def build_corpus(settings: Any, data_root: str) -> Corpus:
             raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
         named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
         fields["parts"] = [build_corpus(part, data_root) for part in named]
-    try:
-        corpus: Corpus = build(fields)
-    except OmegaConfBaseException as error:
-        raise UserError(f"corpus.{error.full_key}: {str(error).splitlines()[0]}") from error
+    corpus: Corpus = build_group("corpus", fields)
     return corpus
 
 

@@ -81,6 +81,17 @@ def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
     assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
 
 
+def test_model_and_attacks_take_features_of_any_number(fedser, tmp_path):
+    assert fedser(*SMALL, "features=egemaps", "folds=[0]", "attack=[correlation,snapshot]")[0] == 0
+    run = only_run(tmp_path)
+    model = load_file(run / "model.safetensors")
+    assert model["fold0.dense.0.weight"].shape == (256, 88)
+    results = read_results(run / "results.json")
+    assert np.sum(results["utility"]["per_fold"][0]["confusion"]) == 2 * 8
+    assert {a["name"] for a in results["attacks"]} == {"correlation", "snapshot"}
+    assert all(0 <= a["auc"] <= 1 and a["victims"] == 6 for a in results["attacks"])
+
+
 def test_transcripts_name_no_speaker_and_no_attribute(fedser, tmp_path):
     fedser(*SMALL, "stage=train")
     for path in (only_run(tmp_path) / "transcript").rglob("*"):

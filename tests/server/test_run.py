@@ -28,6 +28,7 @@ from server.ray_grid import RayGrid
 from server.run import (
     build,
     build_corpus,
+    build_group,
     compose,
     named_corpus,
     run_federations,
@@ -172,6 +173,14 @@ def test_build_checks_fields_and_types():
         build({**settings, "sampling_rate": "fast"})
     with pytest.raises(OmegaConfBaseException, match="sampling"):
         build({**settings, "sampling": 1})
+
+
+def test_a_missing_value_of_a_group_is_named():
+    settings = {"_target_": "client.huggingface.HuggingFace", "path": "???", "batch_size": 8}
+    with pytest.raises(UserError, match=r"features\.path: .* missing mandatory value"):
+        build_group("features", {**settings, "layer": -1})
+    with pytest.raises(UserError, match=r"features\.layer: Value 'last' .* Integer"):
+        build_group("features", {**settings, "path": "/m", "layer": "last"})
 
 
 def test_parts_of_a_pool_are_composed_as_shadow_corpora_are():
