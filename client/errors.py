@@ -1,5 +1,6 @@
 """The exceptions a user is meant to see."""
 
+import re
 from collections.abc import Collection
 
 
@@ -28,3 +29,8 @@ def check_choice(key: str, value: object, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise UserError(f"{key}={value} is not one of {', '.join(choices)}")
+
+
+def brief(error: Exception) -> str:
+    """Return what another library's exception says: on one line, not coloured, cut if long."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:160]

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from client.audio import AudioError, Floats, read_audio, seconds
-from client.errors import UserError, check_choice
+from client.errors import UserError, brief, check_choice
 
 if TYPE_CHECKING:
     import opensmile
@@ -211,16 +211,12 @@ def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path
     except Exception as error:  # openSMILE and the encoders raise various types
         if len(jobs) > 1:
             return [result for job in jobs for result in _extract_batch(extractor, [job])]
-        return [(jobs[0][0], _reason(error))]
+        reason = brief(error) if isinstance(error, AudioError) else f"no features ({brief(error)})"
+        return [(jobs[0][0], reason)]
     return [
         (source, _store(vector, target))
         for vector, (source, target) in zip(vectors, jobs, strict=True)
     ]
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:120]
-    return text if isinstance(error, AudioError) else f"no features ({text})"
 
 
 def _store(vector: Floats, target: Path) -> str:

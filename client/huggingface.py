@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from client.audio import Floats
-from client.errors import UserError
+from client.errors import UserError, brief
 from client.pretrained import check_layer, device, fingerprint, prepare_torchaudio, release
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -92,8 +92,9 @@ class HuggingFace:
                 self.path, **local, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # various types, for each file and kind of model
-            text = " ".join(str(error).split())[:160]
-            raise UserError(f"features.path={self.path} cannot be loaded ({text})") from error
+            raise UserError(
+                f"features.path={self.path} cannot be loaded ({brief(error)})"
+            ) from error
         kind = model.config.model_type
         if not hasattr(model.config, "feat_extract_norm") and kind != WHISPER:
             raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from client.audio import Floats
-from client.errors import UserError, check_choice
+from client.errors import UserError, brief, check_choice
 from client.pretrained import check_layer, device, fingerprint, prepare_torchaudio, release
 
 UPSTREAMS = {"apc": "apc", "vq_apc": "apc", "npc": "npc", "tera": "tera", "decoar2": "decoar2"}
@@ -87,10 +87,9 @@ class S3prl:
             try:
                 return expert.UpstreamExpert(self.checkpoint).eval().to(device())
             except Exception as error:  # various types, for each upstream and defect
-                text = " ".join(str(error).split())[:160]
                 raise UserError(
                     f"features.checkpoint={self.checkpoint} cannot be read as "
-                    f"features.upstream={self.upstream} ({type(error).__name__}: {text})"
+                    f"features.upstream={self.upstream} ({type(error).__name__}: {brief(error)})"
                 ) from error
 
     def _states(self, model: Any, samples: torch.Tensor) -> Sequence[torch.Tensor]:
