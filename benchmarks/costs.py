@@ -57,7 +57,7 @@ def main() -> None:
     print(f"accounting of {ROUNDS} central rounds: {accounting_seconds():.2f} s")
     with tempfile.TemporaryDirectory() as cache:
         corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
-        paths = [u.path for u in corpus.utterances(Path(cache))]
+        paths = [u.path for u in corpus.listing(Path(cache)).utterances]
         for features in ("emobase", "egemaps", "compare"):
             speed, core = extraction_speed(features, paths)
             print(f"{features} extraction: {speed:.0f} times real time, {core:.0f} a core")
