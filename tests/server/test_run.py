@@ -1,7 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
-from tempfile import gettempdir
 
 import numpy as np
 import pandas as pd
@@ -104,6 +102,7 @@ def cluster(tmp_path, monkeypatch):
     """Two Ray nodes of one CPU each, which find nothing of this repository by themselves."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
     cluster.add_node()
     yield cluster
@@ -159,7 +158,7 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
     for name in ("a", "b", "c"):
         one, other = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
         np.testing.assert_array_equal(one.arrays["dense.0.weight"], other.arrays["dense.0.weight"])
-    assert not list(Path(gettempdir()).glob("fedser-node-*"))  # nodes clear up
+    assert not list(tmp_path.glob("fedser-node-*"))  # nodes clear up
 
 
 def test_build_checks_fields_and_types():
