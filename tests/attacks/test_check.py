@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from attacks.run import console
 from tests.client.corpora.trees import TREES, Speech
 
 
@@ -27,7 +28,7 @@ def checked(speech, cache, tmp_path, monkeypatch, command):
         change(root)
         empty.mkdir()
         monkeypatch.chdir(empty)
-        monkeypatch.setenv("COLUMNS", "150")
+        monkeypatch.setattr(console, "width", 150)
         given = (f"corpus={name}", f"data_root={tmp_path / 'data'}", "shadow=[]", f"cache={cache}")
         status, printed = command(*given, "stage=check", "corpus.shards=1", *arguments)
         assert status == 0 or not list(empty.iterdir())

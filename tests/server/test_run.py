@@ -103,6 +103,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # a path of sockets must be short
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
     cluster.add_node()
     yield cluster
