@@ -27,6 +27,7 @@ from client.errors import UserError
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Protocol
+from server.roster import Roster
 from server.run import run_canaries
 from server.study import parameter_names, private_federations
 from server.transcript import Transcript, TranscriptMeta, choose_layers
@@ -34,13 +35,15 @@ from server.transcript import Transcript, TranscriptMeta, choose_layers
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
-def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[str, Any] | None:
+def audit_run(
+    config: StudyConfig, private: CorpusData | Roster, folder: Path
+) -> dict[str, Any] | None:
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
     (first,) = private_federations(replace(config, folds=config.folds[:1]), private, folder)
     plan = first.protocol.plan
-    evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime)
+    evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
     checks = [
         audit_figures(found, plan, config.audit.canaries, magnitude, config.audit.confidence)
         for magnitude, kinds in zip(config.audit.magnitudes, evidence, strict=True)
@@ -51,7 +54,7 @@ def audit_run(config: StudyConfig, private: CorpusData, folder: Path) -> dict[st
 
 def attack_run(
     config: StudyConfig,
-    private: CorpusData,
+    private: CorpusData | Roster,
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     folder: Path,

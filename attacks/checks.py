@@ -9,10 +9,11 @@ from attacks.evaluate import check_victims
 from attacks.learn import speaker_groups
 from attacks.tap import Ints
 from client.errors import UserError, check_choice
+from client.run import build
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.privacy_config import CENTRAL, LOCAL
-from server.run import build
+from server.roster import Roster
 from server.study import parameter_names
 from server.transcript import choose_layers
 
@@ -24,7 +25,7 @@ CHOICES = {
 
 
 def check_adversary(
-    config: StudyConfig, private: CorpusData, shadows: Sequence[CorpusData]
+    config: StudyConfig, private: CorpusData | Roster, shadows: Sequence[CorpusData]
 ) -> list[str]:
     """Refuse, before anything is trained, an attack that could not be carried out.
 

@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from attacks.tap import Stream, gather, layers_of
 from client.errors import UserError
-from server.evaluate import confusion_matrix, uar
+from client.evaluation import confusion_matrix
+from server.evaluate import uar
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

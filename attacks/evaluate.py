@@ -28,6 +28,7 @@ from client.errors import UserError
 from client.seeds import numpy_stream
 from client.speakers import CorpusData
 from conf.schema import AdversaryConfig
+from server.roster import Roster
 
 Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -136,7 +137,7 @@ def refuse_not_finite(scores: pd.DataFrame, columns: Sequence[str]) -> None:
             raise ValueError(f"{many} value(s) of {column} are NaN or infinite")
 
 
-def check_victims(private: CorpusData, attribute: str, classes: Sequence[str]) -> None:
+def check_victims(private: CorpusData | Roster, attribute: str, classes: Sequence[str]) -> None:
     """Refuse, before anything is trained, a corpus whose outcome could not be evaluated.
 
     Raises
@@ -151,7 +152,7 @@ def _check_values(speakers: pd.DataFrame, attribute: str, classes: Sequence[str]
     if attribute not in speakers:
         raise UserError(
             f"adversary.attribute={attribute}: the private corpus does not say it; "
-            f"its columns are {', '.join(speakers.columns)}"
+            f"its columns are {', '.join(speakers.columns) or 'none (runtime.truth has them)'}"
         )
     unknown = sorted(set(speakers[attribute].dropna()) - set(classes))
     if unknown or speakers[attribute].isna().any():

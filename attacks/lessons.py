@@ -17,10 +17,12 @@ from attacks.learn import Fitted, Shadow, View, fit_attacks, speaker_groups
 from attacks.snapshot import Snapshot
 from attacks.tap import Ints
 from client.errors import UserError
+from client.run import build
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.federation import Federation
-from server.run import build, run_federations
+from server.roster import Roster
+from server.run import run_federations
 from server.study import parameter_names, private_federations
 from server.transcript import choose_layers
 
@@ -88,7 +90,7 @@ class Learned:
 
 def learn_run(
     config: StudyConfig,
-    private: CorpusData,
+    private: CorpusData | Roster,
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     kept: Mapping[str, str] | None = None,
@@ -118,7 +120,7 @@ def learn_run(
             "updates to read them from: attack as the run was set up, or run it anew"
         )
     if absent := shadow.missing(federations):
-        run_federations(absent, config.runtime)
+        run_federations(absent, config.runtime.simulated)
         shadow.keep(absent)
     rehearsals = [
         Shadow(f.folder, labels[speakers := shadow.speaker_numbers(f.clients, shadows)], speakers)

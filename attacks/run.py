@@ -28,16 +28,12 @@ from attacks.sweep import PROBLEM_FILE, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora import check
 from client.errors import Suspended, UserError, check_choice
+from client.run import build_corpus, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
-from server.run import (
-    build_corpus,
-    load_private,
-    named_corpus,
-    read_corpus,
-    run_federations,
-    study_config,
-)
+from server.network import Network
+from server.roster import Roster
+from server.run import private_corpus, read_corpus, run_federations, run_over, study_config
 from server.study import (
     begin_training,
     private_federations,
@@ -151,28 +147,27 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     check_audit(config)
     if config.stage == "check":
         _show_sources(config)
-    data = load_private(config)
+    trained = config.resume is not None and (folder / "training.json").exists()
+    training_due = config.stage in ("all", "train") and not trained
     attacking = config.stage != "train" and bool(config.shadow and config.attack)
     if config.stage == "attack" and not attacking:
         raise UserError("stage=attack needs at least one corpus in shadow and one attack")
     check_store(config, attacking)
-    shadows = load_shadows(config) if attacking else []
-    classes = check_adversary(config, data, shadows) if attacking else []
-    if config.stage in ("all", "check"):
-        for corpus in (data, *shadows):
-            unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
-            left_out = {**corpus.left_out, **unreadable}
-            console.print(check.table(corpus.name, corpus.utterances, left_out))
-    if config.stage == "check":
-        return
-    trained = config.resume is not None and (folder / "training.json").exists()
     learned = None
-    if trained:
-        remove_checkpoints(folder)  # the run may have been killed before it did
-    elif config.stage in ("all", "train"):
-        if config.transcript.store == "features":
-            learned = learn_run(config, data, shadows, classes)
-        _train(config, data, folder, learned)
+    with private_corpus(config, folder, training_due or config.stage == "check") as (data, nodes):
+        shadows = load_shadows(config) if attacking else []
+        classes = check_adversary(config, data, shadows) if attacking else []
+        if config.stage in ("all", "check"):
+            for corpus in (data, *shadows):
+                _show(corpus)
+        if config.stage == "check":
+            return
+        if trained:
+            remove_checkpoints(folder)  # the run may have been killed before it did
+        if training_due:
+            if config.transcript.store == "features":
+                learned = learn_run(config, data, shadows, classes)
+            _train(config, data, folder, learned, nodes)
     audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
     figures, timing = (
@@ -211,19 +206,38 @@ def _shadow_settings(config: StudyConfig) -> list[Any]:
 
 def _show_sources(config: StudyConfig) -> None:
     """Tell of published corpora what is there, before what is missing ends the run."""
-    for settings in (config.corpus, *_shadow_settings(config)):
+    here = [] if config.runtime.name == "network" else [config.corpus]  # else the nodes have it
+    for settings in (*here, *_shadow_settings(config)):
         for corpus in check.published(build_corpus(settings, config.data_root)):
             console.print(check.parts(corpus))
             console.print(check.origin(corpus), soft_wrap=True)
 
 
-def _train(config: StudyConfig, data: CorpusData, folder: Path, learned: Learned | None) -> None:
+def _show(corpus: CorpusData | Roster) -> None:
+    if isinstance(corpus, Roster):
+        console.print(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes")
+        return
+    unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
+    left_out = {**corpus.left_out, **unreadable}
+    console.print(check.table(corpus.name, corpus.utterances, left_out))
+
+
+def _train(
+    config: StudyConfig,
+    data: CorpusData | Roster,
+    folder: Path,
+    learned: Learned | None,
+    nodes: Network | None,
+) -> None:
     started = time.perf_counter()
     begin_training(config, folder)
     federations = private_federations(config, data, folder)
     if learned:
         federations = with_readers(config, learned, federations)
-    outcomes = run_federations(federations, config.runtime)
+    if nodes:
+        outcomes = run_over(nodes, federations)
+    else:
+        outcomes = run_federations(federations, config.runtime)
     write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)
 
 

@@ -15,13 +15,14 @@ from conf.schema import StudyConfig
 from server.federation import Federation
 from server.plan import PrivacyPlan
 from server.privacy_config import GUARANTEED, PrivacyConfig
+from server.roster import RemoteClients, Roster
 from server.study import NUM_FOLDS, protocol
 
 SPEAKER = "speaker"
 """The attribute that is each speaker's own: re-identification."""
 
 
-def refuse_overlap(private: CorpusData, shadows: Sequence[CorpusData]) -> None:
+def refuse_overlap(private: CorpusData | Roster, shadows: Sequence[CorpusData]) -> None:
     """Make sure that the adversary's recordings are not the victims' own.
 
     Raises
@@ -112,7 +113,7 @@ def speaker_labels(shadows: Sequence[CorpusData], attribute: str, classes: Seque
     return np.array([classes.index(value) for value in of])
 
 
-def speaker_numbers(clients: Clients, shadows: Sequence[CorpusData]) -> Ints:
+def speaker_numbers(clients: Clients | RemoteClients, shadows: Sequence[CorpusData]) -> Ints:
     """Return which of the adversary's speakers each client is, (N,)."""
     names = speaker_names(shadows)
     return np.array([names.index(unit) for unit in clients.units("speaker")])

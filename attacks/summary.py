@@ -39,10 +39,8 @@ def summary_table(results: dict[str, Any]) -> Table:
                 "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
                 _rounded(entry["eer" if recognising else "uar_calibrated"]),
             )
-    shown.caption = (
-        f"test UAR {utility['uar']:.3f} over {len(utility['per_fold'])} fold(s); "
-        f"{_guarantee(privacy)}"
-    )
+    uar, folds = _rounded(utility["uar"]) or "unknown", len(utility["per_fold"])
+    shown.caption = f"test UAR {uar} over {folds} fold(s); {_guarantee(privacy)}"
     return shown
 
 

@@ -13,11 +13,12 @@ from joblib.externals.loky import get_reusable_executor
 
 from client.corpora.synthetic import Synthetic
 from client.features import extract
+from client.run import build
 from client.training import TrainingConfig
 from server.accountant import Accountant
 from server.composition import Releases
 from server.plan import PrivacyPlan
-from server.run import build, compose, study_config
+from server.run import compose, study_config
 
 ROUNDS, CLIENTS, UTTERANCES = 200, 70, 26
 

@@ -3,20 +3,33 @@
 A node may host one client (a device) or many (a simulation's worker): the message names
 those it wants, and the reply stacks their updates along a leading axis, one row a client, so
 that the server sees every client's own update however many nodes there are.
+
+A real node holds data of its own, in a file that its configuration names as ``holdings``. It
+reads no other, tells whose utterances it holds when it is asked, and evaluates the models that
+it is sent.
 """
 
+import json
+import logging
 import os
-from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
-from client.dataset import Dataset
+from client.corpora.base import EMOTIONS
+from client.dataset import Dataset, Examples
 from client.engine import Training
+from client.evaluation import confusion_matrix, predict
+from client.hosting import Holdings, Hosted, Hosting
+from client.mechanism import Arrays
+from client.model import Recogniser, load_arrays
 from client.request import TrainRequest
 from client.threads import spread
 from client.wire import from_record, to_record
@@ -27,7 +40,30 @@ STACKED = {"cpu": 16, "cuda": 1024}
 SHARED = 2
 """Clients a thread, at least, for that more than one are used."""
 
-app = ClientApp()
+
+def discreet(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Say of the failure of a node with data of its own no more than its kind.
+
+    A message could name files, and Flower sends it to the server.
+    """
+    if "holdings" not in context.node_config:
+        return call_next(message, context)
+    try:
+        return call_next(message, context)
+    except Exception as error:
+        logging.exception("a message could not be answered")
+        raise RuntimeError(f"{type(error).__name__}: the node's own log says more") from None
+
+
+app = ClientApp(mods=[discreet])
+
+
+@app.query()
+def roster(message: Message, context: Context) -> Message:
+    """Tell whose utterances this node holds, as `Holdings.roster` has it."""
+    held = _holdings(str(context.node_config["holdings"]))
+    content = RecordDict({"roster": ConfigRecord({"json": json.dumps(held.roster)})})
+    return Message(content, reply_to=message)
 
 
 @app.train()
@@ -36,15 +72,34 @@ def train(message: Message, context: Context) -> Message:
 
     The reply holds ``arrays`` (each parameter stacked to (k, ...)) and ``metrics`` with
     ``clients`` of length k; ``num_examples`` and ``loss`` of length k leave only where the
-    privacy mechanism lets them. The node's configuration says on how many ``threads``.
+    privacy mechanism lets them. A node with data of its own adds ``evaluation``, the flattened
+    confusion matrices ``validation`` and ``test`` of the model that it was sent. The node's
+    configuration says on how many ``threads``, and with data of its own on which ``device``.
     """
     # One thread a chunk: what a client gets depends neither on how many threads there are nor
     # on who is in its chunk, to the last bit.
     torch.set_num_threads(1)
     request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
-    request = replace(request, dataset=_found(request.dataset, context))
     start = from_record(message.content.array_records["arrays"])
-    data, clients = _dataset(request.dataset, request.device), request.clients
+    threads = int(context.node_config.get("threads", 1))
+    if "holdings" not in context.node_config:
+        path = _found(str(request.dataset), context)
+        content = _train(request, start, _dataset(path, request.device), request.device, threads)
+        return Message(content, reply_to=message)
+    if request.hosting is None:
+        raise ValueError("a node with data of its own reads no file that a message names")
+    path, device = (str(context.node_config[key]) for key in ("holdings", "device"))
+    hosted, content = _hosted(path, request.hosting, request.seed, device), RecordDict()
+    if request.clients:
+        content = _train(request, start, hosted.training, device, threads)
+    content["evaluation"] = _evaluate(request, start, hosted, threads)
+    return Message(content, reply_to=message)
+
+
+def _train(
+    request: TrainRequest, start: Arrays, data: Dataset, device: str, threads: int
+) -> RecordDict:
+    clients = request.clients
     training = Training(
         request.algorithm,
         request.model,
@@ -63,16 +118,27 @@ def train(message: Message, context: Context) -> Message:
         training.protect(chunk, training.updates)
         return losses
 
-    threads = int(context.node_config.get("threads", 1))
-    chunks = chunks_of(len(clients), threads, STACKED[request.device])
+    chunks = chunks_of(len(clients), threads, STACKED[device])
     losses = [loss for part in spread(threads, work, chunks) for loss in part]
     metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
         metrics["num_examples"] = training.sizes
     if "loss" in request.mechanism.metrics:
         metrics["loss"] = losses
-    content = RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
-    return Message(content, reply_to=message)
+    return RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
+
+
+def _evaluate(request: TrainRequest, model: Arrays, hosted: Hosted, threads: int) -> MetricRecord:
+    recogniser = Recogniser(request.model, hosted.test.features.shape[1], len(EMOTIONS)).eval()
+    load_arrays(recogniser, model)
+    sets = {"validation": hosted.validation, "test": hosted.test}
+    predicted = predict(recogniser, [_features(held) for held in sets.values()], threads)
+    return MetricRecord(
+        {
+            name: confusion_matrix(held.labels.cpu().numpy(), found, len(EMOTIONS)).ravel().tolist()
+            for (name, held), found in zip(sets.items(), predicted, strict=True)
+        }
+    )
 
 
 def chunks_of(count: int, threads: int, most: int) -> list[slice]:
@@ -91,6 +157,20 @@ def _found(dataset: str, context: Context) -> str:
     """Return where this node finds a file: in its own ``workspace``, if it was given one."""
     folder = context.node_config.get("workspace")
     return str(Path(str(folder), Path(dataset).name)) if folder else dataset
+
+
+def _features(held: Examples) -> np.ndarray[Any, Any]:
+    return held.features.cpu().numpy()
+
+
+@lru_cache(maxsize=1)
+def _holdings(path: str) -> Holdings:
+    return Holdings.load(Path(path))
+
+
+@lru_cache(maxsize=8)  # federations that take turns
+def _hosted(path: str, hosting: Hosting, seed: int, device: str) -> Hosted:
+    return _holdings(path).hosted(hosting, seed, device)
 
 
 @lru_cache(maxsize=max(2, os.cpu_count() or 1))  # federations that run at a time

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from client.hosting import Hosting
 from client.model import ModelConfig
 from client.privacy import MECHANISMS, Mechanism
 from client.training import TrainingConfig
@@ -18,9 +19,9 @@ class TrainRequest:
         Names the random streams, together with `seed`, `round` and the client.
     clients : tuple of int
         Partition ids of the clients to train.
-    dataset : str
+    dataset : str or None
         File from which a simulation's worker reads its clients; a worker on another machine has
-        one of that name in a folder of its own.
+        one of that name in a folder of its own. None where nodes hold data of their own.
     device : str
         ``cpu`` or ``cuda``.
     algorithm : str
@@ -29,19 +30,23 @@ class TrainRequest:
         Applied to each update before it is sent.
     secure_noise : bool
         Draw noise from the operating system's entropy, not from `seed`.
+    hosting : Hosting or None
+        What a node that holds data of its own does for the federation; it also evaluates the
+        model that it starts from.
     """
 
     federation: str
     round: int
     seed: int
     clients: tuple[int, ...]
-    dataset: str
+    dataset: str | None
     device: str
     algorithm: str
     model: ModelConfig
     training: TrainingConfig
     mechanism: Mechanism
     secure_noise: bool = False
+    hosting: Hosting | None = None
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal request back."""
@@ -59,6 +64,9 @@ class TrainRequest:
             If the text is not one.
         """
         fields = json.loads(text)
+        if (hosting := fields["hosting"]) is not None:
+            clients = tuple((number, who, shard) for number, who, shard in hosting["clients"])
+            fields["hosting"] = Hosting(clients, tuple(hosting["test"]), hosting["normalisation"])
         mechanism = MECHANISMS[fields["mechanism"].pop("name")](**fields["mechanism"])
         return cls(
             **{

@@ -1,8 +1,11 @@
 """From utterances to clients: folds, shards, train and validation parts, normalisation."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +56,16 @@ class CorpusData:
     def speakers(self) -> list[str]:
         """All speakers, sorted."""
         return sorted({u.speaker for u in self.utterances})
+
+    def summary(self) -> dict[str, Any]:
+        """What ``results.json`` says of it."""
+        return {
+            "name": self.name,
+            "utterances": len(self.utterances),
+            "skipped": [str(path) for path in self.skipped],
+            "left_out": dict(sorted(self.left_out.items())),
+            "emotions": dict(sorted(Counter(u.emotion for u in self.utterances).items())),
+        }
 
     def attributes(self, speaker: str) -> dict[str, str]:
         """What the metadata says the same of all of a speaker's utterances."""
@@ -138,10 +151,21 @@ class Clients:
         """Return N."""
         return len(self.speakers)
 
+    @property
+    def dimension(self) -> int:
+        """Number of features d."""
+        return int(self.features.shape[1])
+
+    def fingerprint(self) -> bytes:
+        """Return what tells this data from any other."""
+        digest = hashlib.sha256()
+        for array in (self.features, self.labels, self.client, self.validation):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
     def units(self, unit: str) -> list[str]:
         """Name whom each client's data protects, length N: ``client`` or ``speaker``."""
-        speakers = [f"{c}/{s}" for c, s in zip(self.corpora, self.speakers, strict=True)]
-        return speakers if unit == "speaker" else [str(i) for i in range(len(self))]
+        return name_units(self.corpora, self.speakers, unit)
 
     def sizes(self) -> Ints:
         """Return each client's number of training utterances, shape (N,)."""
@@ -164,6 +188,12 @@ class Clients:
         save_file(tensors, path)
 
 
+def name_units(corpora: Sequence[str], speakers: Sequence[str], unit: str) -> list[str]:
+    """Name whom the data of each of N clients protects: ``client`` or ``speaker``."""
+    names = [f"{c}/{s}" for c, s in zip(corpora, speakers, strict=True)]
+    return names if unit == "speaker" else [str(i) for i in range(len(names))]
+
+
 def make_clients(
     data: CorpusData, speakers: Sequence[str], seed: int, normalisation: str
 ) -> Clients:
@@ -179,9 +209,8 @@ def make_clients(
     for speaker in sorted(speakers):
         rng = numpy_stream(seed, "shards", data.name, speaker)
         for part in np.array_split(rng.permutation(by_speaker[speaker]), data.shards):
-            held = max(1, round(VALIDATION_SHARE * len(part)))
             rows.append(part)
-            held_out.append(np.arange(len(part)) < held)
+            held_out.append(np.arange(len(part)) < _held_out(len(part)))
             owner.append(np.full(len(part), len(names)))
             names.append(speaker)
     index, validation = np.concatenate(rows), np.concatenate(held_out)
@@ -194,6 +223,13 @@ def make_clients(
         corpora=[data.name] * len(names),
         speakers=names,
     )
+
+
+def training_sizes(utterances: int, shards: int) -> list[int]:
+    """Return how many of a speaker's utterances each of their clients trains on."""
+    least, over = divmod(utterances, shards)
+    parts = [least + 1] * over + [least] * (shards - over)
+    return [part - _held_out(part) for part in parts]
 
 
 def join_clients(parts: Sequence[Clients]) -> Clients:
@@ -211,17 +247,24 @@ def join_clients(parts: Sequence[Clients]) -> Clients:
 
 
 def held_out_set(
-    data: CorpusData, speakers: Sequence[str], private: Clients, normalisation: str
+    data: CorpusData, speakers: Sequence[str], private: Clients | None, normalisation: str
 ) -> tuple[Floats, Ints]:
     """Return the normalised utterances of speakers that no client holds.
 
     With per-speaker normalisation a test speaker's statistics are their own, which needs no
-    label; with corpus-wide normalisation they are those of the private training data.
+    label; with corpus-wide normalisation they are those of the private training data, which
+    nothing else looks at.
     """
     by_speaker = _rows_by_speaker(data)
     rows = np.concatenate([by_speaker[s] for s in sorted(speakers)])
-    fit_on = private.rows[~private.validation] if normalisation == "corpus" else rows
+    fit_on = rows
+    if private is not None and normalisation == "corpus":
+        fit_on = private.rows[~private.validation]
     return _normalise(data, rows, fit_on, normalisation), data.labels[rows]
+
+
+def _held_out(utterances: int) -> int:
+    return max(1, round(VALIDATION_SHARE * utterances))
 
 
 def _rows_by_speaker(data: CorpusData) -> dict[str, Ints]:

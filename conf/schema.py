@@ -17,15 +17,31 @@ class RuntimeConfig:
     Attributes
     ----------
     name : str
-        ``ray`` or ``local``.
+        ``ray``, ``local`` or ``network``.
     client_resources : dict
         CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
     ray_address : str or None
         Of a Ray cluster to join, such as ``10.0.0.1:6379``; without one Ray starts here.
-    min_clients : int
-        Nodes without which no round starts: a run waits for them, and is suspended in the end.
+    min_clients : int or None
+        Nodes without which no round starts; None: one. A networked study starts with a node for
+        each key that is known, or where there are no keys with so many.
+    patience : float
+        Seconds to wait for them, after which a run is suspended.
     round_timeout : float
         Seconds for nodes to reply in; a round goes on without the updates that are late.
+    address : str
+        Of the network's SuperLink: host and port; ``0.0.0.0`` to listen at all interfaces.
+    start : bool
+        Whether to start the SuperLink; else one runs there in process isolation.
+    secret : str or None
+        File that a SuperLink which runs already was given as ``--superexec-auth-secret-file``.
+    certificates : str or None
+        Folder that ``docker/certificates.sh`` made: ``ca.crt``, ``server.crt``, ``server.key``
+        and the nodes' public keys in ``nodes``.
+    insecure : bool
+        Do without TLS and authentication.
+    truth : str or None
+        The experimenter's table of attributes: a column ``speaker``, and those to attack.
     """
 
     name: str = "ray"
@@ -33,8 +49,20 @@ class RuntimeConfig:
         default_factory=lambda: {"num_cpus": 1.0, "num_gpus": 0.0}
     )
     ray_address: str | None = None
-    min_clients: int = 1
+    min_clients: int | None = None
+    patience: float = 120.0
     round_timeout: float = 3600.0
+    address: str = "127.0.0.1:8443"
+    start: bool = True
+    secret: str | None = None
+    certificates: str | None = None
+    insecure: bool = False
+    truth: str | None = None
+
+    @property
+    def simulated(self) -> "RuntimeConfig":
+        """Where what needs no real clients runs: shadow federations, canaries."""
+        return RuntimeConfig() if self.name == "network" else self
 
 
 @dataclass

@@ -162,6 +162,30 @@ def all_norms(received: Sequence[Received]) -> Floats64:
     return np.concatenate([np.zeros(0), *(part.norms for part in received)])
 
 
+def rechunk(received: Sequence[Received], size: int) -> list[Received]:
+    """Put updates that arrived one by one into chunks of k, sorted by client.
+
+    Sums then do not depend, to the last bit, on which node sent which update.
+    """
+    if not received:
+        return []
+    releases = [part.releases for part in received]
+    order = np.argsort(np.concatenate([r.client for r in releases]))
+    rounds, client, sizes = (
+        np.concatenate([getattr(r, name) for r in releases])[order]
+        for name in ("round", "client", "num_examples")
+    )
+    rows = [(r, row) for r in releases for row in range(len(r))]
+    chunks = []
+    for first in range(0, len(order), size):
+        own = slice(first, first + size)
+        chosen = [rows[i] for i in order[own]]
+        arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
+        chunk = Releases(rounds[own], client[own], sizes[own], arrays)
+        chunks.append(Received(chunk, update_norms(arrays)))
+    return chunks
+
+
 def update_norms(arrays: Arrays) -> Floats64:
     """Return the L2 norm of each of k updates over all arrays (k, ...); finite if they are.
 

@@ -1,5 +1,6 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
+from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -12,12 +13,14 @@ from client.corpora.base import EMOTIONS
 from client.errors import UserError
 from client.model import initial_arrays
 from client.seeds import numpy_stream
+from client.speakers import Clients
 from client.wire import from_record, to_record
 from server.aggregate import aggregation
 from server.checkpoint import Checkpoint, State
 from server.federation import Federation, Outcome
 from server.grid import offer, threads_of
 from server.recorder import Recorder
+from server.roster import RemoteClients
 from server.strategy import TappedAveraging
 from server.writer import TranscriptWriter
 
@@ -67,9 +70,11 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             "transcript.store=features: no attack reads the updates here; train and attack in one "
             "run of fedser, or set transcript.store=updates"
         )
-    dataset = workspace / f"{federation.name}.safetensors"
-    federation.clients.save_training(dataset)
-    offer(grid, dataset)
+    clients, dataset = federation.clients, None
+    if isinstance(clients, Clients):
+        dataset = workspace / f"{federation.name}.safetensors"
+        clients.save_training(dataset)
+        offer(grid, dataset)
     protocol = federation.protocol
     plan, seed = protocol.plan, protocol.seed
     stream = numpy_stream(seed, federation.name, "initial")
@@ -99,7 +104,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             arrays, aggregate.clipping_norm = state.arrays, state.clipping_norm
         elif checkpoint:  # before anybody is asked
             checkpoint.save(State(arrays, aggregate.clipping_norm, [], {}, 0), recorder.outcome)
-        done = recorder.done
+        done = last = recorder.done
         meta = federation.transcript_meta(list(arrays))
         chunks, reader = state.chunks if state else {}, federation.reader
         with TranscriptWriter(federation.folder, meta, chunks, reader) as writer:
@@ -115,22 +120,24 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
                 if flower_round == 0:  # Flower also asks before the first round
                     return None
-                nonlocal arrays
+                nonlocal arrays, last
                 arrays, server_round = from_record(record), done + flower_round
+                last = server_round
                 # Whoever was asked before an interruption may have released the same already.
                 released = asked_before.get(server_round, strategy.last_released)
                 recorder.accountant.add(released)
-                recorder.record(server_round, arrays, strategy.last_round)
+                recorder.record(server_round, arrays, strategy.last_round, strategy.scores)
                 due = server_round % federation.checkpoint_every == 0
                 latest = recorder.latest
                 if checkpoint and latest and (due or server_round == plan.num_rounds):
                     cohorts, announced = recorder.accountant.cohorts, len(checkpoint.announced)
                     state = State(arrays, aggregate.clipping_norm, [*cohorts], {}, announced)
-                    writer.save_point(
-                        lambda chunks: checkpoint.save(
-                            replace(state, chunks=chunks), latest.result()
-                        )
-                    )
+
+                    def save(chunks: dict[str, int]) -> None:
+                        with suppress(CancelledError):  # the run failed before the row was there
+                            checkpoint.save(replace(state, chunks=chunks), latest.result())
+
+                    writer.save_point(save)
                 return None
 
             strategy = TappedAveraging(
@@ -144,20 +151,27 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 ),
                 aggregate=aggregate,
                 server_step=protocol.algorithm.server_step,
-                held=federation.clients.sizes().tolist(),
+                held=clients.sizes().tolist(),
                 tap=writer.record,
                 rounds_done=done,
                 min_clients=federation.min_clients,
+                patience=federation.patience,
+                remote=clients if isinstance(clients, RemoteClients) else None,
             )
-            with suppress(BudgetSpent):
-                strategy.start(
-                    grid,
-                    to_record(arrays),
-                    num_rounds=plan.num_rounds - done,
-                    timeout=federation.round_timeout,
-                    evaluate_fn=after_round,
-                )
-            writer.record_model(recorder.done + 1, arrays)
+            try:
+                with suppress(BudgetSpent):
+                    strategy.start(
+                        grid,
+                        to_record(arrays),
+                        num_rounds=plan.num_rounds - done,
+                        timeout=federation.round_timeout,
+                        evaluate_fn=after_round,
+                    )
+                strategy.evaluate(last + 1, arrays, grid, federation.round_timeout)
+            finally:
+                if strategy.scores:  # nobody is to wait for what no node will tell
+                    strategy.scores.cancel()
+            writer.record_model(last + 1, arrays)
     if not recorder.outcome.rounds:
         limit = plan.config.stop_at_epsilon
         raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")

@@ -106,8 +106,7 @@ class Checkpoint:
 
     def save(self, state: State, outcome: Outcome) -> None:
         """Write the state and the books in one step."""
-        # Rows of earlier checkpoints are text already; the last may have been filled in since.
-        del self._rows[-1:]
+        # Rows of earlier checkpoints are text already.
         self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
         books = {
             "format": FORMAT,

@@ -1,21 +1,18 @@
 """How well the global model recognises emotions."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from client.corpora.base import EMOTIONS
+from client.evaluation import confusion_matrix, predict
 from client.mechanism import Arrays
 from client.model import ModelConfig, Recogniser, load_arrays
-from client.threads import spread
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-BLOCK = 512
-"""Utterances a forward pass, at most: what lies between layers stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,12 @@ class Scores:
     confusion: Ints
 
 
-def confusion_matrix(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """Return how many utterances there are by true (row) and predicted (column) class."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)
-
-
 def uar(confusion: Ints) -> float:
     """Return the recall averaged over the classes that occur in a confusion matrix."""
     count = confusion.sum(axis=1)
     occurring = count > 0
-    return float((confusion.diagonal()[occurring] / count[occurring]).mean())
+    recalls = confusion.diagonal()[occurring] / count[occurring]
+    return float(recalls.mean()) if occurring.any() else math.nan
 
 
 class Evaluator:
@@ -77,21 +70,19 @@ class Evaluator:
         """Score one model."""
         load_arrays(self._model, arrays)
         sets = self._validation, self._test
-        blocks = [b for f, _ in sets for b in np.array_split(f, max(1, -(-len(f) // BLOCK)))]
-        predicted = np.concatenate(spread(self._threads, self._predict, blocks))
-        parts = np.split(predicted, [len(sets[0][1])])
+        predicted = predict(self._model, [features for features, _ in sets], self._threads)
         validated, tested = (
             confusion_matrix(labels, part, len(EMOTIONS))
-            for (_, labels), part in zip(sets, parts, strict=True)
+            for (_, labels), part in zip(sets, predicted, strict=True)
         )
-        return Scores(
-            validation_uar=uar(validated),
-            test_uar=uar(tested),
-            test_accuracy=float(tested.trace() / tested.sum()),
-            confusion=tested,
-        )
+        return scores_of(validated, tested)
 
-    def _predict(self, features: Floats) -> Ints:
-        with torch.inference_mode():
-            scores: torch.Tensor = self._model(torch.from_numpy(features))
-            return np.asarray(scores.argmax(dim=1).numpy())
+
+def scores_of(validated: Ints, tested: Ints) -> Scores:
+    """Return the figures of two confusion matrices; NaN of one without an utterance."""
+    return Scores(
+        validation_uar=uar(validated),
+        test_uar=uar(tested),
+        test_accuracy=float(tested.trace() / tested.sum()) if tested.any() else math.nan,
+        confusion=tested,
+    )

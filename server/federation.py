@@ -18,6 +18,7 @@ from client.training import TrainingConfig
 from server.cohort import Sampler, cohort_sampler
 from server.evaluate import Scores
 from server.plan import PrivacyPlan
+from server.roster import RemoteClients
 from server.transcript import Reader, TranscriptConfig, TranscriptMeta, choose_layers
 
 Floats = npt.NDArray[np.float32]
@@ -63,7 +64,7 @@ class Protocol:
         self,
         federation: str,
         algorithm: str,
-        dataset: Path,
+        dataset: Path | None,
         device: str,
         server_round: int,
         clients: tuple[int, ...],
@@ -74,7 +75,7 @@ class Protocol:
             round=server_round,
             seed=self.seed,
             clients=clients,
-            dataset=str(dataset),
+            dataset=None if dataset is None else str(dataset),
             device=device,
             algorithm=algorithm,
             model=self.model,
@@ -95,7 +96,8 @@ class Federation:
     role : str
         ``private`` (the victims) or ``shadow`` (the adversary's rehearsal).
     fold : int
-    clients : Clients
+    clients : Clients or RemoteClients
+        Whose data is at hand here, or is held by nodes, which evaluate the model, too.
     test : tuple of ndarray or None
         Features (n, d) and labels (n,) of speakers that no client holds. Without them nothing
         is evaluated: a shadow federation.
@@ -105,7 +107,7 @@ class Federation:
         Where its checkpoint goes; without one it cannot be resumed.
     checkpoint_every : int
         Rounds between checkpoints.
-    min_clients, round_timeout : int, float
+    min_clients, patience, round_timeout : int, float, float
         As of `RuntimeConfig`.
     reader : Reader or None
         What reads each update in the place of keeping it.
@@ -114,31 +116,30 @@ class Federation:
     name: str
     role: str
     fold: int
-    clients: Clients
+    clients: Clients | RemoteClients
     test: tuple[Floats, Ints] | None
     protocol: Protocol
     folder: Path
     checkpoint: Path | None = None
     checkpoint_every: int = 1
     min_clients: int = 1
+    patience: float = 120.0
     round_timeout: float = 3600.0
     reader: Reader | None = None
 
     @cached_property
     def digest(self) -> str:
         """Name of everything that determines its transcript."""
-        clients = self.clients
         digest = hashlib.sha256()
         read = [self.reader.numbers] if self.reader else []
         digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *read]).encode())
-        for array in (clients.features, clients.labels, clients.client, clients.validation):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(self.clients.fingerprint())
         return digest.hexdigest()[:24]
 
     @property
     def dimension(self) -> int:
         """Number of features d."""
-        return int(self.clients.features.shape[1])
+        return self.clients.dimension
 
     @property
     def sampler(self) -> Sampler:

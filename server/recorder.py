@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from client.mechanism import Arrays
+from client.speakers import Clients
 from server.accountant import Accountant
-from server.evaluate import Evaluator
+from server.evaluate import Evaluator, Scores
 from server.federation import Federation, Outcome, Round, RoundSummary
 from server.progress import bar
 
@@ -17,7 +19,8 @@ from server.progress import bar
 class Recorder:
     """Evaluates each round's model and fills in an `Outcome`. Use as a context manager.
 
-    A thread evaluates a round while clients train in the next.
+    A row is there once the model that the round left is scored: by a thread while clients train in
+    the next round, or by the nodes that are asked in it.
 
     Parameters
     ----------
@@ -41,6 +44,7 @@ class Recorder:
         self._best_uar = -math.inf
         self._evaluator = None
         if federation.test is not None:
+            assert isinstance(federation.clients, Clients)  # nodes keep what they test on
             validation = federation.clients.validation_set()
             self._evaluator = Evaluator(
                 federation.protocol.model, validation, federation.test, threads
@@ -66,7 +70,7 @@ class Recorder:
             self.accountant.add(cohort)
         outcome, half = self.outcome, self._federation.protocol.plan.num_rounds // 2
         if outcome.best_scores and outcome.best_round > half:
-            self._best_uar = outcome.best_scores.validation_uar
+            self._best_uar = _rank(outcome.best_scores)
         self._note_spent()
         self._bar.update(self.done - self._bar.n)
 
@@ -77,19 +81,42 @@ class Recorder:
             self.latest.result()
         return self.outcome.rounds[-1].round if self.outcome.rounds else 0
 
-    def record(self, server_round: int, arrays: Arrays, summary: RoundSummary) -> None:
-        """Score the model that the round left behind and note its row, while the run goes on.
+    def record(
+        self,
+        server_round: int,
+        arrays: Arrays,
+        summary: RoundSummary,
+        scores: Future[Scores] | None = None,
+    ) -> None:
+        """Note the round's row once the model that it left behind is scored; the run goes on.
 
         Waits for the round before.
+
+        Parameters
+        ----------
+        scores : Future of Scores, optional
+            Will hold what nodes find of the model, before the next round is recorded; without it
+            the recorder evaluates the model itself, if the federation has a test set.
         """
         assert server_round > self.done
         self._note_spent()
-        self.latest = self._thread.submit(self._score, server_round, arrays, summary, self._lap())
+        known = scores.result if scores else partial(self._evaluate, arrays)
+        self.latest = self._thread.submit(
+            self._note, server_round, arrays, summary, self._lap(), known
+        )
 
-    def _score(
-        self, server_round: int, arrays: Arrays, summary: RoundSummary, seconds: float
+    def _evaluate(self, arrays: Arrays) -> Scores | None:
+        return self._evaluator(arrays) if self._evaluator else None
+
+    def _note(
+        self,
+        server_round: int,
+        arrays: Arrays,
+        summary: RoundSummary,
+        seconds: float,
+        known: Callable[[], Scores | None],
     ) -> Outcome:
-        scores = self._evaluator(arrays) if self._evaluator else None
+        scores = known()
         outcome = self.outcome
         outcome.rounds.append(
             Round(
@@ -107,9 +134,9 @@ class Recorder:
         )
         # As in the 2022 study, the model is chosen among the later half of the rounds.
         late = server_round > self._federation.protocol.plan.num_rounds // 2
-        if scores and (not late or scores.validation_uar > self._best_uar):
+        if scores and (not late or not outcome.best_scores or _rank(scores) > self._best_uar):
             # A run that stops earlier keeps its last model.
-            self._best_uar = scores.validation_uar if late else -math.inf
+            self._best_uar = _rank(scores) if late else -math.inf
             outcome.best_round, outcome.best_arrays = server_round, arrays
             outcome.best_scores = scores
         self._show(server_round)
@@ -136,11 +163,17 @@ class Recorder:
     def _show(self, server_round: int) -> None:
         row = self.outcome.rounds[-1]
         shown: Mapping[str, str] = {
-            **({"UAR": f"{row.validation_uar:.3f}"} if self._evaluator else {}),
+            **({} if math.isnan(row.validation_uar) else {"UAR": f"{row.validation_uar:.3f}"}),
             **({} if math.isnan(row.epsilon) else {"epsilon": f"{row.epsilon:.3g}"}),
         }
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(server_round - self._bar.n)
+
+
+def _rank(scores: Scores) -> float:
+    """Return the validation UAR by which a model is chosen, if both its figures are known."""
+    known = not math.isnan(scores.validation_uar + scores.test_uar)
+    return scores.validation_uar if known else -math.inf
 
 
 def _finite(epsilon: float | None) -> float | None:

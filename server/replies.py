@@ -5,8 +5,9 @@ unpickled or given memory of a size that it names itself.
 """
 
 import math
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -17,7 +18,10 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from client import wire
+from client.corpora.base import EMOTIONS
 from client.mechanism import Arrays
+
+Ints = npt.NDArray[np.int64]
 
 REASONS = {
     "missing": "no reply in time",
@@ -30,10 +34,15 @@ REASONS = {
     "num_examples": "a number of utterances is not one, or above what the client holds",
     "loss": "a loss is not a finite number of at least 0",
     "not_finite": "an update holds NaN or infinity",
+    "evaluation": "a node told nothing of the model, or no tables of just its own utterances",
     "duplicate": "a second reply to a message",
     "unasked": "a reply to no message of this round: late, replayed or made up",
 }
-"""Why an update that was asked for is not in a round; the last two count further replies."""
+"""Why an update that was asked for is not in a round; ``evaluation`` counts nodes that told of no
+model, and the last two count further replies."""
+
+TABLES = ("validation", "test")
+"""What a node with data of its own tells of a model: how it does on either of its sets."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -62,7 +71,7 @@ class Answer:
     """
 
     arrays: Arrays
-    num_examples: npt.NDArray[np.int64]
+    num_examples: Ints
     losses: Sequence[float]
     refused: dict[int, str]
 
@@ -152,6 +161,47 @@ def read_reply(
         losses,
         refused,
     )
+
+
+def read_evaluation(content: RecordDict, held: Mapping[str, int]) -> dict[str, Ints]:
+    """Check what a node tells of the model that it was sent.
+
+    Parameters
+    ----------
+    held : mapping of str to int
+        How many utterances of each set of `TABLES` the node evaluates on.
+
+    Returns
+    -------
+    dict of str to ndarray of int64, shape (classes, classes)
+        Of each set the utterances by true (row) and predicted (column) class.
+
+    Raises
+    ------
+    Refused
+        If there are no such tables, or they are of other numbers of utterances.
+    """
+    told, places = content.get("evaluation"), len(EMOTIONS) ** 2
+    if not isinstance(told, MetricRecord) or set(told) != set(TABLES):
+        raise Refused("evaluation")
+    tables = {}
+    for name in TABLES:
+        counts = told[name]
+        if (
+            not isinstance(counts, list)
+            or len(counts) != places
+            or not all(isinstance(count, int) and count >= 0 for count in counts)
+            or sum(counts) != held[name]
+        ):
+            raise Refused("evaluation")
+        tables[name] = np.array(counts, np.int64).reshape(len(EMOTIONS), -1)
+    return tables
+
+
+def reason_of(reply: Message) -> str:
+    """Return what an error says, whoever it is from: printable, on one line and short."""
+    shown = "".join(c if c.isprintable() else " " for c in (reply.error.reason or "")[:1000])
+    return textwrap.shorten(shown, 200)
 
 
 def _read_array(sent: flwr.app.Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -1,41 +1,34 @@
-"""Run federations on Ray or in this process; compose configurations with Hydra."""
+"""Run federations on Ray, in this process or over a network; compose studies with Hydra."""
 
-import os
+from client.environment import keep_quiet
+
+keep_quiet()
+
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Before Flower and Ray are imported: nothing is reported or looked up outside.
-for _name, _value in {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "HF_HUB_OFFLINE": "1",
-}.items():
-    os.environ.setdefault(_name, _value)
-
-import hydra
 import yaml
 from flwr.serverapp import Grid
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from client.corpora.base import Corpus
+from client import run as client_run
 from client.errors import UserError
+from client.run import build_corpus, build_group
 from client.speakers import CorpusData, load_corpus
 from conf.privacy_points import PRIVACY_POINTS
 from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from server.app import federate
 from server.audit import release_canaries
 from server.federation import Evidence, Federation, Outcome, Protocol
-from server.grid import Server
+from server.grid import Server, sharing_cores
+from server.network import Network, joined, network
+from server.roster import Roster, read_roster, read_truth
 from server.runtime import run_on
 from server.study import begin_training, check_config, private_federations, write_training
 
@@ -58,34 +51,6 @@ def study_config(composed: DictConfig) -> StudyConfig:
     return config
 
 
-def build(settings: Any) -> Any:
-    """Make the dataclass that ``_target_`` names, its fields checked against their types.
-
-    Parameters
-    ----------
-    settings : mapping
-        Plain or of OmegaConf.
-    """
-    fields = {k: v for k, v in settings.items() if k != "_target_"}
-    schema = OmegaConf.structured(get_class(settings["_target_"]))
-    OmegaConf.set_readonly(schema, None)  # as it is for a frozen dataclass
-    return OmegaConf.to_object(OmegaConf.merge(schema, fields))
-
-
-def build_group(group: str, settings: Any) -> Any:
-    """Make what a group of the configuration describes, as `build` does.
-
-    Raises
-    ------
-    UserError
-        Naming the key, if a value is missing or has not the right type.
-    """
-    try:
-        return build(settings)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
-
-
 def load_private(config: StudyConfig) -> CorpusData:
     """Read the private corpus and its features."""
     return read_corpus(config.corpus, config)
@@ -104,46 +69,50 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
     return load_corpus(corpus, extractor, Path(config.cache), config.age_bounds)
 
 
-def build_corpus(settings: Any, data_root: str) -> Corpus:
-    """Make a corpus, and first the parts of a pooled one.
-
-    Raises
-    ------
-    UserError
-        Naming the key, if a value has not the right type.
-    """
-    fields = dict(settings)
-    if "parts" in fields:
-        entries = fields["parts"]
-        if not isinstance(entries, Sequence) or isinstance(entries, str):
-            raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
-        named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
-        fields["parts"] = [build_corpus(part, data_root) for part in named]
-    corpus: Corpus = build_group("corpus", fields)
-    return corpus
-
-
-def named_corpus(key: str, entry: Any, data_root: str) -> Any:
-    """Compose the settings of a corpus that a list names.
+@contextmanager
+def private_corpus(
+    config: StudyConfig, folder: Path, nodes: bool
+) -> Iterator[tuple[CorpusData | Roster, Network | None]]:
+    """Read the private corpus, or have real nodes tell what they hold of it.
 
     Parameters
     ----------
-    key : str
-        What the list is called.
-    entry : str or mapping
-        A name in ``conf/corpus``, or ``{corpus: NAME}`` with keys to change.
-
-    Raises
-    ------
-    UserError
-        If the entry is neither.
+    folder : Path
+        Of the run: there it is kept what nodes told.
+    nodes : bool
+        Whether the network's nodes are needed, or an earlier run's roster will do.
     """
-    changes = dict(entry) if isinstance(entry, Mapping) else {"corpus": entry}
-    if not isinstance(changes.get("corpus"), str):
-        raise UserError(f"{key}: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
-    composed = compose([f"corpus={changes.pop('corpus')}"])
-    composed.data_root = data_root
-    return OmegaConf.merge(composed.corpus, changes)
+    if config.runtime.name != "network":
+        yield load_private(config), None
+    elif not nodes:
+        yield read_roster(folder), None
+    else:
+        with network(config.runtime, folder) as connected:
+            yield _roster(config, connected, folder), connected
+
+
+def _roster(config: StudyConfig, connected: Network, folder: Path) -> Roster:
+    roster, corpus = connected.roster(config.runtime.patience), config.corpus
+    wanted = (corpus["name"], corpus["shards"], build_group("features", config.features).key)
+    for key, found, right in zip(
+        ("corpus.name", "corpus.shards", "features"),
+        (roster.name, roster.shards, roster.features),
+        wanted,
+        strict=True,
+    ):
+        if found != right:
+            raise UserError(f"{key} is {found} at the nodes and {right} here; set both to the same")
+    if config.runtime.truth is not None:
+        truth = read_truth(Path(config.runtime.truth), roster.name, config.age_bounds)
+        roster = replace(roster, truth=truth)
+    roster.save(folder)
+    return roster
+
+
+def run_over(connected: Network, federations: Sequence[Federation]) -> list[Outcome]:
+    """Run federations one after another over a network; raises as `federate` does."""
+    with sharing_cores():
+        return [federate(connected.grid, each, each.folder, "cpu") for each in federations]
 
 
 def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
@@ -170,10 +139,7 @@ def run_canaries(
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/config.yaml``, within a Hydra application or outside of one."""
-    if GlobalHydra.instance().is_initialized():  # it may know of more configuration folders
-        return hydra.compose("config", overrides=list(overrides))
-    with hydra.initialize_config_module("conf", version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+    return client_run.compose("config", overrides)
 
 
 def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> None:
@@ -188,7 +154,11 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(composed))
-    data = load_private(config)
+    data: CorpusData | Roster
+    if config.runtime.name == "network":
+        data = _roster(config, joined(grid, config.runtime), folder)
+    else:
+        data = load_private(config)
     begin_training(config, folder)
     with tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
         outcomes = [

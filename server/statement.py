@@ -56,6 +56,10 @@ EVALUATION = (
     "The simulation chooses the best round on clients' held-out utterances, and corpus-wide "
     "normalisation pools their feature statistics: both are outside the guarantee."
 )
+NETWORKED = (
+    "Over the network each node tells once how many utterances its speakers have, and every round "
+    "how the model classifies those it does not train on: both are outside the guarantee."
+)
 METRICS_SHARED = (
     "Example counts and losses leave the device outside the guarantee (privacy.share_metrics)."
 )
@@ -89,6 +93,7 @@ def privacy_statement(
     num_examples: npt.NDArray[np.int64],
     shards: int,
     normalisation: str,
+    networked: bool = False,
 ) -> dict[str, Any]:
     """Say what is guaranteed, as ``results.json`` has it; what is not is None.
 
@@ -100,6 +105,8 @@ def privacy_statement(
         Clients that one speaker holds.
     normalisation : str
         Whose statistics features were normalised with.
+    networked : bool
+        Whether clients are on machines of their own.
     """
     c, guaranteed = plan.config, spent.epsilon is not None
     return {
@@ -120,7 +127,7 @@ def privacy_statement(
         "noise": None if c.mechanism == "none" else "system" if c.secure_noise else "seeded",
         "releases_max": spent.releases,
         "leaves_device": ["update", *plan.client_mechanism().metrics],
-        "warnings": _warnings(plan, num_examples, shards, normalisation),
+        "warnings": _warnings(plan, num_examples, shards, normalisation, networked),
     }
 
 
@@ -134,7 +141,11 @@ def _accountant(plan: PrivacyPlan) -> str:
 
 
 def _warnings(
-    plan: PrivacyPlan, num_examples: npt.NDArray[np.int64], shards: int, normalisation: str
+    plan: PrivacyPlan,
+    num_examples: npt.NDArray[np.int64],
+    shards: int,
+    normalisation: str,
+    networked: bool,
 ) -> list[str]:
     c = plan.config
     if c.mechanism == "none":
@@ -146,7 +157,7 @@ def _warnings(
         *([UTTERANCES] if c.unit == "utterance" else []),
         *([NO_AMPLIFICATION] if c.vantage == "attributed" and c.unit != "utterance" else []),
         *([METRICS_SHARED] if c.share_metrics else []),
-        EVALUATION,
+        NETWORKED if networked else EVALUATION,
         *([] if c.secure_noise else [SEEDED_NOISE]),
         FLOATING_POINT,
     ]

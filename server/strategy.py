@@ -6,10 +6,12 @@ differences or gradients) and in the server's step, so one strategy serves both.
 
 import math
 import statistics
-import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,17 +19,29 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from rich.console import Console
 
 from client.buffers import borrow
+from client.corpora.base import EMOTIONS
 from client.errors import Suspended
 from client.mechanism import Arrays
 from client.request import TrainRequest
 from client.threads import spread
 from client.wire import from_record, to_record
-from server.aggregate import Aggregate, Received, update_norms
+from server.aggregate import Aggregate, Received, rechunk, update_norms
+from server.evaluate import Scores, scores_of
 from server.federation import RoundSummary
 from server.grid import threads_of
-from server.replies import Refused, Share, match, read_reply
+from server.replies import (
+    TABLES,
+    Refused,
+    Share,
+    match,
+    read_evaluation,
+    read_reply,
+    reason_of,
+)
+from server.roster import RemoteClients
 from server.transcript import Releases
 
 Floats = npt.NDArray[np.float32]
@@ -38,11 +52,13 @@ CHUNK = 16
 CLIENT_APP_RAISED = 2
 """Flower's error code of a ClientApp that failed before it had an update to send."""
 
-PATIENCE, POLL_SECONDS = 120.0, 0.1
-"""How long a round waits for nodes, and how often it looks."""
+POLL_SECONDS = 0.1
+"""Between two looks for nodes."""
 
 FRUITLESS = 3
 """Rounds in a row that asked clients and got no update of use, after which a run is suspended."""
+
+console = Console(stderr=True)
 
 
 class TappedAveraging(Strategy):
@@ -67,6 +83,10 @@ class TappedAveraging(Strategy):
         Rounds before this start: Flower counts from 1 again.
     min_clients : int
         Nodes without which no round starts.
+    patience : float
+        Seconds to wait for them.
+    remote : RemoteClients, optional
+        Clients whose data nodes hold; else any node can train anyone.
 
     Attributes
     ----------
@@ -74,6 +94,9 @@ class TappedAveraging(Strategy):
         Figures of the last round.
     last_released : list of int
         Clients whose update may have left its device in it.
+    scores : Future of Scores, or None
+        Will hold what nodes find of the model that it left, when they are asked next; None where
+        they hold no data.
     """
 
     def __init__(
@@ -86,11 +109,15 @@ class TappedAveraging(Strategy):
         tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
         rounds_done: int = 0,
         min_clients: int = 1,
+        patience: float = 120.0,
+        remote: RemoteClients | None = None,
     ) -> None:
         self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
         self._aggregate, self._server_step = aggregate, server_step
-        self._held, self._tap, self._min_clients = held, tap, min_clients
-        self._fruitless = 0
+        self._held, self._tap, self._remote = held, tap, remote
+        self._min_clients, self._patience, self._fruitless = min_clients, patience, 0
+        self._rejections: Counter[str] = Counter()
+        self.scores: Future[Scores] | None = None
         self.last_round: RoundSummary
         self.last_released: list[int]
 
@@ -105,7 +132,8 @@ class TappedAveraging(Strategy):
             If nodes are missing for long.
         """
         server_round += self._rounds_done
-        nodes = wait_for_nodes(grid, self._min_clients)
+        hosts = {node: str(node) for node in self._remote.hosts} if self._remote else None
+        nodes = wait_for_nodes(grid, self._min_clients, self._patience, hosts)
         self._global = from_record(arrays)
         self._asked = self._cohort(server_round)
         self._chunk = chunk_size(len(self._asked))
@@ -113,10 +141,18 @@ class TappedAveraging(Strategy):
         self._threads = threads_of(grid)
         self._sent = [
             (self._message(server_round, arrays, node, share), share)
-            for node, share in zip(nodes, self._shares(len(nodes)), strict=True)
-            if share
+            for node, share in self._deal(nodes)
         ]
         return [message for message, _ in self._sent]
+
+    def evaluate(self, server_round: int, model: Arrays, grid: Grid, timeout: float) -> None:
+        """Have nodes evaluate the model that a round would start from, if none knows it yet."""
+        if self._remote is None or self.scores is None:
+            return
+        arrays = to_record(model)
+        sent = [(self._message(server_round, arrays, n, ()), ()) for n in self._remote.hosts]
+        replies = grid.send_and_receive([message for message, _ in sent], timeout=timeout)
+        self._hear(match(replies, sent, self._rejections))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -132,8 +168,9 @@ class TappedAveraging(Strategy):
             If no update was of use for `FRUITLESS` rounds.
         """
         server_round += self._rounds_done
-        self._rejections: Counter[str] = Counter()
+        self._rejections = Counter()
         answered = match(replies, self._sent, self._rejections)
+        self._hear(answered)
         # An update that is refused or late has left its device all the same.
         unsent = {
             client
@@ -147,6 +184,8 @@ class TappedAveraging(Strategy):
             parts, heard = self._accept(server_round, reply, share)
             received += parts
             losses += heard
+        if self._remote:
+            received = rechunk(received, self._chunk)
         self._check_fruits(server_round, received, answered)
         self._tap(server_round, self._global, [part.releases for part in received])
         aggregate = self._aggregate(server_round, received, self._global)
@@ -158,6 +197,7 @@ class TappedAveraging(Strategy):
             for name, start in self._global.items()
         }
         self.last_round = self._summary(losses, aggregate)
+        self.scores = Future() if self._remote else None
         return to_record(updated), None
 
     def configure_evaluate(
@@ -177,6 +217,8 @@ class TappedAveraging(Strategy):
 
     def _message(self, server_round: int, arrays: ArrayRecord, node: int, share: Share) -> Message:
         request = self._request(server_round, share)
+        if self._remote:
+            request = replace(request, hosting=self._remote.hosts[node])
         config = ConfigRecord({"request": request.to_json()})
         content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
@@ -185,6 +227,8 @@ class TappedAveraging(Strategy):
         self, server_round: int, reply: Message, share: Share
     ) -> tuple[list[Received], list[float]]:
         """Return what can be used of a reply: its releases, chunk by chunk, and losses."""
+        if not share:  # it was to evaluate alone
+            return [], []
         if reply.has_error():
             self._rejections["failed"] += len(share)
             return [], []
@@ -216,6 +260,23 @@ class TappedAveraging(Strategy):
             heard += [answer.losses[row] for row in kept.tolist() if answer.losses]
         return received, heard
 
+    def _hear(self, answered: Sequence[tuple[Message, Share]]) -> None:
+        """Add up what nodes tell of the model that they were sent."""
+        if self._remote is None:
+            return
+        total = {name: np.zeros((len(EMOTIONS), len(EMOTIONS)), np.int64) for name in TABLES}
+        silent = len(self._remote.hosts)
+        for reply, _ in answered:
+            if reply.has_content():
+                with suppress(Refused):
+                    held = self._remote.evaluated[reply.metadata.src_node_id]
+                    tables = read_evaluation(reply.content, held)
+                    total = {name: total[name] + tables[name] for name in TABLES}
+                    silent -= 1
+        self._rejections["evaluation"] += silent
+        if self.scores:
+            self.scores.set_result(scores_of(total["validation"], total["test"]))
+
     def _check_fruits(
         self,
         server_round: int,
@@ -229,14 +290,20 @@ class TappedAveraging(Strategy):
         if self._fruitless < FRUITLESS:
             return
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(self._rejections.items()) if n)
-        said = [reply.error.reason or "" for reply, _ in answered if reply.has_error()]
-        if said:  # by whoever it was
-            shown = "".join(c if c.isprintable() else " " for c in said[0][:1000])
-            why += f"; the first error: {textwrap.shorten(shown, 200)}"
+        if said := [reason_of(reply) for reply, _ in answered if reply.has_error()]:
+            why += f"; the first error: {said[0]}"
         raise Suspended(
             f"round {server_round}: for {FRUITLESS} rounds not one update was of use ({why}); mend "
             "the nodes, then go on"
         )
+
+    def _deal(self, nodes: Sequence[int]) -> list[tuple[int, Share]]:
+        """Return whom to send to, and which of the cohort's clients each is to train."""
+        if self._remote:  # those that train nobody evaluate
+            own = {n: {number for number, *_ in h.clients} for n, h in self._remote.hosts.items()}
+            return [(n, tuple(c for c in self._asked if c in own[n])) for n in own]
+        dealt = zip(nodes, self._shares(len(nodes)), strict=True)
+        return [(node, share) for node, share in dealt if share]
 
     def _shares(self, nodes: int) -> list[Share]:
         """Deal the cohort out in whole chunks, which are the same for any number of nodes."""
@@ -276,20 +343,38 @@ def chunk_size(cohort: int) -> int:
     return max(1, -(-cohort // (2 * -(-cohort // (2 * CHUNK)) or 1)))
 
 
-def wait_for_nodes(grid: Grid, least: int) -> list[int]:
+def wait_for_nodes(
+    grid: Grid, least: int, patience: float, names: Mapping[int, str] | None = None
+) -> list[int]:
     """Return the grid's nodes in a fixed order, waiting until there are so many.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds to wait.
+    names : mapping of int to str, optional
+        The nodes that count, and how to call them; without it all do.
 
     Raises
     ------
     Suspended
-        If there are not after `PATIENCE` seconds.
+        If there are not enough by then.
     """
-    deadline = time.monotonic() + PATIENCE
-    while len(nodes := sorted(grid.get_node_ids())) < least:
+    deadline, shown = time.monotonic() + patience, ""
+    while True:
+        here = sorted(grid.get_node_ids())
+        nodes = here if names is None else [node for node in here if node in names]
+        if len(nodes) >= least:
+            return nodes
+        missing = sorted(name for node, name in (names or {}).items() if node not in nodes)
+        who = f", missing: {', '.join(missing)}" if missing else ""
+        line = f"{len(nodes)} of {least} nodes are here{who}"
         if time.monotonic() > deadline:
             raise Suspended(
-                f"{len(nodes)} node(s) for {PATIENCE:.0f} s, and runtime.min_clients={least}: "
-                "start more, then go on"
+                f"{line} after {patience:g} s: start them, or change runtime.min_clients or "
+                "runtime.patience, then go on"
             )
+        if line != shown:
+            console.print(f"waiting for nodes: {line}", highlight=False)
+            shown = line
         time.sleep(POLL_SECONDS)
-    return nodes

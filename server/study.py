@@ -1,6 +1,7 @@
 """From a configuration to private federations, and from their outcomes to files."""
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -16,8 +17,17 @@ from safetensors.numpy import save_file
 from client.corpora.base import EMOTIONS
 from client.engine import ENGINES
 from client.errors import UserError, check_choice
+from client.hosting import NORMALISATIONS
 from client.model import parameter_sizes
-from client.speakers import Clients, CorpusData, held_out_set, make_clients, speaker_folds
+from client.speakers import (
+    Clients,
+    CorpusData,
+    Floats,
+    Ints,
+    held_out_set,
+    make_clients,
+    speaker_folds,
+)
 from conf.schema import StudyConfig
 from server.accountant import planned_exposures
 from server.cohort import cohort_sampler
@@ -26,6 +36,7 @@ from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
 from server.replies import REASONS
+from server.roster import RemoteClients, Roster
 from server.statement import Spent, privacy_statement
 from server.transcript import choose_layers
 
@@ -47,14 +58,20 @@ def check_config(config: StudyConfig) -> None:
     """
     for key, choices in CHOICES.items():
         check_choice(key, getattr(config, key), choices)
+    if config.runtime.name == "network" and config.normalisation not in NORMALISATIONS:
+        raise UserError(
+            f"normalisation={config.normalisation} needs statistics of all nodes' features, which "
+            f"do not leave them: with runtime=network choose {' or '.join(NORMALISATIONS)}"
+        )
     check_choice("training.engine", config.training.engine, ENGINES)
     for key in ("rounds", "checkpoint_every"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)} must be at least 1")
-    if config.runtime.min_clients < 1:
+    if config.runtime.min_clients is not None and config.runtime.min_clients < 1:
         raise UserError(f"runtime.min_clients={config.runtime.min_clients} must be at least 1")
-    if not config.runtime.round_timeout > 0:
-        raise UserError(f"runtime.round_timeout={config.runtime.round_timeout} must be above 0")
+    for key in ("patience", "round_timeout"):
+        if not getattr(config.runtime, key) > 0:
+            raise UserError(f"runtime.{key}={getattr(config.runtime, key)} must be above 0")
     if not 0 < config.cohort_fraction <= 1:
         raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
     if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
@@ -111,13 +128,15 @@ def protocol(
     )
 
 
-def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> list[Federation]:
+def private_federations(
+    config: StudyConfig, data: CorpusData | Roster, folder: Path
+) -> list[Federation]:
     """Return a federation for each test fold, with transcripts to go below `folder`."""
     folds = speaker_folds(data.speakers, NUM_FOLDS, config.seed)
     federations = []
     for fold in config.folds:
         trained_on = [s for s in data.speakers if s not in folds[fold]]
-        clients = make_clients(data, trained_on, config.seed, config.normalisation)
+        clients, test = _cast(config, data, trained_on, folds[fold])
         name = f"private-fold{fold}"
         federations.append(
             Federation(
@@ -125,25 +144,38 @@ def private_federations(config: StudyConfig, data: CorpusData, folder: Path) -> 
                 role="private",
                 fold=fold,
                 clients=clients,
-                test=held_out_set(data, folds[fold], clients, config.normalisation),
+                test=test,
                 protocol=protocol(
                     config,
                     config.privacy,
-                    clients.features.shape[1],
+                    clients.dimension,
                     len(clients),
                     _planned(config, clients, name),
                 ),
                 folder=folder / "transcript" / name,
                 checkpoint=folder / CHECKPOINTS / name,
                 checkpoint_every=config.checkpoint_every,
-                min_clients=config.runtime.min_clients,
+                min_clients=config.runtime.min_clients or 1,
+                patience=config.runtime.patience,
                 round_timeout=config.runtime.round_timeout,
             )
         )
     return federations
 
 
-def _planned(config: StudyConfig, clients: Clients, name: str) -> tuple[Releases, ...]:
+def _cast(
+    config: StudyConfig, data: CorpusData | Roster, trained: Sequence[str], tested: Sequence[str]
+) -> tuple[Clients | RemoteClients, tuple[Floats, Ints] | None]:
+    """Return a fold's clients, and its test set where that is at hand."""
+    if isinstance(data, Roster):
+        return data.clients(trained, tested, config.normalisation), None
+    clients = make_clients(data, trained, config.seed, config.normalisation)
+    return clients, held_out_set(data, tested, clients, config.normalisation)
+
+
+def _planned(
+    config: StudyConfig, clients: Clients | RemoteClients, name: str
+) -> tuple[Releases, ...]:
     """Foresee what the rounds will release of the units that may be worst off."""
     privacy, rate = config.privacy, config.cohort_fraction
     sampler = cohort_sampler(privacy, len(clients), rate, config.seed, name)
@@ -167,7 +199,7 @@ def begin_training(config: StudyConfig, folder: Path) -> None:
 
 def write_training(
     folder: Path,
-    data: CorpusData,
+    data: CorpusData | Roster,
     outcomes: Sequence[Outcome],
     normalisation: str,
     seconds: float,
@@ -195,13 +227,7 @@ def write_training(
     save_file(models, folder / "model.safetensors")
     _truth(data, outcomes).to_parquet(folder / "truth.parquet")
     summary = {
-        "corpus": {
-            "name": data.name,
-            "utterances": len(data.utterances),
-            "skipped": [str(path) for path in data.skipped],
-            "left_out": dict(sorted(data.left_out.items())),
-            "emotions": dict(sorted(Counter(u.emotion for u in data.utterances).items())),
-        },
+        "corpus": data.summary(),
         "clients": len(data.speakers) * data.shards,
         "speakers": len(data.speakers),
         "utility": _utility(data, outcomes),
@@ -240,7 +266,7 @@ def _flat(row: Round) -> dict[str, Any]:
     return fields | {f"rejected_{reason}": counted.get(reason, 0) for reason in REASONS}
 
 
-def _truth(data: CorpusData, outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def _truth(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> pd.DataFrame:
     attributes = {speaker: data.attributes(speaker) for speaker in data.speakers}
     return pd.DataFrame(
         {
@@ -256,28 +282,38 @@ def _truth(data: CorpusData, outcomes: Sequence[Outcome]) -> pd.DataFrame:
     )
 
 
-def _utility(data: CorpusData, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _utility(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     per_fold: list[dict[str, Any]] = []
     for o in outcomes:
-        assert o.best_scores is not None  # private federations are always evaluated
+        assert o.best_scores is not None  # private federations are always scored
         trained_on = set(o.federation.clients.speakers)
         per_fold.append(
             {
                 "fold": o.federation.fold,
-                "uar": o.best_scores.test_uar,
-                "accuracy": o.best_scores.test_accuracy,
+                "uar": _measured(o.best_scores.test_uar),
+                "accuracy": _measured(o.best_scores.test_accuracy),
                 "best_round": o.best_round,
-                "validation_uar": o.best_scores.validation_uar,
+                "validation_uar": _measured(o.best_scores.validation_uar),
                 "confusion": o.best_scores.confusion.tolist(),
                 "test_speakers": [s for s in data.speakers if s not in trained_on],
             }
         )
     return {
-        "uar": statistics.fmean(f["uar"] for f in per_fold),
-        "accuracy": statistics.fmean(f["accuracy"] for f in per_fold),
+        "uar": _mean([f["uar"] for f in per_fold]),
+        "accuracy": _mean([f["accuracy"] for f in per_fold]),
         "best_round": int(statistics.median_low(o.best_round for o in outcomes)),
         "per_fold": per_fold,
     }
+
+
+def _measured(figure: float) -> float | None:
+    """Return a figure, or None where nobody told it."""
+    return None if math.isnan(figure) else figure
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return statistics.fmean(known) if len(known) == len(figures) else None
 
 
 def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
@@ -290,4 +326,5 @@ def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
         by_unit[units[client]] += count
     spent = Spent(worst.epsilon, worst.epsilon_known, max(by_unit.values(), default=0))
     shards = max(Counter(clients.speakers).values())
-    return privacy_statement(plan, spent, clients.sizes(), shards, normalisation)
+    networked = isinstance(clients, RemoteClients)
+    return privacy_statement(plan, spent, clients.sizes(), shards, normalisation, networked)

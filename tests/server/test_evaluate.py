@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from client.evaluation import confusion_matrix
 from client.model import ModelConfig, initial_arrays
-from server.evaluate import Evaluator, confusion_matrix, uar
+from server.evaluate import Evaluator, uar
 
 
 def test_uar_is_the_mean_recall_of_the_classes_that_occur():

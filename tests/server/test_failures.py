@@ -11,7 +11,6 @@ from flwr.app import Error, Message
 
 from client.app import app as client_app
 from client.errors import Suspended
-from server import strategy
 from server.app import federate
 from server.grid import LocalGrid
 from server.strategy import wait_for_nodes
@@ -147,18 +146,22 @@ def test_nodes_have_the_time_that_was_set_to_reply_in(tmp_path):
     assert grid.timeouts == {7.5}
 
 
-def test_a_round_waits_for_as_many_nodes_as_were_set_and_not_for_ever(monkeypatch, tmp_path):
+def test_a_round_waits_for_as_many_nodes_as_were_set_and_not_for_ever(tmp_path, capsys):
     grid, here = Flaky(), [3]
     grid.get_node_ids = lambda: list(here)
     timer = Timer(0.3, lambda: here.extend([1, 2]))
     timer.start()
-    assert wait_for_nodes(grid, 3) == [1, 2, 3]
+    assert wait_for_nodes(grid, 3, 60) == [1, 2, 3]
     timer.join()
-    monkeypatch.setattr(strategy, "PATIENCE", 0.2)
-    with pytest.raises(Suspended, match=r"^3 node\(s\) for 0 s, and runtime\.min_clients=4: start"):
-        wait_for_nodes(grid, 4)
-    with pytest.raises(Suspended, match=r"runtime\.min_clients=3: start more, then go on$"):
-        run(tmp_path / "f", Flaky(), LOCAL, min_clients=3)
+    with pytest.raises(Suspended, match=r"^3 of 4 nodes are here after 0\.2 s: start them, or"):
+        wait_for_nodes(grid, 4, 0.2)
+    assert "waiting for nodes: 3 of 4 nodes are here\n" in capsys.readouterr().err
+    names = {2: "b", 3: "c", 8: "h", 9: "i"}  # of others nobody knows what they hold
+    assert wait_for_nodes(grid, 2, 0, names) == [2, 3]
+    with pytest.raises(Suspended, match=r"^2 of 3 nodes are here, missing: h, i after 0\.1 s: "):
+        wait_for_nodes(grid, 3, 0.1, names)
+    with pytest.raises(Suspended, match=r"2 of 3 nodes .* runtime\.patience, then go on$"):
+        run(tmp_path / "f", Flaky(), LOCAL, min_clients=3, patience=0.1)
     assert not (tmp_path / "f" / "t" / "updates-00000.safetensors").exists()
 
 

@@ -18,20 +18,13 @@ from client.corpora.nemo import Nemo
 from client.corpora.pooled import Pooled
 from client.errors import UserError
 from client.features import OpenSmile
+from client.run import build, build_corpus, build_group, named_corpus
 from conf.schema import RuntimeConfig
 from server import app as server_app
 from server import ray_grid
 from server.grid import LocalGrid
 from server.ray_grid import RayGrid
-from server.run import (
-    build,
-    build_corpus,
-    build_group,
-    compose,
-    named_corpus,
-    run_federations,
-    study_config,
-)
+from server.run import compose, run_federations, study_config
 from server.strategy import TappedAveraging
 from server.transcript import Transcript
 from tests.examples import CENTRAL, UDP, federation

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_module
 
 from client.corpora.published import Part, Published
 from client.errors import UserError
-from server.run import build_corpus
+from client.run import build_corpus
 from tests.client.corpora.trees import TREES, Speech
 
 NAMES = sorted({layout.split()[0] for layout in TREES})

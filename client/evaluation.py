@@ -1,0 +1,34 @@
+"""How a model classifies utterances."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.model import Recogniser
+from client.threads import spread
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+BLOCK = 512
+"""Utterances a forward pass, at most: what lies between layers stays in a core's cache."""
+
+
+def predict(model: Recogniser, sets: Sequence[Floats], threads: int) -> list[Ints]:
+    """Return the predicted class of each utterance of each set, features (n, d)."""
+    blocks = [b for f in sets for b in np.array_split(f, max(1, -(-len(f) // BLOCK)))]
+
+    def classify(features: Floats) -> Ints:
+        with torch.inference_mode():
+            scores: torch.Tensor = model(torch.from_numpy(features))
+            return np.asarray(scores.argmax(dim=1).numpy())
+
+    predicted = np.concatenate(spread(threads, classify, blocks))
+    return np.split(predicted, np.cumsum([len(f) for f in sets])[:-1])
+
+
+def confusion_matrix(labels: Ints, predicted: Ints, classes: int) -> Ints:
+    """Return how many utterances there are by true (row) and predicted (column) class."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)

@@ -1,0 +1,344 @@
+"""Over which real clients are reached: Flower's SuperLink, and a study as its ServerApp.
+
+The SuperLink runs in process isolation, as Flower calls it, and this process takes the task of
+the ServerApp itself: what a study shows, writes and raises is that of a simulation.
+"""
+
+import hashlib
+import json
+import logging
+import secrets
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.app import Error, Message, RecordDict
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.serde import fab_to_proto, run_from_proto
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
+from flwr.serverapp import Grid
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+from rich.console import Console
+
+from client.errors import UserError
+from client.node import INSECURE
+from client.processes import command, running
+from client.tasks import Runtime, alive
+from conf.schema import RuntimeConfig
+from server.replies import match, reason_of
+from server.roster import Roster, merge_rosters
+from server.strategy import wait_for_nodes
+
+POLL_SECONDS = 0.25
+"""Between two looks for replies; Flower's grid takes 3 s."""
+
+START_SECONDS = 180.0
+"""For a SuperLink to listen, and to hand out the task of a run."""
+
+ANSWER_SECONDS = 120.0
+"""For nodes to tell what they hold."""
+
+APP = """[project]
+name = "fedser"
+version = "{version}"
+description = "The app that is installed on each machine"
+license = "Apache-2.0"
+[tool.flwr.app]
+publisher = "fedser"
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+[tool.flwr.app.config]
+"""
+"""What is submitted: names of what every machine has installed, and no code."""
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A grid of real nodes.
+
+    Attributes
+    ----------
+    names : mapping of int to str, or None
+        The nodes that may take part, and how to call them; None: whoever is there.
+    count : int
+        How many nodes to start with.
+    """
+
+    grid: Grid
+    names: Mapping[int, str] | None
+    count: int
+
+    def roster(self, patience: float) -> Roster:
+        """Wait so many seconds for the nodes, and ask each once what it holds.
+
+        Raises
+        ------
+        Suspended
+            If nodes are missing.
+        UserError
+            If nodes do not answer, or do not fit together.
+        """
+        nodes = wait_for_nodes(self.grid, self.count, patience, self.names)
+        names = self.names or {node: str(node) for node in nodes}
+        asked = [(Message(RecordDict(), node, "query"), (node,)) for node in nodes]
+        messages = [message for message, _ in asked]
+        replies = self.grid.send_and_receive(messages, timeout=ANSWER_SECONDS)
+        told = {}
+        for reply, (node,) in match(replies, asked, Counter()):
+            if reply.has_error():
+                raise UserError(f"node {names[node]}: {reason_of(reply)}; is it a fedser-node?")
+            told[node] = _told(reply.content)
+        if silent := sorted(names[node] for node in nodes if node not in told):
+            raise UserError(f"node(s) {', '.join(silent)}: no answer in {ANSWER_SECONDS:.0f} s")
+        return merge_rosters(told, names)
+
+
+def joined(grid: Grid, runtime: RuntimeConfig) -> Network:
+    """Return the network of a grid that Flower started: ``flwr run``.
+
+    Raises
+    ------
+    UserError
+        If it is not known how many nodes there are to be.
+    """
+    if runtime.min_clients is None:
+        raise UserError("runtime.min_clients=null: say how many SuperNodes there are")
+    look_often(grid)
+    return Network(grid, None, runtime.min_clients)
+
+
+@contextmanager
+def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
+    """Start a SuperLink, or join one, and run as its ServerApp meanwhile.
+
+    Parameters
+    ----------
+    folder : Path
+        Takes ``superlink.log``.
+
+    Raises
+    ------
+    UserError
+        If a key of the configuration or a file is missing, or the SuperLink does not start.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+    keys, authority = _files(runtime)
+    address = runtime.address.replace("0.0.0.0", "127.0.0.1")  # to listen at, and to be found at
+    with ExitStack() as stack:
+        if runtime.start:
+            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedser-")))
+            (private / "secret").write_bytes(secrets.token_bytes(32))
+            secret_file, log = private / "secret", folder / "superlink.log"
+            _check_free(runtime.address)
+            superlink = stack.enter_context(running(_superlink(runtime, secret_file), log))
+            if not listens(address, superlink):
+                said = log.read_text().strip()[-300:]
+                raise UserError(f"runtime.address={address}: the SuperLink did not start: {said}")
+        else:
+            secret_file = _file("secret", runtime.secret)
+            if not listens(address):
+                raise UserError(f"runtime.address={address}: no SuperLink is there; start it first")
+        control = stack.enter_context(
+            ControlHttpClient.from_server_address(
+                address,
+                runtime.insecure,
+                authority,
+                [RuntimeVersionHttpInterceptor(component_name="flwr")],
+            )
+        )
+        names = _register(control, keys) if keys else None
+        count = len(keys) or runtime.min_clients or 1
+        control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
+        api = stack.enter_context(Runtime(address, authority, secret_file.read_bytes()))
+        yield Network(stack.enter_context(_grid(address, authority, api)), names, count)
+
+
+def look_often(grid: Grid) -> None:
+    """Have a grid of Flower's look for replies more often than every 3 s, and one at a time.
+
+    What a node sends as a reply may be anything: what Flower cannot read, or what says that it
+    answers another message, is an error of that node alone.
+    """
+
+    def send_and_receive(
+        self: Grid, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        pushed = list(messages)
+        waiting = {i: m for i, m in zip(self.push_messages(pushed), pushed, strict=True) if i}
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        replies: list[Message] = []
+        while waiting and time.monotonic() < deadline:
+            arrived = {i: reply for i, m in waiting.items() if (reply := _pull(self, i, m))}
+            waiting = {i: m for i, m in waiting.items() if i not in arrived}
+            replies += arrived.values()
+            if waiting:
+                time.sleep(POLL_SECONDS)
+        return replies
+
+    grid.__dict__["send_and_receive"] = MethodType(send_and_receive, grid)
+
+
+def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
+    """Return the reply to a message, if it has come, or an error in its place."""
+    try:
+        for reply in grid.pull_messages([message_id]):
+            if reply.metadata.reply_to_message_id == message_id:
+                return reply
+            reason = "a reply that says it answers another message"
+            return Message(Error(ErrorCode.UNKNOWN, reason), reply_to=sent)
+    except httpx.HTTPError:  # of the SuperLink
+        raise
+    except Exception as error:
+        reason = f"a reply that cannot be read: {error!r}"
+        return Message(Error(ErrorCode.UNKNOWN, reason), reply_to=sent)
+    return None
+
+
+@contextmanager
+def _grid(address: str, authority: bytes | None, api: Runtime) -> Iterator[Grid]:
+    """Take the task of the ServerApp, and say how it ended."""
+    deadline = time.monotonic() + START_SECONDS
+    while (token := api.acquire(TaskType.SERVER_APP)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"runtime.address={address}: the SuperLink hands out no task; was it "
+                "started with --isolation process, and nothing else that runs apps?"
+            )
+        time.sleep(POLL_SECONDS)
+    grid = HttpGrid(address, authority is None, authority, token=token)
+    look_often(grid)
+    with api.task(token) as task:
+        given = task.PullTaskInput(PullTaskInputRequest())
+        TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
+        TaskIdentity.node_id = given.context.node_id
+        grid.set_run(run_from_proto(given.run))
+        status = SubStatus.FAILED
+        try:
+            with alive(task):
+                yield grid
+            status = SubStatus.COMPLETED
+        finally:
+            task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+            grid.close()
+
+
+def _files(runtime: RuntimeConfig) -> tuple[Sequence[Path], bytes | None]:
+    """Return the nodes' public keys and the authority's certificate."""
+    if runtime.insecure:
+        if runtime.min_clients is None:
+            raise UserError("runtime.insecure=true: set runtime.min_clients, as there are no keys")
+        console.print(INSECURE.format("runtime"), style="bold red", highlight=False)
+        return [], None
+    folder = Path(runtime.certificates or "")
+    authority = _file("certificates", runtime.certificates and str(folder / "ca.crt"))
+    if not (keys := sorted((folder / "nodes").glob("*.pub"))):
+        raise UserError(f"runtime.certificates={folder}: no public key in {folder / 'nodes'}")
+    return keys, authority.read_bytes()
+
+
+def _file(key: str, path: str | None) -> Path:
+    if path is None or not Path(path).is_file():
+        raise UserError(
+            f"runtime.{key}: no such file: {path}; docker/certificates.sh makes it "
+            "(runtime.insecure=true does without TLS, within one machine)"
+        )
+    return Path(path)
+
+
+def _superlink(runtime: RuntimeConfig, secret: Path) -> list[str]:
+    host, _, port = runtime.address.rpartition(":")
+    secure = ["--insecure"]
+    if not runtime.insecure:
+        files = {"ca-certfile": "ca.crt", "certfile": "server.crt", "keyfile": "server.key"}
+        secure = ["--enable-supernode-auth"]
+        for option, name in files.items():
+            file = _file("certificates", str(Path(runtime.certificates or "", name)))
+            secure += [f"--ssl-{option}", str(file)]
+    return [
+        command("flower-superlink"),
+        *("--host", host, "--port", port, *secure, "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(secret)),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def _check_free(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"runtime.address={address}: cannot listen there: {error}") from error
+
+
+def listens(address: str, superlink: "subprocess.Popen[bytes] | None" = None) -> bool:
+    """Wait until somebody listens there, and return whether anybody does."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and (superlink is None or superlink.poll() is None):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return True
+        except (OSError, ValueError):
+            time.sleep(POLL_SECONDS)
+    return False
+
+
+def _register(control: ControlHttpClient, keys: Sequence[Path]) -> dict[int, str]:
+    """Make the nodes' keys known unless they are, and return how to call each node."""
+    known = {
+        node.public_key: node.node_id for node in control.ListNodes(ListNodesRequest()).nodes_info
+    }
+    names = {}
+    for path in keys:
+        key = _public_key(path)
+        if key not in known:
+            request = RegisterNodeRequest(public_key=key, name=path.stem)
+            known[key] = control.RegisterNode(request).node_id
+        names[known[key]] = path.stem
+    return names
+
+
+def _public_key(path: Path) -> bytes:
+    try:
+        key = load_ssh_public_key(path.read_bytes())
+        return public_key_to_bytes(key)  # type: ignore[arg-type]  # of another kind it raises
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path}: not a public key: {error}") from error
+
+
+def _app() -> Fab:
+    content, _ = build_fab_from_files(
+        {"pyproject.toml": APP.format(version=version("fedser")).encode()}
+    )
+    return Fab(hashlib.sha256(content).hexdigest(), content, {})
+
+
+def _told(content: RecordDict) -> Any:
+    """Return what a reply says of its node; None if that cannot be read."""
+    try:
+        return json.loads(str(content.config_records["roster"]["json"]))
+    except (LookupError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,256 @@
+"""Who takes part in a networked study: what nodes told of themselves, and of nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from client.corpora import table
+from client.corpora.ages import with_age_groups
+from client.corpora.base import EMOTIONS, Utterance, shared_attributes
+from client.errors import UserError
+from client.hosting import Hosting
+from client.speakers import name_units, training_sizes
+
+FILE = "roster.json"
+"""Name of a roster in a run's folder."""
+
+MOST = 2**31
+"""Utterances of a speaker, at most: sums of such numbers do not overflow."""
+
+
+@dataclass(frozen=True)
+class RemoteClients:
+    """The clients of a federation whose data nodes hold: N of them, d features.
+
+    Attributes
+    ----------
+    corpora, speakers : list of str, length N
+        Whose each client is.
+    counts : list of int, length N
+        Training utterances.
+    dimension : int
+    hosts : mapping of int to Hosting
+        What each node does for the federation, by Flower's name of it.
+    evaluated : mapping of int to mapping
+        How many utterances each node evaluates a model on: ``validation`` and ``test``.
+    """
+
+    corpora: list[str]
+    speakers: list[str]
+    counts: list[int]
+    dimension: int
+    hosts: Mapping[int, Hosting]
+    evaluated: Mapping[int, Mapping[str, int]]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.speakers)
+
+    def units(self, unit: str) -> list[str]:
+        """Name whom each client's data protects, length N: ``client`` or ``speaker``."""
+        return name_units(self.corpora, self.speakers, unit)
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return each client's number of training utterances, shape (N,)."""
+        return np.array(self.counts, dtype=np.int64)
+
+    def fingerprint(self) -> bytes:
+        """Return what tells these clients from others; which node holds them does not matter."""
+        known = [self.corpora, self.speakers, self.counts, self.dimension]
+        return hashlib.sha256(json.dumps(known).encode()).digest()
+
+
+@dataclass(frozen=True)
+class Roster:
+    """A corpus that nodes hold.
+
+    Attributes
+    ----------
+    name : str
+        Of the corpus.
+    shards : int
+        Clients a speaker.
+    features : str
+        Key of the extractor.
+    dimension : int
+        Number of features.
+    counts : mapping of str to int
+        Utterances of each speaker.
+    truth : mapping of str to mapping
+        The experimenter's table of the speakers' attributes; empty where there is none.
+    nodes : mapping of str to int
+        Which node holds each speaker; empty once the nodes are gone.
+    digests : tuple
+        Of recordings none are known.
+    """
+
+    name: str
+    shards: int
+    features: str
+    dimension: int
+    counts: Mapping[str, int]
+    truth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+
+    @property
+    def speakers(self) -> list[str]:
+        """All speakers, sorted."""
+        return sorted(self.counts)
+
+    def attributes(self, speaker: str) -> dict[str, str]:
+        """What the experimenter knows of a speaker."""
+        return dict(self.truth.get(speaker, {}))
+
+    def summary(self) -> dict[str, Any]:
+        """What ``results.json`` says of it: emotions and file names stay with the nodes."""
+        return {
+            "name": self.name,
+            "utterances": sum(self.counts.values()),
+            "skipped": [],
+            "left_out": {},
+            "emotions": {},
+        }
+
+    def clients(
+        self, trained: Sequence[str], tested: Sequence[str], normalisation: str
+    ) -> RemoteClients:
+        """Number the clients of these speakers as a simulation does; others test the model."""
+        speakers = [s for s in sorted(trained) for _ in range(self.shards)]
+        numbered = [(n, s, n % self.shards) for n, s in enumerate(speakers)]
+        sizes = {s: training_sizes(self.counts[s], self.shards) for s in sorted(trained)}
+        hosts, evaluated = {}, {}
+        for node in sorted(set(self.nodes.values())):
+            own = [s for s in sizes if self.nodes[s] == node]
+            tests = tuple(s for s in sorted(tested) if self.nodes[s] == node)
+            numbers = tuple(client for client in numbered if client[1] in own)
+            hosts[node] = Hosting(numbers, tests, normalisation)
+            evaluated[node] = {
+                "validation": sum(self.counts[s] - sum(sizes[s]) for s in own),
+                "test": sum(self.counts[s] for s in tests),
+            }
+        return RemoteClients(
+            corpora=[self.name] * len(speakers),
+            speakers=speakers,
+            counts=[size for of_speaker in sizes.values() for size in of_speaker],
+            dimension=self.dimension,
+            hosts=hosts,
+            evaluated=evaluated,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write what does not change when nodes come and go."""
+        kept = ("name", "shards", "features", "dimension", "counts", "truth")
+        text = json.dumps({key: getattr(self, key) for key in kept}, indent=2)
+        (folder / FILE).write_text(text)
+
+
+def read_roster(folder: Path) -> Roster:
+    """Read the roster of a run whose nodes may be gone.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    try:
+        return Roster(**json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder}: no roster of a networked run; run fedser stage=train"
+        ) from error
+
+
+def merge_rosters(told: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> Roster:
+    """Put together what nodes told of themselves.
+
+    Parameters
+    ----------
+    told : mapping of int to mapping
+        As of `client.hosting.Holdings.roster`, by node.
+    names : mapping of int to str
+        How to call each node.
+
+    Raises
+    ------
+    UserError
+        If nodes differ in version, corpus, shards or features, hold the same speaker, or tell
+        something malformed.
+    """
+    counts: dict[str, int] = {}
+    nodes: dict[str, int] = {}
+    first: Mapping[str, Any] | None = None
+    for node, roster in sorted(told.items(), key=lambda item: names[item[0]]):
+        _check_form(names[node], roster)
+        first = first or roster
+        for key in ("version", "corpus", "shards", "features", "dimension"):
+            if roster[key] != first[key]:
+                raise UserError(
+                    f"node {names[node]}: its {key} is {roster[key]}, that of others {first[key]}; "
+                    "start all nodes with the same"
+                )
+        for speaker, count in roster["speakers"].items():
+            if speaker in counts:
+                raise UserError(
+                    f"node {names[node]}: speaker {speaker} is at node {names[nodes[speaker]]}, "
+                    "too; give each speaker to one node, with corpus.speakers or another folder"
+                )
+            counts[speaker], nodes[speaker] = count, node
+    assert first is not None  # there are nodes
+    return Roster(
+        first["corpus"],
+        first["shards"],
+        first["features"],
+        first["dimension"],
+        counts,
+        nodes=nodes,
+    )
+
+
+def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Read the experimenter's table of speakers: what it says the same of all rows of each.
+
+    Parameters
+    ----------
+    name : str
+        Of the corpus.
+    age_bounds : sequence of int
+        Where ages are cut into groups.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    by_speaker: dict[str, list[Utterance]] = {}
+    rows = table.read_rows(file)
+    if "speaker" not in rows[0]:
+        raise UserError(f"{file}: no column 'speaker' (there are {', '.join(rows[0])}): rename one")
+    for row in rows:
+        about = {k: cell for k, cell in row.items() if cell and k not in table.REQUIRED}
+        utterance = Utterance(Path(), row["speaker"], EMOTIONS[0], {"corpus": name, **about})
+        by_speaker.setdefault(row["speaker"], []).append(utterance)
+    return {
+        speaker: shared_attributes(with_age_groups(rows, age_bounds))
+        for speaker, rows in by_speaker.items()
+    }
+
+
+def _check_form(name: str, roster: Any) -> None:
+    kinds = {"version": str, "corpus": str, "shards": int, "features": str, "dimension": int}
+    speakers = roster.get("speakers") if isinstance(roster, dict) else None
+    if not (
+        isinstance(speakers, dict)
+        and speakers
+        and all(type(roster.get(key)) is kind for key, kind in kinds.items())
+        and min(roster["shards"], roster["dimension"]) >= 1
+        and all(type(count) is int for count in speakers.values())
+        and all(2 * roster["shards"] <= count <= MOST for count in speakers.values())
+    ):
+        raise UserError(f"node {name}: does not tell what a node of fedser does; is it one?")

@@ -1,0 +1,244 @@
+"""Federations whose data nodes hold, in one process: the real ClientApp, and no network."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Error, Message, MetricRecord
+
+from client.app import app as client_app
+from client.errors import Suspended
+from client.hosting import Holdings
+from server.app import federate
+from server.grid import LocalGrid, node_context
+from server.roster import merge_rosters
+from server.study import write_training
+from server.transcript import Transcript
+from tests import examples
+from tests.examples import ADAPTIVE, LOCAL, corpus
+
+ROUNDS = 6
+HELD = {
+    11: ["s00", "s05"],
+    12: ["s01", "s02", "s03", "s08"],
+    13: ["s04", "s06", "s07"],
+    14: ["s09"],
+}
+"""The last two test; the last node trains nobody."""
+
+
+class Killed(BaseException):
+    """Not an error that anything handles, like a kill."""
+
+
+class RealNodes(LocalGrid):
+    """Nodes that hold speakers of their own. `change` makes another reply of one, or raises."""
+
+    def __init__(self, folder, change=lambda message, reply: reply, here=tuple(HELD)):
+        super().__init__(client_app)
+        self.change, self.here, self.sent = change, here, []
+        self.configs = {
+            n: {"holdings": str(folder / f"{n}.safetensors"), "device": "cpu"} for n in HELD
+        }
+
+    def get_node_ids(self):
+        return self.here
+
+    def _submit(self, message_id, message):
+        node = message.metadata.dst_node_id
+        self.sent.append((int(message.metadata.group_id), node))
+        reply = self._client_app(message, node_context(node, self.configs[node]))
+        self._replies[message_id] = self.change(message, reply)
+
+    def pull_messages(self, message_ids):
+        return [reply for reply in super().pull_messages(message_ids) if reply]
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """Make a federation with all data at the nodes, to leave its files in a folder."""
+    data, told = corpus(), {}
+    for node, speakers in HELD.items():
+        rows = [i for i, u in enumerate(data.utterances) if u.speaker in speakers]
+        part = [data.utterances[i] for i in rows]
+        own = type(data)(data.name, data.shards, part, data.features[rows], [], [])
+        held = Holdings(own, "made-up")
+        held.save(tmp_path / f"{node}.safetensors")
+        told[node] = held.roster
+    roster = merge_rosters(told, {node: str(node) for node in HELD})
+
+    def make(name, privacy=None, **changes):
+        made = examples.federation(tmp_path / name / "t", rounds=ROUNDS, privacy=privacy)
+        clients = roster.clients(data.speakers[:8], data.speakers[8:], "speaker")
+        changes = {"checkpoint": tmp_path / name / "c", "patience": 0.1, **changes}
+        return replace(made, clients=clients, test=None, **changes)
+
+    return make
+
+
+def books(outcome):
+    rows = [{**vars(row), "seconds": 0.0} for row in outcome.rounds]
+    scores = {**vars(outcome.best_scores), "confusion": outcome.best_scores.confusion.tolist()}
+    told = [rows, outcome.best_round, scores, outcome.releases, outcome.epsilon]
+    return json.dumps(told)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "t").iterdir()}
+
+
+@pytest.mark.parametrize("privacy", [None, LOCAL, ADAPTIVE])
+def test_nodes_that_hold_the_data_give_the_books_of_a_simulation(privacy, remote, tmp_path):
+    grid = RealNodes(tmp_path)
+    networked = federate(grid, remote("n", privacy), tmp_path, "cpu")
+    simulated = examples.federation(tmp_path / "s" / "t", rounds=ROUNDS, privacy=privacy)
+    simulated = replace(simulated, checkpoint=tmp_path / "s" / "c")
+    outcome = federate(LocalGrid(client_app), simulated, tmp_path, "cpu")
+    assert books(networked) == books(outcome)
+    assert files_of(tmp_path / "n") == files_of(tmp_path / "s")
+    for name, array in outcome.best_arrays.items():
+        np.testing.assert_array_equal(networked.best_arrays[name], array)
+    # A message a node and round, and one to evaluate the last model.
+    assert grid.sent == [(r, node) for r in range(1, ROUNDS + 2) for node in HELD]
+
+
+def die(number, node=12):
+    def change(message, reply):
+        if (int(message.metadata.group_id), message.metadata.dst_node_id) == (number, node):
+            raise Killed
+        return reply
+
+    return change
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, ROUNDS, ROUNDS + 1])
+def test_a_run_over_nodes_resumes_bit_for_bit_with_every_row(number, remote, tmp_path):
+    """The row of the round before waits for the nodes when the run is killed."""
+    whole = federate(RealNodes(tmp_path), remote("w", ADAPTIVE), tmp_path, "cpu")
+    with pytest.raises(Killed):
+        federate(RealNodes(tmp_path, die(number)), remote("k", ADAPTIVE), tmp_path, "cpu")
+    grid = RealNodes(tmp_path)
+    resumed = federate(grid, remote("k", ADAPTIVE), tmp_path, "cpu")
+    assert books(resumed) == books(whole)
+    assert files_of(tmp_path / "k") == files_of(tmp_path / "w")
+    assert grid.sent[0][0] == max(1, number - 1)  # whose row was not there yet
+    assert not np.isnan([[row.validation_uar, row.test_uar] for row in resumed.rounds]).any()
+
+
+def test_a_run_is_suspended_while_nodes_are_gone_and_goes_on_with_them(remote, tmp_path):
+    whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
+    grid = RealNodes(tmp_path)
+
+    def leave(message, reply):
+        if int(message.metadata.group_id) == 4:
+            grid.here = (11, 12, 99)  # the last holds nothing of this study
+        return reply
+
+    grid.change = leave
+    with pytest.raises(Suspended, match="2 of 3 nodes are here, missing: 13, 14 after"):
+        federate(grid, remote("g", min_clients=3), tmp_path, "cpu")
+    resumed = federate(RealNodes(tmp_path), remote("g", min_clients=3), tmp_path, "cpu")
+    assert books(resumed) == books(whole)
+
+
+def lie(node, make):
+    """Have a node tell something else of each model than what it found."""
+
+    def change(message, reply):
+        if message.metadata.dst_node_id == node:
+            make(reply.content)
+        return reply
+
+    return change
+
+
+def set_table(name, make):
+    def change(content):
+        record = dict(content["evaluation"])
+        record[name] = make(list(record[name]))
+        content["evaluation"] = MetricRecord(record)
+
+    return change
+
+
+LIES = {
+    "no tables": lambda content: content.pop("evaluation"),
+    "another record": lambda content: content.update(evaluation=ConfigRecord()),
+    "one table": lambda content: content["evaluation"].pop("test"),
+    "a third table": lambda content: content["evaluation"].update(other=[0] * 16),
+    "a number": set_table("test", lambda counts: 12),
+    "fewer places": set_table("test", lambda counts: counts[:15]),
+    "more places": set_table("test", lambda counts: [*counts, 0]),
+    "no places": set_table("validation", lambda counts: []),
+    "halves": set_table("validation", lambda counts: [count / 1 for count in counts]),
+    "below zero": set_table("validation", lambda counts: [counts[0] + 1, -1, *counts[2:]]),
+    "more utterances": set_table("test", lambda counts: [counts[0] + 1, *counts[1:]]),
+    "fewer utterances": set_table("validation", lambda counts: [0] * 16),
+    "a huge number": set_table("test", lambda counts: [2**70, *counts[1:]]),
+    "NaN": set_table("test", lambda counts: [float("nan")] * 16),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_node_that_lies_of_the_model_moves_its_own_counts_at_most(name, remote, tmp_path):
+    """Its updates count all the same; the figures are those of the other nodes."""
+    federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
+    grid = RealNodes(tmp_path, lie(12, LIES[name]))
+    outcome = federate(grid, remote("l"), tmp_path, "cpu")
+    assert files_of(tmp_path / "l") == files_of(tmp_path / "w")
+    assert [row.rejections for row in outcome.rounds] == [{"evaluation": 1}] * ROUNDS
+    assert [row.rejected for row in outcome.rounds] == [0] * ROUNDS
+    assert outcome.best_scores.confusion.sum() == 12  # node 14's alone, of 24
+    silent = RealNodes(tmp_path, lie(12, LIES["no tables"]))
+    assert books(outcome) == books(federate(silent, remote("n"), tmp_path, "cpu"))
+
+
+def test_a_node_may_lie_within_its_own_counts(remote, tmp_path):
+    """Nobody can tell: its own utterances are misjudged, and no other's."""
+    whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
+    wrong = [0, 12, *[0] * 14]
+    made = lie(14, set_table("test", lambda counts: wrong))
+    outcome = federate(RealNodes(tmp_path, made), remote("l"), tmp_path, "cpu")
+    alone = lie(14, LIES["no tables"])
+    others = federate(RealNodes(tmp_path, alone), remote("o"), tmp_path, "cpu")
+    assert [row.rejections for row in outcome.rounds] == [{}] * ROUNDS
+    ours = outcome.best_scores.confusion - np.array(wrong).reshape(4, 4)
+    same = outcome.best_round == others.best_round
+    assert not same or np.array_equal(ours, others.best_scores.confusion)
+    assert outcome.best_scores.confusion.sum() == whole.best_scores.confusion.sum() == 24
+
+
+@pytest.mark.parametrize("silent", [(12, 14), tuple(HELD)])
+def test_figures_that_no_node_told_are_unknown_and_not_made_up(silent, remote, tmp_path):
+    def mute(message, reply):
+        if message.metadata.dst_node_id in silent:
+            del reply.content["evaluation"]
+        return reply
+
+    outcome = federate(RealNodes(tmp_path, mute), remote("f"), tmp_path, "cpu")
+    assert np.isnan([row.test_uar for row in outcome.rounds]).all()
+    untold = np.isnan([row.validation_uar for row in outcome.rounds])
+    assert untold.all() if silent == tuple(HELD) else not untold.any()
+    write_training(tmp_path, corpus(), [outcome], "speaker", 1.0)
+    utility = json.loads((tmp_path / "training.json").read_text())["utility"]
+    assert utility["uar"] is utility["accuracy"] is utility["per_fold"][0]["uar"] is None
+    assert Transcript(tmp_path / "f" / "t").num_models == ROUNDS + 1
+
+
+def test_a_node_that_fails_or_is_late_is_missed_by_both_reasons(remote, tmp_path):
+    def fail(message, reply):
+        number, node = int(message.metadata.group_id), message.metadata.dst_node_id
+        if node == 12 and number == 2:
+            failed = Message(Error(3, "expired"), reply_to=message)
+            failed.metadata.__dict__["_src_node_id"] = 1  # Flower tells of it
+            return failed
+        return None if node == 12 and number == 3 else reply
+
+    outcome = federate(RealNodes(tmp_path, fail), remote("f"), tmp_path, "cpu")
+    asked = [outcome.federation.sampler(number) for number in (2, 3)]
+    own = [sum(client in (1, 2, 3) for client in cohort) for cohort in asked]
+    assert sum(own) > 0
+    for row, lost, reason in zip(outcome.rounds[1:3], own, ("failed", "missing"), strict=True):
+        assert row.rejections == {"evaluation": 1, **({reason: lost} if lost else {})}
+    assert outcome.rounds[3].rejections == {}
