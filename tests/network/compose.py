@@ -1,0 +1,81 @@
+"""The services of docker/compose.yaml as plain processes: the same commands and environment."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+MODULES = {"fedser": "attacks.run", "fedser-node": "client.run"}  # whether installed or not
+
+
+def services(variables: Mapping[str, str]) -> tuple[dict, dict]:
+    """Return services, and where secrets lie, with variables filled in as Compose does it."""
+    text = (ROOT / "docker" / "compose.yaml").read_text()
+
+    def value(match: re.Match) -> str:
+        name, default = match["name"], match["default"]
+        if name not in variables and default is None:
+            raise KeyError(name)
+        return variables.get(name, default)
+
+    text = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}", value, text)
+    composed = yaml.safe_load(text)
+    return composed["services"], {n: s["file"] for n, s in composed["secrets"].items()}
+
+
+def image_environment() -> dict[str, str]:
+    """Return what the Dockerfile's last stage sets."""
+    stage = (ROOT / "docker" / "Dockerfile").read_text().rsplit("\nFROM ", 1)[1]
+    (block,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
+    return dict(re.findall(r"(\w+)=(\S+)", block))
+
+
+@contextmanager
+def up(service: dict, secrets: dict, port: int, folder: Path) -> Iterator[subprocess.Popen]:
+    """Run a service meanwhile; `folder` is its /tmp, and takes its output as ``log``."""
+    arguments, environment = as_process(service, secrets, port, folder)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            arguments, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def as_process(
+    service: dict, secrets: dict, port: int, folder: Path
+) -> tuple[list[str], dict[str, str]]:
+    places = {"/tmp": str(folder), "superlink:8443": f"localhost:{port}"}
+    places |= {"--port=8443": f"--port={port}", "0.0.0.0": "127.0.0.1"}
+    for secret in service.get("secrets", []):
+        entry = secret if isinstance(secret, dict) else {"source": secret, "target": secret}
+        places[f"/run/secrets/{entry['target']}"] = secrets[entry["source"]]
+    for volume in service.get("volumes", []):
+        outside, inside, *_ = volume.split(":")
+        places[inside] = outside
+    pattern = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+
+    def here(text: str) -> str:
+        return re.sub(pattern, lambda found: places[found[0]], text)
+
+    command, *arguments = [*service.get("entrypoint", []), *service["command"]]
+    program = [sys.executable, "-m", MODULES[command]] if command in MODULES else [BIN / command]
+    inherited = {key: os.environ[key] for key in ("HOME", "PYTHONPATH") if key in os.environ}
+    inherited["PATH"] = f"{BIN}:{os.environ['PATH']}"
+    stated = {**image_environment(), **service.get("environment", {})}
+    environment = {key: here(text) for key, text in stated.items() if key != "PATH"}
+    return [*map(str, program), *map(here, arguments)], inherited | environment

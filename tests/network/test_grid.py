@@ -1,0 +1,94 @@
+import httpx
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.errors import UserError
+from server.grid import NODE_ID, LocalGrid
+from server.network import Network, look_often
+
+
+class Mailbox(LocalGrid):
+    """Replies that wait for their message: content, or the error that reading it raises."""
+
+    def __init__(self, replies):
+        super().__init__(None)
+        self.replies, self.pulled = replies, []
+
+    def get_node_ids(self):
+        return list(self.replies)
+
+    def _submit(self, message_id, message):
+        self._replies[message_id] = (message, self.replies[message.metadata.dst_node_id])
+
+    def pull_messages(self, message_ids):
+        for message, reply in super().pull_messages(message_ids):
+            self.pulled.append(message.metadata.dst_node_id)
+            if isinstance(reply, Exception):
+                raise reply
+            made = Message(reply, reply_to=message)
+            if "answers" in reply:
+                made.metadata.__dict__["_reply_to_message_id"] = reply["answers"]["id"]
+            yield made
+
+
+def asked(nodes):
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, NODE_ID
+    return [Message(RecordDict(), node, "query") for node in nodes]
+
+
+def test_a_reply_that_cannot_be_read_is_an_error_of_its_node_alone():
+    good = RecordDict({"arrays": ArrayRecord({"w": Array(np.ones(2))})})
+    grid = Mailbox(
+        {
+            11: good,
+            12: ValueError("invalid object type"),
+            13: RecordDict({"answers": ConfigRecord({"id": "1"})}),  # that of the first node
+            14: AttributeError("metadata"),
+            15: good,
+        }
+    )
+    look_often(grid)
+    messages = asked(grid.replies)
+    replies = list(grid.send_and_receive(messages, timeout=5))
+    for message, reply in zip(messages, replies, strict=True):
+        assert reply.metadata.reply_to_message_id == message.metadata.message_id
+    failed = [(m, r) for m, r in zip(messages, replies, strict=True) if r.has_error()]
+    said = {message.metadata.dst_node_id: reply.error.reason for message, reply in failed}
+    assert said == {
+        12: "a reply that cannot be read: ValueError('invalid object type')",
+        13: "a reply that says it answers another message",
+        14: "a reply that cannot be read: AttributeError('metadata')",
+    }
+    assert grid.pulled == [11, 12, 13, 14, 15]
+
+
+def test_a_superlink_that_is_gone_is_no_error_of_a_node():
+    grid = Mailbox({11: httpx.ConnectError("refused")})
+    look_often(grid)
+    with pytest.raises(httpx.ConnectError):
+        grid.send_and_receive(asked([11]), timeout=5)
+
+
+def test_a_reply_that_does_not_come_is_not_waited_for_any_longer():
+    grid = Mailbox({11: RecordDict()})
+    grid._submit = lambda *_: None
+    look_often(grid)
+    assert grid.send_and_receive(asked([11]), timeout=0.1) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (ValueError("no such type"), r"node b: a reply that cannot be read: .*; is it a fedser"),
+        (RecordDict(), "node b: does not tell what a node of fedser does"),
+        (RecordDict({"roster": ConfigRecord({"json": "[" * 100_000})}), "node b: does not tell"),
+        (RecordDict({"roster": ConfigRecord({"json": "{}"})}), "node b: does not tell"),
+    ],
+)
+def test_what_a_node_tells_of_itself_may_be_anything(reply, reason):
+    grid = Mailbox({11: reply})
+    look_often(grid)
+    with pytest.raises(UserError, match=reason):
+        Network(grid, {11: "b"}, 1).roster(1)

@@ -1,0 +1,236 @@
+"""Real nodes over TLS on the loopback interface, as docker/compose.yaml runs them."""
+
+import csv
+import json
+import shutil
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from flwr.superlink.grid import HttpGrid
+from safetensors.numpy import load_file
+
+from attacks.run import run_study
+from client.corpora.synthetic import Synthetic
+from client.processes import free_port
+from server.network import listens
+from server.run import compose, study_config
+from server.transcript import Transcript
+from tests.network.compose import BIN, ROOT, services, up
+
+SPEAKERS, NODES, ROUNDS = 10, 5, 5
+STUDY = [
+    f"rounds={ROUNDS}",
+    "folds=[0]",
+    "cohort_fraction=1",
+    "stage=train",
+    "transcript.layers=all",
+    "transcript.dtype=float32",
+    "checkpoint_every=1",
+]
+
+
+@dataclass
+class Seen:
+    """What left the nodes: of each reply its node, and its records."""
+
+    replies: list[tuple[int, dict]] = field(default_factory=list)
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        pull = HttpGrid.pull_messages
+
+        def watched(grid, message_ids):
+            messages = pull(grid, message_ids)
+            for message in messages:
+                assert message.has_content(), message.error
+                records = {name: dict(record) for name, record in message.content.items()}
+                self.replies.append((message.metadata.src_node_id, records))
+            return messages
+
+        patch.setattr(HttpGrid, "pull_messages", watched)
+
+
+@dataclass
+class Studied:
+    folder: Path
+    plain: Seen
+    noised: Seen
+    logs: dict[str, str]
+    refused: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory) -> Path:
+    """A folder for each node, with a table and the audio of two speakers."""
+    folder = tmp_path_factory.mktemp("speakers")
+    corpus = Synthetic("mine", 1, "error", "en", SPEAKERS, 8, 0)
+    utterances = corpus.listing(folder / "cache").utterances
+    (table,) = (folder / "cache").rglob("utterances.csv")
+    rows = list(csv.DictReader(table.open()))
+    names = sorted({u.speaker for u in utterances})
+    for number in range(1, NODES + 1):
+        own = folder / str(number)
+        own.mkdir()
+        with (own / "utterances.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ("file", "speaker", "emotion"), extrasaction="ignore")
+            writer.writeheader()
+            for row in rows:
+                if row["speaker"] in names[2 * number - 2 : 2 * number]:
+                    shutil.copy(table.parent / row["file"], own)
+                    writer.writerow({**row, "file": Path(row["file"]).name})
+    shutil.copy(table, folder / "truth.csv")
+    shutil.copytree(table.parent / "audio", folder / "audio")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, speakers) -> Studied:
+    """A simulation, and the same study at five nodes; two who may not take part try to."""
+    folder = tmp_path_factory.mktemp("network")
+    certificates, port = folder / "certificates", free_port()
+    make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
+    subprocess.run(make, check=True, capture_output=True)
+    subprocess.run([*make[:1], folder / "other", "1"], check=True, capture_output=True)
+    cache = [f"cache={folder / 'cache'}", "corpus=manifest", "corpus.name=mine"]
+    config = study_config(
+        compose([*cache, *STUDY, "runtime=local", f"corpus.file={speakers / 'truth.csv'}"])
+    )
+    (folder / "simulated").mkdir()
+    run_study(config, {}, folder / "simulated")
+
+    described, secrets = services(
+        {"FEDSER_SPEAKERS": str(speakers), "FEDSER_CERTIFICATES": str(certificates)}
+    )
+    over = [f"runtime.{key}" for key in ("start=false", f"address=localhost:{port}")]
+    over += [f"runtime.certificates={certificates}", f"runtime.secret={secrets['secret']}"]
+    over = [*cache, "corpus.file=null", *STUDY, "runtime=network", *over, "runtime.patience=600"]
+    impostor = dict(described["node-1"], secrets=["ca.crt", {"source": "other", "target": "key"}])
+    secrets["other"] = str(folder / "other" / "keys" / "1")
+    nodes = {name: s for name, s in described.items() if name.startswith("node-")}
+    plain, noised = Seen(), Seen()
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        (folder / "run" / "superlink").mkdir(parents=True)
+        superlink = up(described["superlink"], secrets, port, folder / "run" / "superlink")
+        stack.enter_context(superlink)
+        assert listens(f"localhost:{port}")
+        for name, service in {**nodes, "impostor": impostor}.items():
+            place = folder / "run" / name
+            if name != "node-1":  # which extracts its features itself
+                shutil.copytree(folder / "cache" / "features", place / "cache" / "features")
+            place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(up(service, secrets, port, place))
+        for name, seen, changed in (
+            ("network", plain, []),
+            ("noised", noised, ["rounds=1", "privacy=local", "privacy.epsilon=8"]),
+        ):
+            (folder / name).mkdir()
+            with patch.context() as watching:
+                seen.watch(watching)
+                run_study(study_config(compose([*over, *changed])), {}, folder / name)
+        command = [BIN / "flower-supernode", "--superlink", f"localhost:{port}"]
+        refused = subprocess.run(
+            [*command, "--isolation", "process", "--root-certificates", certificates / "ca.crt"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        logs = {n: (folder / "run" / n / "log").read_text() for n in (*nodes, "impostor")}
+    return Studied(folder, plain, noised, logs, refused)
+
+
+def test_a_networked_study_is_the_simulated_one(studied):
+    networked, simulated = (studied.folder / name for name in ("network", "simulated"))
+    ours, theirs = (Transcript(f / "transcript" / "private-fold0") for f in (networked, simulated))
+    compared = 0
+    for here, there in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(here.round, there.round)
+        np.testing.assert_array_equal(here.client, there.client)
+        np.testing.assert_array_equal(here.num_examples, there.num_examples)
+        for row in range(len(here)):
+            pairs = [(here.arrays[n][row], there.arrays[n][row]) for n in here.arrays]
+            apart = np.sqrt(sum(np.square(x - y, dtype=float).sum() for x, y in pairs))
+            norm = np.sqrt(sum(np.square(y, dtype=float).sum() for _, y in pairs))
+            assert apart <= 1e-6 * norm
+            compared += 1
+    assert compared == 8 * ROUNDS
+    for (_, here), (_, there) in zip(ours.global_models(), theirs.global_models(), strict=True):
+        for name, array in there.items():
+            np.testing.assert_allclose(here[name], array, rtol=0, atol=1e-9)
+    models = [load_file(f / "model.safetensors") for f in (networked, simulated)]
+    for name, array in models[1].items():
+        np.testing.assert_allclose(models[0][name], array, rtol=0, atol=1e-9)
+    rounds = [pd.read_parquet(f / "rounds.parquet") for f in (networked, simulated)]
+    for column in ("train_loss", "update_norm_mean", "validation_uar", "test_uar", "clients"):
+        np.testing.assert_allclose(rounds[0][column], rounds[1][column], rtol=1e-6)
+    ledgers = [pd.read_parquet(f / "ledger.parquet") for f in (networked, simulated)]
+    pd.testing.assert_frame_equal(*ledgers)
+    here, there = (json.loads((f / "results.json").read_text()) for f in (networked, simulated))
+    assert here["utility"] == there["utility"]
+    assert here["corpus"]["utterances"] == there["corpus"]["utterances"] == 8 * SPEAKERS
+
+
+def test_nothing_else_leaves_a_node(studied):
+    rosters = [r["roster"]["json"] for _, r in studied.plain.replies if "roster" in r]
+    told = [json.loads(text) for text in rosters]
+    assert sorted(s for roster in told for s in roster["speakers"]) == [
+        f"s{number:03d}" for number in range(SPEAKERS)
+    ]
+    for roster in told:
+        assert roster == {
+            "version": told[0]["version"],
+            "corpus": "mine",
+            "shards": 1,
+            "features": told[0]["features"],
+            "dimension": 988,
+            "speakers": dict.fromkeys(roster["speakers"], 8),
+        }
+    replies = [(node, r) for node, r in studied.plain.replies if "roster" not in r]
+    assert len(replies) == NODES * (ROUNDS + 1)  # a last time to evaluate
+    shapes = {
+        n: a.shape for n, a in load_file(studied.folder / "network/model.safetensors").items()
+    }
+    validated = tested = trained = 0
+    for _, records in replies:
+        evaluation = records.pop("evaluation")
+        assert set(evaluation) == {"validation", "test"}
+        assert all(len(m) == 16 and all(type(n) is int for n in m) for m in evaluation.values())
+        validated += sum(evaluation["validation"])
+        tested += sum(evaluation["test"])
+        if records:
+            assert set(records) == {"arrays", "metrics"}
+            arrays = {n: a.numpy() for n, a in records["arrays"].items()}
+            assert {f"fold0.{n}": a.shape[1:] for n, a in arrays.items()} == shapes
+            count = len(records["metrics"]["clients"])
+            assert all(len(a) == count and a.dtype == np.float32 for a in arrays.values())
+            assert set(records["metrics"]) == {"clients", "num_examples", "loss"}
+            assert records["metrics"]["num_examples"] == [6] * count
+            assert len(records["metrics"]["loss"]) == count
+            trained += count
+    # Of eight utterances of a speaker six train and two validate, or all test.
+    assert (trained, validated, tested) == (8 * ROUNDS, 16 * (ROUNDS + 1), 16 * (ROUNDS + 1))
+
+
+def test_compiled_code_is_kept_where_a_container_may_write(studied):
+    for number in range(1, NODES + 1):
+        assert list((studied.folder / "run" / f"node-{number}" / "numba").rglob("*.nbc"))
+
+
+def test_a_mechanism_withholds_counts_and_losses_over_the_network(studied):
+    trained = [r for _, r in studied.noised.replies if "arrays" in r]
+    assert sum(len(r["metrics"]["clients"]) for r in trained) == 8
+    assert all(set(r["metrics"]) == {"clients"} for r in trained)
+    results = json.loads((studied.folder / "noised" / "results.json").read_text())
+    assert any("Over the network each node tells" in w for w in results["privacy"]["warnings"])
+
+
+def test_who_has_no_registered_key_is_refused(studied):
+    assert "Trying again" in studied.logs["impostor"]
+    assert "[code: 2004]" in studied.logs["impostor"]
+    assert studied.refused.returncode != 0
+    assert "Failed to initialize the connection" in studied.refused.stdout + studied.refused.stderr
+    told = [node for node, records in studied.plain.replies if "roster" in records]
+    assert len(set(told)) == len(told) == NODES

@@ -1,0 +1,130 @@
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client.errors import UserError
+from client.node import NodeConfig, serve
+from client.processes import free_port
+from conf.schema import RuntimeConfig
+from server.network import joined, network
+from server.run import compose, study_config
+from tests.network.compose import ROOT, image_environment, services
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    make = [ROOT / "docker" / "certificates.sh", folder, "2", "server.example.org", "10.0.0.1"]
+    subprocess.run(make, check=True, capture_output=True)
+    return folder
+
+
+def runtime(**changes):
+    return RuntimeConfig(name="network", address=f"127.0.0.1:{free_port()}", **changes)
+
+
+def test_missing_nodes_are_named_and_the_superlink_is_stopped(certificates, tmp_path, capsys):
+    asked = runtime(certificates=str(certificates))
+    with (
+        pytest.raises(UserError, match="0 of 2 nodes are here, missing: 1, 2 after 0.1 s"),
+        network(asked, tmp_path) as connected,
+    ):
+        connected.roster(0.1)
+    assert "waiting for nodes: 0 of 2 nodes are here, missing: 1, 2" in capsys.readouterr().err
+    host, port = asked.address.split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def test_insecurity_must_be_asked_for_and_is_said(tmp_path, capsys):
+    with pytest.raises(UserError, match="runtime.certificates: no such file"):
+        network(runtime(), tmp_path).__enter__()
+    with pytest.raises(UserError, match="set runtime.min_clients"):
+        network(runtime(insecure=True), tmp_path).__enter__()
+    with network(runtime(insecure=True, min_clients=1), tmp_path) as connected:
+        assert list(connected.grid.get_node_ids()) == []
+    assert "runtime.insecure=true: no TLS and no authentication" in capsys.readouterr().err
+    with pytest.raises(UserError, match="say how many"):
+        joined(connected.grid, runtime())
+
+
+def test_an_address_that_is_taken_is_named(tmp_path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UserError, match="cannot listen there: .*in use"),
+    ):
+        port = taken.getsockname()[1]
+        asked = RuntimeConfig(
+            name="network", address=f"127.0.0.1:{port}", insecure=True, min_clients=1
+        )
+        network(asked, tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"threads": 0}, "node.threads=0 must be at least 1"),
+        ({"device": "tpu"}, "node.device=tpu is not one of cpu, cuda"),
+        ({}, "node.root_certificates=None: no such file"),
+    ],
+)
+def test_a_node_refuses_bad_settings(changes, reason):
+    plain = {"root_certificates": None, "private_key": None, "insecure": False}
+    config = NodeConfig("localhost:1", **plain, **{"threads": 1, "device": "cpu", **changes})
+    with pytest.raises(UserError, match=reason):
+        serve(config, None)
+
+
+def test_a_networked_study_refuses_statistics_of_all_nodes():
+    with pytest.raises(UserError, match="normalisation=corpus needs statistics of all nodes"):
+        study_config(compose(["runtime=network", "normalisation=corpus"]))
+
+
+def test_certificates_name_the_superlink_and_keys_are_private(certificates):
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", certificates / "server.crt", "-noout", "-ext", "subjectAltName"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in ("DNS:superlink", "DNS:localhost", "DNS:server.example.org"):
+        assert name in shown
+    for address in ("127.0.0.1", "10.0.0.1"):
+        assert f"IP Address:{address}" in shown
+    private = ["ca.key", "server.key", "secret", "keys/1", "keys/2"]
+    assert all((certificates / name).stat().st_mode & 0o77 == 0 for name in private)
+    assert sorted(p.name for p in (certificates / "nodes").iterdir()) == ["1.pub", "2.pub"]
+    before = (certificates / "keys" / "1").read_bytes()
+    again = [ROOT / "docker" / "certificates.sh", certificates, "3"]
+    subprocess.run(again, check=True, capture_output=True)
+    assert (certificates / "keys" / "1").read_bytes() == before
+    assert (certificates / "nodes" / "3.pub").exists()
+
+
+def test_every_container_is_confined():
+    described, secrets = services({"FEDSER_SPEAKERS": "/speakers"})
+    for name, service in described.items():
+        assert service["read_only"] and service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"] and not service.get("privileged")
+        assert service["user"] == "10001:10001"
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+        if name != "study":  # which ends
+            assert service["restart"] == "unless-stopped" and service["healthcheck"]["test"]
+    written = {n: d for n, d in image_environment().items() if n.endswith(("CACHE", "DIR", "HOME"))}
+    assert set(written) == {"FEDSER_CACHE", "FLWR_HOME", "NUMBA_CACHE_DIR"}
+    assert all(Path(folder).parent == Path("/tmp") for folder in written.values())
+    nodes = [s for name, s in described.items() if name.startswith("node-")]
+    assert len(nodes) == 5
+    assert len({node["volumes"][0] for node in nodes}) == 5
+    for number, node in enumerate(nodes, 1):
+        assert node["volumes"] == [f"/speakers/{number}:/data:ro"]
+        assert node["secrets"] == ["ca.crt", {"source": f"key-{number}", "target": "key"}]
+    held = [s for n, d in described.items() if n.startswith("node-") for s in d["secrets"]]
+    assert "server.key" not in held and "secret" not in held
+    assert set(secrets) == {"ca.crt", "server.crt", "server.key", "secret"} | {
+        f"key-{number}" for number in range(1, 6)
+    }
+    assert "ca.key" not in yaml.safe_dump(described)
