@@ -27,7 +27,7 @@ from attacks.summary import summary_table, sweep_table
 from attacks.sweep import PROBLEM_FILE, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora import check
-from client.errors import Suspended, UserError, check_choice
+from client.errors import BAD_INPUT, Suspended, UserError, check_choice, first_line
 from client.run import build_corpus, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
@@ -51,7 +51,6 @@ OmegaConf.register_new_resolver(
     "hydra_folder", lambda run, resumed: None if run or resumed else ".hydra", replace=True
 )
 
-BAD_INPUT = 2
 AUDIT_VIOLATED = 3
 SUSPENDED = 4
 
@@ -73,9 +72,9 @@ def main() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    first, *_ = [line.strip() for line in str(error).splitlines() if line.strip()]
-    print(f"fedser: {first}", file=sys.stderr)
-    return first
+    line = first_line(error)
+    print(f"fedser: {line}", file=sys.stderr)
+    return line
 
 
 @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")

@@ -15,18 +15,16 @@ import os
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from client.corpora.base import EMOTIONS
-from client.dataset import Dataset, Examples
+from client.dataset import Dataset
 from client.engine import Training
-from client.evaluation import confusion_matrix, predict
+from client.evaluation import confusion_matrices
 from client.hosting import Holdings, Hosted, Hosting
 from client.mechanism import Arrays
 from client.model import Recogniser, load_arrays
@@ -131,14 +129,14 @@ def _train(
 def _evaluate(request: TrainRequest, model: Arrays, hosted: Hosted, threads: int) -> MetricRecord:
     recogniser = Recogniser(request.model, hosted.test.features.shape[1], len(EMOTIONS)).eval()
     load_arrays(recogniser, model)
-    sets = {"validation": hosted.validation, "test": hosted.test}
-    predicted = predict(recogniser, [_features(held) for held in sets.values()], threads)
-    return MetricRecord(
-        {
-            name: confusion_matrix(held.labels.cpu().numpy(), found, len(EMOTIONS)).ravel().tolist()
-            for (name, held), found in zip(sets.items(), predicted, strict=True)
-        }
+    sets = [
+        (held.features.cpu().numpy(), held.labels.cpu().numpy())
+        for held in (hosted.validation, hosted.test)
+    ]
+    validated, tested = (
+        found.ravel().tolist() for found in confusion_matrices(recogniser, sets, threads)
     )
+    return MetricRecord({"validation": validated, "test": tested})
 
 
 def chunks_of(count: int, threads: int, most: int) -> list[slice]:
@@ -157,10 +155,6 @@ def _found(dataset: str, context: Context) -> str:
     """Return where this node finds a file: in its own ``workspace``, if it was given one."""
     folder = context.node_config.get("workspace")
     return str(Path(str(folder), Path(dataset).name)) if folder else dataset
-
-
-def _features(held: Examples) -> np.ndarray[Any, Any]:
-    return held.features.cpu().numpy()
 
 
 @lru_cache(maxsize=1)

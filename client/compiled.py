@@ -6,7 +6,6 @@ next; only its update goes to memory. The gradient is written out for the multil
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from client.batches import Batches
 from client.buffers import borrow
 from client.dataset import Dataset
 from client.draws import Draws
-from client.jit import compiled
+from client.jit import compiled, sum_of_squares
 from client.mechanism import Arrays
 from client.training import TrainingConfig
 
@@ -35,6 +34,8 @@ class Compiled:
         Global weights of the round, in the order of the network.
     data : Dataset
         On the CPU.
+    batches : Batches
+        Of these clients, who take one step of them with ``fedsgd``.
     draws : Draws
         Of these clients.
     clipping_norm : float or None
@@ -48,32 +49,31 @@ class Compiled:
         algorithm: str,
         start: Arrays,
         data: Dataset,
-        clients: Sequence[int],
+        batches: Batches,
         config: TrainingConfig,
         draws: Draws,
         clipping_norm: float | None,
         into: Floats,
     ) -> None:
-        self._data, self._draws, self._into, self._clients = data, draws, into, len(clients)
+        self._data, self._batches, self._draws, self._into = data, batches, draws, into
         biases = list(start.values())[1::2]
         self._widths = np.array([data.features.shape[1], *map(len, biases)])
         self._start = np.concatenate([array.ravel() for array in start.values()])
         self._bounds = np.cumsum([0, *(array.size for array in start.values())])
         self._moves = algorithm == "fedavg"
-        epochs = config.epochs if self._moves else 1
-        self._batches = Batches.draw(data, clients, config.batch_size, epochs, draws)
         self._clip = np.inf if clipping_norm is None else clipping_norm
         beta1, beta2, dtype = config.beta1, config.beta2, self._start.dtype
         adam = [beta1, 1 - beta1, beta2, 1 - beta2, config.adam_epsilon, config.weight_decay]
         self._adam = np.array([config.learning_rate, *adam], dtype)
-        self._unbiased = _unbiased(config, self._batches.counts.shape[1]).astype(dtype)
+        self._unbiased = _unbiased(config, batches.counts.shape[1]).astype(dtype)
 
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients; returns each one's mean cross entropy over its steps.
 
         Threads may train different chunks at a time.
         """
-        first, end, _ = chunk.indices(self._clients)
+        clients = len(self._batches.rows)
+        first, end, _ = chunk.indices(clients)
         rows, counts = (part[chunk].numpy() for part in (self._batches.rows, self._batches.counts))
         draws = Draws(self._draws.keys[chunk], self._draws.dropout)
         units = int(self._widths[1:-1].sum()) if draws.dropout > 0 else 0
@@ -98,7 +98,7 @@ class Compiled:
             self._clip,
             borrow((5, len(self._start)), self._start.dtype),
             self._into,
-            self._clients,
+            clients,
             first,
             losses,
         )
@@ -153,7 +153,8 @@ def _train(
             _backward(weights, widths, activations, slopes, size, scale, slope)
             factor = one
             if clipping_norm < np.inf:
-                factor = start.dtype.type(min(1.0, clipping_norm / (_norm(slope) + 1e-6)))
+                norm = math.sqrt(sum_of_squares(slope))
+                factor = start.dtype.type(min(1.0, clipping_norm / (norm + 1e-6)))
             for part in range(len(bounds) - 1):
                 i, j = bounds[part], bounds[part + 1]
                 row = clients * i + (first + client) * (j - i)
@@ -277,15 +278,6 @@ def _backward(
             for i in range(size):
                 for j in range(n):  # what dropout left out is 0, too
                     further[i, j] *= scale if inputs[i, j] > zero else zero
-
-
-@compiled
-def _norm(gradient: Floats) -> float:
-    """Return the L2 norm, summed in float64."""
-    total = 0.0
-    for i in range(len(gradient)):
-        total += np.float64(gradient[i]) ** 2
-    return math.sqrt(total)
 
 
 @compiled

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from client.batches import Batches
 from client.buffers import borrow, split
 from client.canary import canary_update
 from client.compiled import Compiled
@@ -78,8 +79,10 @@ class Training:
         stackable = algorithm != "canary" and (clip is None or clip.per == "batch")
         if config.engine == "stacked" and stackable:
             bound = clip.norm if clip else None
+            epochs = config.epochs if algorithm == "fedavg" else 1
+            batches = Batches.draw(data, clients, config.batch_size, epochs, self._draws)
             kind = STACKS[data.features.device.type]
-            self._stack = kind(algorithm, start, data, clients, config, self._draws, bound, into)
+            self._stack = kind(algorithm, start, data, batches, config, self._draws, bound, into)
 
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients, and return the loss of each."""

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Collection
 
+BAD_INPUT = 2
+"""Exit status of a command line whose input was bad."""
+
 
 class UserError(Exception):
     """Bad input: one line that names the file or key and says how to mend it.
@@ -29,6 +32,11 @@ def check_choice(key: str, value: object, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise UserError(f"{key}={value} is not one of {', '.join(choices)}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line that an exception says anything in."""
+    return next(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def brief(error: Exception) -> str:

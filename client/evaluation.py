@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.corpora.base import EMOTIONS
 from client.model import Recogniser
 from client.threads import spread
 
@@ -16,9 +17,11 @@ BLOCK = 512
 """Utterances a forward pass, at most: what lies between layers stays in a core's cache."""
 
 
-def predict(model: Recogniser, sets: Sequence[Floats], threads: int) -> list[Ints]:
-    """Return the predicted class of each utterance of each set, features (n, d)."""
-    blocks = [b for f in sets for b in np.array_split(f, max(1, -(-len(f) // BLOCK)))]
+def confusion_matrices(
+    model: Recogniser, sets: Sequence[tuple[Floats, Ints]], threads: int
+) -> list[Ints]:
+    """Return the confusion matrix of each set of utterances: features (n, d), labels (n,)."""
+    blocks = [b for f, _ in sets for b in np.array_split(f, max(1, -(-len(f) // BLOCK)))]
 
     def classify(features: Floats) -> Ints:
         with torch.inference_mode():
@@ -26,7 +29,11 @@ def predict(model: Recogniser, sets: Sequence[Floats], threads: int) -> list[Int
             return np.asarray(scores.argmax(dim=1).numpy())
 
     predicted = np.concatenate(spread(threads, classify, blocks))
-    return np.split(predicted, np.cumsum([len(f) for f in sets])[:-1])
+    parts = np.split(predicted, np.cumsum([len(labels) for _, labels in sets])[:-1])
+    return [
+        confusion_matrix(labels, part, len(EMOTIONS))
+        for (_, labels), part in zip(sets, parts, strict=True)
+    ]
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, classes: int) -> Ints:

@@ -1,9 +1,30 @@
 """Compiled loops over arrays."""
 
+import math
+from typing import Any
+
 import numba
+import numpy as np
+import numpy.typing as npt
 
 # Threads run side by side; sums may be reordered and products fused, but NaN stays NaN.
 compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
 """Compile a function when it is first called with arrays of these types, and keep the code."""
+
+
+@compiled
+def sum_of_squares(values: npt.NDArray[np.floating]) -> float:
+    """Return the sum of squares of an array (n,), in float64."""
+    total = 0.0
+    for i in range(len(values)):
+        total += np.float64(values[i]) ** 2
+    return total
+
+
+def as_rows(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return k arrays (k, ...) as (k, n), read-only: all are of one type to the compiler then."""
+    rows = stack.reshape(len(stack), math.prod(stack.shape[1:])).view()
+    rows.flags.writeable = False
+    return rows

@@ -15,11 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from client.corpora.base import Corpus
 from client.environment import keep_quiet
-from client.errors import UserError
+from client.errors import BAD_INPUT, UserError, first_line
 from client.hosting import Holdings
 from client.speakers import load_corpus
-
-BAD_INPUT = 2
 
 
 def main() -> None:
@@ -29,8 +27,7 @@ def main() -> None:
     try:
         _hydra_main()
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        first, *_ = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"fedser-node: {first}", file=sys.stderr)
+        print(f"fedser-node: {first_line(error)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

@@ -5,7 +5,7 @@ a client gets is what `client.training` gives it alone, to rounding. The gradien
 for the multilayer perceptron, over buffers that stay from one chunk of clients to the next.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,8 @@ class Stack:
         ``fedavg`` or ``fedsgd``: chunks do as `fedavg_update` or `fedsgd_gradient` do for one.
     start : Arrays
         Global weights of the round, in the order of the network.
+    batches : Batches
+        Of these clients, who take one step of them with ``fedsgd``.
     draws : Draws
         Of these clients, on the device of the data.
     clipping_norm : float or None
@@ -47,7 +49,7 @@ class Stack:
         algorithm: str,
         start: Arrays,
         data: Dataset,
-        clients: Sequence[int],
+        batches: Batches,
         config: TrainingConfig,
         draws: Draws,
         clipping_norm: float | None,
@@ -56,12 +58,9 @@ class Stack:
         self._algorithm, self._config, self._clipping_norm = algorithm, config, clipping_norm
         device = data.features.device
         self._weights = [torch.from_numpy(np.array(a)).to(device) for a in start.values()]
-        hosts = split(into, len(clients), start)
+        hosts = split(into, len(batches.rows), start)
         self._hosts = [torch.from_numpy(host) for host in hosts.values()]
-        self._draws = draws
-        epochs = config.epochs if algorithm == "fedavg" else 1
-        self._data = data
-        self._batches = Batches.draw(data, clients, config.batch_size, epochs, draws)
+        self._data, self._batches, self._draws = data, batches, draws
 
     @torch.inference_mode()
     def train(self, chunk: slice) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from client.jit import compiled
+from client.jit import as_rows, compiled, sum_of_squares
 from client.mechanism import Arrays, NoiseSource
 from client.privacy import Mechanism
 from client.seeds import noise_source
@@ -175,6 +175,7 @@ def rechunk(received: Sequence[Received], size: int) -> list[Received]:
         np.concatenate([getattr(r, name) for r in releases])[order]
         for name in ("round", "client", "num_examples")
     )
+    norms = all_norms(received)[order]
     rows = [(r, row) for r in releases for row in range(len(r))]
     chunks = []
     for first in range(0, len(order), size):
@@ -182,7 +183,7 @@ def rechunk(received: Sequence[Received], size: int) -> list[Received]:
         chosen = [rows[i] for i in order[own]]
         arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
         chunk = Releases(rounds[own], client[own], sizes[own], arrays)
-        chunks.append(Received(chunk, update_norms(arrays)))
+        chunks.append(Received(chunk, norms[own]))
     return chunks
 
 
@@ -193,19 +194,14 @@ def update_norms(arrays: Arrays) -> Floats64:
     """
     squares = np.zeros(len(next(iter(arrays.values()))))
     for array in arrays.values():
-        flat = array.reshape(len(array), math.prod(array.shape[1:])).view()
-        flat.flags.writeable = False  # all are of one type to the compiler then
-        _add_squares(flat, squares)
+        _add_squares(as_rows(array), squares)
     return np.sqrt(squares)
 
 
 @compiled
 def _add_squares(rows: npt.NDArray[np.float32], squares: Floats64) -> None:
     for row in range(len(rows)):
-        values, total = rows[row], 0.0
-        for i in range(len(values)):
-            total += np.float64(values[i]) ** 2
-        squares[row] += total
+        squares[row] += sum_of_squares(rows[row])
 
 
 def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:

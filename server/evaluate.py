@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.corpora.base import EMOTIONS
-from client.evaluation import confusion_matrix, predict
+from client.evaluation import confusion_matrices
 from client.mechanism import Arrays
 from client.model import ModelConfig, Recogniser, load_arrays
 
@@ -63,19 +63,13 @@ class Evaluator:
         test: tuple[Floats, Ints],
         threads: int,
     ) -> None:
-        self._validation, self._test, self._threads = validation, test, threads
+        self._sets, self._threads = (validation, test), threads
         self._model = Recogniser(config, test[0].shape[1], len(EMOTIONS)).eval()
 
     def __call__(self, arrays: Arrays) -> Scores:
         """Score one model."""
         load_arrays(self._model, arrays)
-        sets = self._validation, self._test
-        predicted = predict(self._model, [features for features, _ in sets], self._threads)
-        validated, tested = (
-            confusion_matrix(labels, part, len(EMOTIONS))
-            for (_, labels), part in zip(sets, predicted, strict=True)
-        )
-        return scores_of(validated, tested)
+        return scores_of(*confusion_matrices(self._model, self._sets, self._threads))
 
 
 def scores_of(validated: Ints, tested: Ints) -> Scores:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from client.jit import compiled
+from client.jit import as_rows, compiled, sum_of_squares
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -27,9 +27,8 @@ def pack(arrays: Floats, packed: Halves, scale: Floats) -> None:
     arrays : ndarray of float32, shape (k, ...)
         Up to 3.4e38, beyond which rounding leads to infinity; may be read-only.
     """
-    flat = arrays.reshape(len(arrays), math.prod(arrays.shape[1:])).view()
-    flat.flags.writeable = False  # all are of one type to the compiler then
-    _pack(flat, packed.view(np.uint16).reshape(flat.shape), scale)
+    rows = as_rows(arrays)
+    _pack(rows, packed.view(np.uint16).reshape(rows.shape), scale)
 
 
 @compiled
@@ -39,11 +38,9 @@ def _pack(arrays: Floats, packed: npt.NDArray[np.uint16], scale: Floats) -> None
     bits, raised_bits = scaled.view(np.uint32), raised.view(np.uint32)
     for row in range(len(arrays)):
         array = arrays[row]
-        square = 0.0
-        for i in range(len(array)):
-            square += np.float64(array[i]) ** 2
         # Both the power and its inverse are normal numbers.
-        exponent = min(max(math.frexp(math.sqrt(square))[1] - 15, -126), 126)
+        exponent = math.frexp(math.sqrt(sum_of_squares(array)))[1] - 15
+        exponent = min(max(exponent, -126), 126)
         scale[row] = math.ldexp(1.0, exponent)
         factor = np.float32(math.ldexp(1.0, -exponent))
         for start in range(0, len(array), BLOCK):

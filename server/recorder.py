@@ -98,7 +98,8 @@ class Recorder:
             Will hold what nodes find of the model, before the next round is recorded; without it
             the recorder evaluates the model itself, if the federation has a test set.
         """
-        assert server_round > self.done
+        last = self.done  # which waits for its row: what is noted next is not to show there
+        assert server_round > last
         self._note_spent()
         known = scores.result if scores else partial(self._evaluate, arrays)
         self.latest = self._thread.submit(
