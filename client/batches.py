@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from client.dataset import Dataset
@@ -29,14 +30,16 @@ class Batches:
         cls, data: Dataset, clients: Sequence[int], size: int, epochs: int, draws: Draws
     ) -> "Batches":
         """Draw an order of each client's utterances for each epoch, and cut it into batches."""
-        device, sizes, count = data.features.device, data.sizes(clients), len(clients)
-        an_epoch = -(-sizes // size) * size  # utterances and padding
-        places = torch.arange(epochs * int(an_epoch.max()))
-        epoch, place = places // an_epoch[:, None], places % an_epoch[:, None]
-        valid = (epoch < epochs) & (place < sizes[:, None])
-        orders = torch.stack([draws.orders(e, sizes.to(device)) for e in range(epochs)])
-        at = (epoch.clamp_(max=epochs - 1), torch.arange(count)[:, None], place * valid)
-        first = data.bounds[torch.tensor(clients)][:, None]
-        rows = torch.where(valid.to(device), orders[tuple(i.to(device) for i in at)], 0)
-        rows += first.to(device)
-        return cls(rows.view(count, -1, size), valid.view(count, -1, size).sum(2))
+        sizes, count = data.sizes(clients), len(clients)
+        device = data.features.device
+        drawn = torch.stack([draws.orders(e, sizes.to(device)) for e in range(epochs)])
+        orders, held = drawn.cpu().numpy(), sizes.numpy()[:, None]
+        an_epoch = -(-held // size) * size  # utterances and padding
+        epoch, place = np.divmod(np.arange(epochs * an_epoch.max()), an_epoch)
+        valid = (epoch < epochs) & (place < held)
+        at = (np.minimum(epoch, epochs - 1), np.arange(count)[:, None], place * valid)
+        rows = np.where(valid, orders[at], 0) + data.bounds.numpy()[list(clients)][:, None]
+        return cls(
+            torch.from_numpy(rows.reshape(count, -1, size)).to(device),
+            torch.from_numpy(valid.reshape(count, -1, size).sum(2)),
+        )

@@ -10,14 +10,19 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from client.jit import compiled
 from client.seeds import numpy_stream
 
 GOLDEN = 0x9E3779B9 - 2**32
 """SplitMix's increment, as a signed integer."""
 
 ORDER, MASK = 0, 1
+
+Ints = npt.NDArray[np.int32]
 
 
 def client_keys(seed: int, clients: Sequence[int], *name: str | int) -> torch.Tensor:
@@ -79,8 +84,29 @@ class Draws:
     def _numbers(self, count: int, kind: int, number: int) -> torch.Tensor:
         """Return int32 numbers (k, count)."""
         start = zlib.crc32(f"{kind}/{number}".encode()) - 2**31
-        steps = torch.arange(count, dtype=torch.int32, device=self.keys.device)
-        return _mix(self.keys[:, None] + steps.mul_(GOLDEN).add_(start))
+        if self.keys.is_cpu:
+            return torch.from_numpy(counted(self.keys.numpy(), start, count))
+        return counted_on_device(self.keys, start, count)
+
+
+@compiled
+def counted(keys: Ints, start: int, count: int) -> Ints:
+    """Return the hash of each of k keys plus start plus each multiple of GOLDEN, (k, count)."""
+    numbers = np.empty((len(keys), count), np.int32)
+    for row in range(len(keys)):
+        first = np.uint32(keys[row] + start)
+        for i in range(count):
+            x = np.uint32(first + np.uint32(i) * np.uint32(GOLDEN & 0xFFFFFFFF))
+            x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+            x = np.uint32((x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+            numbers[row, i] = np.int32(x ^ (x >> np.uint32(16)))
+    return numbers
+
+
+def counted_on_device(keys: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Do as `counted` where the keys are."""
+    steps = torch.arange(count, dtype=torch.int32, device=keys.device)
+    return _mix(keys[:, None] + steps.mul_(GOLDEN).add_(start))
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -211,12 +211,16 @@ def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays)
     """
     tiny = (weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)
     usual = np.where(tiny, 0, weights).astype(np.float32)
-    total = {name: np.zeros_like(array) for name, array in like.items()}
+    total = Arrays()
     ends = np.cumsum([len(part.norms) for part in received])
     for part, end in zip(received, ends.tolist(), strict=True):
         rows = slice(end - len(part.norms), end)
         for name, array in part.releases.arrays.items():
-            total[name] += np.tensordot(usual[rows], array, axes=1)
+            added = np.tensordot(usual[rows], array, axes=1)
             for row in np.flatnonzero(tiny[rows]):
-                total[name] += (array[row] * weights[rows][row]).astype(np.float32)
-    return total
+                added += (array[row] * weights[rows][row]).astype(np.float32)
+            if name in total:
+                total[name] += added
+            else:
+                total[name] = added
+    return total or {name: np.zeros_like(array) for name, array in like.items()}

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from client.draws import Draws, client_keys
+from client.draws import Draws, client_keys, counted, counted_on_device
 
 DRAWS = Draws(client_keys(0, range(2000), "training", "f", 3), 0.2)
 
@@ -75,3 +75,20 @@ def test_keys_differ_between_clients():
 
 def test_nothing_is_dropped_at_a_share_of_zero():
     assert kept(Draws(DRAWS.keys, 0.0)).all()
+
+
+def splitmix(key, start, place):
+    """The hash in Python's integers: SplitMix's counter, MurmurHash3's finaliser."""
+    x = (key + start + place * 0x9E3779B9) % 2**32
+    x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+    x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+    return x ^ x >> 16
+
+
+def test_numbers_are_the_hash_of_their_place_on_every_device():
+    keys, count = client_keys(0, range(50), "training"), 300
+    for start in (-(2**31), -5, 2**31 - 1):
+        expected = [[splitmix(key, start, i) for i in range(count)] for key in keys.tolist()]
+        expected = np.array(expected, np.uint32).view(np.int32)
+        np.testing.assert_array_equal(counted(keys.numpy(), start, count), expected)
+        np.testing.assert_array_equal(counted_on_device(keys, start, count), expected)
