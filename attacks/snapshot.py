@@ -3,7 +3,8 @@
 How hidden units answer an utterance differs from model to model, and is known at each. At every
 round's global model the adversary trains speakers of its own and regresses their updates
 on sums over their utterances, S = sum_i phi(x_i, y_i) [x_i, 1]: x are the d features, and phi are
-the emotion's indicators and principal components of x. The response B, one column a phi, then
+the emotion's indicators and principal components of x. Of an utterance that is a sequence of frames
+the mean over these counts, as if attention were even. The response B, one column a phi, then
 turns a victim's update W into an estimate of the victim's own sums. Updates of several rounds
 are evidence on the same sums, so that noise averages out before anything is squared, as in no
 attack on single updates. Correlations between the columns of the sums are what is classified.
@@ -16,7 +17,6 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from scipy.special import log_softmax
 
 from attacks.invariants import FIRST, samples
@@ -26,6 +26,7 @@ from attacks.tap import Floats, Ints
 from client.corpora.base import EMOTIONS
 from client.dataset import Examples
 from client.errors import UserError
+from client.frames import frame_counts, unpad
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -200,7 +201,7 @@ class Lens:
     """
 
     def __init__(self, cast: Cast, components: int) -> None:
-        features = _cut(cast.examples.features)
+        features = _cut(unpad(cast.examples.features.numpy()))
         self._centre = features.mean(axis=0)
         _, values, axes = np.linalg.svd(features - self._centre, full_matrices=False)
         kept = slice(min(components, int((values > 1e-6 * values[0]).sum())))
@@ -214,10 +215,13 @@ class Lens:
 
     def _sum(self, examples: Examples) -> Floats:
         emotions = np.eye(len(EMOTIONS), dtype=np.float32)[examples.labels.numpy()]
-        components = (_cut(examples.features) - self._centre) @ self._axes
-        phi = np.concatenate([emotions, components], axis=1)
+        features = unpad(examples.features.numpy())
+        counts = frame_counts(examples.features.numpy())
+        components = (_cut(features) - self._centre) @ self._axes
+        phi = np.concatenate([emotions.repeat(counts, axis=0), components], axis=1)
+        phi /= counts.repeat(counts)[:, None].astype(np.float32)
         ones = np.ones((len(phi), 1), dtype=np.float32)
-        found = phi.T @ np.concatenate([examples.features.numpy(), ones], axis=1)
+        found = phi.T @ np.concatenate([features, ones], axis=1)
         return np.asarray(found, dtype=np.float32)
 
     def response(self, cast: Ints, updates: Floats) -> Floats:
@@ -243,5 +247,5 @@ def first_layer(gradients: Mapping[str, Floats]) -> Floats:
     return next(samples(own))
 
 
-def _cut(features: torch.Tensor) -> Floats:
-    return np.asarray(np.clip(features.numpy(), -OUTLIER, OUTLIER))
+def _cut(features: Floats) -> Floats:
+    return np.clip(features, -OUTLIER, OUTLIER)

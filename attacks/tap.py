@@ -179,8 +179,12 @@ def _moves(
 
 
 def layers_of(gradients: Mapping[str, Floats]) -> Iterator[tuple[str, Floats, Floats]]:
-    """Yield each recorded layer's name, weight gradient (k, h, d) and bias gradient (k, h)."""
+    """Yield each recorded layer's name, weight gradient (k, h, d) and bias gradient (k, h).
+
+    A layer has no bias where a bias would change nothing: its gradient is 0.
+    """
     for name, weight in gradients.items():
         if name.endswith(".weight"):
             layer = name.removesuffix(".weight")
-            yield layer, weight, gradients[f"{layer}.bias"]
+            bias = gradients.get(f"{layer}.bias")
+            yield layer, weight, np.zeros_like(weight[:, :, 0]) if bias is None else bias

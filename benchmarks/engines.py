@@ -26,7 +26,8 @@ from torch.optim.adam import adam
 
 from client.app import STACKED, chunks_of
 from client.corpora.base import EMOTIONS
-from client.model import ModelConfig, initial_arrays
+from client.mlp import Mlp
+from client.model import initial_arrays
 from client.speakers import Clients
 from client.training import TrainingConfig
 from client.wire import to_record
@@ -174,7 +175,7 @@ def federation(clients: int, cohort: int, rounds: int, folder: Path) -> Federati
 def protocol(clients: int, cohort: int, rounds: int) -> Protocol:
     """Return the study's protocol without a mechanism."""
     return Protocol(
-        model=ModelConfig(hidden=list(HIDDEN)),
+        model=Mlp(hidden=list(HIDDEN)),
         training=TrainingConfig(),
         algorithm=AlgorithmConfig("fedavg", 1.0),
         plan=PrivacyPlan(PrivacyConfig(), cohort / clients, rounds),

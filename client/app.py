@@ -27,7 +27,7 @@ from client.engine import Training
 from client.evaluation import confusion_matrices
 from client.hosting import Holdings, Hosted, Hosting
 from client.mechanism import Arrays
-from client.model import Recogniser, load_arrays
+from client.model import load_arrays
 from client.request import TrainRequest
 from client.threads import spread
 from client.wire import from_record, to_record
@@ -127,7 +127,7 @@ def _train(
 
 
 def _evaluate(request: TrainRequest, model: Arrays, hosted: Hosted, threads: int) -> MetricRecord:
-    recogniser = Recogniser(request.model, hosted.test.features.shape[1], len(EMOTIONS)).eval()
+    recogniser = request.model.network(hosted.test.features.shape[-1], len(EMOTIONS)).eval()
     load_arrays(recogniser, model)
     sets = [
         (held.features.cpu().numpy(), held.labels.cpu().numpy())

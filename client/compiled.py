@@ -17,6 +17,8 @@ from client.dataset import Dataset
 from client.draws import Draws
 from client.jit import compiled, sum_of_squares
 from client.mechanism import Arrays
+from client.mlp import Mlp
+from client.model import ModelConfig
 from client.training import TrainingConfig
 
 Floats = npt.NDArray[np.floating]
@@ -47,6 +49,7 @@ class Compiled:
     def __init__(
         self,
         algorithm: str,
+        model: ModelConfig,
         start: Arrays,
         data: Dataset,
         batches: Batches,
@@ -56,8 +59,9 @@ class Compiled:
         into: Floats,
     ) -> None:
         self._data, self._batches, self._draws, self._into = data, batches, draws, into
-        biases = list(start.values())[1::2]
-        self._widths = np.array([data.features.shape[1], *map(len, biases)])
+        assert isinstance(model, Mlp)  # which this is written for
+        classes = len(list(start.values())[-1])
+        self._widths = np.array([data.features.shape[1], *model.hidden, classes])
         self._start = np.concatenate([array.ravel() for array in start.values()])
         self._bounds = np.cumsum([0, *(array.size for array in start.values())])
         self._moves = algorithm == "fedavg"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 @dataclass(frozen=True)
 class Examples:
-    """Features of shape (n, d) in float32 and labels of shape (n,) in int64."""
+    """Features of shape (n, d) or (n, T, d) in float32 and labels of shape (n,) in int64."""
 
     features: torch.Tensor
     labels: torch.Tensor
@@ -26,7 +26,7 @@ class Dataset:
 
     Attributes
     ----------
-    features : Tensor of float32, shape (n, d)
+    features : Tensor of float32, shape (n, d), or (n, T, d) of frames: see `client.frames`
     labels : Tensor of int64, shape (n,)
     bounds : Tensor of int64, shape (M + 1,)
         Where each client's utterances begin, and the last one's end; on the CPU.
@@ -67,3 +67,11 @@ class Dataset:
         """Return how many utterances each of k clients has, shape (k,)."""
         first = torch.tensor(clients)
         return self.bounds[first + 1] - self.bounds[first]
+
+
+def trim(features: torch.Tensor) -> torch.Tensor:
+    """Leave out frames that are padding in each of n sequences; vectors (n, d) stay as they are."""
+    if features.ndim == 2:
+        return features
+    used = ~features[:, :, 0].isnan().all(dim=0)
+    return features[:, : max(1, int(used.sum()))]

@@ -16,11 +16,16 @@ from client.privacy import Mechanism
 from client.seeds import noise_source
 from client.stacked import Stack
 from client.training import TrainingConfig, fedavg_update, fedsgd_gradient
+from client.vmapped import Vmapped
 
 ENGINES = ("stacked", "loop")
 
-STACKS: dict[str, type[Compiled | Stack]] = {"cpu": Compiled, "cuda": Stack}
-"""What trains many clients, by the kind of device."""
+STACKS: dict[tuple[str, str], type[Compiled | Stack]] = {
+    ("mlp", "cpu"): Compiled,
+    ("mlp", "cuda"): Stack,
+    ("attention", "cuda"): Vmapped,
+}
+"""What trains many clients at a time, by model and kind of device; elsewhere it would not pay."""
 
 TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary_update}
 """What a client computes, by algorithm."""
@@ -29,8 +34,8 @@ TRAINERS = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient, "canary": canary
 class Training:
     """k clients about to train from the same weights, any of them at a time.
 
-    They are stacked where `config.engine` says so, unless each utterance's gradient is clipped,
-    or they are canaries.
+    They are stacked where `config.engine` says so and `STACKS` knows how, unless each utterance's
+    gradient is clipped, or they are canaries.
 
     Parameters
     ----------
@@ -76,13 +81,15 @@ class Training:
         self._draws = Draws(keys, model.dropout)
         self._noises = [noise_source(secure, seed, "noise", *stream, c) for c in clients]
         self._stack, clip = None, mechanism.gradient
+        kind = STACKS.get((model.name, data.features.device.type))
         stackable = algorithm != "canary" and (clip is None or clip.per == "batch")
-        if config.engine == "stacked" and stackable:
+        if config.engine == "stacked" and stackable and kind:
             bound = clip.norm if clip else None
             epochs = config.epochs if algorithm == "fedavg" else 1
             batches = Batches.draw(data, clients, config.batch_size, epochs, self._draws)
-            kind = STACKS[data.features.device.type]
-            self._stack = kind(algorithm, start, data, batches, config, self._draws, bound, into)
+            self._stack = kind(
+                algorithm, model, start, data, batches, config, self._draws, bound, into
+            )
 
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients, and return the loss of each."""

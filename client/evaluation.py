@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from client.corpora.base import EMOTIONS
+from client.dataset import trim
 from client.model import Recogniser
 from client.threads import spread
 
@@ -14,18 +15,25 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 BLOCK = 512
-"""Utterances a forward pass, at most: what lies between layers stays in a core's cache."""
+"""Vectors, or about as many frames, a forward pass: what lies between layers stays in a core's
+cache."""
 
 
 def confusion_matrices(
     model: Recogniser, sets: Sequence[tuple[Floats, Ints]], threads: int
 ) -> list[Ints]:
-    """Return the confusion matrix of each set of utterances: features (n, d), labels (n,)."""
-    blocks = [b for f, _ in sets for b in np.array_split(f, max(1, -(-len(f) // BLOCK)))]
+    """Return the confusion matrix of each set of utterances.
+
+    Parameters
+    ----------
+    sets : sequence of (ndarray, ndarray)
+        Features (n, d), or (n, T, d) of frames, and labels (n,).
+    """
+    blocks = [block for features, _ in sets for block in _blocks(features)]
 
     def classify(features: Floats) -> Ints:
         with torch.inference_mode():
-            scores: torch.Tensor = model(torch.from_numpy(features))
+            scores: torch.Tensor = model(trim(torch.from_numpy(features)))
             return np.asarray(scores.argmax(dim=1).numpy())
 
     predicted = np.concatenate(spread(threads, classify, blocks))
@@ -34,6 +42,11 @@ def confusion_matrices(
         confusion_matrix(labels, part, len(EMOTIONS))
         for (_, labels), part in zip(sets, parts, strict=True)
     ]
+
+
+def _blocks(features: Floats) -> list[Floats]:
+    rows = features.size // features.shape[-1]
+    return np.array_split(features, max(1, min(len(features), -(-rows // BLOCK))))
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, classes: int) -> Ints:

@@ -1,4 +1,4 @@
-"""Utterance-level features, extracted in parallel and cached by content."""
+"""Features of recordings, extracted in parallel and cached by content."""
 
 import hashlib
 import os
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from client.audio import AudioError, Floats, read_audio, seconds
 from client.errors import UserError, brief, check_choice
+from client.frames import pad
 
 if TYPE_CHECKING:
     import opensmile
@@ -27,7 +28,10 @@ Job = tuple[Path, Path]
 
 
 class Extractor(Protocol):
-    """Turns recordings into one vector each. Must be picklable: it travels to worker processes."""
+    """Turns recordings into a vector, or a sequence of frames, each.
+
+    Must be picklable: it travels to worker processes.
+    """
 
     @property
     def key(self) -> str:
@@ -49,8 +53,13 @@ class Extractor(Protocol):
         """Whether worker processes share the work; else it uses cores, or a GPU, by itself."""
         ...
 
-    def __call__(self, recordings: Sequence[Floats]) -> Floats:
-        """Return vectors of shape (n, d) for n recordings of shape (samples,)."""
+    @property
+    def frames(self) -> int | None:
+        """How many frames a recording has at most; None: one vector."""
+        ...
+
+    def __call__(self, recordings: Sequence[Floats]) -> Sequence[Floats]:
+        """Return for recordings (samples,) the features (d,), or (t, d) of t frames, of each."""
         ...
 
 
@@ -70,6 +79,7 @@ class OpenSmile:
     sampling_rate: int
     batch_size: ClassVar[int] = 1
     side_by_side: ClassVar[bool] = True
+    frames: ClassVar[None] = None
 
     @cached_property
     def key(self) -> str:
@@ -101,7 +111,7 @@ class Extracted:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (n, d)
+    values : ndarray of float32, shape (n, d), or (n, T, d) of frames: see `client.frames`
     kept : list of int
         Position of each row among the paths that were asked for.
     digests : list of str
@@ -126,7 +136,7 @@ def extract(
 ) -> Extracted:
     """Read features from the cache, extracting those it lacks in parallel processes.
 
-    A vector is found by the digest of the audio bytes, so a renamed file is not extracted
+    Features are found by the digest of the audio bytes, so a renamed file is not extracted
     again and a changed one is.
 
     Raises
@@ -149,8 +159,9 @@ def extract(
     kept = [i for i, d in enumerate(digests) if d not in failed]
     if not kept:
         raise UserError(f"{paths[0] if paths else 'corpus'}: no recording could be read")
+    stored = [np.load(_entry(folder, digests[i]), allow_pickle=False) for i in kept]
     return Extracted(
-        values=np.stack([np.load(_entry(folder, digests[i]), allow_pickle=False) for i in kept]),
+        values=np.stack(stored) if extractor.frames is None else pad(stored, extractor.frames),
         kept=kept,
         digests=[digests[i] for i in kept],
         skipped=[p for p, d in zip(paths, digests, strict=True) if d in failed],
@@ -205,7 +216,7 @@ def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path
         recordings = [read_audio(source, extractor.sampling_rate) for source, _ in jobs]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openSMILE warns of recordings shorter than a window
-            vectors = extractor(recordings)
+            found = extractor(recordings)
     except UserError:
         raise
     except Exception as error:  # openSMILE and the encoders raise various types
@@ -214,17 +225,17 @@ def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path
         reason = brief(error) if isinstance(error, AudioError) else f"no features ({brief(error)})"
         return [(jobs[0][0], reason)]
     return [
-        (source, _store(vector, target))
-        for vector, (source, target) in zip(vectors, jobs, strict=True)
+        (source, _store(features, target))
+        for features, (source, target) in zip(found, jobs, strict=True)
     ]
 
 
-def _store(vector: Floats, target: Path) -> str:
-    """Write a vector into the cache, or return why not."""
-    if not np.isfinite(vector).all():
+def _store(features: Floats, target: Path) -> str:
+    """Write a recording's features into the cache, or return why not."""
+    if not np.isfinite(features).all():
         return "features are not finite (silent or too short?)"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        np.save(file, vector.astype(np.float32), allow_pickle=False)
+        np.save(file, features.astype(np.float32), allow_pickle=False)
     os.replace(file.name, target)
     return ""

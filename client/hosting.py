@@ -107,7 +107,7 @@ class Holdings:
             "corpus": self._data.name,
             "shards": self._data.shards,
             "features": self._features,
-            "dimension": int(self._data.features.shape[1]),
+            "dimension": int(self._data.features.shape[-1]),
             "speakers": {speaker: spoken.count(speaker) for speaker in self._data.speakers},
         }
 

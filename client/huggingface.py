@@ -1,6 +1,6 @@
 """Pretrained encoders of speech from a local folder in Hugging Face's format."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,8 @@ class HuggingFace:
     """Hidden states of wav2vec 2.0, HuBERT, WavLM and their kin, or of Whisper's encoder.
 
     A recording's vector is the mean over its own frames: those of padding do not count, and
-    Whisper's 30 s windows, as many as a recording fills, are weighted by their real frames. Models
+    Whisper's 30 s windows, as many as a recording fills, are weighted by their real frames. With
+    `frames` it is these frames themselves. Models
     of which padding would change other frames (those that normalise over time, as the base sizes
     do, and rarer kinds) take one recording after another.
 
@@ -38,11 +39,14 @@ class HuggingFace:
         Which hidden state: 0 enters the first transformer layer, n leaves the n-th, -1 the last.
     batch_size : int
         Recordings that are encoded at once, at most.
+    frames : int or None
+        Frames of a recording, at most, which are then not averaged.
     """
 
     path: str
     layer: int
     batch_size: int
+    frames: int | None = None
     side_by_side: ClassVar[bool] = False
 
     @cached_property
@@ -62,10 +66,12 @@ class HuggingFace:
                 f"features.path={self.path} is no folder of a model: it must hold config.json, "
                 f"preprocessor_config.json and {' or '.join(WEIGHTS)}"
             )
-        if self.batch_size < 1:
-            raise UserError(f"features.batch_size={self.batch_size} must be at least 1")
+        for name in ("batch_size", "frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"features.{name}={value} must be at least 1")
         digest = fingerprint([*sorted(folder.glob("*config.json")), *weights])
-        return f"huggingface-{digest}-layer{self.layer}-transformers{installed}"
+        frames = f"-{self.frames}frames" if self.frames else ""
+        return f"huggingface-{digest}-layer{self.layer}-transformers{installed}{frames}"
 
     @property
     def sampling_rate(self) -> int:
@@ -109,8 +115,8 @@ class HuggingFace:
         encoder = model.get_encoder() if kind == WHISPER else model
         return processor, encoder.eval().to(device())
 
-    def __call__(self, recordings: Sequence[Floats]) -> Floats:
-        """Return the mean hidden state of each recording.
+    def __call__(self, recordings: Sequence[Floats]) -> list[Floats]:
+        """Return the mean hidden state (d,) of each recording, or its hidden states (t, d).
 
         Raises
         ------
@@ -122,28 +128,26 @@ class HuggingFace:
         together = kind == WHISPER or (kind in MASKED and norm == "layer")
         size = len(recordings) if together else 1
         with torch.inference_mode():
-            means = [
-                self._means(recordings[start : start + size])
+            return [
+                found
                 for start in range(0, len(recordings), size)
+                for found in self._encode(recordings[start : start + size])
             ]
-        return np.concatenate(means)
 
-    def _means(self, recordings: Sequence[Floats]) -> Floats:
+    def _encode(self, recordings: Sequence[Floats]) -> Iterator[Floats]:
+        """Encode recordings at once."""
         processor, model = self._loaded
         whisper = model.config.model_type == WHISPER
         window = processor.n_samples if whisper else max(len(r) for r in recordings)
-        pieces = [r[i : i + window] for r in recordings for i in range(0, len(r), window)]
-        owners = [n for n, r in enumerate(recordings) for _ in range(0, len(r), window)]
-        frames, lengths = self._frames(pieces)
-        real = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        sums = torch.where(real[..., None], frames, 0).sum(dim=1)
-        owner = torch.tensor(owners, device=frames.device)
-        means = sums.new_zeros(len(recordings), sums.shape[1]).index_add_(0, owner, sums)
-        counts = lengths.new_zeros(len(recordings)).index_add_(0, owner, lengths)
-        return np.asarray((means / counts[:, None]).cpu().numpy())
+        pieces = [[r[i : i + window] for i in range(0, len(r), window)] for r in recordings]
+        states = self._states([piece for own in pieces for piece in own])
+        for own in pieces:
+            frames = torch.cat([next(states) for _ in own])
+            found = frames.mean(dim=0) if self.frames is None else frames[: self.frames]
+            yield np.asarray(found.cpu().numpy())
 
-    def _frames(self, pieces: Sequence[Floats]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return frames (n, t, d) and how many of each row are not of padding, (n,)."""
+    def _states(self, pieces: Sequence[Floats]) -> Iterator[torch.Tensor]:
+        """Yield the hidden states (t, d) of each piece, without those of padding."""
         processor, model = self._loaded
         whisper = model.config.model_type == WHISPER
         inputs = processor(
@@ -165,5 +169,5 @@ class HuggingFace:
             raise ValueError("shorter than one frame of the model")
         states = model(**inputs, output_hidden_states=True).hidden_states
         check_layer(self.layer, len(states))
-        frames: torch.Tensor = states[self.layer]
-        return frames, lengths.clamp(max=frames.shape[1])  # some kinds pool further
+        for frames, length in zip(states[self.layer], lengths.tolist(), strict=True):
+            yield frames[:length]  # some kinds pool further, and have fewer

@@ -1,9 +1,8 @@
-"""The emotion recogniser, and its parameters as plain arrays."""
+"""What all emotion recognisers have in common, and their parameters as plain arrays."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,80 +12,91 @@ from torch.nn import functional as F
 from client.mechanism import Arrays
 
 Masks = Callable[[int, torch.Tensor], torch.Tensor]
-"""Number and output of a hidden layer to what dropout multiplies that by."""
-
-
-@dataclass
-class ModelConfig:
-    """Multilayer perceptron of Feng, Peri and Narayanan (Interspeech 2022).
-
-    Attributes
-    ----------
-    hidden : list of int
-        Units of each hidden layer.
-    dropout : float
-        Share of hidden units dropped during training.
-    """
-
-    hidden: list[int] = field(default_factory=lambda: [256, 128])
-    dropout: float = 0.2
+"""Number and outputs (n, width) of a hidden layer to what dropout multiplies these by."""
 
 
 class Recogniser(nn.Module):
-    """ReLU network from utterance features to class scores.
+    """Network from utterances to class scores; all its parameters are those of linear layers.
 
-    Parameters
+    Attributes
     ----------
-    inputs, classes : int
-        Feature dimension and number of classes.
+    dense : ModuleList of Linear
+        In the order in which an utterance passes them; the last one gives the scores.
+    hidden : list of int
+        Units of each layer that dropout falls on.
+    dropout : float
+        Share of these dropped during training.
     """
 
-    def __init__(self, config: ModelConfig, inputs: int, classes: int) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
-        sizes = [inputs, *config.hidden, classes]
-        self.dropout = config.dropout
-        self.dense = nn.ModuleList(
-            nn.Linear(n, m) for n, m in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.dense = nn.ModuleList(layers)
+        self.hidden, self.dropout = list(hidden), dropout
 
     def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
-        """Return class scores of shape (n, classes) for features of shape (n, inputs).
+        """Return class scores of shape (n, classes) for the features of n utterances.
 
         Dropout is on when `masks` are given.
         """
-        for number, layer in enumerate(self.dense[:-1]):
-            x = F.relu(layer(x))
-            if masks is not None and self.dropout > 0:
-                x = x * masks(number, x)
-        scores: torch.Tensor = self.dense[-1](x)
-        return scores
+        raise NotImplementedError
+
+    def activate(self, number: int, x: torch.Tensor, masks: Masks | None) -> torch.Tensor:
+        """Return ReLU and dropout of a hidden layer's outputs, (n, width) or (n, T, width).
+
+        All T frames of an utterance lose the same units (Gal and Ghahramani, 2016).
+        """
+        x = F.relu(x)
+        if masks is None or self.dropout == 0:
+            return x
+        return x * masks(number, x) if x.ndim == 2 else x * masks(number, x[:, 0])[:, None]
+
+
+class ModelConfig:
+    """Keys of ``conf/model``: a dataclass a kind of network, told apart by their fields."""
+
+    name: ClassVar[str]
+    reads_frames: ClassVar[bool]
+    """Whether an utterance is a sequence of frames (T, d), or one vector (d,)."""
+    dropout: float
+
+    def network(self, inputs: int, classes: int) -> Recogniser:
+        """Return the network for `inputs` features."""
+        raise NotImplementedError
 
 
 def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str, int]:
     """Return the number of coordinates of each parameter, in the order of the network."""
-    with torch.device("meta"):  # nothing is drawn or stored
-        model = Recogniser(config, inputs, classes)
-    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {name: math.prod(shape) for name, shape in _shapes(config, inputs, classes).items()}
 
 
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
     """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
     generator = torch.Generator().manual_seed(seed)  # threads share PyTorch's own
-    sizes, arrays = [inputs, *config.hidden, classes], Arrays()
-    for number, (n, m) in enumerate(pairwise(sizes)):
-        weight, bias, bound = torch.empty(m, n), torch.empty(m), 1 / math.sqrt(n)
-        nn.init.kaiming_uniform_(weight, math.sqrt(5), generator=generator)
-        nn.init.uniform_(bias, -bound, bound, generator)
-        arrays |= {f"dense.{number}.weight": weight.numpy(), f"dense.{number}.bias": bias.numpy()}
+    arrays, bound = Arrays(), 0.0
+    for name, shape in _shapes(config, inputs, classes).items():
+        array = torch.empty(shape)
+        if name.endswith("weight"):
+            nn.init.kaiming_uniform_(array, math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(shape[1])  # of the bias that follows
+        else:
+            nn.init.uniform_(array, -bound, bound, generator)
+        arrays[name] = array.numpy()
     return arrays
 
 
+def _shapes(config: ModelConfig, inputs: int, classes: int) -> dict[str, torch.Size]:
+    with torch.device("meta"):  # nothing is drawn or stored
+        network = config.network(inputs, classes)
+    return {name: parameter.shape for name, parameter in network.named_parameters()}
+
+
 def in_order(arrays: Arrays) -> Arrays:
-    """Return a recogniser's parameters layer by layer, weight before bias."""
+    """Return a recogniser's parameters layer by layer, weight before bias where there is one."""
     layers = sorted(
         {name.rpartition(".")[0] for name in arrays}, key=lambda n: int(n.split(".")[1])
     )
-    return {n: arrays[n] for layer in layers for n in (f"{layer}.weight", f"{layer}.bias")}
+    names = (n for layer in layers for n in (f"{layer}.weight", f"{layer}.bias"))
+    return {n: arrays[n] for n in names if n in arrays}
 
 
 def to_arrays(model: nn.Module) -> Arrays:

@@ -3,10 +3,14 @@
 import json
 from dataclasses import asdict, dataclass
 
+from client.attention import Attention
 from client.hosting import Hosting
+from client.mlp import Mlp
 from client.model import ModelConfig
 from client.privacy import MECHANISMS, Mechanism
 from client.training import TrainingConfig
+
+MODELS: dict[str, type[Mlp | Attention]] = {m.name: m for m in (Mlp, Attention)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class TrainRequest:
         """Serialise; `from_json` gives an equal request back."""
         fields = asdict(self)
         fields["mechanism"]["name"] = self.mechanism.name
+        fields["model"]["name"] = self.model.name
         return json.dumps(fields)
 
     @classmethod
@@ -68,11 +73,12 @@ class TrainRequest:
             clients = tuple((number, who, shard) for number, who, shard in hosting["clients"])
             fields["hosting"] = Hosting(clients, tuple(hosting["test"]), hosting["normalisation"])
         mechanism = MECHANISMS[fields["mechanism"].pop("name")](**fields["mechanism"])
+        model = MODELS[fields["model"].pop("name")](**fields["model"])
         return cls(
             **{
                 **fields,
                 "clients": tuple(fields["clients"]),
-                "model": ModelConfig(**fields["model"]),
+                "model": model,
                 "training": TrainingConfig(**fields["training"]),
                 "mechanism": mechanism,
             }

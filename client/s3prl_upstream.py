@@ -41,6 +41,7 @@ class S3prl:
     sampling_rate: ClassVar[int] = 16000
     batch_size: ClassVar[int] = 1
     side_by_side: ClassVar[bool] = False
+    frames: ClassVar[None] = None
 
     @cached_property
     def key(self) -> str:

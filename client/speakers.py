@@ -15,6 +15,7 @@ from client.corpora.ages import with_age_groups
 from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, shared_attributes
 from client.errors import UserError, check_choice
 from client.features import Extractor, extract
+from client.frames import unpad
 from client.seeds import numpy_stream
 
 Floats = npt.NDArray[np.float32]
@@ -26,11 +27,12 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class CorpusData:
-    """A corpus with its features: n utterances, d features.
+    """A corpus with its features: n utterances, d features, each once or in up to T frames.
 
     Attributes
     ----------
-    features : ndarray of float32, shape (n, d)
+    features : ndarray of float32, shape (n, d) or (n, T, d)
+        Sequences are padded as `client.frames` says.
     digests : list of str
         SHA-256 of each recording.
     skipped : list of Path
@@ -128,7 +130,7 @@ class Clients:
     ----------
     rows : ndarray of int64, shape (n,)
         Position of each utterance in its corpus.
-    features : ndarray of float32, shape (n, d)
+    features : ndarray of float32, shape (n, d) or (n, T, d)
         Normalised.
     labels : ndarray of int64, shape (n,)
     client : ndarray of int64, shape (n,)
@@ -154,7 +156,7 @@ class Clients:
     @property
     def dimension(self) -> int:
         """Number of features d."""
-        return int(self.features.shape[1])
+        return int(self.features.shape[-1])
 
     def fingerprint(self) -> bytes:
         """Return what tells this data from any other."""
@@ -199,9 +201,9 @@ def make_clients(
 ) -> Clients:
     """Cut each speaker into shards, one a client, and hold out a fifth of each for validation.
 
-    Feature statistics come from the training utterances alone: with ``speaker`` normalisation
-    those of the speaker, over all shards, with ``corpus`` those of all these speakers together;
-    ``none`` leaves features as they are.
+    Feature statistics come from the training utterances alone, over all their frames: with
+    ``speaker`` normalisation those of the speaker, over all shards, with ``corpus`` those of all
+    these speakers together; ``none`` leaves features as they are.
     """
     rows, owner, held_out = [], [], []
     names: list[str] = []
@@ -287,8 +289,11 @@ def _normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -
 
 
 def _z_scores(features: Floats, fit_on: Floats) -> Floats:
+    fit_on = unpad(fit_on)
     # In double precision: some functionals are of the order of 1e7 with a small spread.
     mean = fit_on.mean(axis=0, dtype=np.float64)
     std = fit_on.std(axis=0, dtype=np.float64)
     std = np.where(std < TINY * np.maximum(1, np.abs(mean)), 1.0, std)
-    return np.asarray((features - mean) / std, dtype=np.float32)
+    scores = features - mean
+    scores /= std
+    return np.asarray(scores, dtype=np.float32)

@@ -2,10 +2,11 @@
 
 Every parameter has a leading client axis; clients of unequal size are padded and masked. What
 a client gets is what `client.training` gives it alone, to rounding. The gradient is written out
-for the multilayer perceptron, over buffers that stay from one chunk of clients to the next.
+for the multilayer perceptron, over buffers that stay from one chunk of clients to the next, and
+`client.vmapped` derives that of any other network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,38 @@ from torch.optim.adam import adam
 
 from client.batches import Batches
 from client.buffers import borrow, split
-from client.dataset import Dataset
+from client.dataset import Dataset, trim
 from client.draws import Draws
 from client.mechanism import Arrays
+from client.model import ModelConfig
 from client.training import TrainingConfig
 
 Tensors = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of those clients that still train: a of k, of up to b utterances each.
+
+    Attributes
+    ----------
+    on : Tensor of int64, shape (a,), or slice
+        Who they are.
+    features : Tensor, shape (a, b, ...)
+    truth : Tensor, shape (a, b, classes)
+        One-hot labels, times the weights.
+    weights : Tensor, shape (a, b, 1)
+        One over the size of the client's batch, or 0 for padding.
+    """
+
+    on: torch.Tensor | slice
+    features: torch.Tensor
+    truth: torch.Tensor
+    weights: torch.Tensor
+
+
+Gradients = Callable[[Tensors, Tensors, Batch, Draws, int], torch.Tensor]
+"""Computes what `perceptron_gradients` does, for a network."""
 
 
 class Stack:
@@ -47,6 +74,7 @@ class Stack:
     def __init__(
         self,
         algorithm: str,
+        model: ModelConfig,
         start: Arrays,
         data: Dataset,
         batches: Batches,
@@ -55,12 +83,18 @@ class Stack:
         clipping_norm: float | None,
         into: npt.NDArray[np.floating],
     ) -> None:
+        self._gradients = self._derive(model, start)
         self._algorithm, self._config, self._clipping_norm = algorithm, config, clipping_norm
         device = data.features.device
         self._weights = [torch.from_numpy(np.array(a)).to(device) for a in start.values()]
         hosts = split(into, len(batches.rows), start)
         self._hosts = [torch.from_numpy(host) for host in hosts.values()]
         self._data, self._batches, self._draws = data, batches, draws
+
+    @staticmethod
+    def _derive(model: ModelConfig, start: Arrays) -> Gradients:
+        """Return what computes the network's gradients."""
+        return perceptron_gradients
 
     @torch.inference_mode()
     def train(self, chunk: slice) -> list[float]:
@@ -75,10 +109,16 @@ class Stack:
         batches = _steps(self._data, self._batches, chunk, len(self._weights[-1]))
         if self._algorithm == "fedavg":
             losses = _adam_steps(
-                self._weights, results, batches, draws, self._clipping_norm, self._config
+                self._gradients,
+                self._weights,
+                results,
+                batches,
+                draws,
+                self._clipping_norm,
+                self._config,
             )
         else:
-            losses = _gradients(self._weights, results, next(batches), draws, 0)
+            losses = self._gradients(self._weights, results, next(batches), draws, 0)
             if self._clipping_norm is not None:
                 _clip(results, self._clipping_norm)
         if not on_host:
@@ -87,28 +127,7 @@ class Stack:
         return losses.tolist()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """One step of those clients that still train: a of k, of up to b utterances each.
-
-    Attributes
-    ----------
-    on : Tensor of int64, shape (a,), or slice
-        Who they are.
-    features : Tensor, shape (a, b, d)
-    truth : Tensor, shape (a, b, classes)
-        One-hot labels, times the weights.
-    weights : Tensor, shape (a, b, 1)
-        One over the size of the client's batch, or 0 for padding.
-    """
-
-    on: torch.Tensor | slice
-    features: torch.Tensor
-    truth: torch.Tensor
-    weights: torch.Tensor
-
-
-def _steps(data: Dataset, batches: Batches, chunk: slice, classes: int) -> Iterator[_Batch]:
+def _steps(data: Dataset, batches: Batches, chunk: slice, classes: int) -> Iterator[Batch]:
     """Yield some of the clients' batches, step by step."""
     device = batches.rows.device
     for step, count in enumerate(batches.counts[chunk].T):
@@ -122,15 +141,17 @@ def _steps(data: Dataset, batches: Batches, chunk: slice, classes: int) -> Itera
         sizes = count.to(device)[:, None, None]
         places = torch.arange(width, device=device)[:, None]
         weights = (places < sizes).to(data.features.dtype) / sizes
-        features = data.features.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        features = trim(data.features.index_select(0, rows.reshape(-1)))
+        features = features.reshape(*rows.shape, *features.shape[1:])
         truth = F.one_hot(data.labels[rows], classes) * weights
-        yield _Batch(on, features, truth, weights)
+        yield Batch(on, features, truth, weights)
 
 
 def _adam_steps(
+    compute: Gradients,
     weights: Tensors,
     params: Tensors,
-    batches: Iterator[_Batch],
+    batches: Iterator[Batch],
     draws: Draws,
     clipping_norm: float | None,
     config: TrainingConfig,
@@ -149,7 +170,7 @@ def _adam_steps(
         slopes = [g[: len(batch.truth)] for g in gradients]
         own = Draws(draws.keys[on], draws.dropout)
         # In the first step all have the same weights.
-        losses[on] += _gradients(moved[0] if step else weights, slopes, batch, own, step)
+        losses[on] += compute(moved[0] if step else weights, slopes, batch, own, step)
         steps[on] += 1
         if clipping_norm is not None:
             _clip(slopes, clipping_norm)
@@ -178,8 +199,8 @@ def _adam_steps(
     return losses / steps
 
 
-def _gradients(
-    params: Tensors, into: Tensors, batch: _Batch, draws: Draws, step: int
+def perceptron_gradients(
+    params: Tensors, into: Tensors, batch: Batch, draws: Draws, step: int
 ) -> torch.Tensor:
     """Write the gradients of a batch's mean cross entropy, and return that, shape (a,).
 

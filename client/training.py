@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from client.dataset import Examples
+from client.dataset import Examples, trim
 from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig, Recogniser, load_arrays, to_arrays
@@ -118,7 +118,7 @@ def fedsgd_gradient(
 def _model(config: ModelConfig, start: Arrays, examples: Examples) -> Recogniser:
     weights = [array for name, array in start.items() if name.endswith("weight")]
     with torch.device("meta"):  # weights are overwritten: skip drawing them
-        model = Recogniser(config, inputs=weights[0].shape[1], classes=weights[-1].shape[0])
+        model = config.network(inputs=weights[0].shape[1], classes=weights[-1].shape[0])
     model = model.to(examples.features.dtype).to_empty(device=examples.features.device)
     load_arrays(model, start)
     return model
@@ -149,13 +149,13 @@ def _batch_gradients(
     clip: GradientClip | None,
 ) -> Iterator[float]:
     size = torch.tensor([len(examples)], device=examples.labels.device)
-    widths = [bias.numel() for name, bias in model.named_parameters() if name.endswith("bias")]
     orders = (draws.orders(epoch, size)[0] for epoch in range(config.epochs))
     batches = (batch for order in orders for batch in torch.split(order, config.batch_size))
     for step, batch in enumerate(batches):
         model.zero_grad()
-        masks = draws.masks(step, len(batch), widths[:-1])
-        scores = model(examples.features[batch], lambda layer, x, masks=masks: masks[layer][0])
+        masks = draws.masks(step, len(batch), model.hidden)
+        features = trim(examples.features[batch])
+        scores = model(features, lambda layer, x, masks=masks: masks[layer][0])
         loss = F.cross_entropy(scores, examples.labels[batch])
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
@@ -188,7 +188,7 @@ def _private_gradients(
             batch = poisson_batch(len(examples), rate, noise).to(examples.labels.device)
             optimiser.zero_grad()
             # A layer's hook warns where its input needs no gradient: the features get one too.
-            scores = network(examples.features[batch].requires_grad_(), masks)
+            scores = network(trim(examples.features[batch]).requires_grad_(), masks)
             loss = F.cross_entropy(scores, examples.labels[batch], reduction="sum")
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.pre_step()  # clip, sum, add noise, divide

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.model import ModelConfig
 from client.training import TrainingConfig
 from server.federation import AlgorithmConfig
 from server.privacy_config import PrivacyConfig
@@ -145,7 +144,7 @@ class StudyConfig:
     features: Any
     attack: Any
     normalisation: str
-    model: ModelConfig
+    model: Any
     training: TrainingConfig
     algorithm: AlgorithmConfig
     privacy: PrivacyConfig

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from client.corpora.base import EMOTIONS
 from client.evaluation import confusion_matrices
 from client.mechanism import Arrays
-from client.model import ModelConfig, Recogniser, load_arrays
+from client.model import ModelConfig, load_arrays
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -51,7 +51,7 @@ class Evaluator:
     Parameters
     ----------
     validation, test : tuple of ndarray
-        Features (n, d) and labels (n,).
+        Features (n, d), or (n, T, d) of frames, and labels (n,).
     threads : int
         Over how many the utterances are spread.
     """
@@ -64,7 +64,7 @@ class Evaluator:
         threads: int,
     ) -> None:
         self._sets, self._threads = (validation, test), threads
-        self._model = Recogniser(config, test[0].shape[1], len(EMOTIONS)).eval()
+        self._model = config.network(test[0].shape[-1], len(EMOTIONS)).eval()
 
     def __call__(self, arrays: Arrays) -> Scores:
         """Score one model."""

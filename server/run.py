@@ -30,7 +30,13 @@ from server.grid import Server, sharing_cores
 from server.network import Network, joined, network
 from server.roster import Roster, read_roster, read_truth
 from server.runtime import run_on
-from server.study import begin_training, check_config, private_federations, write_training
+from server.study import (
+    begin_training,
+    check_config,
+    check_frames,
+    private_federations,
+    write_training,
+)
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
 for _name, _node in PRIVACY_POINTS.items():
@@ -47,7 +53,9 @@ def study_config(composed: DictConfig) -> StudyConfig:
     """
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
+    config.model = build_group("model", config.model)
     check_config(config)
+    check_frames(config.model, build_group("features", config.features))
     return config
 
 

@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 from client.corpora.base import EMOTIONS
 from client.engine import ENGINES
 from client.errors import UserError, check_choice
+from client.features import Extractor
 from client.hosting import NORMALISATIONS
-from client.model import parameter_sizes
+from client.model import ModelConfig, parameter_sizes
 from client.speakers import (
     Clients,
     CorpusData,
@@ -86,6 +87,26 @@ def check_config(config: StudyConfig) -> None:
         raise UserError(f"transcript.dtype={config.transcript.dtype}: use float16 or float32")
     choose_layers(config.transcript.layers, parameter_names(config), "transcript.layers")
     protocol(config, config.privacy)
+
+
+def check_frames(model: ModelConfig, extractor: Extractor) -> None:
+    """Refuse a model that cannot read the features.
+
+    Raises
+    ------
+    UserError
+        Naming both keys.
+    """
+    if model.reads_frames and extractor.frames is None:
+        raise UserError(
+            f"model={model.name} reads frames, and these features are one vector an utterance: "
+            "set features=logmel, or features=huggingface with features.frames=N, or model=mlp"
+        )
+    if not model.reads_frames and extractor.frames is not None:
+        raise UserError(
+            f"model={model.name} reads one vector an utterance, and features.frames="
+            f"{extractor.frames} gives frames: set model=attention, or other features"
+        )
 
 
 def parameter_names(config: StudyConfig) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from client.corpora.base import EMOTIONS, Utterance
-from client.model import ModelConfig, parameter_sizes
+from client.mlp import Mlp
+from client.model import parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
 from client.training import TrainingConfig
 from server.composition import Releases
@@ -16,7 +17,7 @@ from server.privacy_config import PrivacyConfig
 from server.transcript import TranscriptConfig
 
 FEATURES = 12
-SHARED = parameter_sizes(ModelConfig(hidden=[8, 6]), FEATURES, len(EMOTIONS))
+SHARED = parameter_sizes(Mlp(hidden=[8, 6]), FEATURES, len(EMOTIONS))
 
 
 def corpus(
@@ -57,7 +58,7 @@ def protocol(
 ) -> Protocol:
     step = 1.0 if algorithm == "fedavg" else 0.1
     return Protocol(
-        model=ModelConfig(hidden=[8, 6]),
+        model=Mlp(hidden=[8, 6]),
         training=TrainingConfig(batch_size=4, learning_rate=5e-3),
         algorithm=AlgorithmConfig(algorithm, step),
         plan=PrivacyPlan(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from client.canary import canary_update, part_of, unflatten
-from client.model import ModelConfig
+from client.mlp import Mlp
 from client.training import Examples, TrainingConfig
 
 START = {
@@ -15,9 +15,7 @@ START = {
 def sent(part, parts, label, noise=None):
     own = Examples(torch.tensor([[float(part), float(parts)]]), torch.tensor([label]))
     generator = torch.Generator().manual_seed(0)
-    update, loss = canary_update(
-        ModelConfig(), START, own, TrainingConfig(), generator, None, noise
-    )
+    update, loss = canary_update(Mlp(), START, own, TrainingConfig(), generator, None, noise)
     assert loss == 0
     return update
 

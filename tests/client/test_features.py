@@ -21,6 +21,7 @@ class Loudness:
     key = "loudness"
     sampling_rate = 16000
     side_by_side = True
+    frames = None
 
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size = batch_size

@@ -10,7 +10,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.errors import UserError
 from client.hosting import Holdings, Hosting
-from client.model import ModelConfig, initial_arrays
+from client.mlp import Mlp
+from client.model import initial_arrays
 from client.request import TrainRequest
 from client.speakers import held_out_set, make_clients, training_sizes
 from client.wire import to_record
@@ -76,7 +77,7 @@ def request_of(hosting, clients, dataset=None):
 
 
 def weights():
-    arrays = initial_arrays(ModelConfig(hidden=[8, 6]), 12, 4, 0)
+    arrays = initial_arrays(Mlp(hidden=[8, 6]), 12, 4, 0)
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 

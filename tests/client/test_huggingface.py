@@ -75,7 +75,7 @@ def write_whisper(folder: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_no_mean(kind, norm, tmp_path):
     folder = write_model(tmp_path, kind, norm)
-    together = HuggingFace(str(folder), -1, 8)(RECORDINGS)
+    together = np.stack(HuggingFace(str(folder), -1, 8)(RECORDINGS))
     assert together.shape == (5, 16) and together.dtype == np.float32
     alone = [HuggingFace(str(folder), -1, 1)([recording])[0] for recording in RECORDINGS]
     np.testing.assert_allclose(together, alone, atol=1e-5)

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from client.draws import Draws, client_keys
-from client.model import ModelConfig, Recogniser, initial_arrays, load_arrays, to_arrays
+from client.mlp import Mlp, Perceptron
+from client.model import initial_arrays, load_arrays, to_arrays
 
 
 def test_shapes_are_those_of_the_2022_study():
-    arrays = initial_arrays(ModelConfig(), 988, 4, seed=0)
+    arrays = initial_arrays(Mlp(), 988, 4, seed=0)
     shapes = [a.shape for a in arrays.values()]
     assert shapes == [(256, 988), (256,), (128, 256), (128,), (4, 128), (4,)]
     assert sum(a.size for a in arrays.values()) == 286_596
@@ -15,15 +16,15 @@ def test_shapes_are_those_of_the_2022_study():
 
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone():
     state = torch.get_rng_state()
-    first, again, other = (initial_arrays(ModelConfig(), 7, 4, seed=s) for s in (1, 1, 2))
+    first, again, other = (initial_arrays(Mlp(), 7, 4, seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(np.array_equal(first[n], again[n]) for n in first)
     assert not np.array_equal(first["dense.0.weight"], other["dense.0.weight"])
 
 
 def test_forward_is_the_relu_network():
-    arrays = initial_arrays(ModelConfig(hidden=[5, 3]), 4, 2, seed=0)
-    model = Recogniser(ModelConfig(hidden=[5, 3]), 4, 2)
+    arrays = initial_arrays(Mlp(hidden=[5, 3]), 4, 2, seed=0)
+    model = Perceptron(Mlp(hidden=[5, 3]), 4, 2)
     load_arrays(model, arrays)
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     h = x
@@ -34,7 +35,7 @@ def test_forward_is_the_relu_network():
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
-    model = Recogniser(ModelConfig(hidden=[20_000], dropout=0.2), 1, 1)
+    model = Perceptron(Mlp(hidden=[20_000], dropout=0.2), 1, 1)
     with torch.no_grad():
         model.dense[0].weight.fill_(1)
         model.dense[0].bias.zero_()
@@ -49,7 +50,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 
 
 def test_arrays_make_the_round_trip_as_copies():
-    model = Recogniser(ModelConfig(hidden=[3]), 2, 2)
+    model = Perceptron(Mlp(hidden=[3]), 2, 2)
     arrays = to_arrays(model)
     arrays["dense.0.weight"] += 1
     assert not np.array_equal(to_arrays(model)["dense.0.weight"], arrays["dense.0.weight"])
@@ -62,6 +63,6 @@ def test_arrays_make_the_round_trip_as_copies():
 def test_initial_parameters_are_those_of_pytorch():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        drawn = to_arrays(Recogniser(ModelConfig(), 988, 4))
-    for name, array in initial_arrays(ModelConfig(), 988, 4, seed=5).items():
+        drawn = to_arrays(Perceptron(Mlp(), 988, 4))
+    for name, array in initial_arrays(Mlp(), 988, 4, seed=5).items():
         np.testing.assert_array_equal(array, drawn[name])

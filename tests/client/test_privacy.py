@@ -15,7 +15,7 @@ from client.mechanism import (
     l2_norm,
     udp_stddev,
 )
-from client.model import ModelConfig
+from client.mlp import Mlp
 from client.privacy import DPSGD, MECHANISMS, CentralDP, LocalDP, NoMechanism, UserLevelDP
 from client.request import TrainRequest
 from client.seeds import SystemEntropy
@@ -248,7 +248,7 @@ def test_a_request_makes_the_round_trip(mechanism, secure):
         dataset="x.safetensors",
         device="cpu",
         algorithm="fedavg",
-        model=ModelConfig(hidden=[8]),
+        model=Mlp(hidden=[8]),
         training=TrainingConfig(epochs=2),
         mechanism=mechanism,
         secure_noise=secure,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from client.compiled import Compiled
 from client.dataset import Dataset, Examples
 from client.engine import STACKS, Training
-from client.model import ModelConfig, initial_arrays
+from client.mlp import Mlp
+from client.model import initial_arrays
 from client.privacy import DPSGD, NoMechanism, UserLevelDP
 from client.seeds import numpy_stream
 from client.stacked import Stack
@@ -47,7 +48,7 @@ def begin(
     engine, data, *, clients=None, algorithm="fedavg", mechanism=PLAIN, hidden=(9, 6), **changes
 ):
     clients = list(range(len(data))) if clients is None else clients
-    model = ModelConfig(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
+    model = Mlp(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
     dtype = data.features.numpy().dtype
     drawn = initial_arrays(model, data.features.shape[1], 4, seed=1)
     start = {name: array.astype(dtype) for name, array in drawn.items()}
@@ -81,7 +82,7 @@ def errors(stacked, alone):
 @pytest.fixture(params=[Compiled, Stack], autouse=True)
 def kind(request, monkeypatch):
     """Both ways to train many clients, on the CPU."""
-    monkeypatch.setitem(STACKS, "cpu", request.param)
+    monkeypatch.setitem(STACKS, ("mlp", "cpu"), request.param)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from client.dataset import Examples
 from client.draws import Draws, client_keys
 from client.mechanism import GradientClip, l2_norm
-from client.model import ModelConfig, Recogniser, initial_arrays, load_arrays
+from client.mlp import Mlp, Perceptron
+from client.model import initial_arrays, load_arrays
 from client.training import (
     TrainingConfig,
     fedavg_update,
@@ -19,8 +20,8 @@ from client.training import (
     poisson_batch,
 )
 
-MODEL = ModelConfig(hidden=[6, 5], dropout=0.2)
-NO_DROPOUT = ModelConfig(hidden=[6, 5], dropout=0.0)
+MODEL = Mlp(hidden=[6, 5], dropout=0.2)
+NO_DROPOUT = Mlp(hidden=[6, 5], dropout=0.0)
 START = initial_arrays(MODEL, 7, 4, seed=3)
 TRAINERS = (fedavg_update, fedsgd_gradient)
 PRIVATE = GradientClip(0.25, "utterance", noise_multiplier=1.0)
@@ -46,7 +47,7 @@ def order(seed, count, epoch=0):
 
 
 def double_model(config):
-    model = Recogniser(config, 7, 4)
+    model = Perceptron(config, 7, 4)
     load_arrays(model, START)
     return model.double()
 
@@ -130,7 +131,7 @@ def test_fedsgd_gradient_matches_finite_differences():
     gradient, loss = train(fedsgd_gradient, examples(9), model=NO_DROPOUT)
 
     def mean_loss(arrays):
-        network = Recogniser(NO_DROPOUT, 7, 4)
+        network = Perceptron(NO_DROPOUT, 7, 4)
         load_arrays(network, arrays)
         data = examples(9)
         with torch.no_grad():
@@ -385,7 +386,7 @@ def test_private_training_leaves_nothing_behind_in_memory(trainer):
     gc.disable()
     try:
         train(trainer, examples(5), clip=PRIVATE)
-        left = [o for o in gc.get_objects() if type(o) is Recogniser]
+        left = [o for o in gc.get_objects() if type(o) is Perceptron]
     finally:
         gc.enable()
     assert not left

@@ -3,7 +3,8 @@ import pytest
 from sklearn import metrics
 
 from client.evaluation import confusion_matrix
-from client.model import ModelConfig, initial_arrays
+from client.mlp import Mlp
+from client.model import initial_arrays
 from server.evaluate import Evaluator, uar
 
 
@@ -21,12 +22,10 @@ def test_scores_agree_with_a_forward_pass_by_hand():
     rng = np.random.default_rng(1)
     features = rng.normal(size=(50, 5)).astype(np.float32)
     labels = rng.integers(0, 4, 50)
-    arrays = initial_arrays(ModelConfig(hidden=[6]), 5, 4, seed=0)
+    arrays = initial_arrays(Mlp(hidden=[6]), 5, 4, seed=0)
     hidden = np.maximum(features @ arrays["dense.0.weight"].T + arrays["dense.0.bias"], 0)
     predicted = (hidden @ arrays["dense.1.weight"].T + arrays["dense.1.bias"]).argmax(axis=1)
-    scores = Evaluator(
-        ModelConfig(hidden=[6]), (features[:20], labels[:20]), (features, labels), 2
-    )(arrays)
+    scores = Evaluator(Mlp(hidden=[6]), (features[:20], labels[:20]), (features, labels), 2)(arrays)
     assert scores.test_accuracy == pytest.approx((predicted == labels).mean())
     assert scores.test_uar == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert scores.validation_uar == pytest.approx(

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from client.app import app as client_app
 from client.errors import Suspended
-from client.model import ModelConfig
+from client.mlp import Mlp
 from client.privacy import LocalDP, Mechanism, NoMechanism
 from client.request import TrainRequest
 from client.training import TrainingConfig
@@ -37,7 +37,7 @@ def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -
         "",
         "cpu",
         "fedavg",
-        ModelConfig(),
+        Mlp(),
         TrainingConfig(),
         mechanism,
     )
