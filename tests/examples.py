@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from client.corpora.base import EMOTIONS, Utterance
+from client.frames import pad
 from client.mlp import Mlp
 from client.model import parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
@@ -39,6 +40,16 @@ def corpus(
             listed.append(Utterance(path, f"s{number:02d}", EMOTIONS[emotion], attributes))
     digests = [str(utterance.path) for utterance in listed]
     return CorpusData(name, shards, listed, np.array(rows, dtype=np.float32), digests, [])
+
+
+def corpus_of_frames(longest: int = 7, **kwargs: int) -> CorpusData:
+    """The same utterances in 1 to `longest` frames each, which scatter about their vector."""
+    data, rng = corpus(**kwargs), np.random.default_rng(1)
+    sequences = [
+        (vector + rng.normal(0, 1, (rng.integers(1, longest + 1), FEATURES))).astype(np.float32)
+        for vector in data.features
+    ]
+    return replace(data, features=pad(sequences, longest))
 
 
 def clients(data: CorpusData | None = None, normalisation: str = "speaker") -> Clients:

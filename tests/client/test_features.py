@@ -12,6 +12,7 @@ from client.audio import AudioError, read_audio
 from client.errors import UserError
 from client.features import Extractor, OpenSmile, extract
 from client.huggingface import HuggingFace
+from client.logmel import LogMel
 from client.s3prl_upstream import S3prl
 
 
@@ -181,7 +182,12 @@ def test_an_unknown_feature_set_and_unusable_samples_are_refused(tmp_path):
         (["features=emobase"], OpenSmile("emobase", 16000)),
         (["features=egemaps"], OpenSmile("eGeMAPSv02", 16000)),
         (["features=compare"], OpenSmile("ComParE_2016", 16000)),
+        (["features=logmel"], LogMel(16000, 40, 25, 20, 200)),
         (["features=huggingface", "features.path=/m"], HuggingFace("/m", -1, 8)),
+        (
+            ["features=huggingface", "features.path=/m", "features.frames=9"],
+            HuggingFace("/m", -1, 8, 9),
+        ),
         (
             ["features=s3prl", "features.upstream=apc", "features.checkpoint=/c"],
             S3prl("apc", "/c", -1),

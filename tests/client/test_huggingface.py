@@ -94,6 +94,25 @@ def test_a_vector_is_the_mean_of_a_layer_of_the_normalised_recording(layer, tmp_
     np.testing.assert_allclose(found, states[layer][0].numpy().mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_frames_are_what_the_mean_is_over(kind, tmp_path):
+    folder = write_whisper(tmp_path) if kind == "whisper" else write_model(tmp_path, kind)
+    long = noise(16000 * 31)  # more than one window of Whisper's
+    recordings = [RECORDINGS[0], long if kind == "whisper" else RECORDINGS[2], RECORDINGS[4]]
+    lengths = [50, 1550, 3] if kind == "whisper" else [49, 21, 1]
+    means = HuggingFace(str(folder), -1, 8)(recordings)
+    frames = HuggingFace(str(folder), -1, 8, 2000)(recordings)
+    assert [found.shape for found in frames] == [(length, 16) for length in lengths]
+    for found, mean in zip(frames, means, strict=True):
+        np.testing.assert_allclose(found.mean(axis=0), mean, atol=1e-5)
+    cut = HuggingFace(str(folder), -1, 8, 20)
+    for found, whole in zip(cut(recordings), frames, strict=True):
+        np.testing.assert_array_equal(found, whole[:20])
+    assert cut.key == f"{HuggingFace(str(folder), -1, 8).key}-20frames"
+    with pytest.raises(UserError, match=r"features\.frames=0 must be at least 1"):
+        _ = HuggingFace(str(folder), -1, 8, 0).key
+
+
 def test_whisper_counts_the_frames_of_speech_alone(tmp_path):
     folder = write_whisper(tmp_path)
     long = noise(16000 * 31)

@@ -17,7 +17,7 @@ from client.speakers import (
     make_clients,
     speaker_folds,
 )
-from tests.examples import FEATURES, corpus
+from tests.examples import FEATURES, corpus, corpus_of_frames
 
 
 def test_folds_partition_the_speakers_evenly():
@@ -86,6 +86,39 @@ def test_a_test_speaker_is_normalised_by_their_own_recordings():
     for part in (features[:20], features[20:]):
         np.testing.assert_allclose(part.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(part.std(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", ["speaker", "corpus"])
+def test_statistics_of_frames_come_from_all_real_frames_of_the_training_rows(normalisation):
+    data = corpus_of_frames(utterances=20, shards=2)
+    made = make_clients(data, data.speakers[:8], 0, normalisation)
+    for speaker in made.speakers:
+        own = np.array([made.speakers[c] == speaker for c in made.client])
+        known = (own | (normalisation == "corpus")) & ~made.validation
+        frames = [f[~np.isnan(f).any(1)] for f in data.features[made.rows[known]]]
+        train = np.concatenate(frames).astype(np.float64)
+        assert 1 < np.mean([len(f) for f in frames]) < 7  # ragged
+        expected = (data.features[made.rows[own]] - train.mean(0)) / train.std(0)
+        np.testing.assert_allclose(made.features[own], expected, atol=1e-4)
+    test, _ = held_out_set(data, data.speakers[8:], made, normalisation)
+    rows = np.flatnonzero([u.speaker >= "s08" for u in data.utterances])
+    np.testing.assert_array_equal(np.isnan(test), np.isnan(data.features[rows]))
+    if normalisation == "speaker":
+        for part in (test[:20], test[20:]):
+            frames = part[~np.isnan(part).any(2)]
+            np.testing.assert_allclose(frames.mean(0), 0, atol=1e-5)
+            np.testing.assert_allclose(frames.std(0), 1, atol=1e-5)
+
+
+def test_frames_make_the_round_trip_to_training(tmp_path):
+    data = corpus_of_frames()
+    made = make_clients(data, data.speakers, 0, "none")
+    assert made.dimension == FEATURES
+    np.testing.assert_array_equal(made.features, data.features[made.rows])
+    made.save_training(tmp_path / "x.safetensors")
+    for client, examples in enumerate(Dataset.load(tmp_path / "x.safetensors", "cpu")):
+        own = (made.client == client) & ~made.validation
+        np.testing.assert_array_equal(examples.features, made.features[own])
 
 
 def test_no_normalisation_leaves_features_alone():

@@ -45,12 +45,20 @@ def train(engine, data, *, chunk=99, **options):
 
 
 def begin(
-    engine, data, *, clients=None, algorithm="fedavg", mechanism=PLAIN, hidden=(9, 6), **changes
+    engine,
+    data,
+    *,
+    clients=None,
+    algorithm="fedavg",
+    mechanism=PLAIN,
+    hidden=(9, 6),
+    model=None,
+    **changes,
 ):
     clients = list(range(len(data))) if clients is None else clients
-    model = Mlp(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
+    model = model or Mlp(hidden=list(hidden), dropout=changes.pop("dropout", 0.2))
     dtype = data.features.numpy().dtype
-    drawn = initial_arrays(model, data.features.shape[1], 4, seed=1)
+    drawn = initial_arrays(model, data.features.shape[-1], 4, seed=1)
     start = {name: array.astype(dtype) for name, array in drawn.items()}
     training = Training(
         algorithm,

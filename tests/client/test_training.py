@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch.nn import functional as F
 
+from client.attention import Attention
 from client.dataset import Examples
 from client.draws import Draws, client_keys
+from client.frames import pad
 from client.mechanism import GradientClip, l2_norm
 from client.mlp import Mlp, Perceptron
 from client.model import initial_arrays, load_arrays
@@ -390,3 +392,51 @@ def test_private_training_leaves_nothing_behind_in_memory(trainer):
     finally:
         gc.enable()
     assert not left
+
+
+def examples_of_frames(count):
+    rng = np.random.default_rng(count)
+    frames = [rng.normal(size=(rng.integers(1, 6), 7)).astype(np.float32) for _ in range(count)]
+    return Examples(torch.from_numpy(pad(frames, 6)), examples(count).labels)
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_dp_sgd_clips_the_gradient_of_each_sequence_of_frames(count):
+    model = Attention(frame_units=[6, 5], attention_units=3, hidden=[4], dropout=0.0)
+    start, data = initial_arrays(model, 7, 4, seed=3), examples_of_frames(count)
+    network = model.network(7, 4)
+    load_arrays(network, start)
+    singles = []
+    for index in range(count):
+        single = clipped_gradient(network.double(), subset(data, [index]), None)
+        singles.append({name: gradient.numpy() for name, gradient in single.items()})
+    bound = float(np.median([l2_norm(single) for single in singles]))
+    gradient, _ = fedsgd_gradient(
+        model,
+        start,
+        data,
+        every_utterance(count),
+        draws(0, model),
+        GradientClip(bound, "utterance"),
+        np.random.default_rng(0),
+    )
+    for name in gradient:
+        parts = [single[name] * min(1, bound / l2_norm(single)) for single in singles]
+        np.testing.assert_allclose(gradient[name], sum(parts) / count, atol=1e-6)
+
+
+def test_an_empty_poisson_batch_of_frames_is_noise_alone():
+    model = Attention(frame_units=[6, 5], attention_units=3, hidden=[4])
+    source = Recorded(empty=True)
+    gradient, loss = fedsgd_gradient(
+        model,
+        initial_arrays(model, 7, 4, seed=3),
+        examples_of_frames(5),
+        TrainingConfig(batch_size=2),
+        draws(0, model),
+        PRIVATE,
+        source,
+    )
+    assert loss == 0
+    for array, drawn in zip(gradient.values(), source.normals, strict=True):
+        np.testing.assert_allclose(array, drawn * 0.25 / 2, rtol=1e-6)
