@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from client.attention import Attention
 from client.corpora.base import EMOTIONS, Utterance
 from client.frames import pad
 from client.mlp import Mlp
-from client.model import parameter_sizes
+from client.model import ModelConfig, parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
 from client.training import TrainingConfig
 from server.composition import Releases
@@ -18,7 +19,9 @@ from server.privacy_config import PrivacyConfig
 from server.transcript import TranscriptConfig
 
 FEATURES = 12
-SHARED = parameter_sizes(Mlp(hidden=[8, 6]), FEATURES, len(EMOTIONS))
+MLP = Mlp(hidden=[8, 6])
+ATTENTION = Attention(frame_units=[8, 6], attention_units=5, hidden=[7])
+SHARED = parameter_sizes(MLP, FEATURES, len(EMOTIONS))
 
 
 def corpus(
@@ -66,14 +69,20 @@ def protocol(
     seed: int = 0,
     exposures: tuple[Releases, ...] = (Releases(1),),
     num_clients: int = 8,
+    model: ModelConfig = MLP,
 ) -> Protocol:
     step = 1.0 if algorithm == "fedavg" else 0.1
     return Protocol(
-        model=Mlp(hidden=[8, 6]),
+        model=model,
         training=TrainingConfig(batch_size=4, learning_rate=5e-3),
         algorithm=AlgorithmConfig(algorithm, step),
         plan=PrivacyPlan(
-            privacy or PrivacyConfig(), fraction, rounds, num_clients, exposures, SHARED
+            privacy or PrivacyConfig(),
+            fraction,
+            rounds,
+            num_clients,
+            exposures,
+            parameter_sizes(model, FEATURES, len(EMOTIONS)),
         ),
         transcript=transcript or TranscriptConfig(layers="all", dtype="float32"),
         seed=seed,
@@ -81,8 +90,8 @@ def protocol(
 
 
 def federation(folder: Path, test: bool = True, **kwargs: object) -> Federation:
-    """Eight of ten made-up speakers train, two are held out."""
-    data = corpus()
+    """Eight of ten made-up speakers train, two are held out; `model` says on what."""
+    data = corpus_of_frames() if kwargs.get("model") is ATTENTION else corpus()
     own = make_clients(data, data.speakers[:8], 0, "speaker")
     return Federation(
         name="private-fold0",

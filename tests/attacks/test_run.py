@@ -92,6 +92,59 @@ def test_model_and_attacks_take_features_of_any_number(fedser, tmp_path):
     assert all(0 <= a["auc"] <= 1 and a["victims"] == 6 for a in results["attacks"])
 
 
+FRAMES = [
+    *(key for key in SMALL if key != "folds=[0,1]"),
+    "folds=[0]",
+    "features=logmel",
+    "features.frames=60",
+    "model=attention",
+    "model.frame_units=[16,8]",
+    "adversary.leaked_updates=[1]",
+]
+
+
+def test_a_model_that_reads_frames_is_trained_and_attacked(fedser, tmp_path):
+    layers = ["transcript.layers=all", "adversary.layers=[first,'dense.2,dense.3']"]
+    assert fedser(*FRAMES, *layers, "attack=[statistics,correlation,snapshot]")[0] == 0
+    run = only_run(tmp_path)
+    model = load_file(run / "model.safetensors")
+    assert {name.removeprefix("fold0."): array.shape for name, array in model.items()} == {
+        "dense.0.weight": (16, 40),
+        "dense.0.bias": (16,),
+        "dense.1.weight": (8, 16),
+        "dense.1.bias": (8,),
+        "dense.2.weight": (64, 8),
+        "dense.2.bias": (64,),
+        "dense.3.weight": (1, 64),
+        "dense.4.weight": (128, 8),
+        "dense.4.bias": (128,),
+        "dense.5.weight": (4, 128),
+        "dense.5.bias": (4,),
+    }
+    results = read_results(run / "results.json")
+    assert results["config"]["model"]["_target_"] == "client.attention.Attention"
+    assert np.sum(results["utility"]["per_fold"][0]["confusion"]) == 2 * 8
+    assert [(a["layer"], a["name"]) for a in results["attacks"]] == [
+        ("first", "statistics"),
+        ("first", "correlation"),
+        ("first", "snapshot"),
+        ("dense.2,dense.3", "statistics"),
+        ("dense.2,dense.3", "correlation"),
+    ]
+    assert all(0 <= a["auc"] <= 1 and a["victims"] == 7 for a in results["attacks"])
+
+
+def test_frames_under_noise_are_audited_and_attacked_as_they_pass(fedser, tmp_path):
+    noise = ["privacy=local", "privacy.noise_multiplier=4", "adversary.aware=true"]
+    audit = ["audit=canary", "audit.canaries=100", "audit.releases=1", "audit.magnitudes=[1]"]
+    assert fedser(*FRAMES, *noise, *audit, "transcript.store=features")[0] == 0
+    results = read_results(only_run(tmp_path) / "results.json")
+    assert results["privacy"]["epsilon"] > 0 and not results["audit"]["violated"]
+    (check,) = results["audit"]["checks"]
+    assert check["epsilon_plug_in"] > 0 and check["canaries"] == 100
+    assert {a["name"] for a in results["attacks"]} == {"statistics", "correlation"}
+
+
 def test_transcripts_name_no_speaker_and_no_attribute(fedser, tmp_path):
     fedser(*SMALL, "stage=train")
     for path in (only_run(tmp_path) / "transcript").rglob("*"):
@@ -640,6 +693,26 @@ BAD_INPUT = {
         lambda _: ["transcript.store=features", "attack=snapshot"],
         "attack=snapshot goes back to every model",
         "set transcript.store=updates",
+    ),
+    "frames for a model of vectors": (
+        lambda _: ["features=logmel"],
+        "model=mlp reads one vector an utterance, and features.frames=200 gives frames",
+        "set model=attention",
+    ),
+    "vectors for a model of frames": (
+        lambda _: ["model=attention"],
+        "model=attention reads frames, and these features are one vector an utterance",
+        "set features=logmel",
+    ),
+    "a model without units": (
+        lambda _: ["features=logmel", "model=attention", "model.frame_units=[]"],
+        "model.frame_units=[]",
+        "at least one layer",
+    ),
+    "shares for other layers": (
+        lambda _: ["features=logmel", "model=attention", "privacy=layered", "privacy.epsilon=8"],
+        "privacy.layer_shares names 3 layers, 6 are shared",
+        "",
     ),
     "no such run": (
         lambda folder: ["stage=attack", f"run={folder / 'none'}"],

@@ -1,5 +1,7 @@
 """The snapshot attack: its regressions and estimates against least squares by the book."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from attacks.rehearsal import Cast
 from attacks.snapshot import RIDGE, Estimates, Evidence, Lens, Resemblance, first_layer
 from client.dataset import Dataset, Examples
 from client.errors import UserError
+from client.frames import pad
 
 D, HIDDEN = 7, 15
 
@@ -68,6 +71,26 @@ def test_sums_are_over_a_speakers_utterances():
     second = np.mean([s @ s.T / (D + 1) for s in lens.sums.astype(np.float64)], axis=0)
     ridge = RIDGE * np.trace(second) / 7
     np.testing.assert_allclose(lens.prior, second + ridge * np.eye(7), rtol=1e-4, atol=1e-3)
+
+
+def test_the_sums_of_frames_are_means_over_each_utterance():
+    rng, made = np.random.default_rng(3), cast()
+    frames = [rng.normal(0, 2, (rng.integers(1, 6), D)).astype(np.float32) for _ in range(12 * 9)]
+    dataset = replace(made.examples, features=torch.from_numpy(pad(frames, 6)))
+    lens = Lens(replace(made, examples=dataset), components=3)
+    cut = np.clip(np.concatenate(frames), -5, 5)
+    principal = PCA(3).fit(cut)
+    spread = np.sqrt(principal.explained_variance_ * (len(cut) - 1) / len(cut))
+    for number, found in enumerate(lens.sums):
+        expected = np.zeros((4 + 3, D + 1))
+        for row in range(9 * number, 9 * number + 9):
+            scores = principal.transform(np.clip(frames[row], -5, 5)) / spread
+            emotion = np.eye(4)[int(dataset.labels[row])]
+            for x, score in zip(frames[row], scores, strict=True):
+                outer = np.outer(np.append(emotion, score), np.append(x, 1))
+                expected += outer / len(frames[row])
+        np.testing.assert_allclose(found[:4], expected[:4], atol=1e-3)
+        np.testing.assert_allclose(np.abs(found[4:]), np.abs(expected[4:]), atol=1e-3)
 
 
 def test_there_are_no_more_components_than_dimensions():

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from attacks.tap import pseudo_gradients, tap
+from attacks.tap import layers_of, pseudo_gradients, tap
 from client.app import app as client_app
 from client.errors import UserError
 from server.app import federate
@@ -166,3 +166,13 @@ def test_a_transcript_without_updates_is_refused(tmp_path, vantage):
     next((tmp_path / "t").glob("updates-*")).unlink()
     with pytest.raises(UserError, match="transcript of private-fold0 holds no update"):
         list(tap(Transcript(tmp_path / "t"), vantage, NAMES, True))
+
+
+def test_a_layer_without_a_bias_has_none_that_would_move():
+    rng = np.random.default_rng(0)
+    weights = {f"dense.{i}.weight": rng.normal(size=(2, 3, 4)) for i in (0, 1)}
+    bias = rng.normal(size=(2, 3))
+    found = list(layers_of(weights | {"dense.0.bias": bias}))
+    assert [layer for layer, *_ in found] == ["dense.0", "dense.1"]
+    np.testing.assert_array_equal(found[0][2], bias)
+    np.testing.assert_array_equal(found[1][2], np.zeros((2, 3)))

@@ -8,14 +8,16 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
+from client.dataset import Dataset
+from client.engine import Training
 from client.errors import UserError
 from client.hosting import Holdings, Hosting
 from client.mlp import Mlp
-from client.model import initial_arrays
+from client.model import initial_arrays, load_arrays
 from client.request import TrainRequest
 from client.speakers import held_out_set, make_clients, training_sizes
-from client.wire import to_record
-from tests.examples import corpus, federation
+from client.wire import from_record, to_record
+from tests.examples import ATTENTION, corpus, corpus_of_frames, federation
 
 
 def held(data, speakers):
@@ -26,9 +28,12 @@ def held(data, speakers):
     return Holdings(own, "made-up")
 
 
+@pytest.mark.parametrize("made", [corpus, corpus_of_frames])
 @pytest.mark.parametrize("normalisation", ["speaker", "none"])
-def test_a_node_cuts_and_normalises_its_speakers_as_a_simulation_does(tmp_path, normalisation):
-    data = corpus(speakers=6, shards=2)
+def test_a_node_cuts_and_normalises_its_speakers_as_a_simulation_does(
+    tmp_path, normalisation, made
+):
+    data = made(speakers=6, shards=2)
     whole = make_clients(data, data.speakers[:4], 3, normalisation)
     held(data, ("s01", "s03", "s05")).save(tmp_path / "held")
     hosting = Hosting(((2, "s01", 0), (3, "s01", 1), (7, "s03", 1)), ("s05",), normalisation)
@@ -100,6 +105,31 @@ def test_a_node_evaluates_what_it_is_sent(tmp_path):
     assert set(evaluated) == {"evaluation"}
 
 
+def test_a_node_of_frames_sends_what_a_simulation_does(tmp_path):
+    data = corpus_of_frames(speakers=4)
+    hosting = Hosting(((0, "s00", 0), (1, "s01", 0)), ("s02",), "speaker")
+    holdings = held(data, ("s00", "s01", "s02"))
+    assert holdings.roster["dimension"] == 12
+    asked = replace(request_of(hosting, (1,)), model=ATTENTION)
+    start = initial_arrays(ATTENTION, 12, 4, 0)
+    reply = ask(holdings, asked, start, tmp_path).content
+    whole = make_clients(data, ["s00", "s01"], asked.seed, "speaker")
+    whole.save_training(tmp_path / "whole")
+    dataset = Dataset.load(tmp_path / "whole", "cpu")
+    stream = (asked.federation, asked.round)
+    arguments = (asked.training, asked.mechanism, asked.seed, stream, False)
+    training = Training("fedavg", ATTENTION, start, dataset, [1], *arguments)
+    training.train(slice(None))
+    for name, sent in from_record(reply["arrays"]).items():
+        np.testing.assert_array_equal(sent, training.updates[name])
+    model = ATTENTION.network(12, 4)
+    load_arrays(model, start)
+    features, labels = held_out_set(data, ["s02"], whole, "speaker")
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (labels, model(torch.from_numpy(features)).argmax(1)), 1)
+    assert list(reply["evaluation"]["test"]) == expected.ravel().tolist()
+
+
 @pytest.mark.parametrize("request_", ["path", "stranger"])
 def test_a_failure_names_no_file_and_a_message_cannot(tmp_path, request_):
     holdings = held(corpus(speakers=2), ("s00",))
@@ -114,7 +144,8 @@ def test_a_failure_names_no_file_and_a_message_cannot(tmp_path, request_):
     assert str(failure.value) == f"{kind}: the node's own log says more"
 
 
-def test_a_request_reads_back_as_it_was_written():
-    asked = request_of(Hosting(((0, "s00", 0),), ("s01",), "none"), (0,))
+@pytest.mark.parametrize("model", [ATTENTION, Mlp(hidden=[3])])
+def test_a_request_reads_back_as_it_was_written(model):
+    asked = replace(request_of(Hosting(((0, "s00", 0),), ("s01",), "none"), (0,)), model=model)
     assert TrainRequest.from_json(asked.to_json()) == asked
     json.loads(asked.to_json())

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics
 
 from client.evaluation import confusion_matrix
+from client.frames import unpad
 from client.mlp import Mlp
-from client.model import initial_arrays
+from client.model import initial_arrays, load_arrays
 from server.evaluate import Evaluator, uar
+from tests.examples import ATTENTION, FEATURES, corpus_of_frames
 
 
 def test_uar_is_the_mean_recall_of_the_classes_that_occur():
@@ -33,3 +36,22 @@ def test_scores_agree_with_a_forward_pass_by_hand():
     )
     assert scores.confusion.sum() == 50
     assert scores.confusion.trace() == (predicted == labels).sum()
+
+
+def test_sequences_of_frames_are_scored_one_by_one_or_many_at_a_time():
+    data = corpus_of_frames()
+    arrays = initial_arrays(ATTENTION, FEATURES, 4, seed=0)
+    sets = (data.features[:20], data.labels[:20]), (data.features, data.labels)
+    network = ATTENTION.network(FEATURES, 4)
+    load_arrays(network, arrays)
+    alone = [network(torch.from_numpy(unpad(one[None]))[None]) for one in data.features]
+    predicted = torch.cat(alone).argmax(dim=1).numpy()
+    for threads in (1, 3):
+        scores = Evaluator(ATTENTION, *sets, threads)(arrays)
+        np.testing.assert_array_equal(
+            scores.confusion, metrics.confusion_matrix(data.labels, predicted)
+        )
+        assert scores.validation_uar == pytest.approx(
+            metrics.balanced_accuracy_score(data.labels[:20], predicted[:20])
+        )
+    assert len(set(predicted)) > 1

@@ -27,7 +27,7 @@ from server.ray_grid import RayGrid
 from server.run import compose, run_federations, study_config
 from server.strategy import TappedAveraging
 from server.transcript import Transcript
-from tests.examples import CENTRAL, UDP, federation
+from tests.examples import ATTENTION, CENTRAL, MLP, UDP, federation
 
 LOCAL = RuntimeConfig("local")
 
@@ -131,8 +131,10 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
 
     def outcomes(runtime):
         folder = tmp_path / runtime.name
+        models = {"a": MLP, "b": MLP, "c": ATTENTION}
         made = [
-            replace(federation(folder / name, privacy=UDP), name=name) for name in ("a", "b", "c")
+            replace(federation(folder / name, privacy=UDP, model=model), name=name)
+            for name, model in models.items()
         ]
         # one over both nodes, then one after another over each
         return run_federations(made[:1], runtime) + run_federations(made, runtime)[1:]

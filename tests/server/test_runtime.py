@@ -12,7 +12,7 @@ from conf.schema import RuntimeConfig
 from server.recorder import Recorder
 from server.run import run_federations
 from server.runtime import run_on
-from tests.examples import CENTRAL, DP_SGD, UDP, federation
+from tests.examples import ATTENTION, CENTRAL, DP_SGD, MLP, UDP, federation
 
 LOCAL = RuntimeConfig("local")
 
@@ -62,10 +62,18 @@ def test_federations_compute_the_same_side_by_side(tmp_path, cores):
         cores(count)
         made = [
             replace(
-                federation(tmp_path / f"{count}-{number}", rounds=6, privacy=privacy), name=name
+                federation(tmp_path / f"{count}-{number}", rounds=6, privacy=privacy, model=model),
+                name=name,
             )
-            for number, (name, privacy) in enumerate(
-                [("a", None), ("b", None), ("c", UDP), ("d", CENTRAL), ("e", DP_SGD), ("f", UDP)]
+            for number, (name, privacy, model) in enumerate(
+                [
+                    ("a", None, MLP),
+                    ("b", None, MLP),
+                    ("c", UDP, MLP),
+                    ("d", CENTRAL, ATTENTION),
+                    ("e", DP_SGD, ATTENTION),
+                    ("f", UDP, ATTENTION),
+                ]
             )
         ]
         found[count] = run_federations(made, LOCAL)
