@@ -20,22 +20,23 @@ import torch
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore.constant import TaskType
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 from rich.console import Console
 
-from client.app import STACKED, app
-from client.errors import UserError, check_choice
+from client.app import STACKED, app, warm_up
+from client.errors import UserError, brief, check_choice
 from client.hosting import Holdings
 from client.processes import command, free_port, running
-from client.tasks import Runtime, alive
+from client.tasks import Runtime, retries
 
 INSECURE = "{}.insecure=true: no TLS and no authentication; within one machine only"
 
 POLL_SECONDS = 0.4
 """Between two questions for a task, of a SuperNode on this machine."""
 
-RESTART_SECONDS = 5.0
-"""Before a SuperNode that ended is started again: the SuperLink may be on its way back."""
+RESTART_SECONDS = (1.0, 16.0)
+"""Before a SuperNode that ended is started again: at first, and when it ended many times."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,18 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
         (folder / "secret").write_bytes(secrets.token_bytes(32))
         speakers = holdings.roster["speakers"]
         print(f"fedser-node: holds {', '.join(speakers)}; SuperLink {config.superlink}", flush=True)
+        warm_up(config.device)  # before anybody waits for it
+        pause, longest = RESTART_SECONDS
         while True:
             port = free_port()
             with running(_supernode(config, folder, port)) as supernode:
-                _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
-            print(
-                f"fedser-node: no connection to {config.superlink}: is it up, and does it know "
-                f"this node's key? Trying again in {RESTART_SECONDS:.0f} s",
-                file=sys.stderr,
-                flush=True,
+                taken = _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
+            pause = RESTART_SECONDS[0] if taken else min(2 * pause, longest)
+            _say(
+                f"no connection to {config.superlink}: is it up, and does it know this node's "
+                f"key? Trying again in {pause:.0f} s"
             )
-            time.sleep(RESTART_SECONDS)
+            time.sleep(pause)
 
 
 def _check(config: NodeConfig) -> None:
@@ -117,20 +119,37 @@ def _supernode(config: NodeConfig, folder: Path, port: int) -> list[str]:
     ]
 
 
-def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -> None:
-    """Run the SuperNode's tasks until it ends."""
-    with Runtime(address, None, secret) as runtime:
+def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -> int:
+    """Run the SuperNode's tasks until it ends, and return how many it had."""
+    taken = 0
+    gone = retries(lambda: supernode.poll() is not None, None)
+    with Runtime(address, None, secret, gone) as runtime:
         while supernode.poll() is None:
-            if (token := runtime.acquire(TaskType.CLIENT_APP)) is None:
-                time.sleep(POLL_SECONDS)
-                continue
-            with runtime.task(token) as task:
-                with alive(task):
-                    message, context, _, _ = pull_task_input(task)
-                    try:
-                        reply = app(message, context)
-                    except Exception as error:
-                        failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
-                        reply = Message(failure, reply_to=message)
-                    push_message(task, reply, context)
-                push_task_output(task, None, SubStatus.COMPLETED, "")
+            try:
+                if (token := runtime.acquire(TaskType.CLIENT_APP)) is not None:
+                    taken += 1
+                    with runtime.task(token) as task:
+                        _run(task)
+                    continue
+            except Exception as error:
+                # The SuperNode ended, or gave the task up while this machine slept; it tells
+                # the server so itself.
+                _say(f"a message remains without a reply: {brief(error)}")
+            time.sleep(POLL_SECONDS)
+    return taken
+
+
+def _run(task: RuntimeHttpClient) -> None:
+    """Answer a message."""
+    message, context, _, _ = pull_task_input(task)
+    try:
+        reply = app(message, context)
+    except Exception as error:
+        failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
+        reply = Message(failure, reply_to=message)
+    push_message(task, reply, context)
+    push_task_output(task, None, SubStatus.COMPLETED, "")
+
+
+def _say(line: str) -> None:
+    print(f"fedser-node: {line}", file=sys.stderr, flush=True)

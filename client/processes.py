@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -27,7 +28,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    arguments: Sequence[str], log: Path | None = None
+    arguments: Sequence[str], log: Path | None = None, orphaned: int = signal.SIGTERM
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """Run a command meanwhile, in a session of its own; it ends with this process at the latest.
 
@@ -35,6 +36,8 @@ def running(
     ----------
     log : Path, optional
         Takes what it prints.
+    orphaned : int
+        Signal that ends it if this process dies.
     """
     output = log.open("ab") if log else None
     try:
@@ -44,7 +47,7 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,  # Ctrl-C reaches this process alone
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(_end_with_parent, orphaned) if sys.platform == "linux" else None,
         )
     finally:
         if output:
@@ -60,5 +63,5 @@ def running(
             process.wait()
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_parent(orphaned: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, orphaned)

@@ -1,20 +1,54 @@
 """Tasks of Flower's Runtime API, which SuperNodes and SuperLinks serve to those who run apps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
 import httpx
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
+
+RETRY_SECONDS = 5
+"""Between two tries of a request, at most."""
+
+PASSING = (502, 503, 504)
+"""Statuses of an API that is on its way back."""
+
+
+def retries(gone: Callable[[], bool], patience: float | None) -> RetryInvoker:
+    """Return how requests are tried again while their API cannot be reached.
+
+    Flower's own way does so for ever, even if it is known to have ended, and interrupts this
+    process when an API that was started anew does not know its task.
+
+    Parameters
+    ----------
+    gone : callable
+        Whether the API is known to have ended: then the last error is raised.
+    patience : float or None
+        Seconds after which it is raised, too; None: never.
+    """
+
+    def hopeless(error: Exception) -> bool:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in PASSING:
+            return True
+        return gone()
+
+    return RetryInvoker(
+        lambda: exponential(max_delay=RETRY_SECONDS),
+        (httpx.TransportError, httpx.HTTPStatusError),
+        max_tries=None,
+        max_time=patience,
+        should_giveup=hopeless,
+    )
 
 
 class Runtime:
@@ -26,10 +60,19 @@ class Runtime:
         None: without TLS.
     secret : bytes
         That of the ``--superexec-auth-secret-file``.
+    retrying : RetryInvoker
+        For the requests of a task.
     """
 
-    def __init__(self, address: str, root_certificates: bytes | None, secret: bytes) -> None:
+    def __init__(
+        self,
+        address: str,
+        root_certificates: bytes | None,
+        secret: bytes,
+        retrying: RetryInvoker,
+    ) -> None:
         self._address, self._root_certificates = address, root_certificates
+        self._retrying = retrying
         method = "/flwr.proto.Runtime/AcquireTask"
         auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={method})
         self._client = self._connect("SuperExec", auth, None)
@@ -52,39 +95,38 @@ class Runtime:
 
     @contextmanager
     def task(self, token: str) -> Iterator[RuntimeHttpClient]:
-        """Return the connection that a task is run over."""
-        retries = make_simple_http_retry_invoker()
-        client = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), retries)
+        """Return the connection that a task is run over, saying meanwhile that it is being run."""
+        client = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), self._retrying)
+        # Without retries: what cannot be said now is said a little later.
+        own = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), None)
+
+        def beat() -> bool:
+            """Whoever gave the task up says so to the next request."""
+            try:
+                return bool(own.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+            except httpx.HTTPError:
+                return False
+
+        heartbeat = HeartbeatSender(beat)
+        heartbeat.start()
         try:
             yield client
         finally:
-            client.close()
+            if heartbeat.is_running:
+                heartbeat.stop()
+            for connection in (client, own):
+                connection.close()
 
     def _connect(
         self,
         name: str,
         auth: SuperExecAuthHttpInterceptor | RuntimeTokenHttpInterceptor,
-        retries: RetryInvoker | None,
+        retrying: RetryInvoker | None,
     ) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
             self._address,
             self._root_certificates is None,
             self._root_certificates,
             [RuntimeVersionHttpInterceptor(component_name=name), auth],
-            retry_invoker=retries,
+            retry_invoker=retrying,
         )
-
-
-@contextmanager
-def alive(task: RuntimeHttpClient) -> Iterator[None]:
-    """Say meanwhile that a task is being run.
-
-    It must be over before the task is: Flower interrupts a process that says so of another.
-    """
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(task))
-    heartbeat.start()
-    try:
-        yield
-    finally:
-        if heartbeat.is_running:
-            heartbeat.stop()

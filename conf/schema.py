@@ -25,7 +25,7 @@ class RuntimeConfig:
         Nodes without which no round starts; None: one. A networked study starts with a node for
         each key that is known, or where there are no keys with so many.
     patience : float
-        Seconds to wait for them, after which a run is suspended.
+        Seconds to wait for them, and for a SuperLink out of reach, before a run is suspended.
     round_timeout : float
         Seconds for nodes to reply in; a round goes on without the updates that are late.
     address : str

@@ -8,16 +8,20 @@ import hashlib
 import json
 import logging
 import secrets
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from types import MethodType
 from typing import Any
 
@@ -29,21 +33,24 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
 from flwr.serverapp import Grid
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from rich.console import Console
 
-from client.errors import UserError
+from client.errors import Suspended, UserError, brief
 from client.node import INSECURE
 from client.processes import command, running
-from client.tasks import Runtime, alive
+from client.tasks import Runtime, retries
 from conf.schema import RuntimeConfig
 from server.replies import match, reason_of
 from server.roster import Roster, merge_rosters
@@ -52,8 +59,14 @@ from server.strategy import wait_for_nodes
 POLL_SECONDS = 0.25
 """Between two looks for replies; Flower's grid takes 3 s."""
 
+LATE_SECONDS = 5.0
+"""Between two looks for a reply that nobody waits for any more."""
+
 START_SECONDS = 180.0
 """For a SuperLink to listen, and to hand out the task of a run."""
+
+CLOCKS_SECONDS = 300.0
+"""By which clocks of machines may differ."""
 
 ANSWER_SECONDS = 120.0
 """For nodes to tell what they hold."""
@@ -143,17 +156,24 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
     ------
     UserError
         If a key of the configuration or a file is missing, or the SuperLink does not start.
+    Suspended
+        If the SuperLink ends, cannot be reached for ``runtime.patience`` seconds, or does not
+        know this run any more because it was started anew.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     keys, authority = _files(runtime)
     address = runtime.address.replace("0.0.0.0", "127.0.0.1")  # to listen at, and to be found at
-    with ExitStack() as stack:
+    with _suspending(address), ExitStack() as stack:
+        superlink = None
         if runtime.start:
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedser-")))
             (private / "secret").write_bytes(secrets.token_bytes(32))
             secret_file, log = private / "secret", folder / "superlink.log"
             _check_free(runtime.address)
-            superlink = stack.enter_context(running(_superlink(runtime, secret_file), log))
+            # What it knows dies with this process; its address is to be free at once.
+            superlink = stack.enter_context(
+                running(_superlink(runtime, secret_file), log, orphaned=signal.SIGKILL)
+            )
             if not listens(address, superlink):
                 said = log.read_text().strip()[-300:]
                 raise UserError(f"runtime.address={address}: the SuperLink did not start: {said}")
@@ -172,33 +192,94 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
         names = _register(control, keys) if keys else None
         count = len(keys) or runtime.min_clients or 1
         control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
-        api = stack.enter_context(Runtime(address, authority, secret_file.read_bytes()))
-        yield Network(stack.enter_context(_grid(address, authority, api)), names, count)
+        retrying = retries(
+            lambda: superlink is not None and superlink.poll() is not None, runtime.patience
+        )
+        api = Runtime(address, authority, secret_file.read_bytes(), retrying)
+        grid = _grid(address, authority, stack.enter_context(api), retrying)
+        yield Network(stack.enter_context(grid), names, count)
+
+
+@contextmanager
+def _suspending(address: str) -> Iterator[None]:
+    """Suspend a run that lost its SuperLink."""
+    try:
+        yield
+    except (httpx.HTTPError, ObjectPushError) as error:
+        raise Suspended(
+            f"runtime.address={address}: the SuperLink is gone, or was started anew and does not "
+            f"know this run ({brief(error)}); see to it that one can be there, then go on"
+        ) from error
 
 
 def look_often(grid: Grid) -> None:
-    """Have a grid of Flower's look for replies more often than every 3 s, and one at a time.
+    """Have a grid of Flower's look for replies more often than every 3 s, each by itself.
 
     What a node sends as a reply may be anything: what Flower cannot read, or what says that it
-    answers another message, is an error of that node alone.
+    answers another message, is an error of that node alone. A node that ends while it sends one
+    holds up nobody. Messages that nobody waits for any more are taken back, and replies that are
+    late are taken and dropped: the SuperLink would keep their arrays until the run ends.
     """
 
     def send_and_receive(
         self: Grid, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         pushed = list(messages)
+        if timeout is not None:
+            for message in pushed:
+                message.metadata.ttl = timeout + CLOCKS_SECONDS
         waiting = {i: m for i, m in zip(self.push_messages(pushed), pushed, strict=True) if i}
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
+        arrived: SimpleQueue[Message | Exception] = SimpleQueue()
+        over = Event()
         replies: list[Message] = []
-        while waiting and time.monotonic() < deadline:
-            arrived = {i: reply for i, m in waiting.items() if (reply := _pull(self, i, m))}
-            waiting = {i: m for i, m in waiting.items() if i not in arrived}
-            replies += arrived.values()
-            if waiting:
-                time.sleep(POLL_SECONDS)
+        for given in waiting.items():
+            Thread(target=_fetch, args=(self, *given, over, arrived), daemon=True).start()
+        try:
+            while len(replies) < len(waiting):
+                found = arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+                if isinstance(found, Exception):
+                    raise found
+                replies.append(found)
+        except Empty:
+            answered = {reply.metadata.reply_to_message_id for reply in replies}
+            _take_back(self, waiting.keys() - answered)
+        finally:
+            over.set()
         return replies
 
     grid.__dict__["send_and_receive"] = MethodType(send_and_receive, grid)
+
+
+def _fetch(
+    grid: Grid,
+    message_id: str,
+    sent: Message,
+    over: Event,
+    arrived: "SimpleQueue[Message | Exception]",
+) -> None:
+    """Look for the reply to a message until it is there, or the message has expired."""
+    expires = sent.metadata.created_at + sent.metadata.ttl
+    try:
+        while time.time() < expires:
+            if reply := _pull(grid, message_id, sent):
+                arrived.put(reply)
+                return
+            if over.wait(POLL_SECONDS):
+                time.sleep(LATE_SECONDS)
+    except Exception as error:
+        arrived.put(error)
+
+
+def _take_back(grid: Grid, message_ids: Iterable[str]) -> None:
+    """Have the SuperLink drop what messages hold; a node that has not read them cannot now."""
+    if isinstance(grid, HttpGrid):
+        for message_id in message_ids:
+            grid._runtime_client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=grid.node, run_id=grid.run.run_id, message_object_id=message_id
+                )
+            )
 
 
 def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
@@ -218,7 +299,9 @@ def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
 
 
 @contextmanager
-def _grid(address: str, authority: bytes | None, api: Runtime) -> Iterator[Grid]:
+def _grid(
+    address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker
+) -> Iterator[Grid]:
     """Take the task of the ServerApp, and say how it ended."""
     deadline = time.monotonic() + START_SECONDS
     while (token := api.acquire(TaskType.SERVER_APP)) is None:
@@ -229,6 +312,7 @@ def _grid(address: str, authority: bytes | None, api: Runtime) -> Iterator[Grid]
             )
         time.sleep(POLL_SECONDS)
     grid = HttpGrid(address, authority is None, authority, token=token)
+    grid._retry_invoker = retrying  # before it connects; its own never gives up
     look_often(grid)
     with api.task(token) as task:
         given = task.PullTaskInput(PullTaskInputRequest())
@@ -237,12 +321,13 @@ def _grid(address: str, authority: bytes | None, api: Runtime) -> Iterator[Grid]
         grid.set_run(run_from_proto(given.run))
         status = SubStatus.FAILED
         try:
-            with alive(task):
-                yield grid
+            yield grid
             status = SubStatus.COMPLETED
         finally:
-            task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
             grid.close()
+            retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
+            with suppress(httpx.HTTPError):
+                task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
 
 
 def _files(runtime: RuntimeConfig) -> tuple[Sequence[Path], bytes | None]:

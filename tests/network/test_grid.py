@@ -1,3 +1,5 @@
+from threading import Event
+
 import httpx
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.errors import UserError
 from server.grid import NODE_ID, LocalGrid
-from server.network import Network, look_often
+from server.network import CLOCKS_SECONDS, Network, look_often
 
 
 class Mailbox(LocalGrid):
@@ -52,16 +54,16 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_its_node_alone():
     look_often(grid)
     messages = asked(grid.replies)
     replies = list(grid.send_and_receive(messages, timeout=5))
-    for message, reply in zip(messages, replies, strict=True):
-        assert reply.metadata.reply_to_message_id == message.metadata.message_id
-    failed = [(m, r) for m, r in zip(messages, replies, strict=True) if r.has_error()]
-    said = {message.metadata.dst_node_id: reply.error.reason for message, reply in failed}
+    node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+    answered = {node[reply.metadata.reply_to_message_id]: reply for reply in replies}
+    assert len(replies) == len(answered) == 5
+    said = {n: reply.error.reason for n, reply in answered.items() if reply.has_error()}
     assert said == {
         12: "a reply that cannot be read: ValueError('invalid object type')",
         13: "a reply that says it answers another message",
         14: "a reply that cannot be read: AttributeError('metadata')",
     }
-    assert grid.pulled == [11, 12, 13, 14, 15]
+    assert sorted(grid.pulled) == [11, 12, 13, 14, 15]
 
 
 def test_a_superlink_that_is_gone_is_no_error_of_a_node():
@@ -92,3 +94,29 @@ def test_what_a_node_tells_of_itself_may_be_anything(reply, reason):
     look_often(grid)
     with pytest.raises(UserError, match=reason):
         Network(grid, {11: "b"}, 1).roster(1)
+
+
+def test_a_node_that_ends_while_it_sends_its_reply_holds_up_nobody():
+    ends = Event()
+
+    class Upload(Mailbox):
+        def pull_messages(self, message_ids):
+            for reply in super().pull_messages(message_ids):
+                if reply.metadata.dst_node_id == NODE_ID and reply.metadata.src_node_id == 11:
+                    ends.wait()
+                yield reply
+
+    grid = Upload({11: RecordDict(), 12: RecordDict()})
+    look_often(grid)
+    messages = asked(grid.replies)
+    replies = grid.send_and_receive(messages, timeout=1)
+    ends.set()
+    assert [r.metadata.reply_to_message_id for r in replies] == [messages[1].metadata.message_id]
+
+
+def test_what_nobody_waits_for_any_more_is_not_handed_out():
+    grid = Mailbox({11: RecordDict()})
+    look_often(grid)
+    (message,) = asked([11])
+    grid.send_and_receive([message], timeout=20)
+    assert message.metadata.ttl == 20 + CLOCKS_SECONDS

@@ -1,15 +1,18 @@
+import signal
 import socket
 import subprocess
 from pathlib import Path
+from threading import Timer
 
+import psutil
 import pytest
 import yaml
 
-from client.errors import UserError
+from client.errors import Suspended, UserError
 from client.node import NodeConfig, serve
-from client.processes import free_port
+from client.processes import command, free_port, running
 from conf.schema import RuntimeConfig
-from server.network import joined, network
+from server.network import joined, listens, network
 from server.run import compose, study_config
 from tests.network.compose import ROOT, image_environment, services
 
@@ -61,6 +64,45 @@ def test_an_address_that_is_taken_is_named(tmp_path):
             name="network", address=f"127.0.0.1:{port}", insecure=True, min_clients=1
         )
         network(asked, tmp_path).__enter__()
+
+
+def test_a_run_whose_superlink_ends_is_suspended(tmp_path):
+    lost = "the SuperLink is gone, or was started anew and does not know this run"
+    with (
+        pytest.raises(Suspended, match=lost),
+        network(runtime(insecure=True, min_clients=1), tmp_path) as connected,
+    ):
+        (superlink,) = psutil.Process().children()
+        superlink.kill()
+        connected.grid.get_node_ids()
+
+
+def test_a_superlink_that_was_away_is_found_again_unless_it_was_started_anew(tmp_path):
+    (tmp_path / "secret").write_bytes(b"s" * 32)
+    asked = runtime(
+        insecure=True, min_clients=1, start=False, secret=str(tmp_path / "secret"), patience=60.0
+    )
+    host, port = asked.address.split(":")
+    start = [
+        *(command("flower-superlink"), "--host", host, "--port", port, "--insecure"),
+        *("--isolation", "process", "--superexec-auth-secret-file", asked.secret),
+        "--disable-runtime-dependency-installation",
+    ]
+    with (
+        running(start) as superlink,
+        pytest.raises(Suspended, match="started anew .*401"),
+        network(asked, tmp_path) as connected,
+    ):
+        superlink.send_signal(signal.SIGSTOP)
+        away = Timer(1.0, superlink.send_signal, [signal.SIGCONT])
+        away.start()
+        assert list(connected.grid.get_node_ids()) == []
+        away.join()
+        superlink.kill()
+        superlink.wait()
+        with running(start) as anew:
+            assert listens(asked.address, anew)
+            connected.grid.get_node_ids()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +162,7 @@ def test_every_container_is_confined():
     assert len(nodes) == 5
     assert len({node["volumes"][0] for node in nodes}) == 5
     for number, node in enumerate(nodes, 1):
-        assert node["volumes"] == [f"/speakers/{number}:/data:ro"]
+        assert node["volumes"] == [f"/speakers/{number}:/data:ro", "compiled:/compiled"]
         assert node["secrets"] == ["ca.crt", {"source": f"key-{number}", "target": "key"}]
     held = [s for n, d in described.items() if n.startswith("node-") for s in d["secrets"]]
     assert "server.key" not in held and "secret" not in held
