@@ -24,7 +24,7 @@ from server.disk import sync
 from server.evaluate import Scores
 from server.federation import Outcome, Round
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Checkpoint:
         self._folder, self._digest = folder, digest
         self._state, self._journal = folder / "state.safetensors", folder / "journal.jsonl"
         self._rows: list[str] = []
+        self._cohorts: list[str] = []
         self.announced: list[tuple[int, list[int]]] = []
 
     def __enter__(self) -> Self:
@@ -106,14 +107,14 @@ class Checkpoint:
 
     def save(self, state: State, outcome: Outcome) -> None:
         """Write the state and the books in one step."""
-        # Rows of earlier checkpoints are text already.
+        # What earlier checkpoints held is text already.
         self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
+        self._cohorts += [json.dumps(cohort) for cohort in state.cohorts[len(self._cohorts) :]]
         books = {
             "format": FORMAT,
             "digest": self._digest,
             "names": list(state.arrays),
             "clipping_norm": state.clipping_norm,
-            "cohorts": state.cohorts,
             "chunks": state.chunks,
             "announced": state.announced,
             "best_round": outcome.best_round,
@@ -123,9 +124,12 @@ class Checkpoint:
         if outcome.best_arrays and outcome.best_arrays is not state.arrays:
             best = {f"best.{name}": array for name, array in outcome.best_arrays.items()}
         model = {f"model.{name}": array for name, array in state.arrays.items()}
-        texts = {"books": json.dumps(books), "rounds": f"[{','.join(self._rows)}]"}
+        lists = {"rounds": self._rows, "cohorts": self._cohorts}
+        texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
         part = self._state.with_suffix(".part")
-        part.write_bytes(save({**model, **best}, texts))  # others may run while this is written
+        part.write_bytes(
+            save({**model, **best}, {"books": json.dumps(books), **texts})
+        )  # others may run while this is written
         sync(part)
         os.replace(part, self._state)
         sync(self._folder)
@@ -161,8 +165,9 @@ class Checkpoint:
                 outcome.best_scores = Scores(**{**scores, "confusion": confusion})
                 # The best model so far may be the last one, which is there once.
                 outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
-            fields = ("clipping_norm", "cohorts", "chunks", "announced")
-            state = State(model, **{name: books[name] for name in fields})
+            fields = ("clipping_norm", "chunks", "announced")
+            told = {name: books[name] for name in fields}
+            state = State(model, cohorts=json.loads(texts["cohorts"]), **told)
         except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:
             raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from e
         if state.announced > len(self.announced):

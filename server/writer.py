@@ -31,10 +31,11 @@ LARGE = 2**28
 class TranscriptWriter:
     """Appends releases and global models, writing a file whenever a chunk is full.
 
-    A thread packs and writes while the run goes on. Memory stays at `PENDING` rounds and a
-    chunk whatever the number of rounds: where the disk is slower than the clients, `record`
-    waits. Use as a context manager. Everything raises `Suspended` as soon as it is known that
-    something could not be written; nothing is written after that.
+    A thread packs and writes while the run goes on, and another waits for the disk and saves the
+    run. Memory stays at `PENDING` rounds of each and a chunk whatever the number of rounds: where
+    the disk is slower than the clients, `record` waits. Use as a context manager. Everything
+    raises `Suspended` as soon as it is known that something could not be written; nothing is
+    written after that.
 
     Parameters
     ----------
@@ -64,6 +65,8 @@ class TranscriptWriter:
         (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
         self._thread = ThreadPoolExecutor(1, "transcript", torch.set_num_threads, (1,))
         self._pending: deque[Future[None]] = deque()
+        self._disk = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: deque[Future[None]] = deque()  # which the first thread alone appends to
         self._failure: Exception | None = None
 
     def record(
@@ -94,17 +97,27 @@ class TranscriptWriter:
             self._hand_over(partial(self._add_model, server_round, model))
 
     def save_point(self, save: Callable[[dict[str, int]], None]) -> None:
-        """Have the thread take all that was recorded to the disk, and then `save` the run.
+        """Have all that was recorded taken to the disk, and then `save` the run.
 
         It is told how many files of each kind there are then. The run goes on meanwhile.
         """
 
         def write() -> None:
+            written, unsynced = {}, []
             for chunks in (self._updates, self._globals):
                 chunks.flush()
-                chunks.sync()
-            sync(self._folder)
-            save({"updates": self._updates.written, "globals": self._globals.written})
+                unsynced += chunks.take_unsynced()
+                written[chunks.kind] = chunks.written
+
+            def keep() -> None:
+                for path in unsynced:
+                    sync(path)
+                    _let_go(path)
+                sync(self._folder)
+                save(written)
+
+            _wait(self._saving, PENDING - 1)
+            self._saving.append(self._disk.submit(self._try, keep))
 
         self._thread.submit(self._try, write)
 
@@ -112,7 +125,9 @@ class TranscriptWriter:
         """Write what is left, and wait until all is done."""
         for chunks in (self._updates, self._globals):
             self._hand_over(chunks.flush)
-        self._wait(0)
+        _wait(self._pending, 0)
+        _wait(self._saving, 0)
+        self._check()
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -124,16 +139,16 @@ class TranscriptWriter:
             self.flush()
         finally:
             self._thread.shutdown()
+            self._disk.shutdown()
 
     def _hand_over(self, write: Callable[[], None], most: int = PENDING) -> None:
         """Have the thread do this next, once so few are pending with it."""
-        self._wait(most - 1)
+        _wait(self._pending, most - 1)
+        self._check()
         self._pending.append(self._thread.submit(self._try, write))
 
-    def _wait(self, left: int) -> None:
-        """Wait until so few are pending, and raise what went wrong by now."""
-        while len(self._pending) > left:
-            self._pending.popleft().result()
+    def _check(self) -> None:
+        """Raise what went wrong by now."""
         if self._failure:
             raise self._failure
 
@@ -169,6 +184,12 @@ class TranscriptWriter:
         self._updates.add({**about, **whole, **ones}, packed)
 
 
+def _wait(pending: deque[Future[None]], left: int) -> None:
+    """Wait until so few are left."""
+    while len(pending) > left:
+        pending.popleft().result()
+
+
 class _Chunks:
     """Rows of named arrays, written in files of about `CHUNK_BYTES`.
 
@@ -177,7 +198,7 @@ class _Chunks:
     """
 
     def __init__(self, folder: Path, kind: str, written: int) -> None:
-        self._folder, self._kind, self.written = folder, kind, written
+        self._folder, self.kind, self.written = folder, kind, written
         self._buffers: dict[str, npt.NDArray[Any]] = {}
         self._rows = 0
         self._last: Path | None = None
@@ -212,13 +233,13 @@ class _Chunks:
             self._rows, self.written, self._last = 0, self.written + 1, path
             self._unsynced.append(path)
 
-    def sync(self) -> None:
-        """Wait until all files are on the disk."""
-        while self._unsynced:
-            sync(self._unsynced.pop())
+    def take_unsynced(self) -> list[Path]:
+        """Return the files that were written since this was last asked, to see to them."""
+        taken, self._unsynced, self._last = self._unsynced, [], None
+        return taken
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{self._kind}-{number:05d}.safetensors"
+        return self._folder / f"{self.kind}-{number:05d}.safetensors"
 
     def _filled(self) -> dict[str, npt.NDArray[Any]]:
         return {name: buffer[: self._rows] for name, buffer in self._buffers.items()}

@@ -180,14 +180,17 @@ def test_a_foreign_file_in_its_place_is_refused(texts, tmp_path):
         checkpoint.load(Outcome(made))
 
 
-@pytest.mark.parametrize("name", ["best_round", "cohorts", "names", "chunks", "announced"])
+@pytest.mark.parametrize(
+    "name", ["best_round", "cohorts", "rounds", "names", "chunks", "announced"]
+)
 def test_books_without_an_entry_are_refused(name, tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     path = tmp_path / "checkpoint" / "state.safetensors"
     with safe_open(path, framework="numpy") as file:
         texts = file.metadata()
     books = json.loads(texts["books"])
-    del books[name]
+    entries = texts if name in texts else books
+    del entries[name]
     save_file({"model.w": np.ones(3)}, path, texts | {"books": json.dumps(books)})
     with pytest.raises(UserError, match="damaged checkpoint; start the run anew"):
         checkpoint.load(Outcome(made))

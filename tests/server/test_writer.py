@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from client.errors import Suspended
 from server import transcript
@@ -98,8 +99,12 @@ def test_a_save_point_knows_of_all_that_was_recorded_before_it_and_nothing_later
 
     def save(files):
         assert go.wait(10)
-        found = [len(chunk) for chunk in Transcript(tmp_path)]
-        saved.append((files, found, len(list(tmp_path.glob("*.safetensors")))))
+        whole = {kind: sorted(tmp_path.glob(f"{kind}-*"))[:count] for kind, count in files.items()}
+        rounds = {
+            kind: [r for path in paths for r in load_file(path)["round"].tolist()]
+            for kind, paths in whole.items()
+        }
+        saved.append((files, rounds))
 
     with TranscriptWriter(tmp_path, META, {}) as writer:
         for server_round in (1, 2):
@@ -108,7 +113,34 @@ def test_a_save_point_knows_of_all_that_was_recorded_before_it_and_nothing_later
         assert not saved
         go.set()
     one, two = {"updates": 1, "globals": 1}, {"updates": 2, "globals": 2}
-    assert saved == [(one, [3], 2), (two, [6], 4)]  # small files are read as one
+    assert saved == [
+        (one, {"updates": [1] * 3, "globals": [1]}),
+        (two, {"updates": [1] * 3 + [2] * 3, "globals": [1, 2]}),
+    ]
+
+
+def test_what_is_recorded_next_does_not_wait_for_a_save_but_for_the_second(tmp_path):
+    go, saved, handed = threading.Event(), [], []
+
+    def save(files):
+        assert go.wait(10)
+        saved.append(files["updates"])
+
+    def train(writer):
+        for server_round in range(1, 8):
+            writer.record(server_round, {}, [releases(server_round)])
+            writer.save_point(save)
+            handed.append(server_round)
+
+    with TranscriptWriter(tmp_path, META, {}) as writer:
+        training = threading.Thread(target=train, args=[writer])
+        training.start()
+        training.join(0.5)
+        # Two saves wait for the disk, the next one for them, and as many rounds as promised.
+        assert handed == list(range(1, 2 * PENDING + 2)) and not saved
+        go.set()
+        training.join(10)
+    assert saved == list(range(1, 8))
 
 
 def test_a_save_that_fails_is_told_like_a_write_and_is_the_last(tmp_path):
