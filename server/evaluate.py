@@ -26,12 +26,15 @@ class Scores:
     test_accuracy : float
     confusion : ndarray of int64, shape (classes, classes)
         Test utterances by true (row) and predicted (column) class.
+    utterances : int
+        How many it was evaluated on, for validation and test.
     """
 
     validation_uar: float
     test_uar: float
     test_accuracy: float
     confusion: Ints
+    utterances: int
 
 
 def uar(confusion: Ints) -> float:
@@ -79,4 +82,5 @@ def scores_of(validated: Ints, tested: Ints) -> Scores:
         test_uar=uar(tested),
         test_accuracy=float(tested.trace() / tested.sum()) if tested.any() else math.nan,
         confusion=tested,
+        utterances=int(validated.sum() + tested.sum()),
     )

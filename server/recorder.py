@@ -15,6 +15,9 @@ from server.evaluate import Evaluator, Scores
 from server.federation import Federation, Outcome, Round, RoundSummary
 from server.progress import bar
 
+WORST = (-1, -math.inf)
+"""The rank of a model of which figures are missing."""
+
 
 class Recorder:
     """Evaluates each round's model and fills in an `Outcome`. Use as a context manager.
@@ -41,7 +44,7 @@ class Recorder:
     def __init__(self, federation: Federation, num_parameters: int, threads: int) -> None:
         self.outcome = Outcome(federation)
         self._federation = federation
-        self._best_uar = -math.inf
+        self._best = WORST
         self._evaluator = None
         if federation.test is not None:
             assert isinstance(federation.clients, Clients)  # nodes keep what they test on
@@ -70,7 +73,7 @@ class Recorder:
             self.accountant.add(cohort)
         outcome, half = self.outcome, self._federation.protocol.plan.num_rounds // 2
         if outcome.best_scores and outcome.best_round > half:
-            self._best_uar = _rank(outcome.best_scores)
+            self._best = _rank(outcome.best_scores)
         self._note_spent()
         self._bar.update(self.done - self._bar.n)
 
@@ -135,9 +138,9 @@ class Recorder:
         )
         # As in the 2022 study, the model is chosen among the later half of the rounds.
         late = server_round > self._federation.protocol.plan.num_rounds // 2
-        if scores and (not late or not outcome.best_scores or _rank(scores) > self._best_uar):
+        if scores and (not late or not outcome.best_scores or _rank(scores) > self._best):
             # A run that stops earlier keeps its last model.
-            self._best_uar = _rank(scores) if late else -math.inf
+            self._best = _rank(scores) if late else WORST
             outcome.best_round, outcome.best_arrays = server_round, arrays
             outcome.best_scores = scores
         self._show(server_round)
@@ -171,10 +174,13 @@ class Recorder:
         self._bar.update(server_round - self._bar.n)
 
 
-def _rank(scores: Scores) -> float:
-    """Return the validation UAR by which a model is chosen, if both its figures are known."""
+def _rank(scores: Scores) -> tuple[int, float]:
+    """Return what a model is chosen by: the validation UAR, if both its figures are known.
+
+    Figures of all nodes' utterances come before those of some, which do not compare.
+    """
     known = not math.isnan(scores.validation_uar + scores.test_uar)
-    return scores.validation_uar if known else -math.inf
+    return (scores.utterances, scores.validation_uar) if known else WORST
 
 
 def _finite(epsilon: float | None) -> float | None:

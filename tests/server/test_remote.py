@@ -226,6 +226,22 @@ def test_figures_that_no_node_told_are_unknown_and_not_made_up(silent, remote, t
     assert Transcript(tmp_path / "f" / "t").num_models == ROUNDS + 1
 
 
+@pytest.mark.parametrize("number", [4, 5, 6])
+def test_the_best_model_is_chosen_among_those_that_most_utterances_tell_of(
+    number, remote, tmp_path
+):
+    def mute(message, reply):
+        if int(message.metadata.group_id) != number + 1 and message.metadata.dst_node_id == 14:
+            del reply.content["evaluation"]
+        return reply
+
+    whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
+    outcome = federate(RealNodes(tmp_path, mute), remote("m"), tmp_path, "cpu")
+    assert outcome.best_round == number
+    assert outcome.best_scores.confusion.sum() == whole.best_scores.confusion.sum()
+    assert outcome.best_scores.test_uar == outcome.rounds[number - 1].test_uar
+
+
 def test_a_node_that_fails_or_is_late_is_missed_by_both_reasons(remote, tmp_path):
     def fail(message, reply):
         number, node = int(message.metadata.group_id), message.metadata.dst_node_id
