@@ -22,14 +22,18 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from client.corpora.base import EMOTIONS
-from client.dataset import Dataset
+from client.dataset import Dataset, Examples
 from client.engine import Training
 from client.evaluation import confusion_matrices
 from client.hosting import Holdings, Hosted, Hosting
+from client.jit import compiling_alone
 from client.mechanism import Arrays
-from client.model import load_arrays
+from client.mlp import Mlp
+from client.model import initial_arrays, load_arrays
+from client.privacy import NoMechanism
 from client.request import TrainRequest
 from client.threads import spread
+from client.training import TrainingConfig
 from client.wire import from_record, to_record
 
 STACKED = {"cpu": 16, "cuda": 1024}
@@ -92,6 +96,20 @@ def train(message: Message, context: Context) -> Message:
         content = _train(request, start, hosted.training, device, threads)
     content["evaluation"] = _evaluate(request, start, hosted, threads)
     return Message(content, reply_to=message)
+
+
+def warm_up(device: str) -> None:
+    """Compile what the first message would wait for, by training on two made-up utterances.
+
+    Of nodes that start together on a machine one compiles, and the others read what it kept.
+    """
+    model = Mlp(hidden=[2])
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    data = Dataset.of([Examples(torch.zeros(2, 2, device=device), labels)])
+    plain, none = TrainingConfig(), NoMechanism()
+    request = TrainRequest("", 0, 0, (0,), None, device, "fedavg", model, plain, none)
+    with compiling_alone():
+        _train(request, initial_arrays(model, 2, len(EMOTIONS), 0), data, device, 1)
 
 
 def _train(

@@ -1,6 +1,10 @@
 """Compiled loops over arrays."""
 
+import fcntl
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -28,3 +32,11 @@ def as_rows(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows = stack.reshape(len(stack), math.prod(stack.shape[1:])).view()
     rows.flags.writeable = False
     return rows
+
+
+@contextmanager
+def compiling_alone() -> Iterator[None]:
+    """Keep other processes waiting that keep code in the same place: they find it there then."""
+    with (Path(str(sum_of_squares.stats.cache_path)) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

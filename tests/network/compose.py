@@ -66,7 +66,7 @@ def as_process(
         places[f"/run/secrets/{entry['target']}"] = secrets[entry["source"]]
     for volume in service.get("volumes", []):
         outside, inside, *_ = volume.split(":")
-        places[inside] = outside
+        places[inside] = str(folder.parent / outside)  # a volume with a name lies beside
     pattern = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
 
     def here(text: str) -> str:

@@ -1,6 +1,5 @@
 """Real nodes over TLS on the loopback interface, as docker/compose.yaml runs them."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -15,12 +14,12 @@ from flwr.superlink.grid import HttpGrid
 from safetensors.numpy import load_file
 
 from attacks.run import run_study
-from client.corpora.synthetic import Synthetic
 from client.processes import free_port
 from server.network import listens
 from server.run import compose, study_config
 from server.transcript import Transcript
 from tests.network.compose import BIN, ROOT, services, up
+from tests.network.corpus import deal_out
 
 SPEAKERS, NODES, ROUNDS = 10, 5, 5
 STUDY = [
@@ -67,23 +66,7 @@ class Studied:
 def speakers(tmp_path_factory) -> Path:
     """A folder for each node, with a table and the audio of two speakers."""
     folder = tmp_path_factory.mktemp("speakers")
-    corpus = Synthetic("mine", 1, "error", "en", SPEAKERS, 8, 0)
-    utterances = corpus.listing(folder / "cache").utterances
-    (table,) = (folder / "cache").rglob("utterances.csv")
-    rows = list(csv.DictReader(table.open()))
-    names = sorted({u.speaker for u in utterances})
-    for number in range(1, NODES + 1):
-        own = folder / str(number)
-        own.mkdir()
-        with (own / "utterances.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ("file", "speaker", "emotion"), extrasaction="ignore")
-            writer.writeheader()
-            for row in rows:
-                if row["speaker"] in names[2 * number - 2 : 2 * number]:
-                    shutil.copy(table.parent / row["file"], own)
-                    writer.writerow({**row, "file": Path(row["file"]).name})
-    shutil.copy(table, folder / "truth.csv")
-    shutil.copytree(table.parent / "audio", folder / "audio")
+    deal_out(folder, SPEAKERS, NODES, 8)
     return folder
 
 
@@ -214,9 +197,9 @@ def test_nothing_else_leaves_a_node(studied):
     assert (trained, validated, tested) == (8 * ROUNDS, 16 * (ROUNDS + 1), 16 * (ROUNDS + 1))
 
 
-def test_compiled_code_is_kept_where_a_container_may_write(studied):
-    for number in range(1, NODES + 1):
-        assert list((studied.folder / "run" / f"node-{number}" / "numba").rglob("*.nbc"))
+def test_nodes_of_a_machine_compile_once_and_keep_the_code(studied):
+    kept = studied.folder / "run" / "compiled"
+    assert len(list(kept.rglob("compiled._train-*.nbc"))) == 1
 
 
 def test_a_mechanism_withholds_counts_and_losses_over_the_network(studied):

@@ -1,0 +1,32 @@
+"""Synthetic speech, laid out as nodes hold it."""
+
+import csv
+import shutil
+from pathlib import Path
+
+from client.corpora.synthetic import Synthetic
+
+
+def deal_out(folder: Path, speakers: int, nodes: int, utterances: int) -> None:
+    """Make a folder for each node, with the audio of as many speakers and a table of it.
+
+    Beside them lie the table of all speakers, ``truth.csv``, and all audio.
+    """
+    corpus = Synthetic("mine", 1, "error", "en", speakers, utterances, 0)
+    names = sorted({u.speaker for u in corpus.listing(folder / "cache").utterances})
+    (table,) = (folder / "cache").rglob("utterances.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    share = speakers // nodes
+    for number in range(nodes):
+        own = folder / str(number + 1)
+        own.mkdir()
+        with (own / "utterances.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ("file", "speaker", "emotion"), extrasaction="ignore")
+            writer.writeheader()
+            for row in rows:
+                if row["speaker"] in names[share * number : share * (number + 1)]:
+                    shutil.copy(table.parent / row["file"], own)
+                    writer.writerow({**row, "file": Path(row["file"]).name})
+    shutil.copy(table, folder / "truth.csv")
+    shutil.copytree(table.parent / "audio", folder / "audio")
