@@ -19,12 +19,13 @@ from rich.console import Console
 
 from attacks.campaign import assemble_results, attack_run, audit_run
 from attacks.checks import check_adversary, check_audit, check_store
+from attacks.jobs import JOB_FILE, PROBLEM_FILE, TRACEBACK_FILE, note_crash, note_failure, take_up
 from attacks.lessons import Learned, learn_run
 from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
-from attacks.sweep import PROBLEM_FILE, write_sweep
+from attacks.sweep import write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora import check
 from client.errors import BAD_INPUT, Suspended, UserError, check_choice, first_line
@@ -41,6 +42,7 @@ from server.study import (
     remove_checkpoints,
     write_training,
 )
+from server.turns import absent, check_turns
 
 # A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
 # Hydra must not overwrite what it wrote there before.
@@ -48,9 +50,18 @@ OmegaConf.register_new_resolver(
     "run_folder", lambda run, resumed, new: run or resumed or new, replace=True
 )
 OmegaConf.register_new_resolver(
-    "hydra_folder", lambda run, resumed: None if run or resumed else ".hydra", replace=True
+    "hydra_folder",
+    lambda run, resumed, out: None if run or resumed or _is_begun(out) else ".hydra",
+    replace=True,
 )
 
+
+def _is_begun(output_dir: str | None) -> bool:
+    """Tell whether a folder holds a job of a sweep that an earlier command began."""
+    return output_dir is not None and (Path(output_dir) / JOB_FILE).exists()
+
+
+CRASHED = 1
 AUDIT_VIOLATED = 3
 SUSPENDED = 4
 
@@ -85,7 +96,11 @@ def _hydra_main(composed: DictConfig) -> None:
     try:
         if earlier is not None:
             composed = _recompose(folder)
-        run_study(study_config(composed), OmegaConf.to_container(composed, resolve=True), folder)
+        config, record = study_config(composed), OmegaConf.to_container(composed, resolve=True)
+        if earlier is None and _is_job() and config.stage in ("all", "train"):
+            _run_job(config, record, folder)
+        else:
+            run_study(config, record, folder)
     except AuditViolation as error:
         _end(_one_line(error), AUDIT_VIOLATED, folder)
     except Suspended as error:  # what is there is what it goes on from
@@ -93,12 +108,32 @@ def _hydra_main(composed: DictConfig) -> None:
     except (UserError, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         _end(_one_line(error), BAD_INPUT, folder)
+    except Exception as error:  # such as a lack of memory; the other jobs of a sweep may do
+        if not _is_job():
+            raise
+        print(f"fedser: {note_crash(folder, error)}", file=sys.stderr)
+
+
+def _is_job() -> bool:
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
+    """Run a job of a sweep, or what an earlier command left to do of it."""
+    found = take_up(config, record, folder)
+    if isinstance(found, StudyConfig):
+        run_study(found, record, folder)
+        return
+    console.print(f"{folder}: finished before", soft_wrap=True)
+    if not (folder / "report.html").exists():
+        write_report(folder)
+    _end_study(config, found, folder)
 
 
 def _end(line: str, status: int, folder: Path) -> None:
     """End a run that failed; in a multirun leave the reason, and let the others run."""
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        (folder / PROBLEM_FILE).write_text(line)
+    if _is_job():
+        note_failure(folder, line)
         return
     if status != SUSPENDED and {path.name for path in folder.iterdir()} <= {".hydra"}:
         _remove_with_parents(folder)
@@ -175,9 +210,14 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     timing["total_seconds"] = time.perf_counter() - started
     results = assemble_results(record, config.seed, training, figures, audit, timing)
     _finish(folder, results)
-    if attacking and not config.keep_transcript:  # by now nobody needs it to go on
-        shutil.rmtree(folder / "transcript")
-    if audit and audit["violated"]:
+    _end_study(config, results, folder)
+
+
+def _end_study(config: StudyConfig, results: Results, folder: Path) -> None:
+    """Remove what is not to be kept of a finished run, and say if the audit failed."""
+    if results["attacks"] and not config.keep_transcript:  # by now nobody needs it to go on
+        shutil.rmtree(folder / "transcript", ignore_errors=True)
+    if (audit := results["audit"]) and audit["violated"]:
         raise AuditViolation(
             "the audit measured more than the accountant allows: the mechanism is broken, see "
             f"audit in {folder / 'results.json'}"
@@ -251,11 +291,13 @@ class SweepTable(Callback):
     """Leaves a table and a figure over the runs of a Hydra multirun."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse, before anything is trained, a table that there is none of."""
+        """Refuse, before anything is trained, a table or corpora that there are none of."""
         try:
             if config.table is not None:
                 check_choice("table", config.table, LAYOUTS)
-        except UserError as error:
+            if "corpora" in config and (config.corpora or OmegaConf.is_interpolation(config, "corpora")):
+                _check_corpora(config)
+        except (UserError, OmegaConfBaseException) as error:
             _one_line(error)
             sys.exit(BAD_INPUT)
 
@@ -270,7 +312,17 @@ class SweepTable(Callback):
             console.print(f"table: {folder / 'table.md'}", soft_wrap=True)
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
-            sys.exit(BAD_INPUT)
+            sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)
+
+
+def _check_corpora(config: DictConfig) -> None:
+    """Name corpora that are missing, and refuse those that cannot take turns."""
+    corpora, data_root = list(config.corpora), config.data_root
+    if OmegaConf.is_interpolation(config, "corpora"):
+        for line in absent(data_root, corpora):
+            console.print(line, soft_wrap=True)
+    attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
+    check_turns(corpora, data_root, attacked)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attacks import figures
+from attacks.jobs import PROBLEM_FILE
 from attacks.results import (
     Attack,
     Results,
@@ -29,8 +30,6 @@ UTILITY = ["mechanism", "uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
 STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage"]
 COUNTS = ["speakers", "clients"]
-PROBLEM_FILE = "problem.txt"
-"""In the folder of a run that failed: why."""
 SHOWN_LEAKS = (1, 20)
 NO_GUARANTEE = "none"
 GREY = "#8c959f"

@@ -154,6 +154,7 @@ class StudyConfig:
     audit: AuditConfig
     data_root: str
     cache: str
+    corpora: list[str]
     shadow: list[Any]
     age_bounds: list[int]
     rounds: int

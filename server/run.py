@@ -37,10 +37,15 @@ from server.study import (
     private_federations,
     write_training,
 )
+from server.turns import corpora_below, others
 
 ConfigStore.instance().store(name="study_schema", node=StudyConfig)
 for _name, _node in PRIVACY_POINTS.items():
     ConfigStore.instance().store(group="privacy", name=_name, node=_node)
+# What experiments that take corpora in turn are written with.
+OmegaConf.register_new_resolver("corpora_below", corpora_below, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("others", others, replace=True)
+OmegaConf.register_new_resolver("joined", ",".join, replace=True)
 
 
 def study_config(composed: DictConfig) -> StudyConfig:

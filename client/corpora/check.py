@@ -39,6 +39,18 @@ def origin(corpus: Published) -> str:
     )
 
 
+def absence(corpus: Published) -> str | None:
+    """Say in one line which parts of a corpus are missing and how to come by it, or nothing."""
+    source, root = corpus.source, Path(corpus.root)
+    lacking = [part.name for part in source.parts if not part.find(root)]
+    if not lacking:
+        return None
+    return (
+        f"corpus {corpus.name}: no {', '.join(lacking)} in {root}: to be had at {source.address} "
+        f"({source.licence}), {DOCS} tells how its folder looks"
+    )
+
+
 def _found(part: Part, root: Path) -> str:
     count = len(part.find(root))
     of_all = f" of {part.complete}" if part.complete else ""
