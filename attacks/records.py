@@ -12,17 +12,21 @@ from attacks.results import Attack, Results, attack_series
 from attacks.sweep import read_runs, run_label
 
 PLACE = [
-    *("run", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),
+    *("run", "features", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),
     *("private_corpus", "shadow_corpora", "attack"),
 ]
 """Columns that tell one row from another."""
-FIGURES = ["auc", "auc_low", "auc_high", "uar_fixed", "uar_calibrated", "p_value"]
+INFERENCE = ["auc", "auc_low", "auc_high", "uar_fixed", "uar_calibrated", "p_value"]
+UTILITY = [name + end for name in ("uar", "accuracy") for end in ("", "_low", "_high")]
+"""Means of the test folds, the lowest and the highest of them."""
+FIGURES = [*INFERENCE, *UTILITY]
 SETTING = ["attribute", "selection", "combination", "vantage", "aware", "nominal_epsilon", "name"]
 COLUMNS = [*PLACE, *SETTING, *FIGURES, "speakers", "victims", "differs"]
 MISSING = dict.fromkeys(("auc", "ci95_auc", "uar_fixed", "uar_calibrated", "p_value"))
 SHOWN_OVERRIDES = {
     "experiment",
     "algorithm",
+    "features",
     "privacy",
     "privacy.epsilon",
     "model.dropout",
@@ -37,15 +41,16 @@ LANGUAGES = {
 }
 DIFFERENCES = {
     "attribute": "the study infers gender",
-    "corpus": "the study's private corpora are iemocap, msp-improv and crema-d",
+    "corpus": "the study's private corpora are iemocap, msp_improv and crema_d",
     "language": "the study's corpora are English",
     "shadow": "the study attacks each corpus from the other two",
     "vantage": "the study's adversary sees every update with its sender",
     "attack": "the study's attack model is a CNN",
     "examples": "the study's CNN learns from every shadow update",
-    "features": "the study's features are emobase here",
+    "features": "the study's features are emobase here, or those of another encoder",
     "normalisation": "the study normalises by speaker",
     "rounds": "the study trains for 200 rounds",
+    "folds": "the study's figures are means of five folds",
     "dropout": "the study's models have dropout 0.2 here",
     "layer": "the study attacks the first layer here",
     "selection": "the study's updates leak at random",
@@ -64,14 +69,14 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
     sweep_dir : Path
         Folder whose subfolders are Hydra's run folders.
     table : str
-        ``layers``, ``updates``, ``dropout`` or ``comparison``: what the records are for.
+        ``utility``, ``layers``, ``updates``, ``dropout`` or ``comparison``: what they are for.
 
     Returns
     -------
     DataFrame
-        COLUMNS, a row an attack record, in the order of the runs; attacks that recognise
-        speakers again are left out. A run that failed has the rows of one that did not,
-        without figures, so that it leaves empty cells.
+        COLUMNS, a row an attack record, or for utility a row a run, in the order of the runs;
+        attacks that recognise speakers again are left out. A run that failed has the rows of one
+        that did not, without figures, so that it leaves empty cells.
     dict of str to str
         Why runs have no results, by the name of the run.
     """
@@ -87,7 +92,9 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
             config, attacks = _config(sweep_dir / str(name)), expected
         else:
             config, attacks = results["config"], results["attacks"]
-        if config:
+        if config and table == "utility":
+            rows.append(_recognition(config, results, run))
+        elif config:
             rows += _rows(config, attacks, run, table)
     records = pd.DataFrame(rows, columns=COLUMNS)
     return records.astype(dict.fromkeys(FIGURES, float)), problems
@@ -99,17 +106,43 @@ def _config(run: Path) -> Results:
     return dict(yaml.safe_load(path.read_text("utf-8"))) if path.exists() else {}
 
 
-def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Iterator[dict[str, Any]]:
+def _place(config: Results, run: str) -> dict[str, Any]:
     privacy = config["privacy"]
     epsilon = privacy.get("epsilon")
-    place = {
+    return {
         "run": run,
+        "features": features_name(config),
         "algorithm": config["algorithm"]["name"],
         "privacy": privacy["mechanism"] + ("" if epsilon is None else f" {epsilon:g}"),
         "nominal_epsilon": epsilon if privacy["mechanism"] == "udp" else None,
         "dropout": config["model"]["dropout"],
         "private_corpus": config["corpus"]["name"],
     }
+
+
+def features_name(config: Results) -> str:
+    """Name the features of a run: a set, an upstream of s3prl or the folder of a model."""
+    features = config.get("features") or {}
+    told = (features.get(key) for key in ("feature_set", "upstream", "path"))
+    return Path(next(filter(None, told), "")).name
+
+
+def _recognition(config: Results, results: Results | str, run: str) -> dict[str, Any]:
+    """Return what a run recognises of emotions, beside the utility table's other columns."""
+    row = _place(config, run) | {"attack": "ours", "shadow_corpora": ""}
+    row["differs"] = ", ".join(differences(config, None, "utility"))
+    if isinstance(results, str):
+        return row
+    utility = results["utility"]
+    for name in ("uar", "accuracy"):
+        folds = [fold[name] for fold in utility["per_fold"] if fold[name] is not None]
+        row |= {name: utility[name], f"{name}_low": min(folds, default=None)}
+        row |= {f"{name}_high": max(folds, default=None)}
+    return row | {"speakers": results["speakers"], "victims": results["clients"]}
+
+
+def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Iterator[dict[str, Any]]:
+    place = _place(config, run)
     inferring = [attack for attack in attacks if attack["across"] is None]
     for label, attack in _labelled(inferring, by_layer=table == "layers"):
         low, high = attack["ci95_auc"] or (None, None)
@@ -128,26 +161,42 @@ def _labelled(attacks: list[Attack], by_layer: bool) -> Iterator[tuple[str, Atta
             yield from ((label, record) for record in records)
 
 
-def differences(config: Results, attack: Attack, table: str) -> list[str]:
-    """In which of DIFFERENCES, the metric aside, an attack differs from the published ones."""
-    private, shadows = config["corpus"]["name"], set(attack["shadow_corpora"])
-    features, cnn = config.get("features") or {}, (config.get("attack") or {}).get("cnn") or {}
-    several = attack["leaked_updates"] != 1
+def differences(config: Results, attack: Attack | None, table: str) -> list[str]:
+    """In which of DIFFERENCES, the metric aside, a figure differs from the published ones.
+
+    Parameters
+    ----------
+    attack : dict or None
+        None: the figure is of emotion recognition.
+    """
+    private = config["corpus"]["name"]
     found = {
-        "attribute": attack["attribute"] != "gender",
         "corpus": private not in published.CORPORA,
+        "language": LANGUAGES.get(private) != "English",
+        "features": features_name(config) not in published.FEATURES,
+        "normalisation": config.get("normalisation") != "speaker",
+        "rounds": config.get("rounds") != published.ROUNDS,
+        "folds": len(config.get("folds") or []) != published.FOLDS,
+        "dropout": table != "dropout" and config["model"]["dropout"] != published.DROPOUT,
+    }
+    if attack:
+        found |= _attack_differences(config, attack, table)
+    return [name for name in DIFFERENCES if found.get(name)]
+
+
+def _attack_differences(config: Results, attack: Attack, table: str) -> dict[str, bool]:
+    private, shadows = config["corpus"]["name"], set(attack["shadow_corpora"])
+    cnn = (config.get("attack") or {}).get("cnn") or {}
+    several = attack["leaked_updates"] != 1
+    return {
+        "attribute": attack["attribute"] != "gender",
         "language": any(LANGUAGES.get(name) != "English" for name in {private, *shadows}),
         "shadow": shadows != set(published.CORPORA) - {private},
         "vantage": attack["vantage"] != "attributed",
         "attack": attack["name"] != published.ATTACK,
         "examples": attack["name"] == published.ATTACK and cnn.get("max_examples") is not None,
-        "features": features.get("feature_set", features.get("name")) != published.FEATURES,
-        "normalisation": config.get("normalisation") != "speaker",
-        "rounds": config.get("rounds") != published.ROUNDS,
-        "dropout": table != "dropout" and config["model"]["dropout"] != published.DROPOUT,
         "layer": table != "layers" and attack["layer"] != "first",
         "selection": attack["selection"] != "random",
         "combination": several and attack["combination"] != "updates",
         "aware": attack["aware"],
     }
-    return [name for name, differs in found.items() if differs]

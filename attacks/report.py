@@ -1,29 +1,24 @@
 """The report of a run: `figures/*.png` and one page, `report.html`, that needs nothing else."""
 
-from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, StrictUndefined, Template
 
 from attacks import figures
+from attacks.pages import render
 from attacks.results import (
     Attack,
     Results,
     attack_series,
     read_results,
-    target,
     write_atomically,
 )
 from attacks.verdict import (
     attack_remark,
     decimal,
-    delta_text,
     epsilon_text,
     leakage_finding,
-    p_text,
-    percent,
     privacy_finding,
     utility_finding,
 )
@@ -80,7 +75,8 @@ def write_report(run_dir: Path) -> Path:
     page = run_dir / "report.html"
     write_atomically(
         page,
-        _template().render(
+        render(
+            "report.html.jinja",
             results=results,
             findings=[utility_finding(results), leakage_finding(series), privacy_finding(results)],
             figures=_draw(run_dir / "figures", rounds, results, series),
@@ -162,16 +158,6 @@ def real_epsilons(results: Results) -> list[tuple[str, str]]:
 
 def _plain(number: float | None) -> str:
     return "–" if number is None else f"{number:.4g}"
-
-
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {
-        function.__name__: function
-        for function in (percent, decimal, p_text, epsilon_text, delta_text, target)
-    }
-    source = resources.files("attacks").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source)
 
 
 def _draw(

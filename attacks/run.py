@@ -295,7 +295,9 @@ class SweepTable(Callback):
         try:
             if config.table is not None:
                 check_choice("table", config.table, LAYOUTS)
-            if "corpora" in config and (config.corpora or OmegaConf.is_interpolation(config, "corpora")):
+            if "corpora" in config and (
+                config.corpora or OmegaConf.is_interpolation(config, "corpora")
+            ):
                 _check_corpora(config)
         except (UserError, OmegaConfBaseException) as error:
             _one_line(error)
@@ -310,6 +312,7 @@ class SweepTable(Callback):
         if config.table and (shown := write_table(folder, config.table, console.width)):
             console.print(shown)
             console.print(f"table: {folder / 'table.md'}", soft_wrap=True)
+            console.print(f"page: {folder / 'table.html'}", soft_wrap=True)
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
             sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)

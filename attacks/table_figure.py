@@ -1,6 +1,6 @@
-"""The figure of a sweep's table: UAR above, AUC below, a panel for each value of one column."""
+"""The figure of a sweep's table: two figures of merit, a panel for each value of one column."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -20,6 +20,7 @@ AXES = {
     "layer": "layer attacked",
     "leaked_updates": "leaked updates (count)",
     "dropout": "dropout (share of units)",
+    "privacy": "mechanism, nominal ε",
 }
 GREY = "#6e7781"
 PUBLISHED_MARKERS = "<>dX*P"
@@ -39,8 +40,12 @@ class Series:
 
 
 @rc_context(figures.STYLE)
-def table_figure(records: pd.DataFrame, keys: list[str], facet: str, x: str, fixed: bool) -> Figure:
+def table_figure(
+    records: pd.DataFrame, keys: list[str], facet: str, x: str, metrics: Sequence[str]
+) -> Figure:
     """Draw a table: a series for each attack and corpus, published ones in grey.
+
+    Of inference there is UAR above and AUC below, of emotion recognition UAR and accuracy.
 
     Parameters
     ----------
@@ -50,9 +55,10 @@ def table_figure(records: pd.DataFrame, keys: list[str], facet: str, x: str, fix
         Columns that name a row.
     facet, x : str
         Column with a panel for each value; column along the x axis.
-    fixed : bool
-        Whether to show UAR at a fixed threshold beside that at a calibrated one.
+    metrics : sequence of str
+        What the table shows.
     """
+    fixed, utility = "uar_fixed" in metrics, "uar" in metrics
     panels, ticks = (list(records[column].cat.categories) for column in (facet, x))
     series = list(_series(records, [key for key in keys if key not in (facet, x)]))
     line = "none" if x == "layer" else "-"  # layers are no scale
@@ -64,17 +70,28 @@ def table_figure(records: pd.DataFrame, keys: list[str], facet: str, x: str, fix
         for one in series:
             part = one.records[one.records[facet] == panel].sort_values(x)
             at = part[x].cat.codes.to_numpy() + one.shift
+            if utility:
+                _draw_share(upper, at, part, one, "uar")
+                _draw_share(lower, at, part, one, "accuracy")
+                continue
             _draw_uar(upper, at, part, one, fixed, line)
             if not one.published:
                 _draw_auc(lower, at, part, one, line)
-        upper.axhline(100 * figures.CHANCE_AUC, color=figures.INK, ls=":", lw=1)
-        lower.axhline(figures.CHANCE_AUC, color=figures.INK, ls=":", lw=1)
+        guessing = figures.CHANCE_UAR if utility else figures.CHANCE_AUC
+        upper.axhline(100 * guessing, color=figures.INK, ls=":", lw=1)
+        if not utility:
+            lower.axhline(guessing, color=figures.INK, ls=":", lw=1)
         lower.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
         lower.set(xlim=(-0.5, len(ticks) - 0.5), xlabel=AXES[x])
     upper, lower = grid[:, 0]
-    upper.set(ylabel="UAR (%, 50 = guessing)", ylim=(min(40, upper.get_ylim()[0]), 102))
-    lower.set(ylabel="AUC (0.5 = guessing)", ylim=(min(0.4, lower.get_ylim()[0]), 1.02))
-    figure.suptitle(_sample(records[records["origin"] == "ours"]), fontsize=9)
+    if utility:
+        upper.set(ylabel="UAR (%, 25 = guessing)", ylim=(0, 102))
+        lower.set(ylabel="accuracy (%)", ylim=(0, 102))
+    else:
+        upper.set(ylabel="UAR (%, 50 = guessing)", ylim=(min(40, upper.get_ylim()[0]), 102))
+        lower.set(ylabel="AUC (0.5 = guessing)", ylim=(min(0.4, lower.get_ylim()[0]), 1.02))
+    bars = "bars: lowest to highest fold" if utility else "intervals 95 %"
+    figure.suptitle(f"{_sample(records[records['origin'] == 'ours'])}; {bars}", fontsize=9)
     rings = "auc_against_cnn" in records and bool((records["auc_against_cnn"] < 0).any())
     handles = _legend(series, fixed, line, rings)
     columns = 2 if width < 8 else 4
@@ -115,6 +132,16 @@ def _draw_uar(
         axes.plot(at, 100 * part["uar_calibrated"].astype(float), ls=line, lw=1, ms=4.5, **one.look)
 
 
+def _draw_share(
+    axes: Axes, at: npt.NDArray[Any], part: pd.DataFrame, one: Series, metric: str
+) -> None:
+    """Draw a share in percent, ours with the lowest and the highest fold."""
+    mean, low, high = (100 * part[metric + end].to_numpy(float) for end in ("", "_low", "_high"))
+    face: dict[str, Any] = {"mfc": "white"} if one.published else {}
+    axes.plot(at, mean, lw=1, ms=4.5, **one.look, **face)
+    axes.vlines(at, low, high, color=one.look["color"], lw=1.3, alpha=0.7)
+
+
 def _draw_auc(axes: Axes, at: npt.NDArray[Any], part: pd.DataFrame, one: Series, line: str) -> None:
     """AUC with its interval; a ring where the best of ours is below the CNN."""
     auc, low, high = (part[name].to_numpy(float) for name in ("auc", "auc_low", "auc_high"))
@@ -144,7 +171,7 @@ def _legend(series: list[Series], fixed: bool, line: str, rings: bool) -> list[L
 def _sample(ours: pd.DataFrame) -> str:
     """How many speakers and clients stand behind our figures."""
     spans = [_span(ours[column].astype(int)) for column in ("speakers", "victims")]
-    return f"ours: n = {spans[0]} speakers, {spans[1]} clients; intervals 95 %"
+    return f"ours: n = {spans[0]} speakers, {spans[1]} clients"
 
 
 def _span(counts: "pd.Series[int]") -> str:

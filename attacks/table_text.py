@@ -12,16 +12,22 @@ from attacks import comparison, published
 from attacks.records import DIFFERENCES, LANGUAGES, PLACE
 
 DIFFERS = "differs from the study in"
+PUBLISHED = "published"
+"""In the column of attacks: the study's."""
 READING = (
     "UAR is in percent, 50 is guessing: fixed, at the attack's own threshold, or calibrated, at "
     "the median score of the victims. Of AUC 0.5 is guessing; intervals, 95 %, are bootstrapped "
     "over speakers."
 )
+RECOGNITION = (
+    "UAR and accuracy of four emotions are in percent; of UAR 25 is guessing. Ours are means of "
+    "the test folds, with the lowest and the highest fold."
+)
 NAMES = {*PLACE, "metric", comparison.BEST, DIFFERS}
 """Columns that a row is named by; the others hold figures."""
 INTERVAL = re.compile(r" \(([\d.]+)–([\d.]+)\)")
-SHORT = {"UAR fixed (%)": "UAR fix.", "UAR calibrated (%)": "UAR cal."}
-REST = "UAR of a CNN at a fixed threshold, means of five folds, features emobase"
+SHORT = {"UAR fixed (%)": "UAR fix.", "UAR calibrated (%)": "UAR cal.", "accuracy (%)": "acc. (%)"}
+CNN = "UAR of a CNN at a fixed threshold, "
 
 
 def explain(
@@ -39,7 +45,8 @@ def explain(
         Why runs have no results, by their names.
     """
     ours = records[records["origin"] == "ours"]
-    notes = [READING] if len(ours) else []
+    utility = table == "utility"
+    notes = [RECOGNITION if utility else READING] if len(ours) else []
     if table == "comparison":
         notes.append(comparison.NOTE)
         notes.append(comparison.summary(records, keys))
@@ -47,12 +54,11 @@ def explain(
         ["private_corpus", "shadow_corpora"], observed=True
     ):
         counts = group[["speakers", "victims"]].max()
+        sample = f"{counts['speakers']} speakers, {counts['victims']} clients"
         attackers = " and ".join(map(_spoken, str(shadows).split("+")))
-        notes.append(
-            f"{_spoken(str(private))}: {counts['speakers']} speakers, {counts['victims']} clients, "
-            f"attacked from {attackers}."
-        )
-    alike = [*PLACE[1:6], "selection", "combination", "vantage"]
+        attacked = "" if utility else f", attacked from {attackers}"
+        notes.append(f"{_spoken(str(private))}: {sample}{attacked}.")
+    alike = [*PLACE[1:7], "selection", "combination", "vantage"]
     shared = [
         f"{column.replace('_', ' ')} {ours[column].iloc[0]}"
         for column in alike
@@ -61,7 +67,9 @@ def explain(
     if shared:
         notes.append(f"In every row of ours: {', '.join(shared)}.")
     if table in published.FILES:
-        notes.append(f"Published: {published.SOURCES[table]}; {REST}.")
+        theirs = records.loc[records["origin"] == "published", "features"].unique()
+        rest = f"{'' if utility else CNN}means of five folds, features {', '.join(theirs)}"
+        notes.append(f"Published: {published.SOURCES[table]}; {rest}.")
     if table == "updates":
         notes.append("The study's hundred leaked updates stand under all: no client sent more.")
     notes += [f"No results of {run}: {problem}" for run, problem in problems.items()]
@@ -74,28 +82,28 @@ def _spoken(corpus: str) -> str:
 
 def markdown(title: str, grid: pd.DataFrame, notes: list[str]) -> str:
     """Return the table in GitHub's Markdown, its footnotes below it."""
-    aligned = ["---" if _is_name(column) else "---:" for column in grid]
-    lines = [_titles(grid), aligned, *grid.astype(str).to_numpy().tolist()]
+    aligned = ["---" if is_name(column) else "---:" for column in grid]
+    lines = [titles(grid), aligned, *grid.astype(str).to_numpy().tolist()]
     rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
-    explained = [f"*{name}*: {DIFFERENCES[name]}." for name in _differences(grid)]
+    explained = [f"*{name}*: {DIFFERENCES[name]}." for name in named_differences(grid)]
     bullets = [f"- {' '.join(note.split())}" for note in [*notes, *explained]]
     return "\n".join([f"## {title}", "", *rows, "", *bullets, ""])
 
 
 def terminal_table(title: str, grid: pd.DataFrame, notes: list[str], width: int) -> Table:
     """Return the table for a terminal of some width: with letters for what differs."""
-    letters = dict(zip(_differences(grid), ascii_lowercase, strict=False))
+    letters = dict(zip(named_differences(grid), ascii_lowercase, strict=False))
     texts = grid.astype(str).map(_narrow)
     texts[DIFFERS] = [
         "".join(letters[n] for n in names.split(", ") if n) for names in texts[DIFFERS]
     ]
-    headers = [title.removesuffix(" from the study in") for title in _titles(grid)]
+    headers = [title.removesuffix(" from the study in") for title in titles(grid)]
     cells, widths = _fit(texts, headers, width)
     if not cells.equals(texts):
         notes = [*notes, "Intervals are in the file."]
     shown = Table(title=title, box=SIMPLE_HEAD, padding=0, caption_justify="left")
     for column, header, columns in zip(cells, headers, widths, strict=True):
-        justify = "left" if _is_name(column) else "right"
+        justify = "left" if is_name(column) else "right"
         shown.add_column(header, justify=justify, width=columns, overflow="fold")  # type: ignore[arg-type]
     facet = cells.iloc[:, 0]
     ends = facet.ne(facet.shift(-1)).tolist()
@@ -140,19 +148,20 @@ def _fit(texts: pd.DataFrame, headers: list[str], width: int) -> tuple[pd.DataFr
 
 
 def _two_digits(number: str) -> str:
-    return f"{float(number):.2f}".removeprefix("0")
+    return f"{float(number):.2g}" if float(number) > 1 else f"{float(number):.2f}".removeprefix("0")
 
 
-def _titles(grid: pd.DataFrame) -> list[str]:
+def titles(grid: pd.DataFrame) -> list[str]:
+    """Return the columns as headings."""
     return [str(column).replace("_", " ") for column in grid]
 
 
-def _is_name(column: object) -> bool:
+def is_name(column: object) -> bool:
     """Whether a column holds words, not figures."""
     return column in NAMES - {"dropout", "leaked_updates"}
 
 
-def _differences(grid: pd.DataFrame) -> list[str]:
-    """What the rows differ in, in the order of DIFFERENCES."""
+def named_differences(grid: pd.DataFrame) -> list[str]:
+    """Return what the rows differ in, in the order of DIFFERENCES."""
     found = set(", ".join(grid[DIFFERS]).split(", "))
     return [name for name in DIFFERENCES if name in found]

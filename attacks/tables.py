@@ -11,16 +11,22 @@ from attacks import comparison, figures, published
 from attacks.records import DIFFERENCES, FIGURES, PLACE, sweep_records
 from attacks.results import leaked_order, write_atomically
 from attacks.table_figure import table_figure
-from attacks.table_text import DIFFERS, explain, markdown, terminal_table
+from attacks.table_page import write_page
+from attacks.table_text import DIFFERS, PUBLISHED, explain, markdown, terminal_table
 
 METRICS = {
     "uar_fixed": "UAR fixed (%)",
     "uar_calibrated": "UAR calibrated (%)",
     "auc": "AUC",
+    "uar": "UAR (%)",
+    "accuracy": "accuracy (%)",
 }
+INFERENCE = ("uar_fixed", "uar_calibrated", "auc")
+PUBLISHED_METRICS = ("uar_fixed", "uar", "accuracy")
 LAYERS = ("first", "second", "last", "all")
 LAST_ATTACKS = ("fusion", "cnn")
-PUBLISHED_ATTACK = "published"
+SWEPT = ("features", "algorithm", "privacy")
+"""Columns whose values are in the order of our runs."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,12 @@ class Layout:
     Attributes
     ----------
     title : str
-        Stands above it.
+        Stands above it, with the attribute put in.
     across, facet, x : str
         Columns of the records: whose values become columns, whose values part the rows and
         the panels of the figure, and what runs along the figure's x axis.
+    beside : tuple of str
+        Published figures are shown for those values of these columns that ours have.
     metrics : tuple of str
         Of METRICS, a row each.
     """
@@ -42,15 +50,24 @@ class Layout:
     across: str
     facet: str
     x: str
-    metrics: tuple[str, ...] = tuple(METRICS)
+    beside: tuple[str, ...] = ("features", "algorithm")
+    metrics: tuple[str, ...] = INFERENCE
 
 
 LAYOUTS = {
-    "layers": Layout("inference by layer of the update", "layer", "algorithm", "layer"),
-    "updates": Layout("inference by leaked updates", "leaked_updates", "privacy", "leaked_updates"),
-    "dropout": Layout("inference by dropout of the model", "dropout", "algorithm", "dropout"),
+    "utility": Layout(
+        *("emotion recognition by nominal epsilon", "privacy", "features", "privacy"),
+        beside=("features", "algorithm", "privacy"),
+        metrics=("uar", "accuracy"),
+    ),
+    "layers": Layout("{} inference by layer of the update", "layer", "algorithm", "layer"),
+    "updates": Layout(
+        *("{} inference by leaked updates", "leaked_updates", "privacy", "leaked_updates"),
+        beside=("features", "privacy"),
+    ),
+    "dropout": Layout("{} inference by dropout of the model", "dropout", "algorithm", "dropout"),
     "comparison": Layout(
-        *("inference, attacks side by side", "attack", "privacy", "leaked_updates"),
+        *("{} inference, attacks side by side", "attack", "privacy", "leaked_updates"),
         metrics=("auc", "uar_calibrated"),
     ),
 }
@@ -58,7 +75,7 @@ LAYOUTS = {
 
 
 def write_table(sweep_dir: Path, table: str, width: int = 120) -> Table | None:
-    """Write `table.csv`, `table.md` and `table.png` into the folder of a multirun.
+    """Write `table.csv`, `.md`, `.png` and `.html` into the folder of a multirun.
 
     Parameters
     ----------
@@ -80,61 +97,75 @@ def write_table(sweep_dir: Path, table: str, width: int = 120) -> Table | None:
     ours, problems = sweep_records(sweep_dir, table)
     if ours.empty and not problems:
         return None
-    records = _ordered(_beside_published(ours, table, layout.facet), ours, layout.facet)
+    records = _ordered(_beside_published(ours, table, layout), ours)
     keys = _keys(records, layout)
     if table == "comparison":
         records = comparison.mark(records, [key for key in keys if key != "attack"])
     grid = _grid(records, keys, layout)
     attribute = "gender" if ours.empty else ours["attribute"].iloc[0]
-    title = f"{attribute} {layout.title}".capitalize()
+    title = layout.title.format(attribute).capitalize()
     notes = explain(records, table, keys, problems)
+    figure = None
+    if ours[list(layout.metrics)].notna().any(axis=None):
+        figure = table_figure(records, keys, layout.facet, layout.x, layout.metrics)
     write_atomically(sweep_dir / "table.csv", records.to_csv(index=False))
     write_atomically(sweep_dir / "table.md", markdown(title, grid, notes))
-    if ours[list(METRICS)].notna().any(axis=None):
-        drawn = table_figure(records, keys, layout.facet, layout.x, "uar_fixed" in layout.metrics)
-        figures.save_png(drawn, sweep_dir / "table.png")
+    if figure:
+        figures.save_png(figure, sweep_dir / "table.png")
+    write_page(sweep_dir, title, grid, notes, figure)
     return terminal_table(title, grid, notes, width)
 
 
-def _beside_published(ours: pd.DataFrame, table: str, facet: str) -> pd.DataFrame:
+def _beside_published(ours: pd.DataFrame, table: str, layout: Layout) -> pd.DataFrame:
     """Put the published figures above ours, those of what was swept."""
     mine = ours.assign(origin="ours")
     if table not in published.FILES:
         return mine
     theirs = published.read_published(table)
+    if not set(ours["features"]) & {*published.FEATURES}:
+        ours = ours.assign(features=published.EMOBASE)  # the nearest that there is
     if len(ours):
-        theirs = theirs[theirs[facet].isin(ours[facet])]
+        for column in layout.beside:
+            theirs = theirs[theirs[column].isin(ours[column])]
+    attacked = table != "utility"
     shadows = {
         corpus: "+".join(other for other in published.CORPORA if other != corpus)
         for corpus in published.CORPORA
     }
     theirs = theirs.assign(
         origin="published",
-        attack=PUBLISHED_ATTACK,
+        attack=PUBLISHED,
         name=published.ATTACK,
         attribute="gender",
-        shadow_corpora=theirs["private_corpus"].map(shadows),
+        shadow_corpora=theirs["private_corpus"].map(shadows) if attacked else "",
         differs="",
     )
     both = pd.concat([theirs.astype(object), mine.astype(object)], ignore_index=True)
     return both[mine.columns].astype(dict.fromkeys(FIGURES, float))
 
 
-def _ordered(records: pd.DataFrame, ours: pd.DataFrame, facet: str) -> pd.DataFrame:
+def _ordered(records: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     """Give the columns that name a row their order: as counted, or as it first appears."""
     orders: dict[str, Any] = {
         "layer": lambda layer: LAYERS.index(layer) if layer in LAYERS else len(LAYERS),
         "leaked_updates": lambda leaked: leaked_order({"leaked_updates": leaked}),
         "dropout": float,
+        "privacy": _weakest_first,
         "private_corpus": lambda name: (*published.CORPORA, name).index(name),
         "attack": lambda attack: [attack.startswith(last) for last in reversed(LAST_ATTACKS)],
     }
     ordered = records.copy()
-    for column in PLACE:
-        first = [*ours[column], *records[column]] if column == facet else records[column]
+    for column in (name for name in PLACE if records[name].notna().any()):
+        first = [*ours[column], *records[column]] if column in SWEPT else records[column]
         values = sorted(dict.fromkeys(first), key=orders.get(column, lambda value: 0))  # stable
         ordered[column] = pd.Categorical(records[column], categories=values, ordered=True)
     return ordered
+
+
+def _weakest_first(privacy: str) -> tuple[str, float]:
+    """Sort key: none, then each mechanism from the largest epsilon to the smallest."""
+    mechanism, _, epsilon = privacy.partition(" ")
+    return ("" if mechanism == "none" else mechanism, -float(epsilon or "inf"))
 
 
 def _keys(records: pd.DataFrame, layout: Layout) -> list[str]:
@@ -173,17 +204,18 @@ def _grid(records: pd.DataFrame, keys: list[str], layout: Layout) -> pd.DataFram
 
 
 def _cells(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Records as one metric shows them; the study gives UAR at a fixed threshold only."""
-    shown = records if metric == "uar_fixed" else records[records["origin"] == "ours"]
+    """Records as one metric shows them; of its attack the study gives UAR at a fixed threshold."""
+    theirs = metric in PUBLISHED_METRICS
+    shown = records if theirs else records[records["origin"] == "ours"]
     texts = [_text(record, metric) for record in shown.to_dict("records")]
-    more = "" if metric == "uar_fixed" else ", metric"
+    more = "" if theirs else ", metric"
     return shown.assign(metric=metric, text=texts, differs=shown["differs"] + more)
 
 
 def _text(record: dict[Any, Any], metric: str) -> str:
     if pd.isna(record[metric]):
         return ""
-    if metric != "auc":
-        return f"{100 * record[metric]:.1f}"
-    interval = f" ({record['auc_low']:.3f}–{record['auc_high']:.3f})"
-    return f"{record['auc']:.3f}" + ("" if pd.isna(record["auc_low"]) else interval)
+    factor, digits = (1, 3) if metric == "auc" else (100, 1)
+    values = [record[metric], *(record.get(metric + end) for end in ("_low", "_high"))]
+    text, low, high = (f"{factor * v:.{digits}f}" if pd.notna(v) else "" for v in values)
+    return f"{text} ({low}–{high})" if low else text

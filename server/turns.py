@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from client.corpora import check
+from client.corpora.published import DOCS
 from client.errors import UserError
 from client.run import build_corpus, named_corpus
 
@@ -60,7 +61,7 @@ def absent(data_root: str, chosen: Sequence[str]) -> list[str]:
         raise UserError(
             f"none of {', '.join(among)} is below data_root={data_root}: set data_root, or "
             "FEDSER_DATA_ROOT, to a folder that holds some of them by name, or "
-            f"corpora=[NAME,NAME] to others; {check.DOCS} tells where they come from"
+            f"corpora=[NAME,NAME] to others; {DOCS} tells where they come from"
         )
     return lines
 

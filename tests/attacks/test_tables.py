@@ -1,8 +1,10 @@
 import copy
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from attacks import figures
+from attacks import figures, published
 from attacks.results import write_results
 from attacks.run import SweepTable
 from attacks.table_figure import GREY
@@ -35,9 +37,10 @@ def make_config(**overrides: Any) -> dict[str, Any]:
         "algorithm": {"name": overrides.get("algorithm", "fedavg")},
         "model": {"dropout": float(overrides.get("model.dropout", 0.2))},
         "privacy": {"mechanism": mechanism, "epsilon": float(epsilon) if epsilon else None},
-        "features": {"feature_set": "emobase"},
+        "features": {"feature_set": overrides.get("features", "emobase")},
         "normalisation": "speaker",
         "rounds": 200,
+        "folds": [0, 1, 2, 3, 4],
     }
 
 
@@ -134,9 +137,9 @@ def test_layers_stand_beside_the_published_ones(tmp_path: Path, add_run: AddRun)
         *("algorithm", "private corpus", "attack", "metric"),
         *(*LAYERS, "differs from the study in"),
     ]
-    assert list(grid["private corpus"][:6]) == ["iemocap", "msp-improv", "crema-d", *["nemo"] * 3]
+    assert list(grid["private corpus"][:6]) == ["iemocap", "msp_improv", "crema_d", *["nemo"] * 3]
     assert list(grid["algorithm"]) == ["fedavg"] * 6 + ["fedsgd"] * 6
-    theirs = row_of(grid, algorithm="fedavg", private_corpus="crema-d")
+    theirs = row_of(grid, algorithm="fedavg", private_corpus="crema_d")
     assert [theirs[layer] for layer in LAYERS] == ["81.8", "59.3", "56.1", ""]
     assert theirs["differs from the study in"] == ""
     ours = {"algorithm": "fedsgd", "private_corpus": "nemo", "attack": "correlation"}
@@ -205,7 +208,84 @@ def test_where_every_run_failed_the_reasons_are_left(tmp_path: Path, add_run: Ad
     assert not (tmp_path / "table.png").exists()
 
 
-@pytest.mark.parametrize("table", LAYOUTS)
+def recognised(results: Results, base: float) -> Results:
+    """What a run recognises of emotions: the fold n gives base + n points."""
+    folds = [
+        fold | {"uar": base + n / 100, "accuracy": base + 0.1 + n / 100}
+        for n, fold in enumerate(results["utility"]["per_fold"])
+    ]
+    return {"uar": base + 0.02, "accuracy": base + 0.12, "best_round": 150, "per_fold": folds}
+
+
+def test_recognition_stands_beside_both_published_versions(
+    tmp_path: Path, add_run: AddRun, results: Results
+) -> None:
+    for privacy, base in (("udp_5", 0.4), ("none", 0.6)):
+        results["utility"] = recognised(results, base)
+        add_run({"privacy": privacy, "corpus": "crema_d"}, [])
+    grid, notes = table_of(tmp_path, "utility")
+    assert list(grid) == [
+        *("features", "private corpus", "run", "attack", "metric"),
+        *("none", "udp 5", "differs from the study in"),
+    ]
+    ours = {"private_corpus": "crema_d", "attack": "ours", "features": "emobase"}
+    uar = row_of(grid, **ours, metric="UAR (%)")
+    assert (uar["none"], uar["udp 5"]) == ("62.0 (60.0–64.0)", "42.0 (40.0–44.0)")
+    assert uar["differs from the study in"] == ""
+    assert row_of(grid, **ours, metric="accuracy (%)")["none"] == "72.0 (70.0–74.0)"
+    source = pd.read_csv(Path(str(published.__file__)).with_name("ser_utility.csv"), dtype=str)
+    where = {"corpora": "crema-d", "features": "emobase", "algorithm": "fed_avg"}
+    own = source[(source[list(where)] == pd.Series(where)).all(axis="columns")]
+    for version, rows in own[own["nominal_epsilon"].isin(["inf", "5"])].groupby("snapshot"):
+        row = row_of(grid, private_corpus="crema_d", run=str(version), metric="UAR (%)")
+        expected = rows.set_index("nominal_epsilon")["uar"].astype(float).map("{:.1f}".format)
+        shown = {"inf": row["none"], "5": row["udp 5"]}
+        assert {key: text for key, text in shown.items() if text} == expected.to_dict()
+    assert "crema_d (English): 10 speakers, 50 clients." in notes
+    assert any("2204.02500" in note and "means of five folds" in note for note in notes)
+
+
+def test_features_that_the_study_has_stand_beside_its_own(tmp_path: Path, add_run: AddRun) -> None:
+    add_run({"features": "tera"}, by_updates(0.9, [1, "all"]))
+    add_run({"features": "emobase"}, by_updates(0.8, [1, "all"]))
+    grid, notes = table_of(tmp_path, "updates")
+    assert set(grid.loc[grid["attack"] == "published", "features"]) == {"emobase", "tera"}
+    ours = row_of(grid, features="tera", attack="correlation", metric="UAR fixed (%)")
+    assert "features" not in ours["differs from the study in"].split(", ")
+    assert any(note.endswith("features emobase, tera.") for note in notes)
+
+
+def test_features_that_the_study_has_not_stand_beside_emobase(
+    tmp_path: Path, add_run: AddRun
+) -> None:
+    add_run({"features": "eGeMAPSv02"}, by_updates(0.9, [1, "all"]))
+    grid, _ = table_of(tmp_path, "updates")
+    assert set(grid["features"]) == {"emobase", "eGeMAPSv02"}
+    assert "features" in row_of(grid, features="eGeMAPSv02", metric="AUC")[grid.columns[-1]]
+
+
+def test_page_holds_the_table_the_figure_and_why_they_differ(
+    tmp_path: Path, add_run: AddRun
+) -> None:
+    for algorithm in ("fedavg", "fedsgd"):
+        add_run({"algorithm": algorithm, "seed": "<b>"}, by_layer(0.9))
+    (tmp_path / "0" / "report.html").touch()
+    write_table(tmp_path, "layers")
+    page = (tmp_path / "table.html").read_text("utf-8")
+    body = ElementTree.fromstring(
+        "<table>" + re.search(r"<tbody>.*?</tbody>", page, re.DOTALL)[0] + "</table>"  # type: ignore[index]
+    )
+    rows = [["".join(cell.itertext()) for cell in row] for row in body.iter("tr")]
+    grid, notes = table_of(tmp_path, "layers")
+    assert rows == grid.to_numpy().tolist()
+    theirs = [row for row in body.iter("tr") if "theirs" in str(row.get("class"))]
+    assert len(theirs) == 6 and all(row[2].text == "published" for row in theirs)
+    assert page.count("<svg") == 1 and 'href="0/report.html"' in page
+    assert "the study&#39;s corpora are English" in page
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+
+
+@pytest.mark.parametrize("table", [name for name in LAYOUTS if name != "utility"])
 def test_comparison_of_nothing(tmp_path: Path, table: str, add_run: AddRun) -> None:
     assert write_table(tmp_path, table) is None
     add_run({}, [])  # a sweep that attacked nothing
@@ -226,8 +306,8 @@ def test_updates_stand_beside_those_of_the_swept_epsilons(tmp_path: Path, add_ru
     assert ours["all"] == "0.580 (0.530–0.620)"
     assert "combination" not in ours["differs from the study in"]
     assert any("hundred leaked updates" in note for note in notes)
-    shared = "algorithm fedavg, dropout 0.2, layer first, selection random, combination updates"
-    assert f"In every row of ours: {shared}, vantage attributed." in notes
+    shared = "features emobase, algorithm fedavg, dropout 0.2, layer first, selection random"
+    assert f"In every row of ours: {shared}, combination updates, vantage attributed." in notes
 
 
 def test_dropout_stands_beside_both_versions_of_the_authors_files(
@@ -303,7 +383,7 @@ def test_comparison_shows_every_attack_and_the_best_of_ours(comparison_dir: Path
     row = row_of(grid, privacy="none", leaked_updates="all", metric="UAR calibrated (%)")
     assert (row["fusion"], row["cnn"]) == ("82.0", "60.0")
     assert row["against cnn"] == "+22.0"
-    assert any("In every row of ours: algorithm fedavg" in note for note in notes)
+    assert any("In every row of ours: features emobase, algorithm fedavg" in note for note in notes)
 
 
 def test_comparison_marks_where_ours_is_below(comparison_dir: Path) -> None:
@@ -426,7 +506,7 @@ def test_sweep_ends_in_its_table(
     config = {"table": "layers", "hydra": {"sweep": {"dir": str(tmp_path)}}}
     SweepTable().on_multirun_end(OmegaConf.create(config))
     assert f"table: {tmp_path / 'table.md'}" in capsys.readouterr().err
-    assert {"sweep.csv", "table.csv", "table.md", "table.png"} <= {
+    assert {"sweep.csv", "table.csv", "table.md", "table.png", "table.html"} <= {
         p.name for p in tmp_path.iterdir()
     }
 
@@ -439,5 +519,6 @@ def test_a_table_that_does_not_exist_is_refused_before_the_runs(
         SweepTable().on_multirun_start(OmegaConf.create({"table": "layer"}))
     assert stopped.value.code == 2
     assert (
-        "table=layer is not one of layers, updates, dropout, comparison" in capsys.readouterr().err
+        "table=layer is not one of utility, layers, updates, dropout, comparison"
+        in capsys.readouterr().err
     )

@@ -1,0 +1,58 @@
+"""The page of a sweep's table: ours beside the published one, and why they differ."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from attacks import figures
+from attacks.pages import render
+from attacks.records import DIFFERENCES
+from attacks.results import write_atomically
+from attacks.table_text import PUBLISHED, is_name, named_differences, titles
+
+
+def write_page(
+    sweep_dir: Path, title: str, grid: pd.DataFrame, notes: list[str], figure: Figure | None
+) -> Path:
+    """Write `table.html`, which needs nothing else, into the folder of a multirun.
+
+    Parameters
+    ----------
+    grid : DataFrame
+        Texts of the table.
+    notes : list of str
+        Its footnotes.
+    figure : Figure or None
+        Its figure; None where there is nothing to draw.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    page = sweep_dir / "table.html"
+    cells = grid.astype(str)
+    first = cells.columns[0]
+    starts = cells[first].ne(cells[first].shift())
+    theirs = cells.get("attack", pd.Series("", cells.index)).eq(PUBLISHED)
+    text = render(
+        "table.html.jinja",
+        title=title,
+        columns=[(name, is_name(column)) for name, column in zip(titles(grid), grid, strict=True)],
+        rows=[
+            {"cells": row, "starts": start, "theirs": other}
+            for row, start, other in zip(cells.to_numpy().tolist(), starts, theirs, strict=True)
+        ],
+        figure=Markup(figures.inline_svg(figure)) if figure else None,
+        notes=notes,
+        differences=[(name, DIFFERENCES[name]) for name in named_differences(grid)],
+        runs=[
+            (run.parent.name, f"{quote(run.parent.name)}/{run.name}")
+            for run in sorted(sweep_dir.glob("*/report.html"))
+        ],
+    )
+    write_atomically(page, text)
+    return page
