@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from attacks import published
+from attacks.jobs import JOB_FILE
 from attacks.results import Attack, Results, attack_series
 from attacks.sweep import read_runs, run_label
 
@@ -22,7 +23,9 @@ UTILITY = [name + end for name in ("uar", "accuracy") for end in ("", "_low", "_
 FIGURES = [*INFERENCE, *UTILITY]
 SETTING = ["attribute", "selection", "combination", "vantage", "aware", "nominal_epsilon", "name"]
 COLUMNS = [*PLACE, *SETTING, *FIGURES, "speakers", "victims", "differs"]
-MISSING = dict.fromkeys(("auc", "ci95_auc", "uar_fixed", "uar_calibrated", "p_value"))
+MISSING = dict.fromkeys(
+    ("auc", "ci95_auc", "uar_fixed", "uar_calibrated", "p_value", "speakers", "victims")
+)
 SHOWN_OVERRIDES = {
     "experiment",
     "algorithm",
@@ -89,7 +92,9 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
         run = run_label(overrides[[key for key in overrides.index if key not in SHOWN_OVERRIDES]])
         if isinstance(results, str):
             problems[run_label(overrides) or str(name)] = results
-            config, attacks = _config(sweep_dir / str(name)), expected
+            config = _config(sweep_dir / str(name))
+            shadows = {"shadow_corpora": _named(config.get("shadow"))}
+            attacks = [attack | shadows for attack in expected]
         else:
             config, attacks = results["config"], results["attacks"]
         if config and table == "utility":
@@ -97,13 +102,22 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
         elif config:
             rows += _rows(config, attacks, run, table)
     records = pd.DataFrame(rows, columns=COLUMNS)
-    return records.astype(dict.fromkeys(FIGURES, float)), problems
+    counts = dict.fromkeys(("speakers", "victims"), "Int64")
+    return records.astype(dict.fromkeys(FIGURES, float) | counts), problems
 
 
 def _config(run: Path) -> Results:
     """Read the configuration of a run that left no results."""
-    path = run / ".hydra" / "config.yaml"
-    return dict(yaml.safe_load(path.read_text("utf-8"))) if path.exists() else {}
+    for path in (run / JOB_FILE, run / ".hydra" / "config.yaml"):
+        if path.exists():
+            return dict(yaml.safe_load(path.read_text("utf-8")))
+    return {}
+
+
+def _named(shadow: Any) -> list[str]:
+    """Name the corpora of the key `shadow`; none where that is to be resolved yet."""
+    named = shadow if isinstance(shadow, list) else []
+    return [n if isinstance(n, str) else n.get("name", n["corpus"]) for n in named]
 
 
 def _place(config: Results, run: str) -> dict[str, Any]:

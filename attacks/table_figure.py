@@ -170,7 +170,7 @@ def _legend(series: list[Series], fixed: bool, line: str, rings: bool) -> list[L
 
 def _sample(ours: pd.DataFrame) -> str:
     """How many speakers and clients stand behind our figures."""
-    spans = [_span(ours[column].astype(int)) for column in ("speakers", "victims")]
+    spans = [_span(ours[column].dropna()) for column in ("speakers", "victims")]
     return f"ours: n = {spans[0]} speakers, {spans[1]} clients"
 
 

@@ -54,6 +54,8 @@ def explain(
         ["private_corpus", "shadow_corpora"], observed=True
     ):
         counts = group[["speakers", "victims"]].max()
+        if counts.isna().any():  # none of its runs came to an end
+            continue
         sample = f"{counts['speakers']} speakers, {counts['victims']} clients"
         attackers = " and ".join(map(_spoken, str(shadows).split("+")))
         attacked = "" if utility else f", attacked from {attackers}"

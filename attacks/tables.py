@@ -175,7 +175,8 @@ def _keys(records: pd.DataFrame, layout: Layout) -> list[str]:
         shown.add("private_corpus")
     shown |= {key for key in PLACE if records[key].nunique() > 1} - {layout.across}
     ours = records[records["origin"] == "ours"]
-    if ours["shadow_corpora"].nunique() < 2:
+    attackers = ours.groupby("private_corpus", observed=True)["shadow_corpora"]
+    if (attackers.nunique() < 2).all():  # the footnotes tell
         shown -= {"shadow_corpora"}
     if layout.across == "attack":  # side by side, whatever each of them reads and learns from
         shown -= {"layer", "shadow_corpora"}
