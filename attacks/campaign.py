@@ -1,6 +1,5 @@
 """The adversary at work: learn, score the victims; then the figures of it."""
 
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from attacks.tap import Ints
 from attacks.verification import evaluate_verification
 from client.errors import UserError
 from client.speakers import CorpusData
+from client.threads import cores
 from conf.schema import StudyConfig
 from server.federation import Protocol
 from server.roster import Roster
@@ -149,7 +149,7 @@ def _score(config: StudyConfig, learned: Learned, lesson: Lesson, tasks: Sequenc
     if fused and not lesson.snapshot:
         own = learned.rehearsals[0], lesson.beside, lesson.groups, lesson.view
         tasks = [*tasks, delayed(judge_shadow)(*own, config.adversary, config.seed)]
-    workers = min(os.cpu_count() or 1, len(tasks))
+    workers = min(cores(), len(tasks))
     judged: list[Judged] = Parallel(n_jobs=workers)(tasks)
     victims = join_scores([found.victims for found in judged])
     if fusion and fused:

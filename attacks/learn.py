@@ -1,7 +1,6 @@
 """Fitting attacks to the adversary's shadow federations."""
 
 import copy
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from joblib import Parallel, delayed
 from attacks.tap import Attack, Batch, Floats, Ints, Stream, tap
 from client.errors import UserError
 from client.seeds import numpy_stream
+from client.threads import cores
 from server.transcript import Transcript
 
 GROUPS = 3
@@ -122,7 +122,7 @@ def fit_attacks(
             without = [] if group is None else np.flatnonzero(groups == group).tolist()
             tasks.append(delayed(_fit)(attack, partial(_read, shadows, view, chosen, without)))
             made.append((attack.name, group))
-    workers = max(1, min(os.cpu_count() or 1, len(tasks)))
+    workers = max(1, min(cores(), len(tasks)))
     done = Parallel(n_jobs=workers)(tasks)
     fitted = dict(zip(made, done, strict=True))
     return [

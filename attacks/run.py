@@ -295,6 +295,8 @@ class SweepTable(Callback):
         try:
             if config.table is not None:
                 check_choice("table", config.table, LAYOUTS)
+            if "joblib" in OmegaConf.select(config, "hydra.launcher._target_", default=""):
+                _check_runtime(config.runtime.name)
             if "corpora" in config and (
                 config.corpora or OmegaConf.is_interpolation(config, "corpora")
             ):
@@ -305,7 +307,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
-        folder = Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir).absolute()
         if written := write_sweep(folder):
             console.print(sweep_table(written))
             console.print(f"sweep: {written}", soft_wrap=True)
@@ -316,6 +318,15 @@ class SweepTable(Callback):
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
             sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)
+
+
+def _check_runtime(name: str) -> None:
+    """Refuse runs side by side that would each take the whole machine."""
+    if name != "local":
+        raise UserError(
+            f"hydra/launcher=joblib runs jobs side by side, and runtime={name} takes all cores for "
+            "each: set runtime=local, or leave the launcher out"
+        )
 
 
 def _check_corpora(config: DictConfig) -> None:

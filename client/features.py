@@ -19,6 +19,7 @@ from tqdm import tqdm
 from client.audio import AudioError, Floats, read_audio, seconds
 from client.errors import UserError, brief, check_choice
 from client.frames import pad
+from client.threads import cores
 
 if TYPE_CHECKING:
     import opensmile
@@ -149,7 +150,7 @@ def extract(
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
     first.pop("", None)
     missing = [(p, _entry(folder, d)) for d, p in first.items() if not _entry(folder, d).exists()]
-    reasons = _extract_missing(extractor, missing, workers or os.cpu_count() or 1)
+    reasons = _extract_missing(extractor, missing, workers or cores())
     bad = {path: reason for path, reason in sorted(reasons) if reason}
     failed = {"", *(d for d, p in first.items() if p in bad)}
     if bad and not skip_bad:

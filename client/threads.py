@@ -1,5 +1,6 @@
 """Threads that stay: to start one costs as much as to train a client."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,15 @@ class _Pools(threading.local):
 
 
 _own = _Pools()
+
+
+def cores() -> int:
+    """Return how many cores this process may use: this machine's, or as OMP_NUM_THREADS says.
+
+    joblib says so to workers that run side by side, the jobs of a sweep among them.
+    """
+    here, said = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(here, int(said))) if said.isdecimal() else here
 
 
 def spread(threads: int, work: Callable[[S], T], items: Iterable[S]) -> list[T]:

@@ -13,6 +13,7 @@ import torch
 
 from client.app import app as client_app
 from client.errors import UserError
+from client.threads import cores
 from conf.schema import RuntimeConfig
 from server.grid import LocalGrid, Server, sharing_cores
 
@@ -59,8 +60,9 @@ def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[Place]]:
     """Make places for so many servers, or for as many as run at a time."""
     cpus, here = runtime.client_resources.get("num_cpus", 1), os.cpu_count() or 1
     if runtime.name == "local":
-        count = min(most, here)
-        yield [LocalGrid(client_app, here // count) for _ in range(count)]
+        own = cores()
+        count = min(most, own)
+        yield [LocalGrid(client_app, own // count) for _ in range(count)]
     elif runtime.name != "ray":
         raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
     elif cpus <= 0 or (runtime.ray_address is None and cpus > here):

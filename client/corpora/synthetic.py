@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from client.corpora.grammar import GRAMMARS
 from client.corpora.recording import SAMPLE_RATE, record
 from client.corpora.voices import draw_delivery, draw_voice
 from client.errors import UserError
+from client.threads import cores
 
 _FORMAT = 2  # raise it whenever the same parameters would sound different
 _COLUMNS = ("file", "speaker", "gender", "emotion", "language", "sentence")
@@ -59,7 +59,7 @@ class Synthetic(Corpus):
         self._check()
         folder = cache / "synthetic" / self._key()
         if not folder.exists():
-            render(self, folder, os.cpu_count() or 1)
+            render(self, folder, cores())
         return records.from_table(table.read(folder / table.FILE))
 
     def _check(self) -> None:

@@ -1,7 +1,9 @@
 from importlib import resources
 
+import hydra
 import pytest
 import yaml
+from hydra import initialize_config_module
 
 from conf.privacy_points import PRIVACY_POINTS
 from server.run import compose, study_config
@@ -28,6 +30,41 @@ def test_experiment_sweeps_what_its_table_shows(name: str) -> None:
     params = experiment["hydra"]["sweeper"]["params"]
     assert {key: str(values).split(",") for key, values in params.items()} == swept
     assert experiment["shadow"] == ["ravdess", "emodb"]
+
+
+PAPER = {
+    "paper_utility": ("utility", "train", {"privacy": 5}, "emodb-emobase-udp_5"),
+    "paper_leakage": ("updates", "all", {"privacy": 5}, "emodb-emobase-udp_5"),
+    "paper_layers": ("layers", "all", {"algorithm": 2}, "emodb-emobase-fedsgd"),
+    "paper_dropout": (
+        "dropout",
+        "all",
+        {"model.dropout": 3, "algorithm": 2},
+        "emodb-emobase-fedsgd-0.6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_experiment_takes_every_corpus_in_turn(name: str) -> None:
+    table, stage, swept, folder = PAPER[name]
+    last = {"privacy": "udp_5", "algorithm": "fedsgd", "model.dropout": "0.6"}
+    point = [f"{key}={last[key]}" for key in swept]
+    with initialize_config_module("conf", version_base="1.3"):
+        chosen = [f"experiment={name}", "corpora=[ravdess,nemo,emodb]", "corpus=emodb", *point]
+        composed = hydra.compose("config", overrides=chosen, return_hydra_config=True)
+    params = composed.hydra.sweeper.params
+    counts = {key: len(str(values).split(",")) for key, values in params.items()}
+    assert counts == {"features": 1, "corpus": 3, **swept}
+    assert params.corpus == "ravdess,nemo,emodb"
+    sweep = composed.hydra.sweep
+    assert (sweep.dir, sweep.subdir) == (f"multirun/{name}", folder)
+    assert composed.hydra.mode.name == "MULTIRUN"
+    assert (composed.table, composed.stage) == (table, stage)
+    assert composed.shadow == ["ravdess", "nemo"]
+    assert composed.folds == [0, 1, 2, 3, 4] and composed.rounds == 200
+    config = study_config(compose([*chosen, "attack=[statistics,correlation]"]))
+    assert list(config.attack) == ["statistics", "correlation"] and not config.keep_transcript
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -1,9 +1,10 @@
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from client.threads import spread
+from client.threads import cores, spread
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -27,3 +28,15 @@ def test_callers_do_not_wait_for_each_other():
     both = threading.Barrier(2, timeout=10)
     with ThreadPoolExecutor(2) as callers:
         list(callers.map(lambda _: spread(2, lambda _: both.wait(), [0]), range(2)))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("1", 1), ("3", 3), ("64", 4), ("0", 1), ("", 4), ("many", 4), (None, 4)],
+)
+def test_cores_are_those_of_the_machine_or_as_many_as_were_told(said, expected, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cores() == expected

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from client.errors import UserError
+from server.run import compose, study_config
+from server.turns import OPEN, STUDY, absent, check_turns, corpora_below, missing, others
+from tests.client.corpora.trees import TREES, Speech
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Speech:
+    return Speech.spoken(tmp_path_factory.mktemp("voices"))
+
+
+def put(data_root: Path, speech: Speech, *names: str) -> None:
+    for name in names:
+        TREES[name](data_root / name, speech)
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ([], []),
+        (["emodb", "nemo"], ["nemo", "emodb"]),
+        (["nemo", "crema_d", "ravdess"], ["ravdess", "nemo"]),
+        (["nemo", "crema_d"], ["crema_d"]),  # the study's where there are as many
+        (["msp_improv", "nemo", "emodb", "iemocap"], ["iemocap", "msp_improv"]),
+    ],
+)
+def test_corpora_of_the_study_are_taken_unless_there_are_more_open_ones(
+    there, chosen, speech, tmp_path
+):
+    put(tmp_path, speech, *there)
+    assert corpora_below(str(tmp_path)) == chosen
+
+
+def test_each_is_attacked_from_the_others():
+    assert others(["a", "b", "c"], "b") == ["a", "c"]
+    assert others(["a", "b"], "mine") == ["a", "b"]
+    assert others(["a"], "a") == []
+
+
+def test_a_missing_corpus_is_named_in_one_line_with_where_it_comes_from(speech, tmp_path):
+    put(tmp_path, speech, "iemocap")
+    for file in (tmp_path / "iemocap").rglob("*.wav"):
+        file.unlink()
+    assert missing("iemocap", str(tmp_path)) == (
+        f"corpus iemocap: no turns in {tmp_path}/iemocap: to be had at "
+        "https://sail.usc.edu/iemocap/iemocap_release.htm (USC's release agreement, for "
+        "research), docs/corpora.md tells how its folder looks"
+    )
+    assert missing("synthetic", str(tmp_path)) is None  # which is made here
+
+
+def test_those_that_were_looked_for_are_named(speech, tmp_path):
+    put(tmp_path, speech, "crema_d", "nemo", "emodb")
+    named = [line.split()[1].rstrip(":") for line in absent(str(tmp_path), ["crema_d"])]
+    assert named == ["iemocap", "msp_improv"]
+    named = [line.split()[1].rstrip(":") for line in absent(str(tmp_path), ["nemo", "emodb"])]
+    assert named == ["iemocap", "msp_improv", "ravdess"]
+
+
+def test_where_there_is_none_the_folder_is_named(tmp_path):
+    expected = (
+        f"none of {', '.join((*STUDY, *OPEN))} is below data_root={tmp_path}: set data_root, or "
+        r"FEDSER_DATA_ROOT, to a folder that holds some of them by name, or corpora=\[NAME,NAME\] "
+        "to others; docs/corpora.md tells where they come from"
+    )
+    with pytest.raises(UserError, match=expected):
+        absent(str(tmp_path), [])
+
+
+def test_who_cannot_take_turns_is_refused(speech, tmp_path):
+    put(tmp_path, speech, "emodb")
+    check_turns(["emodb", "synthetic"], str(tmp_path), attacked=True)
+    check_turns(["emodb"], str(tmp_path), attacked=False)
+    with pytest.raises(UserError, match=r"corpora=\[emodb\]: each is attacked from the others"):
+        check_turns(["emodb"], str(tmp_path), attacked=True)
+    with pytest.raises(UserError, match="corpus nemo: no "):
+        check_turns(["emodb", "nemo"], str(tmp_path), attacked=True)
+
+
+def test_the_adversary_holds_the_others_in_a_study(speech, tmp_path):
+    put(tmp_path, speech, "ravdess", "nemo", "emodb")
+    overrides = ["experiment=each_corpus", f"data_root={tmp_path}"]
+    for private, shadow in {"ravdess": ["nemo", "emodb"], "emodb": ["ravdess", "nemo"]}.items():
+        config = study_config(compose([*overrides, f"corpus={private}"]))
+        assert config.corpora == ["ravdess", "nemo", "emodb"]
+        assert config.shadow == shadow
+    chosen = ["corpora=[emodb,synthetic_pl]", "corpus=emodb"]
+    assert study_config(compose([*overrides, *chosen])).shadow == ["synthetic_pl"]
+    assert study_config(compose([*overrides, *chosen, "shadow=[nemo]"])).shadow == ["nemo"]
