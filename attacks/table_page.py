@@ -37,7 +37,7 @@ def write_page(
     cells = grid.astype(str)
     first = cells.columns[0]
     starts = cells[first].ne(cells[first].shift())
-    theirs = cells.get("attack", pd.Series("", cells.index)).eq(PUBLISHED)
+    theirs = cells.eq(PUBLISHED).any(axis="columns")
     text = render(
         "table.html.jinja",
         title=title,

@@ -14,6 +14,8 @@ from attacks.records import DIFFERENCES, LANGUAGES, PLACE
 DIFFERS = "differs from the study in"
 PUBLISHED = "published"
 """In the column of attacks: the study's."""
+SOURCE = "source"
+"""Whose figures these are, where nothing is attacked."""
 READING = (
     "UAR is in percent, 50 is guessing: fixed, at the attack's own threshold, or calibrated, at "
     "the median score of the victims. Of AUC 0.5 is guessing; intervals, 95 %, are bootstrapped "
@@ -23,7 +25,7 @@ RECOGNITION = (
     "UAR and accuracy of four emotions are in percent; of UAR 25 is guessing. Ours are means of "
     "the test folds, with the lowest and the highest fold."
 )
-NAMES = {*PLACE, "metric", comparison.BEST, DIFFERS}
+NAMES = {*PLACE, SOURCE, "metric", comparison.BEST, DIFFERS}
 """Columns that a row is named by; the others hold figures."""
 INTERVAL = re.compile(r" \(([\d.]+)–([\d.]+)\)")
 SHORT = {"UAR fixed (%)": "UAR fix.", "UAR calibrated (%)": "UAR cal.", "accuracy (%)": "acc. (%)"}

@@ -12,7 +12,7 @@ from attacks.records import DIFFERENCES, FIGURES, PLACE, sweep_records
 from attacks.results import leaked_order, write_atomically
 from attacks.table_figure import table_figure
 from attacks.table_page import write_page
-from attacks.table_text import DIFFERS, PUBLISHED, explain, markdown, terminal_table
+from attacks.table_text import DIFFERS, PUBLISHED, SOURCE, explain, markdown, terminal_table
 
 METRICS = {
     "uar_fixed": "UAR fixed (%)",
@@ -201,7 +201,8 @@ def _grid(records: pd.DataFrame, keys: list[str], layout: Layout) -> pd.DataFram
         lambda names: ", ".join(name for name in DIFFERENCES if name in names.split(", "))
     )
     grid = grid.reset_index()
-    return grid.assign(metric=grid["metric"].map(METRICS).astype(str))
+    grid = grid.assign(metric=grid["metric"].map(METRICS).astype(str))
+    return grid.rename(columns={"attack": SOURCE} if "uar" in layout.metrics else {})
 
 
 def _cells(records: pd.DataFrame, metric: str) -> pd.DataFrame:

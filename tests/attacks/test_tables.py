@@ -225,10 +225,10 @@ def test_recognition_stands_beside_both_published_versions(
         add_run({"privacy": privacy, "corpus": "crema_d"}, [])
     grid, notes = table_of(tmp_path, "utility")
     assert list(grid) == [
-        *("features", "private corpus", "run", "attack", "metric"),
+        *("features", "private corpus", "run", "source", "metric"),
         *("none", "udp 5", "differs from the study in"),
     ]
-    ours = {"private_corpus": "crema_d", "attack": "ours", "features": "emobase"}
+    ours = {"private_corpus": "crema_d", "source": "ours", "features": "emobase"}
     uar = row_of(grid, **ours, metric="UAR (%)")
     assert (uar["none"], uar["udp 5"]) == ("62.0 (60.0–64.0)", "42.0 (40.0–44.0)")
     assert uar["differs from the study in"] == ""
