@@ -102,8 +102,8 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
         elif config:
             rows += _rows(config, attacks, run, table)
     records = pd.DataFrame(rows, columns=COLUMNS)
-    counts = dict.fromkeys(("speakers", "victims"), "Int64")
-    return records.astype(dict.fromkeys(FIGURES, float) | counts), problems
+    records = records.astype(dict.fromkeys(FIGURES, float))
+    return records.astype(dict.fromkeys(("speakers", "victims"), "Int64")), problems
 
 
 def _config(run: Path) -> Results:

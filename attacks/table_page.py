@@ -37,7 +37,7 @@ def write_page(
     cells = grid.astype(str)
     first = cells.columns[0]
     starts = cells[first].ne(cells[first].shift())
-    theirs = cells.eq(PUBLISHED).any(axis="columns")
+    theirs = [PUBLISHED in row for row in cells.to_numpy().tolist()]
     text = render(
         "table.html.jinja",
         title=title,
