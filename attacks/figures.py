@@ -20,7 +20,7 @@ from attacks.results import Attack, Results, at_one, leaked_order
 
 CHANCE_UAR = 0.25
 CHANCE_AUC = 0.5
-INK = "#1f2328"
+INK, GREY = "#1f2328", "#8c959f"
 # Without yellow and black, which vanish on a white or a dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX"

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from attacks import published
-from attacks.jobs import JOB_FILE
 from attacks.results import Attack, Results, attack_series
-from attacks.sweep import read_runs, run_label
+from attacks.sweep import read_config, read_runs, runs_below
+from attacks.sweep_points import run_label
 
 PLACE = [
     *("run", "features", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),
@@ -83,16 +82,17 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
     dict of str to str
         Why runs have no results, by the name of the run.
     """
-    varied, read = read_runs(sweep_dir)
+    runs = runs_below(sweep_dir)
+    varied, read = read_runs(runs)
     finished = [results for results in read if not isinstance(results, str)]
     expected = [attack | MISSING for results in finished[:1] for attack in results["attacks"]]
     rows: list[dict[str, Any]] = []
     problems = {}
-    for (name, overrides), results in zip(varied.iterrows(), read, strict=True):
+    for path, (name, overrides), results in zip(runs, varied.iterrows(), read, strict=True):
         run = run_label(overrides[[key for key in overrides.index if key not in SHOWN_OVERRIDES]])
         if isinstance(results, str):
             problems[run_label(overrides) or str(name)] = results
-            config = _config(sweep_dir / str(name))
+            config = read_config(path)
             shadows = {"shadow_corpora": _named(config.get("shadow"))}
             attacks = [attack | shadows for attack in expected]
         else:
@@ -104,14 +104,6 @@ def sweep_records(sweep_dir: Path, table: str) -> tuple[pd.DataFrame, dict[str, 
     records = pd.DataFrame(rows, columns=COLUMNS)
     records = records.astype(dict.fromkeys(FIGURES, float))
     return records.astype(dict.fromkeys(("speakers", "victims"), "Int64")), problems
-
-
-def _config(run: Path) -> Results:
-    """Read the configuration of a run that left no results."""
-    for path in (run / JOB_FILE, run / ".hydra" / "config.yaml"):
-        if path.exists():
-            return dict(yaml.safe_load(path.read_text("utf-8")))
-    return {}
 
 
 def _named(shadow: Any) -> list[str]:

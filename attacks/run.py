@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -25,7 +25,7 @@ from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
-from attacks.sweep import write_sweep
+from attacks.sweep import find_runs, runs_below, sweep_folder, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora import check
 from client.errors import BAD_INPUT, Suspended, UserError, check_choice, first_line
@@ -44,14 +44,32 @@ from server.study import (
 )
 from server.turns import absent, check_turns
 
+
+def _earlier(run: str | None, resumed: str | None, runs: Any) -> str | None:
+    """Return the earlier folder that a command works on, if it is one."""
+    sweep = sweep_folder(_patterns(runs))
+    return run or resumed or (str(sweep) if sweep else None)
+
+
+def _patterns(runs: Any) -> list[str]:
+    """Return what the key `runs` names: one glob, or a list of them."""
+    if runs is None:
+        return []
+    return [str(glob) for glob in (runs if isinstance(runs, ListConfig) else [runs])]
+
+
 # A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
 # Hydra must not overwrite what it wrote there before.
 OmegaConf.register_new_resolver(
-    "run_folder", lambda run, resumed, new: run or resumed or new, replace=True
+    "run_folder",
+    lambda *earlier_and_new: _earlier(*earlier_and_new[:3]) or earlier_and_new[3],
+    replace=True,
 )
 OmegaConf.register_new_resolver(
     "hydra_folder",
-    lambda run, resumed, out: None if run or resumed or _is_begun(out) else ".hydra",
+    lambda *earlier_and_out: (
+        None if _earlier(*earlier_and_out[:3]) or _is_begun(earlier_and_out[3]) else ".hydra"
+    ),
     replace=True,
 )
 
@@ -93,6 +111,9 @@ def _hydra_main(composed: DictConfig) -> None:
     earlier = composed.run or composed.resume
     folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
     before = set(folder.iterdir())
+    if composed.runs is not None:
+        _report_runs(composed, folder)
+        return
     try:
         if earlier is not None:
             composed = _recompose(folder)
@@ -128,6 +149,22 @@ def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
     if not (folder / "report.html").exists():
         write_report(folder)
     _end_study(config, found, folder)
+
+
+def _report_runs(composed: DictConfig, folder: Path) -> None:
+    """Write the page over runs that others made, and may still be making."""
+    try:
+        if composed.stage != "report":
+            raise UserError(f"stage={composed.stage} takes no runs; set stage=report")
+        _show_sweep(write_sweep(folder, find_runs(_patterns(composed.runs))))
+    except UserError as error:
+        _end(_one_line(error), BAD_INPUT, folder)
+
+
+def _show_sweep(written: Path) -> None:
+    console.print(sweep_table(written))
+    console.print(f"sweep: {written}", soft_wrap=True)
+    console.print(f"report: {written.with_suffix('.html')}", soft_wrap=True)
 
 
 def _end(line: str, status: int, folder: Path) -> None:
@@ -308,9 +345,8 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
         folder = Path(config.hydra.sweep.dir).absolute()
-        if written := write_sweep(folder):
-            console.print(sweep_table(written))
-            console.print(f"sweep: {written}", soft_wrap=True)
+        if runs := runs_below(folder):
+            _show_sweep(write_sweep(folder, runs))
         if config.table and (shown := write_table(folder, config.table, console.width)):
             console.print(shown)
             console.print(f"table: {folder / 'table.md'}", soft_wrap=True)

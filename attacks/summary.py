@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from attacks.results import attack_series
-from attacks.sweep import run_label
+from attacks.sweep_points import run_label
 
 AUC_COLUMN = r".+_auc_(\d+|all)$"
 SHOWN_LEAKS = 2  # as a rule one update and twenty; the file has all updates too

@@ -164,6 +164,7 @@ class StudyConfig:
     stage: str
     table: str | None
     run: str | None
+    runs: Any
     resume: str | None
     checkpoint_every: int
     keep_transcript: bool

@@ -16,9 +16,12 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from attacks import figures
+from attacks.figures import GREY
 from attacks.results import write_results
 from attacks.summary import sweep_table
-from attacks.sweep import GREY, LARGE, SMALL, write_sweep
+from attacks.sweep import UNFINISHED, find_runs, runs_below, sweep_folder, write_sweep
+from attacks.sweep_figure import LARGE, SMALL
+from client.errors import UserError
 from conf.privacy_points import PRIVACY_POINTS
 from server.run import compose, study_config
 from tests.attacks.conftest import (
@@ -85,6 +88,10 @@ def sweep_dir(tmp_path: Path, results: Results) -> Path:
     return tmp_path
 
 
+def write(folder: Path) -> Path:
+    return write_sweep(folder, runs_below(folder))
+
+
 def read_table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "sweep.csv", index_col="run", keep_default_na=False, na_values=[""])
 
@@ -98,7 +105,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def test_table_holds_the_numbers_of_each_run(sweep_dir: Path) -> None:
-    assert write_sweep(sweep_dir) == sweep_dir / "sweep.csv"
+    assert write(sweep_dir) == sweep_dir / "sweep.csv"
     table = read_table(sweep_dir)
     assert list(table.index) == [0, 2, 4, 6, 8, 10]
     expected = {
@@ -120,18 +127,22 @@ def test_table_holds_the_numbers_of_each_run(sweep_dir: Path) -> None:
 def test_attacks_have_a_column_at_one_at_twenty_and_at_the_most_leaked_updates(
     sweep_dir: Path,
 ) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     table = read_table(sweep_dir)
     attacked = [n for n in map(str, table) if "_auc_" in n or "_uar_calibrated_" in n]
     assert attacked == [
-        f"{attack}_{figure}_{leaked}"
+        f"{attack}_{figure}"
         for attack, counts in {"correlation": (1, 20, "all"), "centroid": (1, 5)}.items()
-        for leaked in counts
-        for figure in ("auc", "uar_calibrated")
+        for n in counts
+        for figure in (f"auc_{n}", f"auc_{n}_low", f"auc_{n}_high", f"uar_calibrated_{n}")
     ]
-    assert list(table[attacked].loc[2]) == pytest.approx(
-        [0.785, 0.685, 0.95, 0.85, 0.972, 0.872, 0.52, 0.841, 0.52, 0.841]
+    values = {f"correlation_auc_{n}": v for n, v in ((1, 0.785), (20, 0.95), ("all", 0.972))}
+    assert table.loc[2, list(values)].to_dict() == values
+    assert (
+        table["correlation_auc_1_low"][2] == 0.851 and table["correlation_auc_1_high"][2] == 0.948
     )
+    assert table["correlation_uar_calibrated_20"][2] == pytest.approx(0.85)
+    assert list(table.filter(like="centroid_auc_5").loc[2]) == [0.52, 0.851, 0.948]
 
 
 def test_recognition_has_an_error_rate_and_no_auc(tmp_path: Path, results: Results) -> None:
@@ -142,15 +153,15 @@ def test_recognition_has_an_error_rate_and_no_auc(tmp_path: Path, results: Resul
     inferred = variant(results, 0.6, (0.7, 0.8, 0.9))
     add_run(tmp_path / "0", ["adversary.attribute=gender"], inferred)
     add_run(tmp_path / "1", ["adversary.attribute=speaker"], inferred | {"attacks": found})
-    written = write_sweep(tmp_path)
-    assert written
+    written = write(tmp_path)
     table = read_table(tmp_path)
     rates = {
         "correlation_speaker across rounds_eer_1": 0.1,
         "correlation_speaker across rounds_eer_5": 0.05,
         "correlation_speaker across shards_eer_5": 0.2,
     }
-    assert table.filter(like="_eer_").loc[1].to_dict() == rates
+    assert table.filter(regex=r"_eer_\d$").loc[1].to_dict() == rates
+    assert table["correlation_speaker across shards_eer_5_high"][1] == 0.262
     assert table.filter(like="_auc_").loc[1].isna().all()
     printed = sweep_table(written)
     shown = {str(c.header): [str(cell) for cell in c.cells] for c in printed.columns}
@@ -158,7 +169,7 @@ def test_recognition_has_an_error_rate_and_no_auc(tmp_path: Path, results: Resul
 
 
 def test_only_overrides_that_differ_become_columns(sweep_dir: Path) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     table = read_table(sweep_dir)
     assert list(table.columns[:2]) == ["privacy", "mechanism"]
     assert list(table["privacy"]) == ["none", "udp_25", "udp_5", "udp_50", "central_8", "central_1"]
@@ -166,17 +177,20 @@ def test_only_overrides_that_differ_become_columns(sweep_dir: Path) -> None:
 
 def test_failed_run_keeps_its_row_without_figures(sweep_dir: Path) -> None:
     (sweep_dir / "4" / "results.json").write_text("{")
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     table = read_table(sweep_dir)
     assert table.loc[6, "mechanism":"centroid_uar_calibrated_5"].isna().all()
     problems = table["problem"].dropna()
     assert list(problems.index) == [4, 6]
     assert problems[4].startswith("results.json: not a complete JSON file")
-    assert problems[6].startswith("results.json: there are no results yet")
+    assert problems[6] == UNFINISHED
+    (sweep_dir / "6" / "problem.txt").write_text("rounds=0 must be at least 1")
+    write(sweep_dir)
+    assert read_table(sweep_dir)["problem"][6] == "rounds=0 must be at least 1"
 
 
 def test_figure_is_an_image_with_something_on_it(sweep_dir: Path) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     image = imread(sweep_dir / "sweep.png")
     assert min(image.shape[:2]) > 1200
     assert image[..., :3].std() > 0.05
@@ -197,7 +211,7 @@ def markers(axes: Axes, hollow: bool = False, size: float = LARGE) -> dict[str, 
 def test_figure_puts_runs_by_real_epsilon_and_none_at_the_right_edge(
     sweep_dir: Path, drawn: list[Figure]
 ) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     upper, lower = drawn[0].axes
     udp, central, *_ = figures.PALETTE
     real = markers(upper)
@@ -227,7 +241,7 @@ def test_figure_puts_runs_by_real_epsilon_and_none_at_the_right_edge(
 def test_figure_ties_the_nominal_epsilon_to_the_real_one(
     sweep_dir: Path, drawn: list[Figure]
 ) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     upper, lower = drawn[0].axes
     udp = figures.PALETTE[0]
     assert markers(upper, hollow=True) == {udp: ([25, 5], [52, 41])}
@@ -239,7 +253,7 @@ def test_figure_ties_the_nominal_epsilon_to_the_real_one(
 def test_figure_names_mechanisms_with_their_unit_and_the_sample(
     sweep_dir: Path, drawn: list[Figure]
 ) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     upper, lower = drawn[0].axes
     assert upper.get_title() == "n = 10 speakers and 50 clients a run"
     assert (upper.get_ylabel(), lower.get_xlabel()) == (
@@ -249,12 +263,13 @@ def test_figure_names_mechanisms_with_their_unit_and_the_sample(
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
         *("none", "udp (client)", "central (client)"),
         *("most leaked updates", "one leaked update", "chance"),
+        "folds (UAR), 95 % interval (AUC)",
         *("filled: real ε", "hollow: nominal ε"),
     ]
 
 
 def test_figure_hides_nothing_under_its_legend(sweep_dir: Path, drawn: list[Figure]) -> None:
-    write_sweep(sweep_dir)
+    write(sweep_dir)
     (figure,) = drawn
     legend = legend_of_bare_figure(figure)
     assert figure.bbox.y0 <= legend.y0 and legend.x1 <= figure.bbox.x1
@@ -267,12 +282,52 @@ def test_line_runs_through_the_mean_of_repeated_runs(
     for seed, (epsilon, uar) in enumerate([(2.0, 0.3), (2.0, 0.4), (8.0, 0.5)]):
         repeated = variant(results, uar, auc, **CENTRAL, epsilon=epsilon)
         add_run(tmp_path / str(seed), [f"privacy.epsilon={epsilon}", f"seed={seed}"], repeated)
-    write_sweep(tmp_path)
+    write(tmp_path)
     upper, lower = drawn[0].axes
     (line,) = [found for found in upper.lines if found.get_linestyle() == "-"]
     assert points(line) == ([2, 8], [35, 50])
     assert markers(upper)[figures.PALETTE[0]] == ([2, 2, 8], [30, 40, 50])
     assert [tick.get_text() for tick in lower.get_xticklabels()] == ["1", "2", "5", "10"]
+
+
+def test_no_line_leads_to_where_there_is_no_epsilon(
+    tmp_path: Path, results: Results, drawn: list[Figure]
+) -> None:
+    for number, epsilon in enumerate((2.0, 8.0, None)):
+        privacy = {**CENTRAL, "epsilon": epsilon} if epsilon else {**CENTRAL, **NO_GUARANTEE}
+        run = variant(results, 0.3 + number / 10, (0.9, 0.9, 0.9), **privacy)
+        add_run(tmp_path / str(number), [f"privacy.epsilon={epsilon}"], run)
+    write(tmp_path)
+    upper, _ = drawn[0].axes
+    (line,) = [found for found in upper.lines if found.get_linestyle() == "-"]
+    assert points(line) == ([2, 8], [30, 40])
+    assert len(markers(upper)[figures.PALETTE[0]][0]) == 3
+
+
+def test_corpora_have_panels_and_settings_lines_of_their_own(
+    tmp_path: Path, results: Results, drawn: list[Figure]
+) -> None:
+    number = 0
+    for corpus, features in (("nemo", "emobase"), ("nemo", "egemaps"), ("emodb", "emobase")):
+        for epsilon in (2.0, 8.0):
+            run = variant(results, (16 + number) / 64, (0.9, 0.9, 0.9), **CENTRAL, epsilon=epsilon)
+            run["corpus"] = {**run["corpus"], "name": corpus}
+            overrides = [f"features={features}", f"privacy.epsilon={epsilon}"]
+            add_run(tmp_path / str(number), overrides, run)
+            number += 1
+    write(tmp_path)
+    nemo, emodb, leaks_of_nemo, _ = drawn[0].axes
+    assert nemo.get_title() == "nemo: n = 10 speakers and 50 clients a run"
+    assert emodb.get_title() == "emodb: n = 10 speakers and 50 clients a run"
+    for axes, lines in ((nemo, [[16, 17], [18, 19]]), (emodb, [[20, 21]])):
+        means = [points(found)[1] for found in axes.lines if found.get_linestyle() == "-"]
+        assert sorted(means) == [[100 * n / 64 for n in line] for line in lines]
+    (intervals,) = {
+        tuple(path.vertices[:, 1])
+        for collection in leaks_of_nemo.collections
+        for path in collection.get_paths()
+    }
+    assert intervals == (0.851, 0.948)
 
 
 def test_runs_without_any_epsilon_are_drawn_by_name(
@@ -281,7 +336,7 @@ def test_runs_without_any_epsilon_are_drawn_by_name(
     for seed in range(2):
         absent = variant(results, 0.5 + seed / 10, (0.9, 0.9, 0.9), **NO_GUARANTEE)
         add_run(tmp_path / str(seed), [f"seed={seed}"], absent | {"attacks": []})
-    write_sweep(tmp_path)
+    write(tmp_path)
     upper, lower = drawn[0].axes
     assert [tick.get_text() for tick in lower.get_xticklabels()] == ["seed=0", "seed=1"]
     assert markers(upper)[figures.PALETTE[0]] == ([0, 1], [50, 60])
@@ -290,16 +345,37 @@ def test_runs_without_any_epsilon_are_drawn_by_name(
 def test_sweep_in_which_every_run_failed_leaves_a_table_alone(tmp_path: Path) -> None:
     add_run(tmp_path / "0", ["seed=0"], None)
     add_run(tmp_path / "1", ["seed=1"], None)
-    written = write_sweep(tmp_path)
-    assert written is not None
+    written = write(tmp_path)
     assert len(pd.read_csv(written)) == 2
     assert not (tmp_path / "sweep.png").exists()
-    assert "seed=0, seed=1: results.json: there are no results" in printed(written)
+    assert f"seed=0, seed=1: {UNFINISHED}" in printed(written)
 
 
-def test_folder_without_runs_leaves_nothing(tmp_path: Path) -> None:
-    assert write_sweep(tmp_path) is None
-    assert not list(tmp_path.iterdir())
+def test_runs_are_found_by_folder_and_glob(tmp_path: Path) -> None:
+    for name in ("a/10", "a/2", "b/0", "b/deep/1"):
+        add_run(tmp_path / name, [], None)
+    (tmp_path / "a" / "2" / "transcript" / ".hydra").mkdir(parents=True)  # none below a run
+    (tmp_path / "note.txt").touch()
+
+    def names(*patterns: str) -> list[str]:
+        found = find_runs([f"{tmp_path}/{pattern}" for pattern in patterns])
+        return [str(run.relative_to(tmp_path)) for run in found]
+
+    assert names("a") == ["a/2", "a/10"]
+    assert names("a/1*") == ["a/10"]
+    assert names("*") == names("") == ["a/2", "a/10", "b/0", "b/deep/1"]
+    assert names("b/0", "a/2", "b") == ["b/0", "a/2", "b/deep/1"]
+    with pytest.raises(UserError, match=r"runs=.*/c\*: no run is there; name the folder"):
+        names("a", "c*")
+
+
+def test_sweep_has_a_folder_if_it_is_named_by_that_one(tmp_path: Path) -> None:
+    for name in ("a/0", "b/0"):
+        add_run(tmp_path / name, [], None)
+    assert sweep_folder([f"{tmp_path}/a"]) == sweep_folder([f"{tmp_path}/a*"]) == tmp_path / "a"
+    assert sweep_folder([str(tmp_path)]) == tmp_path
+    for several in ([f"{tmp_path}/*"], [f"{tmp_path}/a/0"], [f"{tmp_path}/a/*"], []):
+        assert sweep_folder(several) is None
 
 
 def printed(path: Path, width: int = 120) -> str:
@@ -309,8 +385,7 @@ def printed(path: Path, width: int = 120) -> str:
 
 
 def test_printed_table_shows_utility_leakage_and_both_epsilons(sweep_dir: Path) -> None:
-    written = write_sweep(sweep_dir)
-    assert written is not None
+    written = write(sweep_dir)
     text = printed(written)
     for row in (
         "run mechanism UAR 1 20 real known nominal unit vantage",
@@ -321,14 +396,13 @@ def test_printed_table_shows_utility_leakage_and_both_epsilons(sweep_dir: Path) 
         "central_1 central 0.260 0.900 0.940 1 client b",
         "a: the server, which sees every update with its sender",
         f"b: {OUTSIDER}",
-        "udp_50: results.json: there are no results yet",
+        f"udp_50: {UNFINISHED}",
     ):
         assert row in text
 
 
 def test_printed_table_fits_eighty_columns_without_cutting_names(sweep_dir: Path) -> None:
-    written = write_sweep(sweep_dir)
-    assert written is not None
+    written = write(sweep_dir)
     assert "…" not in printed(written, width=80)
     assert "central_8" in printed(written, width=80)
 
@@ -336,8 +410,7 @@ def test_printed_table_fits_eighty_columns_without_cutting_names(sweep_dir: Path
 def test_printed_table_takes_brackets_for_what_they_are(tmp_path: Path, results: Results) -> None:
     for number, shadow in enumerate(("[nemo]", "[emodb]")):
         add_run(tmp_path / str(number), [f"shadow={shadow}"], results)
-    written = write_sweep(tmp_path)
-    assert written is not None
+    written = write(tmp_path)
     assert "shadow=[nemo]" in printed(written)
 
 
