@@ -19,7 +19,7 @@ TRACEBACK_FILE = "traceback.txt"
 """Beside it, where that was no user's error: where."""
 FREE = {
     *("runtime", "cache", "checkpoint_every", "keep_transcript", "table", "corpora"),
-    *("run", "runs", "resume"),
+    *("run", "runs", "resume", "logger"),
 }
 """Keys that change no result, at the top of the configuration."""
 

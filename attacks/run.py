@@ -21,6 +21,7 @@ from attacks.campaign import assemble_results, attack_run, audit_run
 from attacks.checks import check_adversary, check_audit, check_store
 from attacks.jobs import JOB_FILE, PROBLEM_FILE, TRACEBACK_FILE, note_crash, note_failure, take_up
 from attacks.lessons import Learned, learn_run
+from attacks.loggers import Place, RunLog, flatten, logged
 from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
@@ -29,7 +30,7 @@ from attacks.sweep import find_runs, runs_below, sweep_folder, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.corpora import check
 from client.errors import BAD_INPUT, Suspended, UserError, check_choice, first_line
-from client.run import build_corpus, named_corpus
+from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
 from server.network import Network
@@ -121,7 +122,7 @@ def _hydra_main(composed: DictConfig) -> None:
         if earlier is None and _is_job() and config.stage in ("all", "train"):
             _run_job(config, record, folder)
         else:
-            run_study(config, record, folder)
+            run_study(config, record, folder, _sweep_dir())
     except AuditViolation as error:
         _end(_one_line(error), AUDIT_VIOLATED, folder)
     except Suspended as error:  # what is there is what it goes on from
@@ -143,12 +144,17 @@ def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
     """Run a job of a sweep, or what an earlier command left to do of it."""
     found = take_up(config, record, folder)
     if isinstance(found, StudyConfig):
-        run_study(found, record, folder)
+        run_study(found, record, folder, _sweep_dir())
         return
     console.print(f"{folder}: finished before", soft_wrap=True)
     if not (folder / "report.html").exists():
         write_report(folder)
     _end_study(config, found, folder)
+
+
+def _sweep_dir() -> Path | None:
+    """Return the folder of the multirun that this run is a part of."""
+    return Path(HydraConfig.get().sweep.dir).absolute() if _is_job() else None
 
 
 def _report_runs(composed: DictConfig, folder: Path) -> None:
@@ -201,7 +207,7 @@ def _remove_with_parents(folder: Path) -> None:
             parent.rmdir()
 
 
-def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
+def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None = None) -> None:
     """Run the stages that a study asks for.
 
     Parameters
@@ -210,10 +216,18 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         The configuration as ``results.json`` shows it.
     folder : Path
         Where everything is written.
+    sweep : Path, optional
+        Folder of the multirun that it is a part of.
     """
+    logger = build_group("logger", config.logger)
+    with logged(RunLog(logger, Place(folder, sweep, flatten(record)))) as log:
+        _run_stages(config, record, folder, log)
+
+
+def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> None:
     started = time.perf_counter()
     if config.stage == "report":
-        _finish(folder, read_results(folder / "results.json"))
+        _finish(folder, read_results(folder / "results.json"), log, measured=False)
         return
     check_audit(config)
     if config.stage == "check":
@@ -238,7 +252,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
         if training_due:
             if config.transcript.store == "features":
                 learned = learn_run(config, data, shadows, classes)
-            _train(config, data, folder, learned, nodes)
+            _train(config, data, folder, learned, nodes, log)
     audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
     figures, timing = (
@@ -246,7 +260,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path) -> None:
     )
     timing["total_seconds"] = time.perf_counter() - started
     results = assemble_results(record, config.seed, training, figures, audit, timing)
-    _finish(folder, results)
+    _finish(folder, results, log, measured=True)
     _end_study(config, results, folder)
 
 
@@ -304,22 +318,26 @@ def _train(
     folder: Path,
     learned: Learned | None,
     nodes: Network | None,
+    log: RunLog,
 ) -> None:
     started = time.perf_counter()
     begin_training(config, folder)
     federations = private_federations(config, data, folder)
     if learned:
         federations = with_readers(config, learned, federations)
-    if nodes:
-        outcomes = run_over(nodes, federations)
-    else:
-        outcomes = run_federations(federations, config.runtime)
+    log.begin(anew=config.resume is None)
+    with log.following(federations):
+        if nodes:
+            outcomes = run_over(nodes, federations)
+        else:
+            outcomes = run_federations(federations, config.runtime)
     write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)
 
 
-def _finish(folder: Path, results: Results) -> None:
+def _finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None:
     write_results(folder / "results.json", results)
     page = write_report(folder)
+    log.results(results, measured)
     console.print(summary_table(results))
     console.print(f"report: {page}", soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def find_runs(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        runs = [run for folder in _folders(pattern) for run in _runs_from(folder)]
+        folders = _folders(pattern)
+        runs = [run for path in folders for run in ([path] if _is_run(path) else runs_below(path))]
         if not runs:
             raise UserError(
                 f"runs={pattern}: no run is there; name the folder of a sweep or of runs, as in "
@@ -69,14 +70,12 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("results.json", ".hydra", PROBLEM_FILE))
 
 
-def _runs_from(folder: Path) -> Iterator[Path]:
-    """Yield the runs at or below a folder; there is none below a run."""
-    if _is_run(folder):
-        yield folder
-        return
-    below = [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]
-    for path in sorted(below, key=lambda path: (len(path.name), path.name)):  # 2 before 10
-        yield from _runs_from(path)
+def runs_below(folder: Path) -> list[Path]:
+    """Return the runs in a folder or, where there is none, in the folders that it holds."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    inside.sort(key=lambda path: (len(path.name), path.name))  # 2 before 10
+    runs = [path for path in inside if _is_run(path)]
+    return runs or [run for path in inside for run in runs_below(path)]
 
 
 def write_sweep(folder: Path, runs: Sequence[Path]) -> Path:
@@ -131,11 +130,6 @@ def read_runs(runs: Sequence[Path]) -> tuple[pd.DataFrame, list[Results | str]]:
     overrides.index = pd.Index([os.path.relpath(run, common) for run in runs])
     varied = overrides.loc[:, overrides.nunique(dropna=False) > 1]
     return varied, [_read(run) for run in runs]
-
-
-def runs_below(folder: Path) -> list[Path]:
-    """Return the folders of all runs below a folder."""
-    return list(_runs_from(folder))
 
 
 def read_config(run: Path) -> Results:

@@ -1,4 +1,4 @@
-"""What Flower, Ray and transformers must find in the environment when they are imported."""
+"""What Flower, Ray, transformers and MLflow must find in the environment when they are imported."""
 
 import os
 
@@ -9,6 +9,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
 }
 
 

@@ -152,6 +152,7 @@ class StudyConfig:
     runtime: RuntimeConfig
     adversary: AdversaryConfig
     audit: AuditConfig
+    logger: Any
     data_root: str
     cache: str
     corpora: list[str]

@@ -25,6 +25,7 @@ from server.evaluate import Scores
 from server.federation import Outcome, Round
 
 FORMAT = 3
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._folder, self._digest = folder, digest
-        self._state, self._journal = folder / "state.safetensors", folder / "journal.jsonl"
+        self._state, self._journal = folder / STATE, folder / "journal.jsonl"
         self._rows: list[str] = []
         self._cohorts: list[str] = []
         self.announced: list[tuple[int, list[int]]] = []
@@ -184,6 +185,18 @@ class Checkpoint:
             self.announced = [(int(number), list(cohort)) for number, cohort in lines]
         except (TypeError, ValueError) as error:
             raise UserError(f"{self._journal}: damaged journal; start the run anew") from error
+
+
+def saved_rounds(folder: Path) -> list[Round]:
+    """Return the rows that a checkpoint holds; none before there is one.
+
+    May be called while the federation runs.
+    """
+    try:
+        with safe_open(folder / STATE, framework="numpy") as file:
+            return [Round(**row) for row in json.loads(file.metadata()["rounds"])]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
+        return []
 
 
 def _plain(scores: Scores | None) -> dict[str, Any] | None:

@@ -231,7 +231,7 @@ def write_training(
     have left its device, ``model.safetensors`` the best models, and ``training.json`` sums up.
     ``truth.parquet`` tells the experimenter, never the adversary, whose each client was.
     """
-    rounds = pd.DataFrame([_flat(r) for o in outcomes for r in o.rounds])
+    rounds = pd.DataFrame([round_columns(r) for o in outcomes for r in o.rounds])
     rounds.to_parquet(folder / "rounds.parquet")
     ledger = [
         {"federation": o.federation.name, "client": client, "releases": count}
@@ -281,7 +281,8 @@ def read_training(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
 
 
-def _flat(row: Round) -> dict[str, Any]:
+def round_columns(row: Round) -> dict[str, Any]:
+    """Return a row of ``rounds.parquet``."""
     fields = asdict(row)
     counted = fields.pop("rejections")
     return fields | {f"rejected_{reason}": counted.get(reason, 0) for reason in REASONS}

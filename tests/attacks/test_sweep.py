@@ -352,7 +352,7 @@ def test_sweep_in_which_every_run_failed_leaves_a_table_alone(tmp_path: Path) ->
 
 
 def test_runs_are_found_by_folder_and_glob(tmp_path: Path) -> None:
-    for name in ("a/10", "a/2", "b/0", "b/deep/1"):
+    for name in ("a/10", "a/2", "b/0", "b/files/copy", "c/deep/1"):
         add_run(tmp_path / name, [], None)
     (tmp_path / "a" / "2" / "transcript" / ".hydra").mkdir(parents=True)  # none below a run
     (tmp_path / "note.txt").touch()
@@ -363,10 +363,10 @@ def test_runs_are_found_by_folder_and_glob(tmp_path: Path) -> None:
 
     assert names("a") == ["a/2", "a/10"]
     assert names("a/1*") == ["a/10"]
-    assert names("*") == names("") == ["a/2", "a/10", "b/0", "b/deep/1"]
-    assert names("b/0", "a/2", "b") == ["b/0", "a/2", "b/deep/1"]
-    with pytest.raises(UserError, match=r"runs=.*/c\*: no run is there; name the folder"):
-        names("a", "c*")
+    assert names("*") == names("") == ["a/2", "a/10", "b/0", "c/deep/1"]
+    assert names("b/0", "a/2", "b", "a") == ["b/0", "a/2", "a/10"]
+    with pytest.raises(UserError, match=r"runs=.*/d\*: no run is there; name the folder"):
+        names("a", "d*")
 
 
 def test_sweep_has_a_folder_if_it_is_named_by_that_one(tmp_path: Path) -> None:

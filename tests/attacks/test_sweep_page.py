@@ -228,8 +228,7 @@ def test_pointing_at_a_dot_tells_of_the_run_and_its_sample(opened: Callable[[], 
         }"""
     )
     page.mouse.move(*place)
-    page.get_by_text("test UAR 35.0 %").wait_for()
-    text = " ".join(" ".join(page.locator(".bk-Tooltip").all_inner_texts()).split())
+    text = page.get_by_text("test UAR 35.0 %").evaluate("it => it.getRootNode().textContent")
     assert f"central_8, corpus=nemo, seed=0, note={EVIL}" in text
     assert "test UAR 35.0 %, 5 folds from 56.1 to 60.5 %" in text
     assert "central: real ε 7.99 at δ 1e-5, one client" in text
