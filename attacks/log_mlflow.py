@@ -56,10 +56,9 @@ class Mlflow:
     def begin(self, place: Place, anew: bool) -> "StoredRun":
         """Begin a run, or go on with that of the folder, which keeps note of it."""
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of minutes otherwise
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient  # slow to import
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # as importing it changes that
         note = place.folder / NOTE
         if note.exists() and not anew:
             known = json.loads(note.read_text("utf-8"))

@@ -38,11 +38,11 @@ class EventFiles:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._writers: dict[str, Any] = {}
-        self._done: dict[str, int] = {}
+        self._last: dict[str, int] = {}
 
     def rounds(self, federation: str, rows: Sequence[Row]) -> None:
         """Log a federation's rounds: a scalar for each figure, the round as step."""
-        new = rows[self._done.get(federation, 0) :]
+        new = [row for row in rows if row["round"] > self._last.get(federation, 0)]
         if not new:
             return
         writer = self._writer(federation)
@@ -50,7 +50,7 @@ class EventFiles:
             for name, value in round_figures(row).items():
                 writer.add_scalar(name, value, row["round"])
         writer.flush()
-        self._done[federation] = len(rows)
+        self._last[federation] = new[-1]["round"]
 
     def results(self, results: Results, measured: bool) -> None:
         """Log figures, texts and images, and the configuration as hyper-parameters."""

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Backend(Protocol):
     """What a logger does. Everything may raise whatever it likes."""
 
     def rounds(self, federation: str, rows: Sequence[Row]) -> None:
-        """Log those of a federation's first rounds that were not logged before."""
+        """Log those of a federation's rounds, in their order, that were not logged before."""
 
     def results(self, results: Results, measured: bool) -> None:
         """Log results and files; unless measured the figures may have been logged before."""
@@ -123,16 +124,18 @@ class RunLog:
         if self._backend is None:
             yield
             return
-        done = Event()
+        done, seen = Event(), Counter[str]()
 
         def follow() -> None:
             over = False
             while not over and not self._failed:
                 over = done.wait(FOLLOW_SECONDS)
                 for federation in federations:
-                    if federation.checkpoint:
-                        rows = map(round_columns, saved_rounds(federation.checkpoint))
-                        self._try("rounds", federation.name, list(rows))
+                    name, checkpoint = federation.name, federation.checkpoint
+                    new = saved_rounds(checkpoint, seen[name]) if checkpoint else []
+                    if new:
+                        self._try("rounds", name, [round_columns(row) for row in new])
+                        seen[name] += len(new)
 
         thread = Thread(target=follow, name="logger", daemon=True)
         thread.start()
@@ -157,6 +160,8 @@ class RunLog:
                 if not measured:
                     raise
                 self._fail(error)
+        if self._backend is None:
+            return
         rounds = pd.read_parquet(self._place.folder / "rounds.parquet")
         for federation, rows in rounds.groupby("federation", sort=False):
             self._try("rounds", str(federation), rows.to_dict("records"))

@@ -187,14 +187,14 @@ class Checkpoint:
             raise UserError(f"{self._journal}: damaged journal; start the run anew") from error
 
 
-def saved_rounds(folder: Path) -> list[Round]:
-    """Return the rows that a checkpoint holds; none before there is one.
+def saved_rounds(folder: Path, after: int) -> list[Round]:
+    """Return the rows that a checkpoint holds after so many; none before there is one.
 
     May be called while the federation runs.
     """
     try:
         with safe_open(folder / STATE, framework="numpy") as file:
-            return [Round(**row) for row in json.loads(file.metadata()["rounds"])]
+            return [Round(**row) for row in json.loads(file.metadata()["rounds"])[after:]]
     except (SafetensorError, OSError, LookupError, TypeError, ValueError):
         return []
 

@@ -1,8 +1,9 @@
 import copy
 import io
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.attacks.conftest import (
 )
 
 Results = dict[str, Any]
+Command = Callable[..., tuple[int, str]]
 
 OUTSIDER = "whoever sees the models of all rounds; not the server"
 NO_GUARANTEE = dict.fromkeys(
@@ -412,6 +414,58 @@ def test_printed_table_takes_brackets_for_what_they_are(tmp_path: Path, results:
         add_run(tmp_path / str(number), [f"shadow={shadow}"], results)
     written = write(tmp_path)
     assert "shadow=[nemo]" in printed(written)
+
+
+def test_report_over_one_sweep_goes_to_its_folder(
+    sweep_dir: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep_dir.parent)
+    status, said = command("stage=report", f"runs={sweep_dir.name}")
+    assert status == 0 and f"report: {sweep_dir}/sweep.html" in said and "udp_50" in said
+    assert {"sweep.html", "sweep.csv", "sweep.png"} <= {path.name for path in sweep_dir.iterdir()}
+    assert not (sweep_dir / ".hydra").exists() and not (sweep_dir.parent / "outputs").exists()
+
+
+def test_report_over_several_folders_goes_to_a_folder_of_its_own(
+    tmp_path: Path, results: Results, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/0", "one/1", "two/0"):
+        add_run(tmp_path / name, [f"note={name}"], results)
+        (tmp_path / name / "report.html").touch()
+    status, _ = command("stage=report", "runs=[one,two]")
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert status == 0
+    assert list(read_table(folder).index) == ["one/0", "one/1", "two/0"]
+    page = (folder / "sweep.html").read_text("utf-8")
+    links = re.findall(r'<a href="([^"]+)"', page)
+    expected = [tmp_path / name / "report.html" for name in ("one/0", "one/1", "two/0")]
+    assert [(folder / link).resolve() for link in links] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stage=report", "runs=none/*"], "runs=none/*: no run is there; name the folder"),
+        (["stage=report", "runs=[a,5]"], "runs=5: no run is there"),
+        (["stage=train", "runs=a"], "stage=train takes no runs; set stage=report"),
+        (["stage=report", "runs=a", "run=a/0"], "runs goes without run and resume"),
+    ],
+)
+def test_runs_that_cannot_be_reported_get_one_line_and_leave_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    add_run(tmp_path / "a" / "0", ["seed=0"], None)
+    before = sorted(tmp_path.rglob("*"))
+    status, said = command(*arguments)
+    (line,) = [line for line in said.splitlines() if line.startswith("fedser: ")]
+    assert status == 2 and message in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 FRONTIER = ["none", *PRIVACY_POINTS]
