@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from server.checkpoint import saved_rounds
 from server.federation import Federation
 from server.study import round_columns
 
-FOLLOW_SECONDS = 2.0
-"""Between two looks at what was trained meanwhile."""
+FOLLOW_SECONDS, SHARE = 2.0, 0.01
+"""Between two looks at what was trained meanwhile, at least; of a core's time for logging it."""
 NAMES = {"federation", "role", "fold", "round"}
 """Columns of ``rounds.parquet`` that are no figures."""
 STATEMENT = (
@@ -127,15 +128,17 @@ class RunLog:
         done, seen = Event(), Counter[str]()
 
         def follow() -> None:
-            over = False
+            over, pause = False, FOLLOW_SECONDS
             while not over and not self._failed:
-                over = done.wait(FOLLOW_SECONDS)
+                over = done.wait(pause)
+                started = time.thread_time()
                 for federation in federations:
                     name, checkpoint = federation.name, federation.checkpoint
                     new = saved_rounds(checkpoint, seen[name]) if checkpoint else []
                     if new:
                         self._try("rounds", name, [round_columns(row) for row in new])
                         seen[name] += len(new)
+                pause = max(FOLLOW_SECONDS, (time.thread_time() - started) / SHARE)
 
         thread = Thread(target=follow, name="logger", daemon=True)
         thread.start()

@@ -180,7 +180,8 @@ def _end(line: str, status: int, folder: Path) -> None:
     if _is_job():
         note_failure(folder, line)
         return
-    if status != SUSPENDED and {path.name for path in folder.iterdir()} <= {".hydra"}:
+    own = {HydraConfig.get().output_subdir}  # an earlier run's stays
+    if status != SUSPENDED and {path.name for path in folder.iterdir()} <= own:
         _remove_with_parents(folder)
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
