@@ -164,7 +164,7 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
             raise UserError(f"stage={composed.stage} takes no runs; set stage=report")
         if composed.run or composed.resume:
             raise UserError("runs goes without run and resume: it names folders of its own")
-        _show_sweep(write_sweep(folder, find_runs(_patterns(composed.runs))))
+        _show_sweep(write_sweep(folder, find_runs(_patterns(composed.runs), but=folder)))
     except UserError as error:
         _end(_one_line(error), BAD_INPUT, folder)
 

@@ -20,6 +20,8 @@ from client.errors import UserError
 UTILITY = ["mechanism", "uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
 STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage"]
+PAGE = "sweep.html"
+"""In the folder of a sweep, or of a command that reported on runs elsewhere."""
 SHOWN_LEAKS = (1, 20)
 ENDS = ("low", "high")
 UNFINISHED = (
@@ -27,13 +29,15 @@ UNFINISHED = (
 )
 
 
-def find_runs(patterns: Sequence[str]) -> list[Path]:
+def find_runs(patterns: Sequence[str], but: Path) -> list[Path]:
     """Find the folders of runs.
 
     Parameters
     ----------
     patterns : list of str
         Folders or globs of folders: of runs, or of sweeps with runs below.
+    but : Path
+        A folder that is left out: that of the command which asks.
 
     Raises
     ------
@@ -43,7 +47,8 @@ def find_runs(patterns: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in patterns:
         folders = _folders(pattern)
-        runs = [run for path in folders for run in ([path] if _is_run(path) else runs_below(path))]
+        below = [run for path in folders for run in ([path] if _is_run(path) else runs_below(path))]
+        runs = [run for run in below if run != but]
         if not runs:
             raise UserError(
                 f"runs={pattern}: no run is there; name the folder of a sweep or of runs, as in "
@@ -67,7 +72,8 @@ def _folders(pattern: str) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("results.json", ".hydra", PROBLEM_FILE))
+    traces = ("results.json", ".hydra", PROBLEM_FILE)
+    return not (folder / PAGE).exists() and any((folder / name).exists() for name in traces)
 
 
 def runs_below(folder: Path) -> list[Path]:
@@ -105,8 +111,10 @@ def write_sweep(folder: Path, runs: Sequence[Path]) -> Path:
     points = sweep_points(varied, read)
     if len(points):
         figures.save_png(sweep_figure(points), folder / "sweep.png")
+    else:
+        (folder / "sweep.png").unlink(missing_ok=True)  # of runs that were there before
     page = render_page(folder, runs, [read_config(run) for run in runs], varied, read, points)
-    write_atomically(folder / "sweep.html", page)
+    write_atomically(folder / PAGE, page)
     return folder / "sweep.csv"
 
 

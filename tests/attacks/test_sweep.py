@@ -354,13 +354,14 @@ def test_sweep_in_which_every_run_failed_leaves_a_table_alone(tmp_path: Path) ->
 
 
 def test_runs_are_found_by_folder_and_glob(tmp_path: Path) -> None:
-    for name in ("a/10", "a/2", "b/0", "b/files/copy", "c/deep/1"):
+    for name in ("a/10", "a/2", "a/3", "a/4", "b/0", "b/files/copy", "c/deep/1"):
         add_run(tmp_path / name, [], None)
     (tmp_path / "a" / "2" / "transcript" / ".hydra").mkdir(parents=True)  # none below a run
+    (tmp_path / "a" / "4" / "sweep.html").touch()  # a report on runs is none
     (tmp_path / "note.txt").touch()
 
     def names(*patterns: str) -> list[str]:
-        found = find_runs([f"{tmp_path}/{pattern}" for pattern in patterns])
+        found = find_runs([f"{tmp_path}/{p}" for p in patterns], but=tmp_path / "a" / "3")
         return [str(run.relative_to(tmp_path)) for run in found]
 
     assert names("a") == ["a/2", "a/10"]
