@@ -1,6 +1,6 @@
-"""The console command ``fedser``: a whole study, or one stage of it."""
+"""A whole study, or one stage of it, as the console command ``fedser`` runs them."""
 
-import os
+import shlex
 import shutil
 import sys
 import time
@@ -13,23 +13,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from attacks.campaign import assemble_results, attack_run, audit_run
 from attacks.checks import check_adversary, check_audit, check_store
-from attacks.jobs import JOB_FILE, PROBLEM_FILE, TRACEBACK_FILE, note_crash, note_failure, take_up
+from attacks.command import main
+from attacks.jobs import PROBLEM_FILE, TRACEBACK_FILE, note_crash, note_failure, take_up
 from attacks.lessons import Learned, learn_run
 from attacks.loggers import Place, RunLog, flatten, logged
 from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
 from attacks.summary import summary_table, sweep_table
-from attacks.sweep import find_runs, runs_below, sweep_folder, write_sweep
+from attacks.sweep import find_runs, globs, runs_below, write_sweep
 from attacks.tables import LAYOUTS, write_table
+from client.command import Interrupted, explain, spare_children
 from client.corpora import check
-from client.errors import BAD_INPUT, Suspended, UserError, check_choice, first_line
+from client.errors import BAD_INPUT, Suspended, UserError, check_choice
 from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
@@ -45,41 +47,6 @@ from server.study import (
 )
 from server.turns import absent, check_turns
 
-
-def _earlier(run: str | None, resumed: str | None, runs: Any) -> str | None:
-    """Return the earlier folder that a command works on, if it is one."""
-    sweep = sweep_folder(_patterns(runs))
-    return run or resumed or (str(sweep) if sweep else None)
-
-
-def _patterns(runs: Any) -> list[str]:
-    """Return what the key `runs` names: one glob, or a list of them."""
-    if runs is None:
-        return []
-    return [str(glob) for glob in (runs if isinstance(runs, ListConfig) else [runs])]
-
-
-# A run's folder: the earlier one that stage=attack and stage=report work on, or a new one.
-# Hydra must not overwrite what it wrote there before.
-OmegaConf.register_new_resolver(
-    "run_folder",
-    lambda *earlier_and_new: _earlier(*earlier_and_new[:3]) or earlier_and_new[3],
-    replace=True,
-)
-OmegaConf.register_new_resolver(
-    "hydra_folder",
-    lambda *earlier_and_out: (
-        None if _earlier(*earlier_and_out[:3]) or _is_begun(earlier_and_out[3]) else ".hydra"
-    ),
-    replace=True,
-)
-
-
-def _is_begun(output_dir: str | None) -> bool:
-    """Tell whether a folder holds a job of a sweep that an earlier command began."""
-    return output_dir is not None and (Path(output_dir) / JOB_FILE).exists()
-
-
 CRASHED = 1
 AUDIT_VIOLATED = 3
 SUSPENDED = 4
@@ -91,24 +58,13 @@ class AuditViolation(Exception):
     """The audit proved that more is given away than the accountant says."""
 
 
-def main() -> None:
-    """Run the command line: bad input ends in one line and exit status 2."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
-    try:
-        _hydra_main()
-    except (HydraException, OmegaConfBaseException) as error:
-        _one_line(error)
-        sys.exit(BAD_INPUT)
-
-
-def _one_line(error: Exception) -> str:
-    line = first_line(error)
+def _one_line(line: str) -> str:
     print(f"fedser: {line}", file=sys.stderr)
     return line
 
 
-@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
-def _hydra_main(composed: DictConfig) -> None:
+def run_composed(composed: DictConfig) -> None:
+    """Run the study that Hydra composed, in the folder that it made; bad input ends the process."""
     earlier = composed.run or composed.resume
     folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
     before = set(folder.iterdir())
@@ -116,6 +72,7 @@ def _hydra_main(composed: DictConfig) -> None:
         _report_runs(composed, folder)
         return
     try:
+        spare_children()
         if earlier is not None:
             composed = _recompose(folder)
         config, record = study_config(composed), OmegaConf.to_container(composed, resolve=True)
@@ -123,17 +80,34 @@ def _hydra_main(composed: DictConfig) -> None:
             _run_job(config, record, folder)
         else:
             run_study(config, record, folder, _sweep_dir())
+    except Interrupted as stop:  # of a sweep, too
+        _one_line(f"interrupted: {_again(folder, earlier)}")
+        sys.exit(stop.status)
     except AuditViolation as error:
-        _end(_one_line(error), AUDIT_VIOLATED, folder)
+        _end(_one_line(str(error)), AUDIT_VIOLATED, folder)
     except Suspended as error:  # what is there is what it goes on from
-        _end(_one_line(Suspended(f"{error}: fedser resume={folder}")), SUSPENDED, folder)
-    except (UserError, OmegaConfBaseException) as error:
+        _end(_one_line(f"{error}: {_again(folder, earlier)}"), SUSPENDED, folder)
+    except UserError as error:
         _remove_all_but(folder, before)
-        _end(_one_line(error), BAD_INPUT, folder)
+        _end(_one_line(str(error)), BAD_INPUT, folder)
+    except (HydraException, OmegaConfBaseException) as error:
+        _remove_all_but(folder, before)
+        _end(_one_line(explain(error)), BAD_INPUT, folder)
     except Exception as error:  # such as a lack of memory; the other jobs of a sweep may do
         if not _is_job():
             raise
         print(f"fedser: {note_crash(folder, error)}", file=sys.stderr)
+
+
+def _again(folder: Path, earlier: str | None) -> str:
+    """Return the command that goes on with a run: this one where it works on an earlier run."""
+    if earlier is not None:
+        return shlex.join(["fedser", *sys.argv[1:]])
+    config = HydraConfig.get()
+    given = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
+    searched = [o for o in config.overrides.hydra if o.startswith("hydra.searchpath=")]
+    options = [part for path in given for part in ("--config-dir", path)]
+    return shlex.join(["fedser", *options, *searched, f"resume={folder}"])
 
 
 def _is_job() -> bool:
@@ -164,9 +138,9 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
             raise UserError(f"stage={composed.stage} takes no runs; set stage=report")
         if composed.run or composed.resume:
             raise UserError("runs goes without run and resume: it names folders of its own")
-        _show_sweep(write_sweep(folder, find_runs(_patterns(composed.runs), but=folder)))
+        _show_sweep(write_sweep(folder, find_runs(globs(composed.runs), but=folder)))
     except UserError as error:
-        _end(_one_line(error), BAD_INPUT, folder)
+        _end(_one_line(str(error)), BAD_INPUT, folder)
 
 
 def _show_sweep(written: Path) -> None:
@@ -359,8 +333,11 @@ class SweepTable(Callback):
                 config.corpora or OmegaConf.is_interpolation(config, "corpora")
             ):
                 _check_corpora(config)
-        except (UserError, OmegaConfBaseException) as error:
-            _one_line(error)
+        except UserError as error:
+            _one_line(str(error))
+            sys.exit(BAD_INPUT)
+        except OmegaConfBaseException as error:
+            _one_line(explain(error))
             sys.exit(BAD_INPUT)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from omegaconf import ListConfig
 
 from attacks import figures
 from attacks.jobs import JOB_FILE, PROBLEM_FILE
@@ -27,6 +28,11 @@ ENDS = ("low", "high")
 UNFINISHED = (
     "no results yet: the run goes on, or was interrupted and goes on with fedser resume=FOLDER"
 )
+
+
+def globs(runs: Any) -> list[str]:
+    """Return what the key `runs` names: one glob, or a list of them."""
+    return [str(glob) for glob in (runs if isinstance(runs, ListConfig) else [runs])]
 
 
 def find_runs(patterns: Sequence[str], but: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What Flower, Ray, transformers and MLflow must find in the environment when they are imported."""
 
+import logging
 import os
 
 QUIET = {
@@ -18,3 +19,4 @@ def keep_quiet() -> None:
     """See to it that nothing is reported or looked up outside."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # Flower's; it tells of its plugins

@@ -1,5 +1,6 @@
 """The exceptions a user is meant to see."""
 
+import difflib
 import re
 from collections.abc import Collection
 
@@ -28,10 +29,23 @@ def check_choice(key: str, value: object, choices: Collection[str]) -> None:
     Raises
     ------
     UserError
-        Naming the key and the choices.
+        Naming the key, the choices, and the nearest of them.
     """
     if value not in choices:
-        raise UserError(f"{key}={value} is not one of {', '.join(choices)}")
+        hint = nearest(str(value), choices)
+        raise UserError(f"{key}={value} is not one of {', '.join(choices)}{hint}")
+
+
+def nearest(word: str, choices: Collection[str], within: str = "") -> str:
+    """Return a question after the choice that a word resembles, or nothing.
+
+    Parameters
+    ----------
+    within : str
+        What to put before the choice.
+    """
+    found = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {within}{found[0]}?" if found else ""
 
 
 def first_line(error: Exception) -> str:

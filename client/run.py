@@ -13,9 +13,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from client.command import explain
 from client.corpora.base import Corpus
 from client.environment import keep_quiet
-from client.errors import BAD_INPUT, UserError, first_line
+from client.errors import BAD_INPUT, UserError
 from client.hosting import Holdings
 from client.speakers import load_corpus
 
@@ -26,9 +27,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
     try:
         _hydra_main()
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        print(f"fedser-node: {first_line(error)}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    except UserError as error:
+        line = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        line = explain(error)
+    else:
+        return
+    print(f"fedser-node: {line}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
 
 
 @hydra.main(config_path="pkg://conf", config_name="node", version_base="1.3")

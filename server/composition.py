@@ -29,11 +29,6 @@ from scipy.stats import binom
 
 from server.gaussian import gaussian_epsilon, gaussian_mu
 
-ACCOUNTANTS = {
-    "pld": "privacy loss distributions (dp-accounting)",
-    "prv": "privacy random variables (Opacus)",
-    "rdp": "Renyi differential privacy (dp-accounting)",
-}
 ADD_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
 RESOLUTION = 0.05
 COARSEST = 5e-3

@@ -4,12 +4,16 @@ import math
 from dataclasses import dataclass
 
 from client.errors import UserError, check_choice
-from server.composition import ACCOUNTANTS
 
 CENTRAL = ("central", "central_adaptive")
 LOCAL = ("local", "layered")
 GUARANTEED = (*LOCAL, *CENTRAL, "dp_sgd")
 """Mechanisms that noise is calibrated for."""
+ACCOUNTANTS = {
+    "pld": "privacy loss distributions (dp-accounting)",
+    "prv": "privacy random variables (Opacus)",
+    "rdp": "Renyi differential privacy (dp-accounting)",
+}
 CHOICES = {
     "mechanism": ("none", "udp", *GUARANTEED),
     "unit": ("utterance", "client", "speaker"),

@@ -11,6 +11,7 @@ depends on. fedser itself is brought along, and so is the clients' training data
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -260,13 +261,14 @@ def _ray(address: str | None) -> Iterator[None]:
         # Packages of a name that are installed there come after these.
         code = [str(Path(package.__path__[0])) for package in (client, server)]
         try:
-            ray.init(address, runtime_env={"py_modules": code}, **options)
+            with _own_handler():
+                ray.init(address, runtime_env={"py_modules": code}, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
             ) from error
     else:
-        with _importable_as_here():
+        with _importable_as_here(), _own_handler():
             ray.init(
                 "local",
                 num_cpus=os.cpu_count(),
@@ -278,6 +280,20 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep this process' handler of SIGTERM: Ray puts one that exits in its place."""
+    own = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, own)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, own)
 
 
 def _check_address(address: str) -> None:

@@ -8,21 +8,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from flwr.serverapp import Grid
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from client import run as client_run
+from client.command import no_such_key
 from client.errors import UserError
 from client.run import build_corpus, build_group
 from client.speakers import CorpusData, load_corpus
-from conf.privacy_points import PRIVACY_POINTS
 from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
+from conf.store import register
 from server.app import federate
 from server.audit import release_canaries
 from server.federation import Evidence, Federation, Outcome, Protocol
@@ -37,15 +37,8 @@ from server.study import (
     private_federations,
     write_training,
 )
-from server.turns import corpora_below, others
 
-ConfigStore.instance().store(name="study_schema", node=StudyConfig)
-for _name, _node in PRIVACY_POINTS.items():
-    ConfigStore.instance().store(group="privacy", name=_name, node=_node)
-# What experiments that take corpora in turn are written with.
-OmegaConf.register_new_resolver("corpora_below", corpora_below, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("others", others, replace=True)
-OmegaConf.register_new_resolver("joined", ",".join, replace=True)
+register()
 
 
 def study_config(composed: DictConfig) -> StudyConfig:
@@ -56,12 +49,25 @@ def study_config(composed: DictConfig) -> StudyConfig:
     UserError
         Naming the key.
     """
+    _refuse_added(composed, "")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
     config.model = build_group("model", config.model)
     check_config(config)
     check_frames(config.model, build_group("features", config.features))
     return config
+
+
+def _refuse_added(composed: DictConfig, above: str) -> None:
+    """Refuse keys that ``+KEY=VALUE`` added where the schema has none."""
+    schema = OmegaConf.get_type(composed)
+    known = [field.name for field in fields(schema)] if is_dataclass(schema) else list(composed)
+    for name, value in composed.items_ex(resolve=False):
+        key = above + str(name)
+        if name not in known:
+            raise UserError(no_such_key(key, known))
+        if isinstance(value, DictConfig):
+            _refuse_added(value, f"{key}.")
 
 
 def load_private(config: StudyConfig) -> CorpusData:

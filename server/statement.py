@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.composition import ACCOUNTANTS
 from server.plan import PrivacyPlan
+from server.privacy_config import ACCOUNTANTS
 
 VANTAGES = {
     "attributed": "the server, which sees every update with its sender",

@@ -59,6 +59,8 @@ def check_config(config: StudyConfig) -> None:
     """
     for key, choices in CHOICES.items():
         check_choice(key, getattr(config, key), choices)
+    check_choice("algorithm.name", config.algorithm.name, ("fedavg", "fedsgd"))
+    check_choice("runtime.name", config.runtime.name, ("ray", "local", "network"))
     if config.runtime.name == "network" and config.normalisation not in NORMALISATIONS:
         raise UserError(
             f"normalisation={config.normalisation} needs statistics of all nodes' features, which "

@@ -1,0 +1,93 @@
+"""The console command ``fedser``: what is asked of it, and how it ends."""
+
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from client.command import Interrupted, explain, group_options, interruptible
+from client.errors import BAD_INPUT
+from conf.store import register
+
+COLUMNS = 78
+
+
+def main() -> None:
+    """Run the command line: bad input ends in one line and exit status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
+    try:
+        with interruptible():
+            _hydra_main()
+    except Interrupted as stop:
+        line, status = "interrupted: no run was under way", stop.status
+    except (HydraException, OmegaConfBaseException) as error:
+        line, status = explain(error), BAD_INPUT
+    else:
+        return
+    print(f"fedser: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
+def _hydra_main(composed: DictConfig) -> None:
+    from attacks.run import run_composed  # slow to import: not for help and completion
+
+    run_composed(composed)
+
+
+def groups() -> str:
+    """Return the groups of the configuration and their options, for ``hydra.help.template``."""
+    loader = GlobalHydra.instance().config_loader()
+    listed = [
+        f"{group}: {', '.join(group_options(group))}"
+        for group in loader.get_group_options("", ObjectType.GROUP)
+        if group != "hydra"
+    ]
+    return "\n".join(
+        textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="      ")
+        for line in listed
+    )
+
+
+def _run_folder(run: str | None, resumed: str | None, runs: Any, new: str) -> str:
+    """Return a run's folder: the earlier one that a command works on, or a new one."""
+    return _earlier(run, resumed, runs) or new
+
+
+def _hydra_folder(
+    run: str | None, resumed: str | None, runs: Any, output_dir: str | None
+) -> str | None:
+    """Return where Hydra notes the configuration: not over what it wrote there before."""
+    if _earlier(run, resumed, runs) or (output_dir is not None and _is_begun(output_dir)):
+        return None
+    return ".hydra"
+
+
+def _earlier(run: str | None, resumed: str | None, runs: Any) -> str | None:
+    if runs is not None:
+        from attacks.sweep import globs, sweep_folder
+
+        return str(sweep_folder(globs(runs)) or "") or None
+    return run or resumed
+
+
+def _is_begun(output_dir: str) -> bool:
+    """Tell whether a folder holds a job of a sweep that an earlier command began."""
+    from attacks.jobs import JOB_FILE
+
+    return (Path(output_dir) / JOB_FILE).exists()
+
+
+# Here, and not in `main`: jobs of a sweep in processes of their own import this alone.
+register()
+OmegaConf.register_new_resolver("groups", groups, replace=True)
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("hydra_folder", _hydra_folder, replace=True)
