@@ -81,7 +81,9 @@ def train(message: Message, context: Context) -> Message:
     # One thread a chunk: what a client gets depends neither on how many threads there are nor
     # on who is in its chunk, to the last bit.
     torch.set_num_threads(1)
-    request = TrainRequest.from_json(str(message.content.config_records["config"]["request"]))
+    asked = str(message.content.config_records["config"]["request"])
+    # A node with data of its own imports nothing that a message names.
+    request = TrainRequest.from_json(asked, custom="holdings" not in context.node_config)
     start = from_record(message.content.array_records["arrays"])
     threads = int(context.node_config.get("threads", 1))
     if "holdings" not in context.node_config:

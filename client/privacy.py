@@ -1,8 +1,10 @@
 """What a client applies to its update, last before it is sent."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib import import_module
+from typing import Any
 
 from scipy.special import chdtri
 
@@ -21,9 +23,10 @@ FALSE_ALARM = 1e-9
 
 
 class Mechanism:
-    """What every mechanism answers; by default the update leaves as it is."""
+    """What every mechanism answers; by default the update leaves as it is.
 
-    name: ClassVar[str]
+    A subclass is a frozen dataclass of plain fields: it travels with each round's request.
+    """
 
     @property
     def gradient(self) -> GradientClip | None:
@@ -52,8 +55,6 @@ class Mechanism:
 class NoMechanism(Mechanism):
     """The update leaves in the clear."""
 
-    name: ClassVar[str] = "none"
-
 
 @dataclass(frozen=True)
 class UserLevelDP(Mechanism):
@@ -71,7 +72,6 @@ class UserLevelDP(Mechanism):
         The paper's nominal guarantee; delta is 0.5 there.
     """
 
-    name: ClassVar[str] = "udp"
     gradient_clip: float
     sampling_rate: float
     num_rounds: int
@@ -132,7 +132,6 @@ class CentralDP(Withholding):
         Names of the parameters that leave the device; the others are sent as zeros.
     """
 
-    name: ClassVar[str] = "central"
     shared: list[str]
 
     def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
@@ -155,7 +154,6 @@ class LocalDP(Withholding):
         Standard deviation on each coordinate of each group.
     """
 
-    name: ClassVar[str] = "local"
     groups: list[list[str]]
     clipping_norms: list[float]
     noise: list[float]
@@ -196,7 +194,6 @@ class DPSGD(Withholding):
         Standard deviation of the noise on the sum of a batch's gradients, over that bound.
     """
 
-    name: ClassVar[str] = "dp_sgd"
     clipping_norm: float
     noise_multiplier: float
 
@@ -210,6 +207,31 @@ class DPSGD(Withholding):
         return math.nan
 
 
-MECHANISMS: dict[str, type[Mechanism]] = {
-    m.name: m for m in (NoMechanism, UserLevelDP, CentralDP, LocalDP, DPSGD)
-}
+def build_mechanism(settings: Mapping[str, Any], anywhere: bool = True) -> Mechanism:
+    """Make a mechanism: ``_target_`` names its class as ``module.Class``, the rest its fields.
+
+    Parameters
+    ----------
+    anywhere : bool
+        Whether to import the class from any module, or from this one alone.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class, it is not a `Mechanism`, or has other fields.
+    """
+    fields = dict(settings)
+    target = str(fields.pop("_target_", ""))
+    module, _, name = target.rpartition(".")
+    if not (module == __name__ or anywhere):
+        raise ValueError(f"{target} is not a mechanism of {__name__}")
+    try:
+        found = getattr(import_module(module), name)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise ValueError(f"_target_={target}: no such class ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, Mechanism)):
+        raise ValueError(f"_target_={target} is not a subclass of {__name__}.Mechanism")
+    try:
+        return found(**fields)
+    except TypeError as error:
+        raise ValueError(f"_target_={target}: {error}") from error

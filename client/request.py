@@ -7,7 +7,7 @@ from client.attention import Attention
 from client.hosting import Hosting
 from client.mlp import Mlp
 from client.model import ModelConfig
-from client.privacy import MECHANISMS, Mechanism
+from client.privacy import Mechanism, build_mechanism
 from client.training import TrainingConfig
 
 MODELS: dict[str, type[Mlp | Attention]] = {m.name: m for m in (Mlp, Attention)}
@@ -55,13 +55,19 @@ class TrainRequest:
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal request back."""
         fields = asdict(self)
-        fields["mechanism"]["name"] = self.mechanism.name
+        kind = type(self.mechanism)
+        fields["mechanism"]["_target_"] = f"{kind.__module__}.{kind.__qualname__}"
         fields["model"]["name"] = self.model.name
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, text: str) -> "TrainRequest":
+    def from_json(cls, text: str, custom: bool = True) -> "TrainRequest":
         """Read a request.
+
+        Parameters
+        ----------
+        custom : bool
+            Whether to import mechanisms that are not fedser's own.
 
         Raises
         ------
@@ -72,7 +78,7 @@ class TrainRequest:
         if (hosting := fields["hosting"]) is not None:
             clients = tuple((number, who, shard) for number, who, shard in hosting["clients"])
             fields["hosting"] = Hosting(clients, tuple(hosting["test"]), hosting["normalisation"])
-        mechanism = MECHANISMS[fields["mechanism"].pop("name")](**fields["mechanism"])
+        mechanism = build_mechanism(fields["mechanism"], anywhere=custom)
         model = MODELS[fields["model"].pop("name")](**fields["model"])
         return cls(
             **{

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from client.errors import UserError
-from client.privacy import DPSGD, CentralDP, LocalDP, Mechanism, NoMechanism, UserLevelDP
+from client.privacy import (
+    DPSGD,
+    CentralDP,
+    LocalDP,
+    Mechanism,
+    NoMechanism,
+    UserLevelDP,
+    build_mechanism,
+)
 from server.composition import Releases, calibrated_noise, running_epsilon
 from server.privacy_config import CENTRAL, GUARANTEED, PrivacyConfig
 
@@ -125,6 +133,8 @@ class PrivacyPlan:
         c = self.config
         if c.mechanism == "none":
             return NoMechanism()
+        if c.custom is not None:
+            return build_mechanism(c.custom)
         assert c.clipping_norm is not None  # checked
         if c.mechanism == "udp":
             assert c.epsilon is not None and c.nominal_delta is not None

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from client.errors import UserError, check_choice
+from client.privacy import build_mechanism
 
 CENTRAL = ("central", "central_adaptive")
 LOCAL = ("local", "layered")
@@ -15,7 +17,7 @@ ACCOUNTANTS = {
     "rdp": "Renyi differential privacy (dp-accounting)",
 }
 CHOICES = {
-    "mechanism": ("none", "udp", *GUARANTEED),
+    "mechanism": ("none", "udp", *GUARANTEED, "custom"),
     "unit": ("utterance", "client", "speaker"),
     "relation": ("add_remove", "replace_one"),
     "vantage": ("attributed", "sum", "outsider"),
@@ -28,9 +30,11 @@ NEEDED = {
     "central": ("clipping_norm", "accountant"),
     "central_adaptive": ("clipping_norm", "accountant", "target_quantile", "clip_learning_rate"),
     "dp_sgd": ("clipping_norm", "accountant"),
+    "custom": ("custom",),
 }
 OPTIONAL = {
     "none": (),
+    "custom": (),
     "udp": ("nominal_delta", "stop_at_epsilon"),
     "central_adaptive": ("epsilon", "noise_multiplier", "count_noise", "stop_at_epsilon"),
 }
@@ -45,6 +49,7 @@ OF_SOME = (
     "clip_learning_rate",
     "count_noise",
     "stop_at_epsilon",
+    "custom",
 )
 """Keys that are None unless the mechanism applies them."""
 
@@ -56,7 +61,8 @@ class PrivacyConfig:
     Attributes
     ----------
     mechanism : str
-        ``none``, ``udp``, ``local``, ``layered``, ``central``, ``central_adaptive`` or ``dp_sgd``.
+        ``none``, ``udp``, ``local``, ``layered``, ``central``, ``central_adaptive``, ``dp_sgd``,
+        or ``custom``.
     epsilon : float or None
         UDP: the nominal epsilon. Otherwise: the epsilon that noise is calibrated to.
     noise_multiplier : float or None
@@ -94,6 +100,9 @@ class PrivacyConfig:
         Draw noise and secret cohorts from the operating system's entropy, not from the seed.
     stop_at_epsilon : float or None
         Stop before the round that would spend more.
+    custom : dict or None
+        Custom: what each client applies, as of `client.privacy.build_mechanism`. Nothing is
+        accounted for it.
     """
 
     mechanism: str = "none"
@@ -114,6 +123,12 @@ class PrivacyConfig:
     share_metrics: bool = False
     secure_noise: bool = False
     stop_at_epsilon: float | None = None
+    custom: dict[str, Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """What reports call the mechanism."""
+        return str((self.custom or {"_target_": self.mechanism})["_target_"])
 
     def check(self) -> None:
         """Refuse what cannot be applied or guaranteed.
@@ -130,6 +145,11 @@ class PrivacyConfig:
         for refused, reason in self._refusals():
             if refused:
                 raise UserError(reason)
+        if self.custom is not None:
+            try:
+                build_mechanism(self.custom)
+            except ValueError as error:
+                raise UserError(f"privacy.custom: {error}") from error
         calibrated = self.mechanism in GUARANTEED
         if calibrated and (self.epsilon is None) == (self.noise_multiplier is None):
             raise UserError(
@@ -172,7 +192,7 @@ class PrivacyConfig:
         """Return what cannot be guaranteed, each with whether it is asked for."""
         name, central = f"privacy={self.mechanism}", self.mechanism in CENTRAL
         outsider = central and self.vantage == "outsider"
-        on_client = self.mechanism in ("udp", *LOCAL, "dp_sgd")
+        on_client = self.mechanism in ("udp", *LOCAL, "dp_sgd", "custom")
         return [
             (
                 central and self.vantage == "attributed",
@@ -210,7 +230,7 @@ class PrivacyConfig:
                 "replace_one alone",
             ),
             (
-                self.mechanism in ("none", "udp", "dp_sgd") and self.layers != "all",
+                self.mechanism in ("none", "udp", "dp_sgd", "custom") and self.layers != "all",
                 f"privacy.layers={self.layers}: {name} shares every layer",
             ),
         ]

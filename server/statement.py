@@ -24,6 +24,10 @@ NO_MECHANISM = (
     "No privacy mechanism: updates, example counts and training losses leave the device in the "
     "clear, and nothing is guaranteed."
 )
+CUSTOM = (
+    "The mechanism is a custom one, which nothing is accounted for: what it protects is what the "
+    "attacks below fail to find, and no more is known."
+)
 CLIPPED_GRADIENTS = (
     "Clipping gradients does not bound an Adam update: its first step is about learning rate "
     "times the sign of the gradient. Epsilon above uses the bound that does hold."
@@ -110,7 +114,7 @@ def privacy_statement(
     """
     c, guaranteed = plan.config, spent.epsilon is not None
     return {
-        "mechanism": c.mechanism,
+        "mechanism": c.title,
         "unit": c.unit if guaranteed else None,
         "relation": c.relation if guaranteed else None,
         "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
@@ -150,6 +154,8 @@ def _warnings(
     c = plan.config
     if c.mechanism == "none":
         return [NO_MECHANISM]
+    if c.mechanism == "custom":
+        return [CUSTOM]
     said = [
         *(_udp_warnings(plan, num_examples) if c.mechanism == "udp" else []),
         *([TRUSTED_SERVER] if plan.central else []),

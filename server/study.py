@@ -66,6 +66,11 @@ def check_config(config: StudyConfig) -> None:
             f"normalisation={config.normalisation} needs statistics of all nodes' features, which "
             f"do not leave them: with runtime=network choose {' or '.join(NORMALISATIONS)}"
         )
+    if config.runtime.name == "network" and config.privacy.mechanism == "custom":
+        raise UserError(
+            "privacy.mechanism=custom: nodes with data of their own apply fedser's own mechanisms "
+            "alone; choose another runtime"
+        )
     check_choice("training.engine", config.training.engine, ENGINES)
     for key in ("rounds", "checkpoint_every"):
         if getattr(config, key) < 1:

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,14 @@ from client.mechanism import (
     udp_stddev,
 )
 from client.mlp import Mlp
-from client.privacy import DPSGD, MECHANISMS, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from client.privacy import (
+    DPSGD,
+    CentralDP,
+    LocalDP,
+    NoMechanism,
+    UserLevelDP,
+    build_mechanism,
+)
 from client.request import TrainRequest
 from client.seeds import SystemEntropy
 from client.training import TrainingConfig
@@ -256,6 +264,23 @@ def test_a_request_makes_the_round_trip(mechanism, secure):
     assert TrainRequest.from_json(request.to_json()) == request
 
 
-def test_every_mechanism_has_a_name_to_be_asked_for_by():
-    assert set(MECHANISMS) == {"none", "udp", "central", "local", "dp_sgd"}
-    assert all(mechanism.name == name for name, mechanism in MECHANISMS.items())
+@pytest.mark.parametrize(
+    ("target", "anywhere", "message"),
+    [
+        ("subprocess.Popen", False, "subprocess.Popen is not a mechanism of client.privacy"),
+        ("subprocess.Popen", True, "subprocess.Popen is not a subclass of client.privacy.Mechan"),
+        ("client.privacy.clip_by_norm", False, "client.privacy.clip_by_norm is not a subclass of"),
+        ("client.privacy.None", True, "client.privacy.None: no such class"),
+        ("nowhere.Mechanism", True, "nowhere.Mechanism: no such class"),
+        ("Mechanism", True, "Mechanism: no such class"),
+    ],
+)
+def test_only_mechanisms_are_built_and_for_strangers_only_ours(target, anywhere, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_mechanism({"_target_": target}, anywhere)
+
+
+def test_a_mechanism_with_other_fields_is_refused():
+    settings = {"_target_": "client.privacy.DPSGD", "sigma": 1}
+    with pytest.raises(ValueError, match="client.privacy.DPSGD: .* argument 'sigma'"):
+        build_mechanism(settings)
