@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
+SHOWN := build/run
+TINY := corpus.speakers=10 corpus.utterances_per_speaker=8 folds=[0] rounds=8 cohort_fraction=0.5 \
+	'shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]' privacy=udp \
+	adversary.shadow_federations=2 adversary.bootstraps=100 runtime=local
 
-.PHONY: setup study test lint bench clean
+.PHONY: setup study test lint docs bench clean
 
 setup: $(READY)
 
@@ -25,10 +29,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The notebook shows a tiny run, made for it.
+docs: $(READY)
+	$(BIN)/fedser $(TINY) hydra.run.dir=$(SHOWN)
+	NO_MKDOCS_2_WARNING=1 FEDSER_RUN=$(abspath $(SHOWN)) $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.checkpoints
 
 clean:
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) outputs multirun build site

@@ -62,12 +62,14 @@ def _refuse_added(composed: DictConfig, above: str) -> None:
     """Refuse keys that ``+KEY=VALUE`` added where the schema has none."""
     schema = OmegaConf.get_type(composed)
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else list(composed)
-    for name, value in composed.items_ex(resolve=False):
+    values = OmegaConf.to_container(composed)
+    assert isinstance(values, dict)
+    for name, value in values.items():
         key = above + str(name)
         if name not in known:
             raise UserError(no_such_key(key, known))
-        if isinstance(value, DictConfig):
-            _refuse_added(value, f"{key}.")
+        if isinstance(value, dict):
+            _refuse_added(composed[name], f"{key}.")
 
 
 def load_private(config: StudyConfig) -> CorpusData:

@@ -1,0 +1,1 @@
+PYTHONPATH=mine fedser --config-dir mine/conf attack=[correlation,input_norms]

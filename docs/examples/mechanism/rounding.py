@@ -1,0 +1,33 @@
+"""Rounding at random keeps the mean and saves bits: whether it also hides is to be measured."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.mechanism import Arrays, NoiseSource
+from client.privacy import Mechanism
+
+
+@dataclass(frozen=True)
+class Rounding(Mechanism):
+    """Round each coordinate to one of the two nearest multiples of a step, at random.
+
+    Attributes
+    ----------
+    step : float
+        In update units.
+    """
+
+    step: float
+
+    def stddev(self, num_examples: int) -> float:
+        """Largest standard deviation: that half way between two multiples."""
+        return self.step / 2
+
+    def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
+        """Return the rounded update."""
+        sent: Arrays = {}
+        for name, array in update.items():
+            drawn = noise.random(array.size).reshape(array.shape)  # in [0, 1)
+            sent[name] = (np.floor(array / self.step + drawn) * self.step).astype(np.float32)
+        return sent

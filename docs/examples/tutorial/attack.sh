@@ -1,0 +1,1 @@
+fedser stage=attack run=runs/plain 'attack=[statistics,correlation,centroid]'
