@@ -114,8 +114,8 @@ def test_what_is_wrong_is_named_with_the_nearest_right_one(override, fedser, tmp
     small = [f"cache={tmp_path / 'cache'}", *TINY[:2]]
     status, printed = fedser(override, *small)
     assert status == 2
-    said = [line for line in printed.splitlines() if "file/s" not in line and "speaker" not in line]
-    assert [line for line in said if line][-1] == f"fedser: {WRONG[override]}"
+    said = [line for line in printed.splitlines() if line.startswith("fedser: ")]
+    assert said == [f"fedser: {WRONG[override]}"]
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +176,13 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
             os.killpg(process.pid, number)  # a terminal sends it to the whole group
         else:
             process.send_signal(number)
-        assert process.wait(120) == 128 + number
+        assert process.wait(300) == 128 + number
     finally:
         process.kill()
     printed = log.read_text()
     assert printed.splitlines()[-1] == f"fedser: interrupted: fedser resume={run}"
     assert "Traceback" not in printed and "Error" not in printed
-    gone, alive = psutil.wait_procs(started, timeout=20)
+    gone, alive = psutil.wait_procs(started, timeout=60)
     assert not alive
     assert not (tmp_path / "sweep" / "1").exists()
     if moment == "attacks":
