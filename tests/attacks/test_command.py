@@ -130,7 +130,7 @@ def start(log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     return subprocess.Popen(
-        [*FEDSER, *TINY, *arguments],
+        [*FEDSER, *arguments, *TINY],
         cwd=log.parent,
         stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
@@ -143,7 +143,7 @@ def start(log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
 MOMENTS = {
     "features": (signal.SIGINT, ["runtime=local"]),
     "training": (signal.SIGTERM, ["runtime=ray", "rounds=5000", "stage=train"]),
-    "shadows": (signal.SIGINT, ["runtime=local", "-m", "seed=1,2", "rounds=100"]),
+    "shadows": (signal.SIGINT, ["-m", "runtime=local", "seed=1,2", "rounds=100"]),
     "attacks": (signal.SIGINT, ["runtime=local", "rounds=8"]),
 }
 
