@@ -25,9 +25,8 @@ def soaked(tmp_path_factory):
 def test_a_study_outlives_its_nodes_and_its_server(soaked):
     assert soaked.struck == BLOWS
     assert soaked.statuses[-1] == 0
-    released, received = check(soaked.run, ROUNDS)
+    released, _ = check(soaked.run, ROUNDS)
     assert released == 3 * ROUNDS  # half of the six who train
-    assert received < released  # of the node that was held up
 
 
 def test_it_comes_to_a_model_that_was_scored(soaked):

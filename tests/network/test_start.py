@@ -15,6 +15,7 @@ from conf.schema import RuntimeConfig
 from server.network import joined, listens, network
 from server.run import compose, study_config
 from tests.network.compose import ROOT, image_environment, services
+from tests.network.soak import is_flower
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_run_whose_superlink_ends_is_suspended(tmp_path):
         pytest.raises(Suspended, match=lost),
         network(runtime(insecure=True, min_clients=1), tmp_path) as connected,
     ):
-        (superlink,) = psutil.Process().children()
+        (superlink,) = filter(is_flower, psutil.Process().children())
         superlink.kill()
         connected.grid.get_node_ids()
 
