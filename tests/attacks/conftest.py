@@ -191,3 +191,19 @@ def legend_of_bare_figure(figure: Figure) -> Any:
         over = axes.get_tightbbox()
         assert over is not None and not legend.overlaps(over)
     return legend
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def fedser(cache, tmp_path, monkeypatch, command):
+    """Run the command in an empty folder; return its exit status and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        return command(*arguments, f"cache={cache}")
+
+    return run

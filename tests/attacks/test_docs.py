@@ -176,7 +176,7 @@ def test_the_tutorial_ends_at_a_frontier(tmp_path, monkeypatch, command, cache):
     assert [a["name"] for a in attacks[::6]] == ["statistics", "correlation", "centroid"]
 
     printed = run("frontier.sh", *SMALL, SHADOW, "rounds=2", "attack=statistics")
-    assert "sweep: runs/frontier/sweep.csv" in printed
+    assert f"sweep: {tmp_path}/runs/frontier/sweep.csv" in printed
     table = pd.read_csv(tmp_path / "runs/frontier/sweep.csv")
     assert table["mechanism"].tolist() == ["none", "udp", "local", "central"]
     assert np.isnan(table["epsilon"][0]) and table["epsilon"][1] > 1e4

@@ -28,22 +28,6 @@ SMALL = [
 SHADOW_OF_ITSELF = "{corpus: synthetic, speakers: 10, utterances_per_speaker: 8}"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def fedser(cache, tmp_path, monkeypatch, command):
-    """Run the command in an empty folder; return its exit status and what it printed."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.chdir(tmp_path)
-        return command(*arguments, f"cache={cache}")
-
-    return run
-
-
 def only_run(folder: Path) -> Path:
     (run,) = folder.glob("outputs/*/*")
     return run

@@ -10,6 +10,7 @@ import attacks
 from attacks import shadow
 from client.app import app as client_app
 from client.errors import UserError
+from client.privacy import NoMechanism
 from client.speakers import join_clients, make_clients
 from server.app import federate
 from server.grid import LocalGrid
@@ -112,7 +113,7 @@ def test_the_aware_add_the_victims_noise_exactly_the_others_none(tmp_path, priva
     victims = protocol(privacy=privacy).plan.client_mechanism()
     for federation in made_for(study(tmp_path), data, tmp_path, privacy):
         plan = federation.protocol.plan
-        assert plan.config == PrivacyConfig() and plan.client_mechanism().name == "none"
+        assert plan.config == PrivacyConfig() and plan.client_mechanism() == NoMechanism()
     aware = made_for(study(tmp_path, **{"adversary.aware": True}), data, tmp_path, privacy)
     for federation in aware:
         plan = federation.protocol.plan
