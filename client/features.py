@@ -145,7 +145,8 @@ def extract(
     UserError
         If a recording is unreadable or empty or has non-finite features, unless `skip_bad`.
     """
-    folder = cache_dir / "features" / extractor.key
+    # Workers may have been started where relative paths led elsewhere.
+    paths, folder = [p.absolute() for p in paths], cache_dir.absolute() / "features" / extractor.key
     digests = [_digest(path, skip_bad) for path in paths]
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
     first.pop("", None)
