@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.errors import UserError
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.transcript import Releases, Transcript, TranscriptMeta
 
 Floats = npt.NDArray[np.float32]

@@ -14,7 +14,7 @@ from joblib.externals.loky import get_reusable_executor
 from client.corpora.synthetic import Synthetic
 from client.features import extract
 from client.run import build
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.accountant import Accountant
 from server.composition import Releases
 from server.plan import PrivacyPlan

@@ -29,18 +29,18 @@ from client.corpora.base import EMOTIONS
 from client.mlp import Mlp
 from client.model import initial_arrays
 from client.speakers import Clients
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from client.wire import to_record
 from conf.schema import RuntimeConfig
 from server.aggregate import aggregation
 from server.cohort import cohort_sampler
-from server.federation import AlgorithmConfig, Federation, Protocol
+from server.config import AlgorithmConfig, TranscriptConfig
+from server.federation import Federation, Protocol
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
 from server.run import run_federations
 from server.runtime import run_on
 from server.strategy import TappedAveraging
-from server.transcript import TranscriptConfig
 
 FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
 SIZES = (FEATURES, *HIDDEN, len(EMOTIONS))

@@ -25,7 +25,7 @@ from rich.table import Table
 
 SIZES = ((70, 7), (1000, 100), (10_000, 1000))
 POLL_SECONDS = 0.2
-ENOUGH = 300
+ENOUGH = 1500
 """Clients trained per figure, at least: short rounds are disturbed more."""
 
 

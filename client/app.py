@@ -33,7 +33,7 @@ from client.model import initial_arrays, load_arrays
 from client.privacy import NoMechanism
 from client.request import TrainRequest
 from client.threads import spread
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from client.wire import from_record, to_record
 
 STACKED = {"cpu": 16, "cuda": 1024}

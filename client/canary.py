@@ -7,7 +7,7 @@ from client.dataset import Examples
 from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 
 
 def canary_update(

@@ -19,7 +19,7 @@ from client.jit import compiled, sum_of_squares
 from client.mechanism import Arrays
 from client.mlp import Mlp
 from client.model import ModelConfig
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]

@@ -15,7 +15,8 @@ from client.model import ModelConfig, in_order
 from client.privacy import Mechanism
 from client.seeds import noise_source
 from client.stacked import Stack
-from client.training import TrainingConfig, fedavg_update, fedsgd_gradient
+from client.training import fedavg_update, fedsgd_gradient
+from client.training_config import TrainingConfig
 from client.vmapped import Vmapped
 
 ENGINES = ("stacked", "loop")

@@ -8,7 +8,7 @@ from client.hosting import Hosting
 from client.mlp import Mlp
 from client.model import ModelConfig
 from client.privacy import Mechanism, build_mechanism
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 
 MODELS: dict[str, type[Mlp | Attention]] = {m.name: m for m in (Mlp, Attention)}
 

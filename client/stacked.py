@@ -21,7 +21,7 @@ from client.dataset import Dataset, trim
 from client.draws import Draws
 from client.mechanism import Arrays
 from client.model import ModelConfig
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 
 Tensors = list[torch.Tensor]
 

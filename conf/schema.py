@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.training import TrainingConfig
-from server.federation import AlgorithmConfig
+from client.training_config import TrainingConfig
+from server.config import AlgorithmConfig, TranscriptConfig
 from server.privacy_config import PrivacyConfig
-from server.transcript import TranscriptConfig
 
 
 @dataclass

@@ -8,7 +8,7 @@ from copy import copy
 import numpy as np
 
 from client.privacy import UserLevelDP
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.composition import Releases, running_epsilon
 from server.plan import PrivacyPlan
 from server.privacy_config import CENTRAL, PrivacyConfig

@@ -14,39 +14,19 @@ from client.mechanism import Arrays
 from client.model import ModelConfig
 from client.request import TrainRequest
 from client.speakers import Clients
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.cohort import Sampler, cohort_sampler
+from server.config import AlgorithmConfig, TranscriptConfig
 from server.evaluate import Scores
 from server.plan import PrivacyPlan
 from server.roster import RemoteClients
-from server.transcript import Reader, TranscriptConfig, TranscriptMeta, choose_layers
+from server.transcript import Reader, TranscriptMeta, choose_layers
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 FORMAT = 4
 """Raise it whenever the same protocol and data give another transcript."""
-
-
-@dataclass
-class AlgorithmConfig:
-    """Keys of ``conf/algorithm``.
-
-    Attributes
-    ----------
-    name : str
-        ``fedavg`` or ``fedsgd``.
-    server_learning_rate : float
-        Step along the mean update (FedAvg: 1) or against the mean gradient (FedSGD).
-    """
-
-    name: str
-    server_learning_rate: float
-
-    @property
-    def server_step(self) -> float:
-        """Factor on the mean of what clients send."""
-        return -self.server_learning_rate if self.name == "fedsgd" else self.server_learning_rate
 
 
 @dataclass(frozen=True)

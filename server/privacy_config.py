@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from client.errors import UserError, check_choice
-from client.privacy import build_mechanism
 
 CENTRAL = ("central", "central_adaptive")
 LOCAL = ("local", "layered")
@@ -146,6 +145,8 @@ class PrivacyConfig:
             if refused:
                 raise UserError(reason)
         if self.custom is not None:
+            from client.privacy import build_mechanism  # slow to import: not for help
+
             try:
                 build_mechanism(self.custom)
             except ValueError as error:

@@ -36,27 +36,6 @@ CHUNK_BYTES = 32 * 2**20
 """About as much is written to a file, and read, at a time."""
 
 
-@dataclass
-class TranscriptConfig:
-    """What is recorded.
-
-    Attributes
-    ----------
-    layers : str
-        ``first``, ``second``, ``last``, ``all`` or names of layers such as ``dense.0``,
-        separated by commas: weights and biases of each.
-    dtype : str
-        ``float16`` or ``float32``.
-    store : str
-        ``updates``, or ``features``: of the private federations' updates only what the attacks
-        read of these layers, while training goes on. Shadow federations keep theirs.
-    """
-
-    layers: str = "first"
-    dtype: str = "float16"
-    store: str = "updates"
-
-
 @dataclass(frozen=True)
 class TranscriptMeta:
     """What the server knows of a federation.

@@ -11,12 +11,12 @@ from client.frames import pad
 from client.mlp import Mlp
 from client.model import ModelConfig, parameter_sizes
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.composition import Releases
-from server.federation import AlgorithmConfig, Federation, Protocol
+from server.config import AlgorithmConfig, TranscriptConfig
+from server.federation import Federation, Protocol
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
-from server.transcript import TranscriptConfig
 
 FEATURES = 12
 MLP = Mlp(hidden=[8, 6])

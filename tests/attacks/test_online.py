@@ -16,9 +16,10 @@ from client.app import app as client_app
 from client.errors import UserError
 from conf.schema import AdversaryConfig
 from server.app import federate
+from server.config import TranscriptConfig
 from server.grid import LocalGrid
 from server.run import compose, study_config
-from server.transcript import Releases, Transcript, TranscriptConfig
+from server.transcript import Releases, Transcript
 from server.writer import TranscriptWriter
 from tests.examples import CENTRAL, SHARED, federation
 

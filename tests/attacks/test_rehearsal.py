@@ -12,9 +12,10 @@ from client.draws import Draws, client_keys
 from client.model import initial_arrays
 from client.training import fedavg_update, fedsgd_gradient
 from server.app import federate
+from server.config import TranscriptConfig
 from server.grid import LocalGrid
 from server.privacy_config import PrivacyConfig
-from server.transcript import Transcript, TranscriptConfig
+from server.transcript import Transcript
 from tests.examples import LOCAL, UDP, NoNoise, clients, corpus, federation
 
 PLAIN = PrivacyConfig()

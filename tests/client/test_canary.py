@@ -4,7 +4,8 @@ import torch
 
 from client.canary import canary_update, part_of, unflatten
 from client.mlp import Mlp
-from client.training import Examples, TrainingConfig
+from client.training import Examples
+from client.training_config import TrainingConfig
 
 START = {
     "w": np.arange(1, 13, dtype=np.float32).reshape(3, 4),

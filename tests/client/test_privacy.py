@@ -27,7 +27,7 @@ from client.privacy import (
 )
 from client.request import TrainRequest
 from client.seeds import SystemEntropy
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from tests.examples import NoNoise
 
 UDP = UserLevelDP(gradient_clip=0.25, sampling_rate=0.1, num_rounds=200, epsilon=5, delta=0.5)

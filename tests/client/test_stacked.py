@@ -16,7 +16,7 @@ from client.model import initial_arrays
 from client.privacy import DPSGD, NoMechanism, UserLevelDP
 from client.seeds import numpy_stream
 from client.stacked import Stack
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 
 UNEQUAL = (26, 1, 45, 20, 7, 21, 40, 1)
 PLAIN = NoMechanism()

@@ -15,12 +15,8 @@ from client.frames import pad
 from client.mechanism import GradientClip, l2_norm
 from client.mlp import Mlp, Perceptron
 from client.model import initial_arrays, load_arrays
-from client.training import (
-    TrainingConfig,
-    fedavg_update,
-    fedsgd_gradient,
-    poisson_batch,
-)
+from client.training import fedavg_update, fedsgd_gradient, poisson_batch
+from client.training_config import TrainingConfig
 
 MODEL = Mlp(hidden=[6, 5], dropout=0.2)
 NO_DROPOUT = Mlp(hidden=[6, 5], dropout=0.0)

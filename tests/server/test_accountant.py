@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from client.privacy import UserLevelDP
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.accountant import (
     Accountant,
     adam_sensitivity,

@@ -15,10 +15,11 @@ from client.seeds import SystemEntropy
 from server.accountant import planned_exposures
 from server.app import federate
 from server.composition import Releases, composed_epsilon
+from server.config import TranscriptConfig
 from server.gaussian import gaussian_epsilon
 from server.grid import LocalGrid
 from server.privacy_config import PrivacyConfig
-from server.transcript import Transcript, TranscriptConfig
+from server.transcript import Transcript
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP, federation
 
 SUM = replace(CENTRAL, vantage="sum")

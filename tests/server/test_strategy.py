@@ -12,7 +12,7 @@ from client.errors import Suspended
 from client.mlp import Mlp
 from client.privacy import LocalDP, Mechanism, NoMechanism
 from client.request import TrainRequest
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from server.aggregate import Aggregate, WeightedMean
 from server.grid import LocalGrid
 from server.strategy import TappedAveraging

@@ -9,7 +9,7 @@ import pytest
 import conf
 from client.errors import UserError
 from client.privacy import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
-from client.training import TrainingConfig
+from client.training_config import TrainingConfig
 from conf.schema import RuntimeConfig
 from server.cohort import Sampler
 from server.composition import Releases
