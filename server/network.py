@@ -303,14 +303,7 @@ def _grid(
     address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker
 ) -> Iterator[Grid]:
     """Take the task of the ServerApp, and say how it ended."""
-    deadline = time.monotonic() + START_SECONDS
-    while (token := api.acquire(TaskType.SERVER_APP)) is None:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"runtime.address={address}: the SuperLink hands out no task; was it "
-                "started with --isolation process, and nothing else that runs apps?"
-            )
-        time.sleep(POLL_SECONDS)
+    token = _token(address, api)
     grid = HttpGrid(address, authority is None, authority, token=token)
     grid._retry_invoker = retrying  # before it connects; its own never gives up
     look_often(grid)
@@ -328,6 +321,27 @@ def _grid(
             retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
             with suppress(httpx.HTTPError):
                 task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+
+
+def _token(address: str, api: Runtime) -> str:
+    """Wait for the task that the SuperLink made of the run."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if token := api.acquire(TaskType.SERVER_APP):
+                return token
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.UNAUTHORIZED:
+                raise
+            raise UserError(
+                f"runtime.secret: not the one that the SuperLink at {address} was given as "
+                "--superexec-auth-secret-file"
+            ) from error
+        time.sleep(POLL_SECONDS)
+    raise UserError(
+        f"runtime.address={address}: the SuperLink hands out no task; was it "
+        "started with --isolation process, and nothing else that runs apps?"
+    )
 
 
 def _files(runtime: RuntimeConfig) -> tuple[Sequence[Path], bytes | None]:

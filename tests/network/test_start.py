@@ -1,6 +1,7 @@
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 
@@ -78,17 +79,35 @@ def test_a_run_whose_superlink_ends_is_suspended(tmp_path):
         connected.grid.get_node_ids()
 
 
-def test_a_superlink_that_was_away_is_found_again_unless_it_was_started_anew(tmp_path):
+@pytest.fixture
+def started(tmp_path):
+    """A runtime that joins a SuperLink, and the command that starts this."""
     (tmp_path / "secret").write_bytes(b"s" * 32)
     asked = runtime(
         insecure=True, min_clients=1, start=False, secret=str(tmp_path / "secret"), patience=60.0
     )
     host, port = asked.address.split(":")
-    start = [
+    return asked, [
         *(command("flower-superlink"), "--host", host, "--port", port, "--insecure"),
         *("--isolation", "process", "--superexec-auth-secret-file", asked.secret),
         "--disable-runtime-dependency-installation",
     ]
+
+
+def test_a_superlink_refuses_another_secret(started, tmp_path):
+    asked, start = started
+    (tmp_path / "other").write_bytes(b"o" * 32)
+    other = replace(asked, secret=str(tmp_path / "other"))
+    with (
+        running(start) as superlink,
+        pytest.raises(UserError, match="runtime.secret: not the one that the SuperLink at"),
+    ):
+        assert listens(asked.address, superlink)
+        network(other, tmp_path).__enter__()
+
+
+def test_a_superlink_that_was_away_is_found_again_unless_it_was_started_anew(started, tmp_path):
+    asked, start = started
     with (
         running(start) as superlink,
         pytest.raises(Suspended, match="started anew .*401"),
