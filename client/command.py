@@ -67,15 +67,18 @@ def interruptible() -> Iterator[None]:
     taken = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
     for number in taken:
         signal.signal(number, interrupt)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}.intersection(taken))
-    waiting = Thread(target=wait, daemon=True)
-    waiting.start()
+    waited = {signal.SIGINT}.intersection(taken)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    waiting = [Thread(target=wait, daemon=True) for _ in waited]
+    for thread in waiting:
+        thread.start()
     try:
         yield
     finally:
         over.set()
-        signal.pthread_kill(waiting.ident or 0, signal.SIGINT)
-        waiting.join()
+        for thread in waiting:  # where SIGINT is ignored nothing would wake it
+            signal.pthread_kill(thread.ident or 0, signal.SIGINT)
+            thread.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number in taken:
             signal.signal(number, before[number])

@@ -46,6 +46,11 @@ def test_help_lists_groups_keys_and_examples_on_80_columns(fedser):
     assert "\n  nominal_delta: 0.5\n" in fedser("privacy=udp", "--help")[1]
 
 
+def test_a_command_started_in_the_background_of_a_script_ends():
+    call = f"trap '' INT; exec {shlex.join([*FEDSER, '--help'])}"
+    subprocess.run(["sh", "-c", call], check=True, capture_output=True, timeout=120)
+
+
 def test_the_composed_configuration_is_printed_with_and_without_references(fedser, monkeypatch):
     monkeypatch.setenv("FEDSER_DATA_ROOT", "/corpora")
     status, printed = fedser("--cfg", "job", "corpus=ravdess", "seed=3")
