@@ -116,7 +116,10 @@ def studied(tmp_path_factory, speakers) -> Studied:
                 run_study(study_config(compose([*over, *changed])), {}, folder / name)
         command = [BIN / "flower-supernode", "--superlink", f"localhost:{port}"]
         refused = subprocess.run(
-            [*command, "--isolation", "process", "--root-certificates", certificates / "ca.crt"],
+            [
+                *(*command, "--isolation", "process", "--port", str(free_port())),
+                *("--root-certificates", certificates / "ca.crt"),
+            ],
             capture_output=True,
             text=True,
             timeout=300,
