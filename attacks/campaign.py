@@ -1,6 +1,7 @@
 """The adversary at work: learn, score the victims; then the figures of it."""
 
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -98,6 +99,9 @@ def attack_run(
                 "selection": config.adversary.selection,
             }
             entries += [about | entry for entry in _evaluate(config, found, classes, folder)]
+    if not config.keep_shadows:
+        for rehearsal in learned.rehearsals:
+            shutil.rmtree(rehearsal.folder, ignore_errors=True)  # another run was faster
     shadow_seconds, fit_seconds = learned.seconds
     attack_seconds = fit_seconds + time.perf_counter() - started
     return entries, {"shadow_seconds": shadow_seconds, "attack_seconds": attack_seconds}

@@ -18,8 +18,8 @@ PROBLEM_FILE = "problem.txt"
 TRACEBACK_FILE = "traceback.txt"
 """Beside it, where that was no user's error: where."""
 FREE = {
-    *("runtime", "cache", "checkpoint_every", "keep_transcript", "table", "corpora"),
-    *("run", "runs", "resume", "logger"),
+    *("runtime", "cache", "checkpoint_every", "table", "corpora"),
+    *("keep_transcript", "keep_shadows", "run", "runs", "resume", "logger"),
 }
 """Keys that change no result, at the top of the configuration."""
 

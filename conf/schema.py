@@ -168,3 +168,4 @@ class StudyConfig:
     resume: str | None
     checkpoint_every: int
     keep_transcript: bool
+    keep_shadows: bool

@@ -222,12 +222,17 @@ def test_speakers_are_recognised_again(fedser, tmp_path):
     assert "EER" in (run / "report.html").read_text()
 
 
-def test_a_transcript_that_is_not_to_be_kept_goes_once_it_was_attacked(fedser, tmp_path):
+def test_transcripts_that_are_not_to_be_kept_go_once_they_were_attacked(fedser, cache, tmp_path):
     assert fedser(*SMALL, "keep_transcript=false", "stage=train")[0] == 0
     run = only_run(tmp_path)
     assert (run / "transcript").exists()
-    assert fedser("stage=attack", f"run={run}")[0] == 0
-    assert read_results(run / "results.json")["attacks"] and not (run / "transcript").exists()
+    assert fedser("stage=attack", f"run={run}", "keep_transcript=true")[0] == 0
+    first, before = attacks_of(run), set((cache / "shadow").iterdir())
+    assert (run / "transcript").exists()
+    assert fedser("stage=attack", f"run={run}", "keep_shadows=false")[0] == 0
+    assert first and attacks_of(run) == first
+    assert not (run / "transcript").exists()
+    assert len(before - set((cache / "shadow").iterdir())) == 2
 
 
 def test_one_seed_reproduces_a_study(fedser, tmp_path):
