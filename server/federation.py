@@ -1,6 +1,7 @@
 """What one federated run is: its clients, its protocol, and what comes out of it."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -109,11 +110,15 @@ class Federation:
 
     @cached_property
     def digest(self) -> str:
-        """Name of everything that determines its transcript."""
+        """Name of everything that determines its transcript, a custom mechanism's code too."""
         digest = hashlib.sha256()
         read = [self.reader.numbers] if self.reader else []
         digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *read]).encode())
         digest.update(self.clients.fingerprint())
+        plan = self.protocol.plan
+        if plan.config.custom is not None:
+            code = Path(inspect.getfile(type(plan.client_mechanism())))
+            digest.update(code.read_bytes())
         return digest.hexdigest()[:24]
 
     @property

@@ -156,6 +156,27 @@ def test_the_cache_is_named_by_what_determines_a_transcript(tmp_path, change):
     assert not {f.folder for f in first} & {f.folder for f in other}
 
 
+def test_the_cache_knows_the_code_of_a_custom_mechanism(tmp_path, monkeypatch):
+    code = tmp_path / "negation.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from client.privacy import NoMechanism\n"
+        "@dataclass(frozen=True)\n"
+        "class Negation(NoMechanism): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    privacy = PrivacyConfig(mechanism="custom", custom={"_target_": "negation.Negation"})
+    folders = []
+    for aware in (True, False):
+        for line in ("", "# another rule\n"):
+            code.write_text(code.read_text() + line)
+            config = study(tmp_path, **{"adversary.aware": aware})
+            folders.append(made_for(config, [corpus("a")], tmp_path, privacy)[0].folder)
+    first, changed, *plain = folders
+    assert first != changed
+    assert plain[0] == plain[1]  # the unaware know no mechanism
+
+
 def test_only_complete_transcripts_enter_the_cache(tmp_path):
     made = made_for(study(tmp_path), [corpus("a")], tmp_path)
     absent = shadow.missing(made)
