@@ -99,11 +99,11 @@ def attack_run(
                 "selection": config.adversary.selection,
             }
             entries += [about | entry for entry in _evaluate(config, found, classes, folder)]
+    shadow_seconds, fit_seconds = learned.seconds
+    attack_seconds = fit_seconds + time.perf_counter() - started
     if not config.keep_shadows:
         for rehearsal in learned.rehearsals:
             shutil.rmtree(rehearsal.folder, ignore_errors=True)  # another run was faster
-    shadow_seconds, fit_seconds = learned.seconds
-    attack_seconds = fit_seconds + time.perf_counter() - started
     return entries, {"shadow_seconds": shadow_seconds, "attack_seconds": attack_seconds}
 
 
