@@ -15,7 +15,7 @@ from attacks.tap import Floats, Ints, pseudo_gradients
 from client.dataset import Dataset, Examples
 from client.engine import Training
 from client.privacy import Mechanism
-from client.seeds import numpy_stream
+from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
 from server.federation import Protocol
 from server.transcript import Releases, Transcript
@@ -110,7 +110,7 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
             mechanism,
             protocol.seed,
             stream,
-            False,
+            [noise_source(protocol.seed, "noise", *stream, c) for c in chosen.tolist()],
         )
         training.train(slice(None))
         plain = training.updates

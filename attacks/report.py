@@ -32,6 +32,7 @@ UNITS = {
 }
 RELATIONS = {
     "add_remove": "data sets differ by one {unit} added or removed",
+    "zero_out": "the updates of one {unit} are replaced by zeros; who takes part is known",
     "replace_one": "data sets differ by one {unit} replaced by another",
 }
 SAMPLING = {
@@ -43,9 +44,13 @@ LEAVES = {
     "num_examples": "the number of training utterances, in the clear",
     "loss": "the training loss, in the clear",
 }
+RELEASED = {
+    "released": "those of all folds",
+    "evaluation": "that of one fold; the others only estimate utility, and are not shown",
+}
 NONE = pd.Series(dtype=float)
 NOISE = {
-    "seeded": "seeded generator, so that research can be repeated",
+    "seeded": "the seed: reproducible, and no protection against anybody who knows the seed",
     "system": "entropy of the operating system",
     None: "none",
 }
@@ -133,7 +138,11 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
         ("Neighbouring relation", neighbours),
         ("Vantage (against whom)" if unit else "Vantage", privacy["vantage"] or "not stated"),
         ("Accountant", privacy["accountant"] or "none"),
-        (f"Releases of one {unit or 'client'}, at most", decimal(privacy["releases_max"], 0)),
+        (
+            f"Releases of one {unit or 'client'}, at most, in all folds",
+            decimal(privacy["releases_max"], 0),
+        ),
+        ("Models that count as released", RELEASED[privacy["cross_validation"]]),
         ("Cohorts", SAMPLING[privacy["sampling"]]),
         (
             "Noise multiplier (standard deviation / sensitivity)",
@@ -141,19 +150,27 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
         ),
         ("Clipping norm", _plain(privacy["clipping_norm"])),
         ("Noise source", NOISE[privacy["noise"]]),
-        ("Leaves the device", ", ".join(LEAVES[sent] for sent in privacy["leaves_device"])),
+        (
+            "Leaves the device",
+            ", ".join(LEAVES.get(sent, sent) for sent in privacy["leaves_device"]),
+        ),
     ]
 
 
 def real_epsilons(results: Results) -> list[tuple[str, str]]:
-    """The real epsilon, as heading and text, for each assumption on who knows the cohorts."""
+    """The real epsilon, as heading and text: for the run, other observers, and one fold."""
     privacy = results["privacy"]
     if privacy["epsilon"] is None:
         return [("Real", "no guarantee")]
-    shown = [(privacy["participation"], privacy["epsilon"])]
-    if privacy["epsilon_known_participation"] is not None:
-        shown.append(("known", privacy["epsilon_known_participation"]))
-    return [(f"Real, participation {who}", epsilon_text(epsilon)) for who, epsilon in shown]
+    shown = [(f"participation {privacy['participation']}", privacy["epsilon"])]
+    known = privacy["epsilon_known_participation"], privacy["epsilon_known_replace_one"]
+    for relation, epsilon in zip(("zero-out", "replace-one"), known, strict=True):
+        if epsilon is not None:
+            shown.append((f"participation known, {relation}", epsilon))
+    one = privacy["epsilon_one_federation"]
+    if one is not None and len(results["utility"]["per_fold"]) > 1:
+        shown.append(("one fold alone", one))
+    return [(f"Real, {condition}", epsilon_text(epsilon)) for condition, epsilon in shown]
 
 
 def _plain(number: float | None) -> str:

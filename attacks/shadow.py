@@ -94,7 +94,8 @@ def keep(trained: Sequence[Federation]) -> None:
 
 def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
     """Return a plan whose clients add what those of the given one do, however many they are."""
-    config = replace(plan.config, stop_at_epsilon=None)
+    # Shadow speakers are the adversary's own: their noise protects nobody and is reproducible.
+    config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
     if config.mechanism in GUARANTEED:
         config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
     return replace(plan, config=config, num_clients=num_clients)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from attacks import figures
 from attacks.results import Attack, Results, at_one, strongest, target
+from server.statement import LARGEST_DELTA
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
 STRONG_EPSILON, REASONABLE_EPSILON = 1.0, 10.0
@@ -134,16 +135,30 @@ def privacy_finding(results: Results) -> Finding:
     known = privacy["epsilon_known_participation"]
     if known is not None:
         guarantee += f" while participation is secret, ε = {epsilon_text(known)} once it is known"
-        details[1] += f", ε = {epsilon_text(known)} once known"
-    strength = _strength(epsilon, delta, results["speakers"])
+        replaced = epsilon_text(privacy["epsilon_known_replace_one"])
+        details[1] += f", ε = {epsilon_text(known)} once known (zero-out; replace-one {replaced})"
+    one, folds = privacy["epsilon_one_federation"], len(results["utility"]["per_fold"])
+    if folds > 1 and privacy["cross_validation"] == "released":
+        details.append(f"all {folds} folds together; one fold alone: ε = {epsilon_text(one)}")
+    elif folds > 1:
+        details.append("one fold alone: cross-validation is declared as evaluation only")
+    strength = _strength(epsilon, delta, privacy["units"])
     sentence = f"The formal guarantee is {strength}: {guarantee}. It holds against "
     sentence += f"{privacy['vantage'].rstrip('.')}."
+    if privacy["noise"] == "seeded":
+        details.append("reproducible noise: the run itself protects nobody")
+        sentence = (
+            f"The noise follows from the seed, so this run protects nobody. With secret noise: "
+            f"{sentence[0].lower()}{sentence[1:]}"
+        )
     return Finding(title, f"ε = {epsilon_text(epsilon)}", sentence, details)
 
 
-def _strength(epsilon: float, delta: float, speakers: int) -> str:
-    if delta * speakers >= 1:
-        return "void, since its δ lets it fail outright for one of the speakers"
+def _strength(epsilon: float, delta: float, units: int) -> str:
+    if delta * units >= 1:
+        return "void, since its δ lets it fail outright for one unit"
+    if delta * units > LARGEST_DELTA:
+        return "doubtful, since its δ is large for so many units"
     if epsilon <= STRONG_EPSILON:
         return "strong"
     return "moderate" if epsilon <= REASONABLE_EPSILON else "too weak to rely on"

@@ -12,6 +12,7 @@ it is sent.
 import json
 import logging
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +28,12 @@ from client.engine import Training
 from client.evaluation import confusion_matrices
 from client.hosting import Holdings, Hosted, Hosting
 from client.jit import compiling_alone
-from client.mechanism import Arrays
+from client.mechanism import Arrays, NoiseSource
 from client.mlp import Mlp
 from client.model import initial_arrays, load_arrays
 from client.privacy import NoMechanism
 from client.request import TrainRequest
+from client.seeds import SystemEntropy, noise_source
 from client.threads import spread
 from client.training_config import TrainingConfig
 from client.wire import from_record, to_record
@@ -88,14 +90,18 @@ def train(message: Message, context: Context) -> Message:
     threads = int(context.node_config.get("threads", 1))
     if "holdings" not in context.node_config:
         path = _found(str(request.dataset), context)
-        content = _train(request, start, _dataset(path, request.device), request.device, threads)
+        noises = _simulated_noises(request)
+        data = _dataset(path, request.device)
+        content = _train(request, start, data, request.device, threads, noises)
         return Message(content, reply_to=message)
     if request.hosting is None:
         raise ValueError("a node with data of its own reads no file that a message names")
     path, device = (str(context.node_config[key]) for key in ("holdings", "device"))
     hosted, content = _hosted(path, request.hosting, request.seed, device), RecordDict()
     if request.clients:
-        content = _train(request, start, hosted.training, device, threads)
+        # Nothing that the server sends may influence the noise of a real device.
+        noises = [SystemEntropy() for _ in request.clients]
+        content = _train(request, start, hosted.training, device, threads, noises)
     content["evaluation"] = _evaluate(request, start, hosted, threads)
     return Message(content, reply_to=message)
 
@@ -111,11 +117,24 @@ def warm_up(device: str) -> None:
     plain, none = TrainingConfig(), NoMechanism()
     request = TrainRequest("", 0, 0, (0,), None, device, "fedavg", model, plain, none)
     with compiling_alone():
-        _train(request, initial_arrays(model, 2, len(EMOTIONS), 0), data, device, 1)
+        _train(
+            request, initial_arrays(model, 2, len(EMOTIONS), 0), data, device, 1, [SystemEntropy()]
+        )
+
+
+def _simulated_noises(request: TrainRequest) -> list[NoiseSource]:
+    """Return where the noise of each client of a simulation comes from."""
+    stream = ("noise", request.federation, request.round, request.attempt)
+    return [noise_source(request.noise_seed, *stream, client) for client in request.clients]
 
 
 def _train(
-    request: TrainRequest, start: Arrays, data: Dataset, device: str, threads: int
+    request: TrainRequest,
+    start: Arrays,
+    data: Dataset,
+    device: str,
+    threads: int,
+    noises: Sequence[NoiseSource],
 ) -> RecordDict:
     clients = request.clients
     training = Training(
@@ -128,7 +147,7 @@ def _train(
         request.mechanism,
         request.seed,
         (request.federation, request.round),
-        request.secure_noise,
+        noises,
     )
 
     def work(chunk: slice) -> list[float]:

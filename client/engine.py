@@ -10,10 +10,9 @@ from client.canary import canary_update
 from client.compiled import Compiled
 from client.dataset import Dataset
 from client.draws import Draws, client_keys
-from client.mechanism import Arrays
+from client.mechanism import Arrays, NoiseSource
 from client.model import ModelConfig, in_order
 from client.privacy import Mechanism
-from client.seeds import noise_source
 from client.stacked import Stack
 from client.training import fedavg_update, fedsgd_gradient
 from client.training_config import TrainingConfig
@@ -47,8 +46,8 @@ class Training:
     seed : int
     stream : sequence of str or int
         Names the clients' random streams, together with `seed` and each client.
-    secure : bool
-        Draw noise from the system's entropy, not from these streams.
+    noises : sequence of NoiseSource, length k
+        Where each client's noise comes from.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class Training:
         mechanism: Mechanism,
         seed: int,
         stream: Sequence[str | int],
-        secure: bool,
+        noises: Sequence[NoiseSource],
     ) -> None:
         self._trainer, self._clients, self._mechanism = TRAINERS[algorithm], clients, mechanism
         start = in_order(start)
@@ -80,7 +79,7 @@ class Training:
         self.updates = split(into, len(clients), start)
         keys = client_keys(seed, clients, "training", *stream).to(data.features.device)
         self._draws = Draws(keys, model.dropout)
-        self._noises = [noise_source(secure, seed, "noise", *stream, c) for c in clients]
+        self._noises = noises
         self._stack, clip = None, mechanism.gradient
         kind = STACKS.get((model.name, data.features.device.type))
         stackable = algorithm != "canary" and (clip is None or clip.per == "batch")

@@ -13,15 +13,10 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 
 class NoiseSource(Protocol):
-    """What noise and secret choices are drawn from; a `numpy.random.Generator` is one."""
+    """Random bits for noise and secret choices; `client.seeds` has the two sources."""
 
-    def random(self, size: int) -> npt.NDArray[np.float64]:
-        """Return uniforms in [0, 1) of shape (size,)."""
-
-    def standard_normal(
-        self, size: tuple[int, ...], dtype: type[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Return standard normals of this shape."""
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """Return independent uniform words of 64 bits, shape (count,)."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +44,21 @@ def l2_norm(update: Arrays) -> float:
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in update.values()))
 
 
-def clip_by_norm(update: Arrays, clipping_norm: float) -> Arrays:
-    """Scale an update down to at most `clipping_norm` in L2 norm over all arrays together.
+def clip_factor(update: Arrays, clipping_norm: float) -> float:
+    """Return the factor that scales an update to at most `clipping_norm` in L2 norm.
 
-    One that is not finite counts as zero: a client that failed to answer because of its data
-    would give something of them away.
+    The norm is taken over all arrays together. An update that is not finite counts as zero: a
+    client that failed to answer because of its data would reveal something about the data.
     """
-    norm = l2_norm(update)
+    norm, bound = l2_norm(update), below(clipping_norm)
     if not math.isfinite(norm):
-        return {name: np.zeros_like(array) for name, array in update.items()}
-    if norm <= clipping_norm:
-        return update
-    # A hair below the bound, so that rounding to float32 does not end above it. The factor
-    # itself may be too small for float32.
-    factor = np.float64(clipping_norm / norm * (1 - 1e-6))
-    return {name: (array * factor).astype(np.float32) for name, array in update.items()}
+        return 0.0
+    return 1.0 if norm <= bound else bound / norm
 
 
-def add_gaussian(update: Arrays, stddev: float, noise: NoiseSource) -> Arrays:
-    """Add independent N(0, stddev²) to every coordinate."""
-    return {
-        name: array + np.float32(stddev) * noise.standard_normal(array.shape, dtype=np.float32)
-        for name, array in update.items()
-    }
+def below(clipping_norm: float) -> float:
+    """Return a bound so little below the norm that rounding does not end above it."""
+    return clipping_norm * (1 - 1e-6)
 
 
 def keep_only(update: Arrays, shared: Collection[str]) -> Arrays:

@@ -12,11 +12,11 @@ from client.mechanism import (
     Arrays,
     GradientClip,
     NoiseSource,
-    add_gaussian,
-    clip_by_norm,
+    clip_factor,
     keep_only,
     udp_stddev,
 )
+from client.rounded_gaussian import add_gaussian, add_noise, grid_step
 
 FALSE_ALARM = 1e-9
 """Probability that an honest update exceeds its norm bound."""
@@ -143,6 +143,9 @@ class CentralDP(Withholding):
 class LocalDP(Withholding):
     """Local differential privacy: the update is clipped, then noised, on the device.
 
+    Update and noise are multiples of one step for each group, added as integers: the sum is the
+    rounded sum of the update and continuous noise, so its bits tell no more than epsilon allows.
+
     Attributes
     ----------
     groups : list of list of str
@@ -175,8 +178,12 @@ class LocalDP(Withholding):
         """Clip, add noise, and leave out what is not shared."""
         sent: Arrays = {}
         for group, norm, stddev in zip(self.groups, self.clipping_norms, self.noise, strict=True):
-            clipped = clip_by_norm({name: update[name] for name in group}, norm)
-            sent |= add_gaussian(clipped, stddev, noise)
+            own = {name: update[name] for name in group}
+            factor, step = (
+                clip_factor(own, norm),
+                grid_step(norm, sum(a.size for a in own.values())),
+            )
+            sent |= {n: add_noise(a, factor, step, stddev, noise) for n, a in own.items()}
         return keep_only(update | sent, sent)
 
 

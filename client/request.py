@@ -21,6 +21,8 @@ class TrainRequest:
     ----------
     federation : str
         Names the random streams, together with `seed`, `round` and the client.
+    seed : int
+        Of the clients' shards, orders and dropout masks. No noise follows from it.
     clients : tuple of int
         Partition ids of the clients to train.
     dataset : str or None
@@ -32,8 +34,11 @@ class TrainRequest:
         ``fedavg`` or ``fedsgd``.
     mechanism : Mechanism
         Applied to each update before it is sent.
-    secure_noise : bool
-        Draw noise from the operating system's entropy, not from `seed`.
+    noise_seed : int or None
+        Seed of reproducible noise in a simulation; None: noise from the device's own entropy. A
+        node that holds data of its own ignores it.
+    attempt : int
+        How often this round was begun before; each attempt has its own noise.
     hosting : Hosting or None
         What a node that holds data of its own does for the federation; it also evaluates the
         model that it starts from.
@@ -49,7 +54,8 @@ class TrainRequest:
     model: ModelConfig
     training: TrainingConfig
     mechanism: Mechanism
-    secure_noise: bool = False
+    noise_seed: int | None = None
+    attempt: int = 0
     hosting: Hosting | None = None
 
     def to_json(self) -> str:

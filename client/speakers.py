@@ -191,9 +191,18 @@ class Clients:
 
 
 def name_units(corpora: Sequence[str], speakers: Sequence[str], unit: str) -> list[str]:
-    """Name whom the data of each of N clients protects: ``client`` or ``speaker``."""
+    """Name the unit of each of N clients: ``CORPUS/SPEAKER``, or with ``/SHARD`` for a client.
+
+    The names do not depend on who else takes part, so that one ledger holds several federations.
+    """
     names = [f"{c}/{s}" for c, s in zip(corpora, speakers, strict=True)]
-    return names if unit == "speaker" else [str(i) for i in range(len(names))]
+    if unit == "speaker":
+        return names
+    shards = Counter[str]()
+    for place, name in enumerate(names):
+        names[place] = f"{name}/{shards[name]}"
+        shards[name] += 1
+    return names
 
 
 def make_clients(

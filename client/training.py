@@ -11,6 +11,8 @@ from client.dataset import Examples, trim
 from client.draws import Draws
 from client.mechanism import Arrays, GradientClip, NoiseSource
 from client.model import ModelConfig, Recogniser, load_arrays, to_arrays
+from client.rounded_gaussian import standard_normal
+from client.seeds import uniforms
 from client.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def _private_gradients(
     def masks(layer: int, x: torch.Tensor) -> torch.Tensor:
         # They are dealt out in the order of the batch, so an utterance more shifts those of all
         # after it: its influence stays within the clip only while they are as secret as batches.
-        kept = torch.from_numpy(noise.random(x.numel()) >= model.dropout)
+        kept = torch.from_numpy(uniforms(noise, x.numel()) >= model.dropout)
         return kept.view(x.shape).to(x) / (1 - model.dropout)
 
     try:
@@ -171,7 +173,7 @@ def poisson_batch(num_examples: int, rate: float, noise: NoiseSource) -> torch.T
 
     Batches must be secret, or sampling amplifies no guarantee: they come from the noise's source.
     """
-    return torch.from_numpy(np.flatnonzero(noise.random(num_examples) < rate))
+    return torch.from_numpy(np.flatnonzero(uniforms(noise, num_examples) < rate))
 
 
 def _private_optimiser(
@@ -186,7 +188,7 @@ def _private_optimiser(
         def add_noise(self) -> None:
             stddev = np.float32(clip.noise_multiplier * clip.norm)
             for p in self.params:
-                drawn = stddev * noise.standard_normal(tuple(p.shape), dtype=np.float32)
+                drawn = stddev * standard_normal(noise, tuple(p.shape))
                 p.grad = p.summed_grad + torch.from_numpy(drawn).to(p.device)
 
     return SourcedOptimizer(

@@ -1,9 +1,10 @@
-"""The participation ledger of a federation, and the privacy truly spent."""
+"""The participation ledger of a run, and the privacy really spent."""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,16 +14,19 @@ from server.composition import Releases, running_epsilon
 from server.plan import PrivacyPlan
 from server.privacy_config import CENTRAL, PrivacyConfig
 
+Exposures = Mapping[str, Releases]
+"""What is released of each unit, by its name. A unit has one name in all federations of a run."""
+
 
 class Ledger:
-    """Who released what, round by round: planned beforehand, or spent.
+    """Who released what in one federation, round by round: planned beforehand, or spent.
 
     Parameters
     ----------
     rate : float
         Sampling rate of Poisson cohorts.
-    units : sequence of hashable, length N
-        What is protected: the client itself, or the speaker who may hold several.
+    units : sequence of str, length N
+        Name of the unit that each client's data belongs to; a speaker may hold several clients.
     batches : sequence of Releases, length N
         What one update of each client releases of its utterances.
     mus : sequence of float, length N
@@ -38,14 +42,13 @@ class Ledger:
         self,
         privacy: PrivacyConfig,
         rate: float,
-        units: Sequence[Hashable],
+        units: Sequence[str],
         batches: Sequence[Releases],
         mus: Sequence[float],
     ) -> None:
         self._privacy, self._rate, self._units = privacy, rate, units
         self._batches, self._mus = batches, mus
-        self._clients_a_unit = max(Counter(units).values(), default=1)
-        self._squared: defaultdict[Hashable, float] = defaultdict(float)
+        self._squared: defaultdict[str, float] = defaultdict(float)
         self._rounds = 0
         self.releases: Counter[int] = Counter()
 
@@ -65,33 +68,92 @@ class Ledger:
         return other
 
     @property
-    def exposures(self) -> tuple[Releases, ...]:
-        """What was released of the units that may be worst off, against the plan's vantage.
+    def exposures(self) -> Exposures:
+        """Releases of each unit against the plan's vantage.
 
-        Of a unit without releases nothing is; secret cohorts may always have held it.
+        A unit without releases has no entry, unless cohorts are secret: then every round may have
+        held it.
         """
         if self._privacy.unit == "utterance":
-            updates = ((self._batches[client], n) for client, n in self.releases.items())
-            found = {Releases(batch.count * n, batch.rate) for batch, n in updates}
-            return tuple(sorted(found, key=lambda r: (r.rate, r.count)))
-        if self._privacy.vantage == "outsider":
-            return (Releases(self._rounds, self._rate, self._clients_a_unit),)
+            return {
+                self._units[client]: replace(self._batches[client], count=batch_count * updates)
+                for client, updates in self.releases.items()
+                for batch_count in [self._batches[client].count]
+            }
+        if self._privacy.vantage == "outsider" and self._rounds:
+            return {
+                unit: Releases(self._rounds, self._rate, clients)
+                for unit, clients in Counter(self._units).items()
+            }
         return self.known
 
     @property
-    def known(self) -> tuple[Releases, ...]:
-        """The same against whoever knows who took part."""
-        return (Releases(max(self._squared.values())),) if self._squared else ()
+    def known(self) -> Exposures:
+        """Releases of each unit against an observer who knows who took part."""
+        return {unit: Releases(squared) for unit, squared in self._squared.items()}
+
+
+def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
+    """Return the releases of each unit in several federations together.
+
+    A unit's rate and number of clients do not depend on the federation: shards and training
+    parts are cut speaker by speaker.
+    """
+    total: dict[str, Releases] = {}
+    for part in parts:
+        for unit, releases in part.items():
+            before = total.get(unit, replace(releases, count=0))
+            if replace(before, count=0) != replace(releases, count=0):
+                raise ValueError(f"{unit}: {before} and {releases} do not add up to one count")
+            total[unit] = replace(releases, count=before.count + releases.count)
+    return total
+
+
+def largest(exposures: Iterable[Releases]) -> tuple[Releases, ...]:
+    """Return the releases of the units that may be worst off: the largest count of each kind."""
+    found: dict[Releases, float] = {}
+    for releases in exposures:
+        kind = replace(releases, count=0)
+        found[kind] = max(found.get(kind, 0.0), releases.count)
+    ordered = sorted(found.items(), key=lambda item: (item[0].rate, item[0].clients))
+    return tuple(replace(kind, count=count) for kind, count in ordered)
+
+
+def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
+    """Return the epsilon of the unit that is worst off; None without a finite guarantee.
+
+    Without any releases it is 0.
+    """
+    noise_multiplier = accounted_noise(plan)
+    if noise_multiplier is None:
+        return None
+    c = plan.config
+    epsilon = max(
+        (
+            running_epsilon(releases, noise_multiplier, c.delta, c.accountant or "")
+            for releases in largest(exposures)
+        ),
+        default=0.0,
+    )
+    return None if math.isinf(epsilon) else epsilon
+
+
+def accounted_noise(plan: PrivacyPlan) -> float | None:
+    """Return the noise multiplier of a ledger's unit sensitivity; None without a guarantee.
+
+    The noise of UDP depends on the client, and its ledger counts in multiples of that noise.
+    """
+    return 1.0 if plan.config.mechanism == "udp" else plan.noise_multiplier
 
 
 class Accountant:
-    """Keeps the ledger of a federation, and says what was spent.
+    """Keeps the ledger of a federation, and tells the privacy spent in it.
 
     Parameters
     ----------
     sizes : sequence of int, length N
         Training utterances of each client.
-    units : sequence of hashable, length N
+    units : sequence of str, length N
         As in `Ledger`.
     num_parameters : int
         Shared weights d.
@@ -101,23 +163,24 @@ class Accountant:
     Attributes
     ----------
     cohorts : list of list of int
-        Clients whose update may have left its device, a list a round.
+        One list per round: the clients whose update may have left its device.
     """
 
     def __init__(
         self,
         plan: PrivacyPlan,
         sizes: Sequence[int],
-        units: Sequence[Hashable],
+        units: Sequence[str],
         num_parameters: int,
         algorithm: str,
         training: TrainingConfig,
     ) -> None:
         self._plan, mechanism = plan, plan.client_mechanism()
-        # In units of the plan's noise multiplier where it has one; UDP's noise is each client's.
-        self._noise_multiplier, mus = plan.noise_multiplier, [1.0] * len(sizes)
-        if isinstance(mechanism, UserLevelDP):
-            self._noise_multiplier = 1.0
+        mus = [1.0] * len(sizes)
+        # The configuration names the mechanism: a class of the user's own that inherits from
+        # a mechanism is not accounted for as that mechanism.
+        if plan.config.mechanism == "udp":
+            assert isinstance(mechanism, UserLevelDP)
             mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
         batches = [batch_releases(n, algorithm, training) for n in sizes]
         self._ledger = Ledger(plan.config, plan.sampling_rate, units, batches, mus)
@@ -134,33 +197,41 @@ class Accountant:
         return self._ledger.releases
 
     @property
-    def epsilon(self) -> float:
-        """Spent so far by the unit that spent most, against the plan's vantage.
+    def exposures(self) -> Exposures:
+        """Releases of each unit in this federation, against the plan's vantage."""
+        return self._ledger.exposures
 
-        Infinite without a guarantee, before the first round too.
-        """
-        return self._spent(self._ledger.exposures)
+    @property
+    def known(self) -> Exposures | None:
+        """The same against an observer who knows who took part; None if `exposures` assumes it."""
+        return self._ledger.known if self._plan.config.vantage == "outsider" else None
+
+    @property
+    def epsilon(self) -> float | None:
+        """Spent so far in this federation by the unit that spent most; None without a guarantee."""
+        return spent(self._plan, self.exposures.values())
 
     @property
     def known_epsilon(self) -> float | None:
-        """The same against whoever knows who took part; None where `epsilon` assumes it."""
-        return self._spent(self._ledger.known) if self._plan.config.vantage == "outsider" else None
+        """The same against an observer who knows who took part; None if `epsilon` assumes it."""
+        return None if self.known is None else spent(self._plan, self.known.values())
 
     def overspends(self, cohort: Iterable[int]) -> bool:
-        """Tell whether a round with this cohort would spend more than the plan allows."""
+        """Tell whether a round with this cohort would spend more than the plan allows.
+
+        Federations of a run go on side by side, and a unit takes part in several. Each stops as
+        if every other federation had released as much of the unit: together they then keep to
+        the limit.
+        """
         limit = self._plan.config.stop_at_epsilon
         if limit is None:
             return False
         after = self._ledger.copy()
         after.add(cohort)
-        return self._spent(after.exposures) > limit
-
-    def _spent(self, exposures: Iterable[Releases]) -> float:
-        if self._noise_multiplier is None:
-            return math.inf
-        c, noise = self._plan.config, self._noise_multiplier
-        spent = (running_epsilon(r, noise, c.delta, c.accountant or "") for r in exposures)
-        return max(spent, default=0.0)
+        share = self._plan.federations
+        after_all = [replace(r, count=share * r.count) for r in after.exposures.values()]
+        epsilon = spent(self._plan, after_all)
+        return epsilon is None or epsilon > limit
 
 
 def planned_exposures(
@@ -168,16 +239,16 @@ def planned_exposures(
     cohorts: Sequence[Sequence[int]],
     rate: float,
     sizes: Sequence[int],
-    units: Sequence[Hashable],
+    units: Sequence[str],
     algorithm: str,
     training: TrainingConfig,
-) -> tuple[Releases, ...]:
-    """Return what a schedule of cohorts will release of the units that may be worst off.
+) -> Exposures:
+    """Return the releases of each unit that a schedule of cohorts will cause in a federation.
 
     Parameters
     ----------
     cohorts : sequence of sequence of int
-        Clients of each round; for secret cohorts only how many rounds there are matters.
+        Clients of each round; of secret cohorts only the number of rounds matters.
     rate, units
         As in `Ledger`.
     """
@@ -185,12 +256,12 @@ def planned_exposures(
     ledger = Ledger(privacy, rate, units, batches, [1.0] * len(sizes))
     for cohort in cohorts:
         ledger.add(cohort)
-    return ledger.exposures or (Releases(1),)
+    return ledger.exposures
 
 
 def squared_sensitivities(
-    mus: dict[int, float], units: Sequence[Hashable], together: bool
-) -> dict[Hashable, float]:
+    mus: dict[int, float], units: Sequence[str], together: bool
+) -> dict[str, float]:
     """Return how far a round moves what is released of each unit, squared, over the noise.
 
     Parameters
@@ -201,7 +272,7 @@ def squared_sensitivities(
         Whether their updates are summed before one noise is added, so that a unit's clients
         add up; noised one by one, their squares do.
     """
-    by_unit: dict[Hashable, list[float]] = {}
+    by_unit: dict[str, list[float]] = {}
     for client, mu in mus.items():
         by_unit.setdefault(units[client], []).append(mu)
     if together:

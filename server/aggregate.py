@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from client.jit import as_rows, compiled, sum_of_squares
-from client.mechanism import Arrays, NoiseSource
+from client.mechanism import Arrays, NoiseSource, below
 from client.privacy import Mechanism
-from client.seeds import noise_source
+from client.rounded_gaussian import add_truncated, gaussian_integers, grid_step
 from server.plan import PrivacyPlan
 from server.transcript import Releases
 
 Floats64 = npt.NDArray[np.float64]
 
 TINY = 1e-30
+
+COUNT_STEP = 2.0**-20
+"""Step of the grid on which the count of adaptive clipping and its noise lie."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,15 @@ class WeightedMean:
 class NoisedMean:
     """DP-FedAvg: clip each update, sum, add noise once, divide by the public q N.
 
-    Every client weighs the same, and an empty cohort is noised like any other. With adaptive
-    clipping the clip follows a quantile of the norms, from a count that is noised too.
+    Every client has the same weight, and an empty cohort gets noise like any other. With adaptive
+    clipping the clip follows a quantile of the norms, from a count that gets noise too. Updates
+    and noise are multiples of one step and are summed as integers, so that the bits of the sum
+    tell no more than epsilon allows.
+
+    Parameters
+    ----------
+    noise : callable
+        Round to the source of its noise; each attempt of a round must have another one.
 
     References
     ----------
@@ -123,15 +133,14 @@ class NoisedMean:
         """Aggregate; `model` gives the shapes."""
         clip, noise = self.clipping_norm, self._noise(server_round)
         norms = all_norms(received)
-        # A hair below the bound, so that rounding to float32 does not end above it.
-        weights = np.minimum(1, clip * (1 - 1e-6) / np.maximum(norms, TINY))
-        total = _weighted_sum(received, weights, model)
+        weights = np.minimum(1, below(clip) / np.maximum(norms, TINY))
+        step = grid_step(clip, sum(self._plan.shared.values()))
         stddev, cohort = self._plan.sum_stddev(clip), self._plan.expected_cohort
         mean = {name: np.zeros_like(array) for name, array in model.items()}
         for name in self._plan.shared:
-            drawn = noise.standard_normal(mean[name].shape, np.float32)
-            noised = total[name] + np.float64(stddev) * drawn
-            mean[name] = (noised / cohort).astype(np.float32)
+            total = _sum_on_grid(received, name, weights, step, model[name].size)
+            total += gaussian_integers(total.size, stddev / step, noise)
+            mean[name] = (total * (step / cohort)).astype(np.float32).reshape(model[name].shape)
         self._adapt(norms, noise)
         clipped = float((norms > clip).mean()) if len(norms) else math.nan
         return Aggregate(mean, norms, stddev / cohort, clipped, clip)
@@ -143,18 +152,16 @@ class NoisedMean:
         c = self._plan.config
         assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
         # Counted from one half, a client moves the count by half as much (theorem 1).
-        count = float(((norms <= self.clipping_norm) - 0.5).sum())
-        count += self._plan.count_noise * float(noise.standard_normal((1,), np.float32)[0])
+        halves = 2 * int((norms <= self.clipping_norm).sum()) - len(norms)
+        drawn = int(gaussian_integers(1, self._plan.count_noise / COUNT_STEP, noise)[0])
+        count = (halves * round(0.5 / COUNT_STEP) + drawn) * COUNT_STEP
         below = count / self._plan.expected_cohort + 0.5
         self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
 
 
-def aggregation(plan: PrivacyPlan, seed: int, federation: str) -> Aggregation:
-    """Return how a federation aggregates under its plan."""
-    if not plan.central:
-        return WeightedMean(plan.client_mechanism())
-    secure = plan.config.secure_noise
-    return NoisedMean(plan, lambda r: noise_source(secure, seed, federation, "sum noise", r))
+def aggregation(plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> Aggregation:
+    """Return how a federation aggregates under its plan; `noise` as in `NoisedMean`."""
+    return NoisedMean(plan, noise) if plan.central else WeightedMean(plan.client_mechanism())
 
 
 def all_norms(received: Sequence[Received]) -> Floats64:
@@ -202,6 +209,17 @@ def update_norms(arrays: Arrays) -> Floats64:
 def _add_squares(rows: npt.NDArray[np.float32], squares: Floats64) -> None:
     for row in range(len(rows)):
         squares[row] += sum_of_squares(rows[row])
+
+
+def _sum_on_grid(
+    received: Sequence[Received], name: str, weights: Floats64, step: float, size: int
+) -> npt.NDArray[np.int64]:
+    """Sum one parameter of all updates, scaled by their weights, in multiples of `step`."""
+    total = np.zeros(size, np.int64)
+    rows = (row for part in received for row in part.releases.arrays[name])
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        add_truncated(total, row.reshape(-1), weight, step)
+    return total
 
 
 def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:

@@ -1,9 +1,9 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
+from collections import Counter
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -11,8 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from client.corpora.base import EMOTIONS
 from client.errors import UserError
+from client.mechanism import NoiseSource
 from client.model import initial_arrays
-from client.seeds import numpy_stream
+from client.request import TrainRequest
+from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
 from client.wire import from_record, to_record
 from server.aggregate import aggregation
@@ -84,7 +86,13 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         len(EMOTIONS),
         int(stream.integers(2**63)),
     )
-    aggregate = aggregation(plan, seed, federation.name)
+    attempts = Counter[int]()  # of each round, before this one
+
+    def noise(server_round: int) -> NoiseSource:
+        stream = (federation.name, "sum noise", server_round, attempts[server_round])
+        return noise_source(protocol.noise_seed, *stream)
+
+    aggregate = aggregation(plan, noise)
     num_parameters = sum(array.size for array in arrays.values())
     kept_in = federation.checkpoint
     checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
@@ -96,7 +104,8 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         asked_before: dict[int, list[int]] = {}
         if checkpoint and state:
             again, cohorts = checkpoint.announced[state.announced :], state.cohorts
-            if plan.config.secure_noise:  # it will be drawn anew: these are releases by themselves
+            attempts.update(server_round for server_round, _ in again)
+            if plan.config.states_epsilon:  # each attempt has its own noise and is a release
                 cohorts = [*cohorts, *(asked for _, asked in again)]
             else:
                 asked_before = dict(again)
@@ -110,12 +119,23 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         with TranscriptWriter(federation.folder, meta, chunks, reader) as writer:
 
             def cohort(server_round: int) -> list[int]:
-                drawn = federation.sampler(server_round)
+                drawn = federation.sampler(server_round, attempts[server_round])
                 if recorder.accountant.overspends(drawn):
                     raise BudgetSpent
                 if checkpoint:
-                    checkpoint.announce(server_round, drawn, plan.config.secure_noise)
+                    checkpoint.announce(server_round, drawn, plan.config.states_epsilon)
                 return drawn
+
+            def request(server_round: int, own: tuple[int, ...]) -> TrainRequest:
+                return protocol.train_request(
+                    federation.name,
+                    protocol.algorithm.name,
+                    dataset,
+                    device,
+                    server_round,
+                    own,
+                    attempts[server_round],
+                )
 
             def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
                 if flower_round == 0:  # Flower also asks before the first round
@@ -142,13 +162,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
 
             strategy = TappedAveraging(
                 cohort=cohort,
-                request=partial(
-                    protocol.train_request,
-                    federation.name,
-                    protocol.algorithm.name,
-                    dataset,
-                    device,
-                ),
+                request=request,
                 aggregate=aggregate,
                 server_step=protocol.algorithm.server_step,
                 held=clients.sizes().tolist(),

@@ -20,7 +20,7 @@ from client.corpora.base import EMOTIONS
 from client.mechanism import Arrays, l2_norm
 from client.model import initial_arrays
 from client.privacy import LocalDP
-from client.seeds import numpy_stream
+from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
 from client.wire import to_record
 from conf.schema import AuditConfig
@@ -110,7 +110,8 @@ class _Aviary:
         dataset = self._workspace / f"{name}.safetensors"
         _canary_clients(coins, parts).save_training(dataset)
         offer(self._grid, dataset)
-        aggregate = aggregation(protocol.plan, protocol.seed, name)
+        seed = protocol.noise_seed
+        aggregate = aggregation(protocol.plan, lambda r: noise_source(seed, name, "sum noise", r))
 
         def observed(server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
             found = aggregate(server_round, received, model)

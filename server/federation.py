@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from client.request import TrainRequest
 from client.speakers import Clients
 from client.training_config import TrainingConfig
 from server.cohort import Sampler, cohort_sampler
+from server.composition import Releases
 from server.config import AlgorithmConfig, TranscriptConfig
 from server.evaluate import Scores
 from server.plan import PrivacyPlan
@@ -26,7 +27,7 @@ from server.transcript import Reader, TranscriptMeta, choose_layers
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 4
+FORMAT = 5
 """Raise it whenever the same protocol and data give another transcript."""
 
 
@@ -41,6 +42,11 @@ class Protocol:
     transcript: TranscriptConfig
     seed: int
 
+    @property
+    def noise_seed(self) -> int | None:
+        """Seed of noise that is reproducible; None: noise from the system's entropy."""
+        return None if self.plan.config.secret_noise else self.seed
+
     def train_request(
         self,
         federation: str,
@@ -49,6 +55,7 @@ class Protocol:
         device: str,
         server_round: int,
         clients: tuple[int, ...],
+        attempt: int = 0,
     ) -> TrainRequest:
         """Return what a node that hosts `clients` of a federation is asked in a round."""
         return TrainRequest(
@@ -62,7 +69,8 @@ class Protocol:
             model=self.model,
             training=self.training,
             mechanism=self.plan.client_mechanism(),
-            secure_noise=self.plan.config.secure_noise,
+            noise_seed=self.noise_seed,
+            attempt=attempt,
         )
 
 
@@ -185,7 +193,8 @@ class Round(RoundSummary):
     NaN stands where a figure does not exist.
     ``seconds`` runs from the end of the round before: training, messages and aggregation, and
     what is then left to do of that round's transcript and evaluation. ``epsilon`` is spent so
-    far against the plan's vantage, ``epsilon_known`` against whoever knows who took part.
+    far in this federation alone, against the plan's vantage; ``epsilon_known`` is the same
+    against an observer who knows who took part.
     """
 
     federation: str
@@ -212,9 +221,11 @@ class Outcome:
     releases : dict of client to int
         Participation ledger: how often each client's update may have left its device.
     epsilon, epsilon_known : float or None
-        Spent by the unit that spent most, at the plan's delta, against the plan's vantage and
-        against whoever knows who took part; None without a guarantee, or where the first
-        assumes the second.
+        Spent in this federation by the unit that spent most, at the plan's delta, against the
+        plan's vantage and against an observer who knows who took part; None without a guarantee,
+        or where the first assumes the second.
+    exposures, known : mapping of str to Releases, or None
+        Releases of each unit, against the same two; what a run's federations compose to.
     """
 
     federation: Federation
@@ -225,6 +236,8 @@ class Outcome:
     releases: dict[int, int] = field(default_factory=dict)
     epsilon: float | None = None
     epsilon_known: float | None = None
+    exposures: Mapping[str, Releases] = field(default_factory=dict)
+    known: Mapping[str, Releases] | None = None
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,12 @@ class PrivacyPlan:
     num_clients : int
         Clients that cohorts are drawn from.
     exposures : tuple of Releases
-        What the planned rounds release of the units that may be worst off; known beforehand,
-        since cohorts are drawn at random and not from data.
+        Releases of the units that may be worst off, over all federations that count together;
+        known beforehand, since cohorts are drawn at random and not from data.
     shared : mapping of str to int
         Parameters that leave the device, with their numbers of coordinates.
+    federations : int
+        Most federations that count together for one unit: the folds that train on a speaker.
     """
 
     config: PrivacyConfig
@@ -49,6 +51,7 @@ class PrivacyPlan:
     num_clients: int = 1
     exposures: tuple[Releases, ...] = (Releases(1),)
     shared: Mapping[str, int] = field(default_factory=dict)
+    federations: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be applied or guaranteed; raises UserError naming the key."""
@@ -90,7 +93,7 @@ class PrivacyPlan:
             raise UserError(f"privacy.epsilon={c.epsilon:g}: {error}, ask for more") from None
 
     def epsilon(self, releases: Releases) -> float:
-        """Epsilon that releases spend under the noise of this plan; infinite without any."""
+        """Epsilon that releases spend under the noise of this plan; infinite without noise."""
         if self.noise_multiplier is None:
             return math.inf
         c = self.config

@@ -18,8 +18,9 @@ ACCOUNTANTS = {
 CHOICES = {
     "mechanism": ("none", "udp", *GUARANTEED, "custom"),
     "unit": ("utterance", "client", "speaker"),
-    "relation": ("add_remove", "replace_one"),
+    "relation": ("add_remove", "zero_out", "replace_one"),
     "vantage": ("attributed", "sum", "outsider"),
+    "cross_validation": ("released", "evaluation"),
 }
 NEEDED = {
     "none": (),
@@ -76,7 +77,10 @@ class PrivacyConfig:
     unit : str
         ``utterance``, ``client``, or ``speaker``: all clients of one speaker together.
     relation : str
-        ``add_remove`` or ``replace_one``: what neighbouring data sets differ by.
+        What neighbouring data sets differ by. ``add_remove``: one unit more or less, where
+        participation is secret. Where participation is known, the presence of a unit is visible:
+        ``zero_out`` (its updates are replaced by zeros, Kairouz et al., 2021) or ``replace_one``
+        (by any other updates).
     vantage : str
         Against whom: ``attributed``, a server that sees every update with its sender; ``sum``,
         whoever sees the noised sums and knows who took part; ``outsider``, whoever sees every
@@ -95,8 +99,13 @@ class PrivacyConfig:
         twentieth of the expected cohort, but enough to cost a quarter of the budget at most.
     share_metrics : bool
         Send the number of utterances and the loss too, outside the guarantee.
-    secure_noise : bool
-        Draw noise and secret cohorts from the operating system's entropy, not from the seed.
+    reproducible_noise : bool
+        Draw noise and secret cohorts from the seed, not from the operating system's entropy.
+        The printed epsilon is then the epsilon that secret noise would give.
+    cross_validation : str
+        ``released``: the models and updates of all folds count, epsilon is that of the run.
+        ``evaluation``: the folds only estimate utility, one model is released, and epsilon is
+        that of one federation.
     stop_at_epsilon : float or None
         Stop before the round that would spend more.
     custom : dict or None
@@ -120,7 +129,8 @@ class PrivacyConfig:
     clip_learning_rate: float | None = None
     count_noise: float | None = None
     share_metrics: bool = False
-    secure_noise: bool = False
+    reproducible_noise: bool = False
+    cross_validation: str = "released"
     stop_at_epsilon: float | None = None
     custom: dict[str, Any] | None = None
 
@@ -128,6 +138,24 @@ class PrivacyConfig:
     def title(self) -> str:
         """What reports call the mechanism."""
         return str((self.custom or {"_target_": self.mechanism})["_target_"])
+
+    @property
+    def states_epsilon(self) -> bool:
+        """Whether an epsilon is printed: of the mechanisms in this module's tables alone.
+
+        A class that the user writes has none, even if it inherits from a mechanism that has one.
+        """
+        return self.mechanism in (*GUARANTEED, "udp")
+
+    @property
+    def secret_noise(self) -> bool:
+        """Whether noise and secret cohorts come from the system's entropy."""
+        return self.states_epsilon and not self.reproducible_noise
+
+    @property
+    def secret_cohorts(self) -> bool:
+        """Whether epsilon relies on nobody knowing who took part."""
+        return self.mechanism in CENTRAL and self.vantage == "outsider"
 
     def check(self) -> None:
         """Refuse what cannot be applied or guaranteed.
@@ -206,9 +234,17 @@ class PrivacyConfig:
                 "which sees more than anybody else: leave privacy.vantage=attributed",
             ),
             (
-                outsider and self.relation == "replace_one",
-                f"privacy.relation=replace_one: {name} draws clients at random, which is "
+                outsider and self.relation != "add_remove",
+                f"privacy.relation={self.relation}: {name} draws clients at random, which is "
                 "accounted for as add_remove alone (or choose privacy.vantage=sum)",
+            ),
+            (
+                self.mechanism in (*LOCAL, *CENTRAL)
+                and not outsider
+                and self.relation == "add_remove",
+                f"privacy.relation=add_remove: with {name} and privacy.vantage={self.vantage} "
+                "everybody knows who took part, so removing a unit would show; choose "
+                "privacy.relation=zero_out or replace_one",
             ),
             (
                 outsider and self.unit == "speaker" and self.accountant != "pld",
@@ -221,13 +257,13 @@ class PrivacyConfig:
                 + ("an utterance" if self._per_utterance else "a client or a speaker"),
             ),
             (
-                self._per_utterance and self.relation == "replace_one",
-                f"privacy.relation=replace_one: {name} draws its batches at random, which is "
+                self._per_utterance and self.relation != "add_remove",
+                f"privacy.relation={self.relation}: {name} draws its batches at random, which is "
                 "accounted for as add_remove alone",
             ),
             (
                 self.mechanism == "udp" and self.relation != "replace_one",
-                f"privacy.relation={self.relation}: what {name} spends is known for "
+                f"privacy.relation={self.relation}: the epsilon of {name} is known for "
                 "replace_one alone",
             ),
             (

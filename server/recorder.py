@@ -148,8 +148,10 @@ class Recorder:
 
     def _note_spent(self) -> None:
         self.outcome.releases = dict(self.accountant.releases)
-        self.outcome.epsilon = _finite(self.accountant.epsilon)
-        self.outcome.epsilon_known = _finite(self.accountant.known_epsilon)
+        self.outcome.epsilon = self.accountant.epsilon
+        self.outcome.epsilon_known = self.accountant.known_epsilon
+        self.outcome.exposures = self.accountant.exposures
+        self.outcome.known = self.accountant.known
 
     def __enter__(self) -> Self:
         """Return the recorder."""
@@ -181,7 +183,3 @@ def _rank(scores: Scores) -> tuple[int, float]:
     """
     known = not math.isnan(scores.validation_uar + scores.test_uar)
     return (scores.utterances, scores.validation_uar) if known else WORST
-
-
-def _finite(epsilon: float | None) -> float | None:
-    return None if epsilon is None or math.isinf(epsilon) else epsilon

@@ -1,23 +1,24 @@
 """The privacy statement: what is protected, from whom, and what is not."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from server.composition import Releases
 from server.plan import PrivacyPlan
-from server.privacy_config import ACCOUNTANTS
+from server.privacy_config import ACCOUNTANTS, PrivacyConfig
 
 VANTAGES = {
     "attributed": "the server, which sees every update with its sender",
     "sum": (
-        "whoever sees the noised sums of all rounds and knows who took part; not the server, "
+        "everybody who sees the noised sums of all rounds and knows who took part; not the server, "
         "which sees each update before it adds the noise"
     ),
     "outsider": (
-        "whoever sees the models of all rounds but not who took part; not the server, which sees "
-        "each update before it adds the noise"
+        "everybody who sees the models of all rounds but not who took part; not the server, which "
+        "sees each update before it adds the noise"
     ),
 }
 NO_MECHANISM = (
@@ -41,28 +42,58 @@ TRUSTED_SERVER = (
     "fractions and cohorts that it logs."
 )
 SECRET_COHORTS = (
-    "Epsilon relies on nobody knowing who took part in a round; against who does, it is the "
-    "epsilon with known participation."
+    "Epsilon relies on nobody knowing who took part in a round. Against an observer who knows it, "
+    "the two epsilons with known participation hold: zero-out, if the updates of a unit are "
+    "replaced by zeros, and replace-one, if they are replaced by any others."
+)
+ZERO_OUT = (
+    "Everybody knows who took part, so the presence of a unit is visible and is not protected. "
+    "The relation is zero-out: epsilon protects the content of a unit's updates against zeros in "
+    "their place. Against any other content in their place, ask for privacy.relation=replace_one."
 )
 UTTERANCES = (
     "One utterance is protected, not the speaker: what all of a speaker's utterances have in "
     "common, such as gender, is not hidden by it. The number of utterances is taken as public."
 )
-SEEDED_NOISE = (
-    "Noise is drawn from a seeded generator, so that research can be repeated: whoever knows the "
-    "seed can subtract it. For deployment ask for privacy.secure_noise=true."
+REPRODUCIBLE_NOISE = (
+    "The noise follows from the seed (privacy.reproducible_noise=true): everybody who knows the "
+    "seed can subtract it, and this run protects nobody. Epsilon is the value that the same run "
+    "would have with secret noise."
 )
 FLOATING_POINT = (
-    "Noise is added in floating point, which leaks a little more than the formulas say "
-    "(Mironov, 2012)."
+    "Noise is added in floating point. An observer who inspects the bits of an update can learn "
+    "more than epsilon says (Mironov, 2012): epsilon does not bind a reader of bits."
 )
 EVALUATION = (
-    "The simulation chooses the best round on clients' held-out utterances, and corpus-wide "
-    "normalisation pools their feature statistics: both are outside the guarantee."
+    "The simulation chooses the best round by the clients' validation utterances and evaluates on "
+    "the test speakers' utterances, and corpus-wide normalisation pools feature statistics. These "
+    "figures are outside the guarantee."
+)
+FIXED_SPLITS = (
+    "Folds, shards, and training and validation parts are taken as fixed and public: epsilon "
+    "compares data sets that are split alike."
+)
+HYPER_PARAMETERS = (
+    "Epsilon is that of this run alone. Every other run on the same people adds to it, and so does "
+    "a choice of hyper-parameters (clip, noise, rounds, learning rate) by the results of such runs."
+)
+FOLDS = (
+    "Epsilon covers all {federations} federations of this run: a {unit} trains in up to {most} of "
+    "them, and all their models and updates count as released."
+)
+FOLDS_NOT_RELEASED = (
+    "Declared: cross-validation only estimates utility (privacy.cross_validation=evaluation). "
+    "Epsilon is that of one federation, and holds only if the models and updates of a single fold "
+    "are ever shown; the transcript and the figures of the other folds stay with the experimenter."
 )
 NETWORKED = (
-    "Over the network each node tells once how many utterances its speakers have, and every round "
-    "how the model classifies those it does not train on: both are outside the guarantee."
+    "Over the network each node tells once which speakers it holds and how many utterances they "
+    "have, and in every round how the model classifies its validation and test utterances. The "
+    "server chooses the best round by these tables. All of this is outside the guarantee."
+)
+NETWORK_LEAVES = (
+    "roster: versions, corpus, features, speakers and their number of utterances, once",
+    "confusion tables of validation and test utterances, in every round",
 )
 METRICS_SHARED = (
     "Example counts and losses leave the device outside the guarantee (privacy.share_metrics)."
@@ -73,66 +104,118 @@ NORMALISED = (
 )
 
 
+SEVERAL_CLIENTS = (
+    "The unit is a client, and one speaker holds {shards}: the speaker's epsilon is larger. Ask "
+    "for privacy.unit=speaker to see it."
+)
+FLOATING = ("udp", "dp_sgd")
+"""Mechanisms with noise that is not on a grid of integers, or on values that are not."""
+LARGEST_DELTA = 0.1
+"""Delta times the number of units above which a guarantee is never called strong."""
+
+
 @dataclass(frozen=True)
 class Spent:
-    """What a run has spent.
+    """The privacy that a run has spent.
 
     Attributes
     ----------
-    epsilon, epsilon_known : float or None
-        By the unit that spent most, against the plan's vantage and against whoever knows who
-        took part; None as in `Outcome`.
+    epsilon : float or None
+        By the unit that spent most, over all federations that count together, against the plan's
+        vantage; None without a finite guarantee.
+    epsilon_one_federation : float or None
+        The largest epsilon of one federation alone: what a deployment of one model would spend.
+    epsilon_known, epsilon_known_replaced : float or None
+        Against an observer who knows who took part, zero-out and replace-one; None if `epsilon`
+        assumes this observer.
     releases : int
-        Updates that the server saw of that unit.
+        Most updates of one unit that may have left their devices.
+    noise_multiplier : float or None
+        Noise over the sensitivity that `exposures` count in.
+    exposures : tuple of Releases
+        Releases of the units that are worst off.
     """
 
     epsilon: float | None
+    epsilon_one_federation: float | None
     epsilon_known: float | None
+    epsilon_known_replaced: float | None
     releases: int
+    noise_multiplier: float | None
+    exposures: tuple[Releases, ...]
 
 
-def privacy_statement(
-    plan: PrivacyPlan,
-    spent: Spent,
-    num_examples: npt.NDArray[np.int64],
-    shards: int,
-    normalisation: str,
-    networked: bool = False,
-) -> dict[str, Any]:
-    """Say what is guaranteed, as ``results.json`` has it; what is not is None.
+@dataclass(frozen=True)
+class Guarded:
+    """The people and data that a statement is about.
 
-    Parameters
+    Attributes
     ----------
     num_examples : ndarray of int64, shape (N,)
         Training utterances of each client.
+    units : int
+        Units of the guarantee in all federations together.
     shards : int
         Clients that one speaker holds.
     normalisation : str
-        Whose statistics features were normalised with.
+        Statistics that features were normalised with: ``speaker``, ``corpus`` or ``none``.
     networked : bool
         Whether clients are on machines of their own.
+    federations : int
+        Federations of the run.
     """
+
+    num_examples: npt.NDArray[np.int64]
+    units: int
+    shards: int
+    normalisation: str
+    networked: bool = False
+    federations: int = 1
+
+
+def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict[str, Any]:
+    """Return the guarantee as ``results.json`` has it; an absent guarantee is None."""
     c, guaranteed = plan.config, spent.epsilon is not None
     return {
         "mechanism": c.title,
         "unit": c.unit if guaranteed else None,
+        "units": guarded.units if guaranteed else None,
         "relation": c.relation if guaranteed else None,
         "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
         "participation": _participation(plan) if guaranteed else None,
         "sampling": plan.sampling,
         "delta": c.delta if guaranteed else None,
         "epsilon": spent.epsilon,
+        "epsilon_one_federation": spent.epsilon_one_federation,
         "epsilon_known_participation": spent.epsilon_known,
+        "epsilon_known_replace_one": spent.epsilon_known_replaced,
         "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
         "nominal_delta": c.nominal_delta,
         "accountant": _accountant(plan) if guaranteed else None,
         "noise_multiplier": plan.noise_multiplier,
         "clipping_norm": c.clipping_norm,
-        "noise": None if c.mechanism == "none" else "system" if c.secure_noise else "seeded",
+        "noise": _noise(c),
+        "cross_validation": c.cross_validation,
+        "composition": _composition(spent) if guaranteed else None,
         "releases_max": spent.releases,
-        "leaves_device": ["update", *plan.client_mechanism().metrics],
-        "warnings": _warnings(plan, num_examples, shards, normalisation, networked),
+        "leaves_device": [
+            "update",
+            *plan.client_mechanism().metrics,
+            *(NETWORK_LEAVES if guarded.networked else ()),
+        ],
+        "warnings": _warnings(plan, guarded),
     }
+
+
+def _composition(spent: Spent) -> dict[str, Any]:
+    releases = [asdict(releases) for releases in spent.exposures]
+    return {"noise_multiplier": spent.noise_multiplier, "releases": releases}
+
+
+def _noise(privacy: PrivacyConfig) -> str | None:
+    if privacy.mechanism == "none":
+        return None
+    return "system" if privacy.secret_noise else "seeded"
 
 
 def _participation(plan: PrivacyPlan) -> str:
@@ -144,42 +227,59 @@ def _accountant(plan: PrivacyPlan) -> str:
     return "exact Gaussian composition" if exact else ACCOUNTANTS[plan.config.accountant or ""]
 
 
-def _warnings(
-    plan: PrivacyPlan,
-    num_examples: npt.NDArray[np.int64],
-    shards: int,
-    normalisation: str,
-    networked: bool,
-) -> list[str]:
+def _warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
     c = plan.config
     if c.mechanism == "none":
         return [NO_MECHANISM]
     if c.mechanism == "custom":
         return [CUSTOM]
+    several = guarded.shards > 1 and c.unit == "client"
     said = [
-        *(_udp_warnings(plan, num_examples) if c.mechanism == "udp" else []),
-        *([TRUSTED_SERVER] if plan.central else []),
-        *([SECRET_COHORTS] if c.vantage == "outsider" else []),
-        *([UTTERANCES] if c.unit == "utterance" else []),
-        *([NO_AMPLIFICATION] if c.vantage == "attributed" and c.unit != "utterance" else []),
-        *([METRICS_SHARED] if c.share_metrics else []),
-        NETWORKED if networked else EVALUATION,
-        *([] if c.secure_noise else [SEEDED_NOISE]),
-        FLOATING_POINT,
+        (not c.secret_noise, REPRODUCIBLE_NOISE),
+        *((True, line) for line in _udp_warnings(plan, guarded)),
+        (c.delta * guarded.units > LARGEST_DELTA, _delta_warning(plan, guarded)),
+        (plan.central, TRUSTED_SERVER),
+        (c.secret_cohorts, SECRET_COHORTS),
+        (c.relation == "zero_out", ZERO_OUT),
+        (c.unit == "utterance", UTTERANCES),
+        (c.vantage == "attributed" and c.unit != "utterance", NO_AMPLIFICATION),
+        (c.share_metrics, METRICS_SHARED),
+        (True, _folds_warning(plan, guarded)),
+        (True, NETWORKED if guarded.networked else EVALUATION),
+        (True, HYPER_PARAMETERS),
+        (True, FIXED_SPLITS),
+        (c.mechanism in FLOATING, FLOATING_POINT),
+        (several, SEVERAL_CLIENTS.format(shards=guarded.shards)),
+        (
+            guarded.normalisation == "speaker" and (c.unit == "utterance" or several),
+            NORMALISED.format(unit=c.unit),
+        ),
     ]
-    if shards > 1 and c.unit == "client":
-        said.append(
-            f"The unit is a client, and one speaker holds {shards}: the speaker's epsilon is "
-            "larger. Ask for privacy.unit=speaker to see it."
-        )
-    tied = c.unit == "utterance" or (c.unit == "client" and shards > 1)
-    if normalisation == "speaker" and tied:
-        said.append(NORMALISED.format(unit=c.unit))
-    return said
+    return [line for holds, line in said if holds and line]
 
 
-def _udp_warnings(plan: PrivacyPlan, num_examples: npt.NDArray[np.int64]) -> list[str]:
-    mechanism = plan.client_mechanism()
+def _delta_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
+    return (
+        f"Delta {plan.config.delta:g} is large for {guarded.units:,} units: the guarantee may fail "
+        f"outright for {plan.config.delta * guarded.units:.2g} of them. Choose privacy.delta below "
+        f"{LARGEST_DELTA / guarded.units:.1g}."
+    )
+
+
+def _folds_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
+    if guarded.federations == 1:
+        return ""
+    if plan.config.cross_validation == "evaluation":
+        return FOLDS_NOT_RELEASED
+    return FOLDS.format(
+        federations=guarded.federations, unit=plan.config.unit, most=plan.federations
+    )
+
+
+def _udp_warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
+    if plan.config.mechanism != "udp":
+        return []
+    mechanism, num_examples = plan.client_mechanism(), guarded.num_examples
     largest, smallest = (mechanism.stddev(int(n)) for n in (num_examples.max(), num_examples.min()))
     nominal = (
         f"The nominal epsilon {plan.config.epsilon:g} at delta {plan.config.nominal_delta:g} "

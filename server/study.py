@@ -7,10 +7,11 @@ import shutil
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
@@ -30,7 +31,14 @@ from client.speakers import (
     speaker_folds,
 )
 from conf.schema import StudyConfig
-from server.accountant import planned_exposures
+from server.accountant import (
+    Exposures,
+    accounted_noise,
+    composed,
+    largest,
+    planned_exposures,
+    spent,
+)
 from server.cohort import cohort_sampler
 from server.composition import Releases
 from server.federation import Federation, Outcome, Protocol, Round
@@ -38,7 +46,7 @@ from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
 from server.replies import REASONS
 from server.roster import RemoteClients, Roster
-from server.statement import Spent, privacy_statement
+from server.statement import Guarded, Spent, privacy_statement
 from server.transcript import choose_layers
 
 NUM_FOLDS = 5
@@ -127,6 +135,7 @@ def protocol(
     dimension: int = 1,
     num_clients: int = 1,
     exposures: tuple[Releases, ...] = (Releases(1),),
+    federations: int = 1,
 ) -> Protocol:
     """Return how a federation of this study is trained, under a given privacy mechanism.
 
@@ -134,7 +143,7 @@ def protocol(
     ----------
     dimension : int
         Number of features.
-    num_clients, exposures : int, tuple of Releases
+    num_clients, exposures, federations : int, tuple of Releases, int
         As in `PrivacyPlan`.
     """
     sizes = parameter_sizes(config.model, dimension, len(EMOTIONS))
@@ -150,6 +159,7 @@ def protocol(
             num_clients=num_clients,
             exposures=exposures,
             shared={name: sizes[name] for name in shared},
+            federations=federations,
         ),
         transcript=config.transcript,
         seed=config.seed,
@@ -161,11 +171,18 @@ def private_federations(
 ) -> list[Federation]:
     """Return a federation for each test fold, with transcripts to go below `folder`."""
     folds = speaker_folds(data.speakers, NUM_FOLDS, config.seed)
-    federations = []
+    parts = {}
     for fold in config.folds:
         trained_on = [s for s in data.speakers if s not in folds[fold]]
-        clients, test = _cast(config, data, trained_on, folds[fold])
-        name = f"private-fold{fold}"
+        parts[fold] = _cast(config, data, trained_on, folds[fold])
+    planned = [_planned(config, clients, _name(fold)) for fold, (clients, _) in parts.items()]
+    together = counted_together(planned, config.privacy)
+    exposures = largest(r for part in together for r in part.values()) or (Releases(1),)
+    units = Counter(unit for part in planned for unit in part)
+    most = max(units.values(), default=1) if len(together) == 1 else 1
+    federations = []
+    for fold, (clients, test) in parts.items():
+        name = _name(fold)
         federations.append(
             Federation(
                 name=name,
@@ -174,11 +191,7 @@ def private_federations(
                 clients=clients,
                 test=test,
                 protocol=protocol(
-                    config,
-                    config.privacy,
-                    clients.dimension,
-                    len(clients),
-                    _planned(config, clients, name),
+                    config, config.privacy, clients.dimension, len(clients), exposures, most
                 ),
                 folder=folder / "transcript" / name,
                 checkpoint=folder / CHECKPOINTS / name,
@@ -201,10 +214,21 @@ def _cast(
     return clients, held_out_set(data, tested, clients, config.normalisation)
 
 
-def _planned(
-    config: StudyConfig, clients: Clients | RemoteClients, name: str
-) -> tuple[Releases, ...]:
-    """Foresee what the rounds will release of the units that may be worst off."""
+def _name(fold: int) -> str:
+    return f"private-fold{fold}"
+
+
+def counted_together(parts: Sequence[Exposures], privacy: PrivacyConfig) -> list[Exposures]:
+    """Return the releases of each unit, composed over the federations that count together.
+
+    These are all federations of a run, unless ``privacy.cross_validation=evaluation`` declares
+    that one model is released and the other folds only estimate its utility.
+    """
+    return list(parts) if privacy.cross_validation == "evaluation" else [composed(parts)]
+
+
+def _planned(config: StudyConfig, clients: Clients | RemoteClients, name: str) -> Exposures:
+    """Foresee the releases of each unit in the rounds of a federation."""
     privacy, rate = config.privacy, config.cohort_fraction
     sampler = cohort_sampler(privacy, len(clients), rate, config.seed, name)
     return planned_exposures(
@@ -234,22 +258,19 @@ def write_training(
 ) -> None:
     """Write what private federations came to, besides their transcripts.
 
-    ``rounds.parquet`` has a row a round, ``ledger.parquet`` how often each client's update may
-    have left its device, ``model.safetensors`` the best models, and ``training.json`` sums up.
-    ``truth.parquet`` tells the experimenter, never the adversary, whose each client was.
+    ``rounds.parquet`` has one row per round, ``ledger.parquet`` one per client and federation:
+    how often its update may have left its device, and which unit it belongs to. A unit has the
+    same name in all federations. ``model.safetensors`` has the best model of each federation, or
+    of the first alone under ``privacy.cross_validation=evaluation``; ``training.json`` sums up.
+    ``truth.parquet`` tells the experimenter, never the adversary, the speaker of each client.
     """
     rounds = pd.DataFrame([round_columns(r) for o in outcomes for r in o.rounds])
     rounds.to_parquet(folder / "rounds.parquet")
-    ledger = [
-        {"federation": o.federation.name, "client": client, "releases": count}
-        for o in outcomes
-        for client, count in sorted(o.releases.items())
-    ]
-    columns = ["federation", "client", "releases"]
-    pd.DataFrame(ledger, columns=columns).to_parquet(folder / "ledger.parquet")
+    _ledger(outcomes).to_parquet(folder / "ledger.parquet")
+    privacy = outcomes[0].federation.protocol.plan.config
     models = {
         f"fold{o.federation.fold}.{name}": array
-        for o in outcomes
+        for o in (outcomes if privacy.cross_validation == "released" else outcomes[:1])
         for name, array in (o.best_arrays or {}).items()
     }
     save_file(models, folder / "model.safetensors")
@@ -293,6 +314,23 @@ def round_columns(row: Round) -> dict[str, Any]:
     fields = asdict(row)
     counted = fields.pop("rejections")
     return fields | {f"rejected_{reason}": counted.get(reason, 0) for reason in REASONS}
+
+
+def _ledger(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return the participation ledger: how often each client's update may have left its device."""
+    rows = []
+    for o in outcomes:
+        units = o.federation.clients.units(o.federation.protocol.plan.config.unit)
+        rows += [
+            {
+                "federation": o.federation.name,
+                "client": client,
+                "unit": units[client],
+                "releases": n,
+            }
+            for client, n in sorted(o.releases.items())
+        ]
+    return pd.DataFrame(rows, columns=["federation", "client", "unit", "releases"])
 
 
 def _truth(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -346,14 +384,49 @@ def _mean(figures: Sequence[float | None]) -> float | None:
 
 
 def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
-    """Return the privacy statement of the fold that spent most."""
-    worst = max(outcomes, key=lambda o: -1.0 if o.epsilon is None else o.epsilon)
-    clients = worst.federation.clients
-    plan = worst.federation.protocol.plan
-    units, by_unit = clients.units(plan.config.unit), Counter[str]()
-    for client, count in worst.releases.items():
-        by_unit[units[client]] += count
-    spent = Spent(worst.epsilon, worst.epsilon_known, max(by_unit.values(), default=0))
-    shards = max(Counter(clients.speakers).values())
-    networked = isinstance(clients, RemoteClients)
-    return privacy_statement(plan, spent, clients.sizes(), shards, normalisation, networked)
+    """Return the privacy statement of a run: of all federations that count together."""
+    federation = outcomes[0].federation
+    guarded = Guarded(
+        num_examples=np.concatenate([o.federation.clients.sizes() for o in outcomes]),
+        units=_count_units(outcomes),
+        shards=max(Counter(federation.clients.speakers).values()),
+        normalisation=normalisation,
+        networked=isinstance(federation.clients, RemoteClients),
+        federations=len(outcomes),
+    )
+    return privacy_statement(federation.protocol.plan, run_spent(outcomes), guarded)
+
+
+def _count_units(outcomes: Sequence[Outcome]) -> int:
+    """Return how many units of the guarantee take part in a run."""
+    unit = outcomes[0].federation.protocol.plan.config.unit
+    sizes: dict[str, int] = {}
+    for o in outcomes:
+        clients = o.federation.clients
+        sizes |= dict(zip(clients.units(unit), clients.sizes().tolist(), strict=True))
+    return sum(sizes.values()) if unit == "utterance" else len(sizes)
+
+
+def run_spent(outcomes: Sequence[Outcome]) -> Spent:
+    """Return the privacy that the federations of a run spent, alone and together."""
+    plan = outcomes[0].federation.protocol.plan
+    together = counted_together([o.exposures for o in outcomes], plan.config)
+    exposures = largest(r for part in together for r in part.values())
+    knowing = counted_together([o.known for o in outcomes if o.known is not None], plan.config)
+    known = largest(r for part in knowing for r in part.values())
+    # Replacing a unit's updates moves a sum twice as far as leaving them out.
+    replaced = [replace(r, count=4 * r.count) for r in known]
+    secret, ledger = plan.config.secret_cohorts, _ledger(outcomes)
+    released = plan.config.cross_validation == "released"
+    by_unit = ledger.groupby(["unit"] if released else ["federation", "unit"])["releases"].sum()
+    return Spent(
+        epsilon=spent(plan, exposures),
+        epsilon_one_federation=max(
+            (o.epsilon for o in outcomes if o.epsilon is not None), default=None
+        ),
+        epsilon_known=spent(plan, known) if secret else None,
+        epsilon_known_replaced=spent(plan, replaced) if secret else None,
+        releases=int(by_unit.max()) if len(by_unit) else 0,
+        noise_multiplier=accounted_noise(plan),
+        exposures=exposures,
+    )

@@ -104,8 +104,14 @@ def federation(folder: Path, test: bool = True, **kwargs: object) -> Federation:
     )
 
 
-UDP = PrivacyConfig(mechanism="udp", epsilon=5.0, nominal_delta=0.5, clipping_norm=0.25)
-LOCAL = PrivacyConfig(mechanism="local", epsilon=8.0, clipping_norm=0.1)
+UDP = PrivacyConfig(
+    mechanism="udp",
+    epsilon=5.0,
+    nominal_delta=0.5,
+    clipping_norm=0.25,
+    reproducible_noise=True,
+)
+LOCAL = PrivacyConfig(mechanism="local", epsilon=8.0, clipping_norm=0.1, reproducible_noise=True)
 LAYERED = replace(LOCAL, mechanism="layered", layer_shares=[0.1, 0.3, 0.6])
 CENTRAL = PrivacyConfig(
     mechanism="central",
@@ -114,6 +120,7 @@ CENTRAL = PrivacyConfig(
     relation="add_remove",
     vantage="outsider",
     accountant="pld",
+    reproducible_noise=True,
 )
 ADAPTIVE = replace(
     CENTRAL, mechanism="central_adaptive", target_quantile=0.5, clip_learning_rate=0.2
@@ -125,14 +132,12 @@ DP_SGD = PrivacyConfig(
     unit="utterance",
     relation="add_remove",
     accountant="pld",
+    reproducible_noise=True,
 )
 
 
 class NoNoise:
-    """A noise source that leaves everything as it is."""
+    """A noise source of which every Gaussian integer is 0: the tail probability is one half."""
 
-    def random(self, size: int) -> np.ndarray:
-        return np.zeros(size)
-
-    def standard_normal(self, size: tuple[int, ...], dtype: type) -> np.ndarray:
-        return np.zeros(size, dtype)
+    def words(self, count: int) -> np.ndarray:
+        return np.full(count, 2**64 - 2, np.uint64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm
 
-from client.seeds import SystemEntropy, noise_source, numpy_stream
+from client.seeds import Reproducible, SystemEntropy, noise_source, numpy_stream, uniforms
 
 COUNT = 200_000
 
@@ -22,51 +22,51 @@ def test_streams_of_different_names_are_uncorrelated():
     assert abs(np.corrcoef(x, y)[0, 1]) < 0.05
 
 
-def test_secure_normals_have_the_moments_and_shape_of_the_normal_distribution():
-    drawn = SystemEntropy().standard_normal((COUNT // 100, 100), np.float32).ravel()
-    for moment, expected, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
-        error = np.mean(drawn.astype(float) ** moment) - expected
-        assert abs(error) < norm.isf(1e-9) * np.sqrt(variance / COUNT)
-    assert kstest(drawn, "norm").pvalue > 1e-9
+@pytest.mark.parametrize("source", [SystemEntropy(), Reproducible(0, "a")])
+def test_words_are_uniform_in_every_bit(source):
+    words = source.words(COUNT)
+    assert words.dtype == np.uint64 and words.shape == (COUNT,)
+    ones = [np.mean(words >> np.uint64(place) & np.uint64(1)) for place in range(64)]
+    assert np.abs(np.array(ones) - 0.5).max() < norm.isf(1e-11) * 0.5 / np.sqrt(COUNT)
 
 
-def test_secure_uniforms_are_uniform_in_the_unit_interval():
-    drawn = SystemEntropy().random(COUNT)
+def test_uniforms_are_uniform_in_the_unit_interval():
+    drawn = uniforms(SystemEntropy(), COUNT)
     assert drawn.dtype == np.float64 and drawn.shape == (COUNT,)
     assert drawn.min() >= 0 and drawn.max() < 1
     assert kstest(drawn, "uniform").pvalue > 1e-9
     bits = (drawn * 2**53).astype(np.uint64)
     np.testing.assert_array_equal(bits.astype(float) * 2**-53, drawn)
-    ones = [np.mean(bits >> np.uint64(place) & np.uint64(1)) for place in range(53)]
-    assert np.abs(np.array(ones) - 0.5).max() < norm.isf(1e-11) * 0.5 / np.sqrt(COUNT)
 
 
-@pytest.mark.parametrize(("byte", "uniform", "sign"), [(0x00, 0.0, -1), (0xFF, 1 - 2**-53, 1)])
-def test_the_extremes_of_the_entropy_stay_finite_and_in_range(monkeypatch, byte, uniform, sign):
-    monkeypatch.setattr(os, "urandom", lambda size: bytes([byte]) * size)
-    assert SystemEntropy().random(1)[0] == uniform
-    extreme = SystemEntropy().standard_normal((1,), np.float64)[0]
-    assert extreme == pytest.approx(sign * norm.isf(2.0**-53), rel=1e-12)
+@pytest.mark.parametrize(("bits", "uniform"), [(0, 0.0), (2**64 - 1, 1 - 2**-53)])
+def test_the_extreme_words_give_uniforms_in_range(bits, uniform):
+    class Extreme:
+        def words(self, count):
+            return np.full(count, bits, np.uint64)
+
+    assert uniforms(Extreme(), 1)[0] == uniform
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (0,), (2, 3, 4)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_secure_normals_honour_shape_and_type(shape, dtype):
-    drawn = SystemEntropy().standard_normal(shape, dtype=dtype)
-    assert drawn.shape == shape and drawn.dtype == dtype
+def test_the_system_gives_every_draw_a_key_of_its_own(monkeypatch):
+    keys = []
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: keys.append(real(size)) or keys[-1])
+    drawn = [SystemEntropy().words(4), *(noise_source(None, 1, "a").words(4) for _ in range(2))]
+    assert [len(key) for key in keys] == [32] * 3 and len(set(keys)) == 3
+    assert len({words.tobytes() for words in drawn}) == 3
 
 
-def test_secure_draws_never_repeat():
-    for source in (SystemEntropy(), noise_source(True, 1, "noise", 2)):
-        assert not np.array_equal(source.random(4), source.random(4))
-    first, again = (
-        noise_source(True, 1, "noise").standard_normal((4,), np.float32) for _ in range(2)
-    )
-    assert not np.array_equal(first, again)
+def test_the_system_s_words_are_the_keystream_of_aes(monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda size: bytes(size))
+    # the first block of AES-256 in counter mode, key and counter zero (NIST SP 800-38A's cipher)
+    expected = "dc95c078a2408989ad48a21492842087530f8afbc74536b9a963b4f1c4cb738b"
+    assert SystemEntropy().words(4).tobytes().hex() == expected
 
 
-def test_a_seeded_noise_source_is_the_stream_of_its_name():
-    first, again, other = (noise_source(False, 1, "noise", c).random(5) for c in (2, 2, 3))
+def test_a_source_with_a_seed_follows_its_name_alone():
+    first, again, other = (noise_source(1, "noise", c).words(5) for c in (2, 2, 3))
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, numpy_stream(1, "noise", 2).random(5))
     assert not np.array_equal(first, other)
+    source = noise_source(1, "noise", 2)
+    np.testing.assert_array_equal([*source.words(2), *source.words(3)], first)

@@ -6,6 +6,7 @@ import numpy as np
 
 from client.mechanism import Arrays, NoiseSource
 from client.privacy import Mechanism
+from client.seeds import uniforms
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,6 @@ class Rounding(Mechanism):
         """Return the rounded update."""
         sent: Arrays = {}
         for name, array in update.items():
-            drawn = noise.random(array.size).reshape(array.shape)  # in [0, 1)
+            drawn = uniforms(noise, array.size).reshape(array.shape)  # in [0, 1)
             sent[name] = (np.floor(array / self.step + drawn) * self.step).astype(np.float32)
         return sent
