@@ -104,12 +104,17 @@ def add_truncated(total: Ints, values: npt.NDArray[np.float32], factor: float, s
 def add_gaussian(update: Arrays, stddev: float, noise: NoiseSource) -> Arrays:
     """Add independent N(0, stddev²) to every coordinate of an update without a known norm.
 
-    The step is about a millionth of the standard deviation.
+    The step is about a millionth of the standard deviation. Values that are not finite, or that
+    the noise is lost on, stay as they are: nothing bounds such an update.
     """
     if stddev == 0:
         return update
     step = 2.0 ** (math.floor(math.log2(stddev)) - 20)
-    return {name: add_noise(array, 1.0, step, stddev, noise) for name, array in update.items()}
+    noised = {name: add_noise(array, 1.0, step, stddev, noise) for name, array in update.items()}
+    return {
+        name: np.where(np.abs(array) < 2.0**60 * step, noised[name], array)
+        for name, array in update.items()
+    }
 
 
 def standard_normal(noise: NoiseSource, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

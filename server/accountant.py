@@ -4,7 +4,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -110,13 +111,15 @@ def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
 
 
 def largest(exposures: Iterable[Releases]) -> tuple[Releases, ...]:
-    """Return the releases of the units that may be worst off: the largest count of each kind."""
-    found: dict[Releases, float] = {}
-    for releases in exposures:
-        kind = replace(releases, count=0)
-        found[kind] = max(found.get(kind, 0.0), releases.count)
-    ordered = sorted(found.items(), key=lambda item: (item[0].rate, item[0].clients))
-    return tuple(replace(kind, count=count) for kind, count in ordered)
+    """Return the releases of the units that may be worst off.
+
+    Of two units with one rate, a unit with more clients and more releases is worse off.
+    """
+    found: list[Releases] = []
+    for one in sorted(set(exposures), key=lambda r: (r.rate, r.clients, r.count), reverse=True):
+        if not any(o.rate == one.rate and o.count >= one.count for o in found):
+            found.append(one)  # those before it have as many clients or more
+    return tuple(reversed(found))
 
 
 def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
@@ -146,6 +149,26 @@ def accounted_noise(plan: PrivacyPlan) -> float | None:
     return 1.0 if plan.config.mechanism == "udp" else plan.noise_multiplier
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The releases that another federation of the run makes of the same units.
+
+    Attributes
+    ----------
+    sizes, units
+        As in `Accountant`.
+    cohorts : list of list of int
+        One list per round, as planned. Of secret cohorts only the number of rounds matters.
+    repeated : list of list of int
+        Cohorts that were asked once more after an interruption.
+    """
+
+    sizes: Sequence[int]
+    units: Sequence[str]
+    cohorts: Sequence[Sequence[int]]
+    repeated: Sequence[Sequence[int]] = ()
+
+
 class Accountant:
     """Keeps the ledger of a federation, and tells the privacy spent in it.
 
@@ -159,6 +182,8 @@ class Accountant:
         Shared weights d.
     algorithm : str
         ``fedavg`` or ``fedsgd``.
+    others : sequence of Schedule
+        The federations that count together with this one and go on beside it.
 
     Attributes
     ----------
@@ -174,16 +199,26 @@ class Accountant:
         num_parameters: int,
         algorithm: str,
         training: TrainingConfig,
+        others: Sequence[Schedule] = (),
     ) -> None:
         self._plan, mechanism = plan, plan.client_mechanism()
-        mus = [1.0] * len(sizes)
-        # The configuration names the mechanism: a class of the user's own that inherits from
-        # a mechanism is not accounted for as that mechanism.
-        if plan.config.mechanism == "udp":
-            assert isinstance(mechanism, UserLevelDP)
-            mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
-        batches = [batch_releases(n, algorithm, training) for n in sizes]
-        self._ledger = Ledger(plan.config, plan.sampling_rate, units, batches, mus)
+
+        def ledger(sizes: Sequence[int], units: Sequence[str]) -> Ledger:
+            mus = [1.0] * len(sizes)
+            # The configuration names the mechanism: a class of the user's own that inherits from
+            # a mechanism is not accounted for as that mechanism.
+            if plan.config.mechanism == "udp":
+                assert isinstance(mechanism, UserLevelDP)
+                mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
+            batches = [batch_releases(n, algorithm, training) for n in sizes]
+            return Ledger(plan.config, plan.sampling_rate, units, batches, mus)
+
+        self._ledger = ledger(sizes, units)
+        self._others = [(iter(o.cohorts), ledger(o.sizes, o.units)) for o in others]
+        for other, (_, own) in zip(others, self._others, strict=True):
+            for cohort in other.repeated:
+                own.add(cohort)
+        self._seen = 0
         self.cohorts: list[list[int]] = []
 
     def add(self, cohort: Iterable[int]) -> None:
@@ -216,21 +251,23 @@ class Accountant:
         """The same against an observer who knows who took part; None if `epsilon` assumes it."""
         return None if self.known is None else spent(self._plan, self.known.values())
 
-    def overspends(self, cohort: Iterable[int]) -> bool:
+    def overspends(self, server_round: int, cohort: Iterable[int]) -> bool:
         """Tell whether a round with this cohort would spend more than the plan allows.
 
-        Federations of a run go on side by side, and a unit takes part in several. Each stops as
-        if every other federation had released as much of the unit: together they then keep to
-        the limit.
+        The other federations of the run count as far as their schedules go up to this round:
+        none of them releases more, so together they keep to the limit.
         """
         limit = self._plan.config.stop_at_epsilon
         if limit is None:
             return False
         after = self._ledger.copy()
         after.add(cohort)
-        share = self._plan.federations
-        after_all = [replace(r, count=share * r.count) for r in after.exposures.values()]
-        epsilon = spent(self._plan, after_all)
+        for ahead, other in self._others:
+            for planned in islice(ahead, max(0, server_round - self._seen)):
+                other.add(planned)
+        self._seen = max(self._seen, server_round)
+        together = composed([after.exposures, *(other.exposures for _, other in self._others)])
+        epsilon = spent(self._plan, (together[unit] for unit in after.exposures))
         return epsilon is None or epsilon > limit
 
 

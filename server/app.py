@@ -120,7 +120,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
 
             def cohort(server_round: int) -> list[int]:
                 drawn = federation.sampler(server_round, attempts[server_round])
-                if recorder.accountant.overspends(drawn):
+                if recorder.accountant.overspends(server_round, drawn):
                     raise BudgetSpent
                 if checkpoint:
                     checkpoint.announce(server_round, drawn, plan.config.states_epsilon)

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,7 @@ from server.evaluate import Scores
 from server.federation import Outcome, Round
 
 FORMAT = 3
-STATE = "state.safetensors"
+STATE, JOURNAL = "state.safetensors", "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._folder, self._digest = folder, digest
-        self._state, self._journal = folder / STATE, folder / "journal.jsonl"
+        self._state, self._journal = folder / STATE, folder / JOURNAL
         self._rows: list[str] = []
         self._cohorts: list[str] = []
         self.announced: list[tuple[int, list[int]]] = []
@@ -185,6 +186,19 @@ class Checkpoint:
             self.announced = [(int(number), list(cohort)) for number, cohort in lines]
         except (TypeError, ValueError) as error:
             raise UserError(f"{self._journal}: damaged journal; start the run anew") from error
+
+
+def repeated_cohorts(folder: Path) -> list[list[int]]:
+    """Return the cohorts that a federation asked once more after interruptions; of none, none."""
+    seen: set[int] = set()
+    again: list[list[int]] = []
+    with suppress(FileNotFoundError):
+        for line in (folder / JOURNAL).read_bytes().split(b"\n")[:-1]:
+            server_round, cohort = json.loads(line)
+            if server_round in seen:
+                again.append(cohort)
+            seen.add(server_round)
+    return again
 
 
 def saved_rounds(folder: Path, after: int) -> list[Round]:

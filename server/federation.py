@@ -16,6 +16,7 @@ from client.model import ModelConfig
 from client.request import TrainRequest
 from client.speakers import Clients
 from client.training_config import TrainingConfig
+from server.accountant import Schedule
 from server.cohort import Sampler, cohort_sampler
 from server.composition import Releases
 from server.config import AlgorithmConfig, TranscriptConfig
@@ -100,6 +101,8 @@ class Federation:
         As of `RuntimeConfig`.
     reader : Reader or None
         What reads each update in the place of keeping it.
+    others : tuple of Schedule
+        The federations that count together with this one for ``privacy.stop_at_epsilon``.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Federation:
     patience: float = 120.0
     round_timeout: float = 3600.0
     reader: Reader | None = None
+    others: tuple[Schedule, ...] = ()
 
     @cached_property
     def digest(self) -> str:

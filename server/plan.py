@@ -41,8 +41,6 @@ class PrivacyPlan:
         known beforehand, since cohorts are drawn at random and not from data.
     shared : mapping of str to int
         Parameters that leave the device, with their numbers of coordinates.
-    federations : int
-        Most federations that count together for one unit: the folds that train on a speaker.
     """
 
     config: PrivacyConfig
@@ -51,7 +49,6 @@ class PrivacyPlan:
     num_clients: int = 1
     exposures: tuple[Releases, ...] = (Releases(1),)
     shared: Mapping[str, int] = field(default_factory=dict)
-    federations: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be applied or guaranteed; raises UserError naming the key."""

@@ -60,6 +60,7 @@ class Recorder:
             num_parameters=num_parameters,
             algorithm=protocol.algorithm.name,
             training=protocol.training,
+            others=federation.others,
         )
         rounds = protocol.plan.num_rounds
         self._thread = ThreadPoolExecutor(1, "evaluation")

@@ -161,8 +161,8 @@ class Guarded:
         Statistics that features were normalised with: ``speaker``, ``corpus`` or ``none``.
     networked : bool
         Whether clients are on machines of their own.
-    federations : int
-        Federations of the run.
+    federations, most : int
+        Federations of the run, and in how many of them one unit trains at most.
     """
 
     num_examples: npt.NDArray[np.int64]
@@ -171,6 +171,7 @@ class Guarded:
     normalisation: str
     networked: bool = False
     federations: int = 1
+    most: int = 1
 
 
 def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict[str, Any]:
@@ -271,9 +272,7 @@ def _folds_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
         return ""
     if plan.config.cross_validation == "evaluation":
         return FOLDS_NOT_RELEASED
-    return FOLDS.format(
-        federations=guarded.federations, unit=plan.config.unit, most=plan.federations
-    )
+    return FOLDS.format(federations=guarded.federations, unit=plan.config.unit, most=guarded.most)
 
 
 def _udp_warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:

@@ -33,12 +33,14 @@ from client.speakers import (
 from conf.schema import StudyConfig
 from server.accountant import (
     Exposures,
+    Schedule,
     accounted_noise,
     composed,
     largest,
     planned_exposures,
     spent,
 )
+from server.checkpoint import repeated_cohorts
 from server.cohort import cohort_sampler
 from server.composition import Releases
 from server.federation import Federation, Outcome, Protocol, Round
@@ -135,7 +137,6 @@ def protocol(
     dimension: int = 1,
     num_clients: int = 1,
     exposures: tuple[Releases, ...] = (Releases(1),),
-    federations: int = 1,
 ) -> Protocol:
     """Return how a federation of this study is trained, under a given privacy mechanism.
 
@@ -143,7 +144,7 @@ def protocol(
     ----------
     dimension : int
         Number of features.
-    num_clients, exposures, federations : int, tuple of Releases, int
+    num_clients, exposures : int, tuple of Releases
         As in `PrivacyPlan`.
     """
     sizes = parameter_sizes(config.model, dimension, len(EMOTIONS))
@@ -159,7 +160,6 @@ def protocol(
             num_clients=num_clients,
             exposures=exposures,
             shared={name: sizes[name] for name in shared},
-            federations=federations,
         ),
         transcript=config.transcript,
         seed=config.seed,
@@ -174,12 +174,14 @@ def private_federations(
     parts = {}
     for fold in config.folds:
         trained_on = [s for s in data.speakers if s not in folds[fold]]
-        parts[fold] = _cast(config, data, trained_on, folds[fold])
-    planned = [_planned(config, clients, _name(fold)) for fold, (clients, _) in parts.items()]
+        parts[fold] = _fold_data(config, data, trained_on, folds[fold])
+    schedules = {
+        fold: _schedule(config, clients, folder / CHECKPOINTS / _name(fold))
+        for fold, (clients, _) in parts.items()
+    }
+    planned = [_planned(config, schedule) for schedule in schedules.values()]
     together = counted_together(planned, config.privacy)
     exposures = largest(r for part in together for r in part.values()) or (Releases(1),)
-    units = Counter(unit for part in planned for unit in part)
-    most = max(units.values(), default=1) if len(together) == 1 else 1
     federations = []
     for fold, (clients, test) in parts.items():
         name = _name(fold)
@@ -191,7 +193,7 @@ def private_federations(
                 clients=clients,
                 test=test,
                 protocol=protocol(
-                    config, config.privacy, clients.dimension, len(clients), exposures, most
+                    config, config.privacy, clients.dimension, len(clients), exposures
                 ),
                 folder=folder / "transcript" / name,
                 checkpoint=folder / CHECKPOINTS / name,
@@ -199,12 +201,17 @@ def private_federations(
                 min_clients=config.runtime.min_clients or 1,
                 patience=config.runtime.patience,
                 round_timeout=config.runtime.round_timeout,
+                others=tuple(
+                    schedule
+                    for other, schedule in schedules.items()
+                    if other != fold and config.privacy.cross_validation == "released"
+                ),
             )
         )
     return federations
 
 
-def _cast(
+def _fold_data(
     config: StudyConfig, data: CorpusData | Roster, trained: Sequence[str], tested: Sequence[str]
 ) -> tuple[Clients | RemoteClients, tuple[Floats, Ints] | None]:
     """Return a fold's clients, and its test set where that is at hand."""
@@ -227,16 +234,27 @@ def counted_together(parts: Sequence[Exposures], privacy: PrivacyConfig) -> list
     return list(parts) if privacy.cross_validation == "evaluation" else [composed(parts)]
 
 
-def _planned(config: StudyConfig, clients: Clients | RemoteClients, name: str) -> Exposures:
+def _schedule(config: StudyConfig, clients: Clients | RemoteClients, checkpoint: Path) -> Schedule:
+    """Foresee the cohorts of a federation; it may have been interrupted before."""
+    sampler = cohort_sampler(
+        config.privacy, len(clients), config.cohort_fraction, config.seed, checkpoint.name
+    )
+    return Schedule(
+        sizes=clients.sizes().tolist(),
+        units=clients.units(config.privacy.unit),
+        cohorts=[sampler(server_round) for server_round in range(1, config.rounds + 1)],
+        repeated=repeated_cohorts(checkpoint) if config.privacy.states_epsilon else [],
+    )
+
+
+def _planned(config: StudyConfig, schedule: Schedule) -> Exposures:
     """Foresee the releases of each unit in the rounds of a federation."""
-    privacy, rate = config.privacy, config.cohort_fraction
-    sampler = cohort_sampler(privacy, len(clients), rate, config.seed, name)
     return planned_exposures(
-        privacy,
-        [sampler(server_round) for server_round in range(1, config.rounds + 1)],
-        rate,
-        clients.sizes().tolist(),
-        clients.units(privacy.unit),
+        config.privacy,
+        schedule.cohorts,
+        config.cohort_fraction,
+        schedule.sizes,
+        schedule.units,
         config.algorithm.name,
         config.training,
     )
@@ -393,8 +411,16 @@ def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
         normalisation=normalisation,
         networked=isinstance(federation.clients, RemoteClients),
         federations=len(outcomes),
+        most=_most_federations(outcomes),
     )
     return privacy_statement(federation.protocol.plan, run_spent(outcomes), guarded)
+
+
+def _most_federations(outcomes: Sequence[Outcome]) -> int:
+    """Return in how many federations one unit trains, at most."""
+    unit = outcomes[0].federation.protocol.plan.config.unit
+    trained = Counter(u for o in outcomes for u in set(o.federation.clients.units(unit)))
+    return max(trained.values())
 
 
 def _count_units(outcomes: Sequence[Outcome]) -> int:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from client.attention import Attention
 from client.corpora.base import EMOTIONS, Utterance
@@ -141,3 +142,8 @@ class NoNoise:
 
     def words(self, count: int) -> np.ndarray:
         return np.full(count, 2**64 - 2, np.uint64)
+
+
+def word_of(x: float) -> int:
+    """The word of 64 bits of which a Gaussian integer is x standard deviations."""
+    return 2 * min(int(norm.sf(abs(x)) * 2**64), 2**63 - 1) + (x < 0)

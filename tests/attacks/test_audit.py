@@ -16,7 +16,7 @@ from server.plan import PrivacyPlan
 from server.run import run_canaries
 from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
 
-SUM = replace(CENTRAL, vantage="sum")
+SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 REPLACE = replace(SUM, relation="replace_one")
 RATE = 0.4
 
@@ -133,13 +133,13 @@ def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shar
 
 MECHANISMS = {
     "local": LOCAL,
-    "local add": replace(LOCAL, relation="add_remove"),
+    "local zero": replace(LOCAL, relation="zero_out"),
     "layered": LAYERED,
     "outsider": CENTRAL,
     "sum": SUM,
     "sum replace": REPLACE,
     "adaptive": ADAPTIVE,
-    "adaptive sum": replace(ADAPTIVE, vantage="sum"),
+    "adaptive sum": replace(ADAPTIVE, vantage="sum", relation="zero_out"),
 }
 all_mechanisms = pytest.mark.parametrize("config", MECHANISMS.values(), ids=MECHANISMS)
 

@@ -182,6 +182,8 @@ def test_noise_without_a_clip_keeps_the_update_to_a_millionth():
     low, high = chi2.ppf([1e-7, 1 - 1e-7], 2000)
     assert low < np.square(sent["b"].astype(float) / 0.7).sum() < high
     assert add_gaussian(update, 0.0, Given()) is update
+    odd = {"a": np.float32([math.nan, -math.inf, 3e38, 1.0])}
+    np.testing.assert_array_equal(add_gaussian(odd, 1e-3, NoNoise())["a"], odd["a"])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0,), (2, 3, 4)])

@@ -29,8 +29,13 @@ from server.writer import TranscriptWriter
 from tests import examples
 
 NAME, ROUNDS, FATAL = "private-fold0", 6, 4
-SECURE = replace(examples.LOCAL, secure_noise=True)
-PRIVACY = {"adaptive": examples.ADAPTIVE, "secure": SECURE, "udp": examples.UDP}
+SECRET = {"reproducible_noise": False}
+PRIVACY = {
+    "none": PrivacyConfig(),
+    "local": replace(examples.LOCAL, **SECRET),
+    "adaptive": replace(examples.ADAPTIVE, **SECRET),
+    "udp": examples.UDP,
+}
 
 
 def federation(folder: Path, privacy: PrivacyConfig) -> Federation:

@@ -13,9 +13,13 @@ from client.privacy import UserLevelDP
 from client.training_config import TrainingConfig
 from server.accountant import (
     Accountant,
+    Schedule,
     adam_sensitivity,
     batch_releases,
+    composed,
+    largest,
     planned_exposures,
+    spent,
     squared_sensitivities,
     udp_mu,
 )
@@ -28,7 +32,7 @@ from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UD
 
 PARAMETERS = 286_596  # 988-256-128-4
 DELTA = 1e-5
-SUM = replace(CENTRAL, vantage="sum")
+SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 TRAINING = TrainingConfig(batch_size=5)
 SPEAKERS = ["a", "a", "a", "b", "b", "c"]
 CLIENTS = list(range(6))
@@ -38,10 +42,12 @@ def fixed(config: PrivacyConfig, noise_multiplier: float, **changes) -> PrivacyC
     return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
 
 
-def accountant(config, units=CLIENTS, sizes=None, rate=0.4, algorithm="fedavg", **changes):
+def accountant(
+    config, units=CLIENTS, sizes=None, rate=0.4, algorithm="fedavg", others=(), **changes
+):
     plan = PrivacyPlan(config, rate, 10, len(units), shared=SHARED, **changes)
     sizes = sizes or [20] * len(units)
-    return Accountant(plan, sizes, units, PARAMETERS, algorithm, TRAINING)
+    return Accountant(plan, sizes, units, PARAMETERS, algorithm, TRAINING, others)
 
 
 def spend(ledger, cohorts):
@@ -92,8 +98,8 @@ def test_epsilon_at_the_edges():
     assert gaussian_epsilon(math.inf, DELTA) == math.inf
     for config in (LOCAL, SUM, CENTRAL, DP_SGD, UDP):
         assert accountant(config).epsilon == 0
-    assert accountant(PrivacyConfig()).epsilon == math.inf
-    assert spend(accountant(PrivacyConfig()), [[0]]) == math.inf
+    assert accountant(PrivacyConfig()).epsilon is None
+    assert spend(accountant(PrivacyConfig()), [[0]]) is None
 
 
 def test_epsilon_of_a_huge_mu_joins_on_and_grows():
@@ -254,6 +260,12 @@ def test_one_batch_a_release_is_counted_where_gradients_are_sent():
     assert spend(ledger, [[0]] * 3) == pytest.approx(expected, rel=1e-6)
 
 
+def worst(config, cohorts, units, rate=0.4):
+    """Planned releases of the units that may be worst off."""
+    planned = planned_exposures(config, cohorts, rate, SIZES, units, "fedavg", TRAINING)
+    return largest(planned.values())
+
+
 SCHEDULE = [[0, 1, 3], [0, 4], [0, 1, 2], [], [2, 5]]
 SIZES = [20, 5, 60, 8, 11, 8]
 
@@ -265,7 +277,7 @@ def test_what_is_planned_is_what_is_spent(config, unit, rate):
     """The noise is calibrated to the exposures, and the ledger reads the target at the end."""
     units = SPEAKERS if unit == "speaker" else CLIENTS
     config = replace(config, epsilon=2.0, unit=config.unit if config is DP_SGD else unit)
-    exposures = planned_exposures(config, SCHEDULE, rate, SIZES, units, "fedavg", TRAINING)
+    exposures = worst(config, SCHEDULE, units, rate)
     ledger = accountant(config, units, SIZES, rate, exposures=exposures)
     spent = spend(ledger, SCHEDULE)
     assert spent <= config.epsilon
@@ -276,7 +288,7 @@ def test_what_is_planned_is_what_is_spent(config, unit, rate):
 def test_each_clip_is_counted_once_for_every_client_that_a_speaker_may_have_in_a_round(config):
     def planned(units, unit):
         asked = replace(config, unit=unit)
-        return planned_exposures(asked, SCHEDULE, 0.4, SIZES, units, "fedavg", TRAINING)
+        return worst(asked, SCHEDULE, units)
 
     by_client, by_speaker = planned(CLIENTS, "client"), planned(SPEAKERS, "speaker")
     assert (
@@ -298,15 +310,13 @@ def test_each_clip_is_counted_once_for_every_client_that_a_speaker_may_have_in_a
 
 
 def test_every_kind_of_client_of_the_schedule_is_planned_for():
-    found = planned_exposures(DP_SGD, [[0, 1], [0], [2]], 0.4, SIZES, CLIENTS, "fedavg", TRAINING)
+    found = worst(DP_SGD, [[0, 1], [0], [2]], CLIENTS)
     assert set(found) == {Releases(4 * 2, 0.25), Releases(1, 1.0), Releases(12, 1 / 12)}
 
 
 @pytest.mark.parametrize("config", [LOCAL, SUM])
-def test_a_schedule_without_anybody_still_has_a_noise(config):
-    exposures = planned_exposures(config, [[], []], 0.01, SIZES, CLIENTS, "fedavg", TRAINING)
-    plan = PrivacyPlan(config, 0.01, 2, 6, exposures=exposures, shared=SHARED)
-    assert plan.noise_multiplier > 0
+def test_a_schedule_without_anybody_releases_nothing(config):
+    assert worst(config, [[], []], CLIENTS) == ()
 
 
 def test_squares_add_up_between_noises_and_clients_within_one():
@@ -330,13 +340,76 @@ def test_what_overspends_is_told_before_it_is_spent(config, unit):
         ledger = accountant(fixed(config, 2.0, unit=unit, stop_at_epsilon=float(limit)), units)
         for cohort, after in zip(SCHEDULE, spent, strict=True):
             before = ledger.epsilon
-            assert ledger.overspends(cohort) == (after > limit)
+            assert ledger.overspends(1, cohort) == (after > limit)
             assert ledger.epsilon == before and len(ledger.cohorts) < len(SCHEDULE)  # asked only
             ledger.add(cohort)
 
 
+@pytest.mark.parametrize("config", [LOCAL, SUM, CENTRAL, DP_SGD])
+def test_federations_that_stop_alone_keep_to_the_limit_together(config):
+    schedules = [
+        Schedule(SIZES, CLIENTS, SCHEDULE),
+        Schedule(SIZES, CLIENTS, [[0, 2], [1], [0, 5], [3], [0]], repeated=[[0, 2], [1]]),
+        Schedule(SIZES, CLIENTS, [[4], [0, 1, 2, 3], [2], [0], [1]], repeated=[[2], [0]]),
+    ]
+    plan = PrivacyPlan(fixed(config, 2.0), 0.4, 10, 6, shared=SHARED)
+    for limit in (1.0, 2.5, 4.0, 5.0, 6.0):
+        asked = fixed(config, 2.0, stop_at_epsilon=limit)
+        done = []
+        for own in schedules:
+            others = tuple(other for other in schedules if other is not own)
+            ledger = accountant(asked, sizes=SIZES, others=others)
+            for cohort in own.repeated:
+                ledger.add(cohort)
+            for server_round, cohort in enumerate(own.cohorts, 1):
+                if ledger.overspends(server_round, cohort):
+                    break
+                ledger.add(cohort)
+            done.append(ledger)
+        together = composed(ledger.exposures for ledger in done)
+        repeated = [accountant(asked, sizes=SIZES) for _ in schedules]
+        for ledger, own in zip(repeated, schedules, strict=True):
+            spend(ledger, own.repeated)
+        before = spent(plan, composed(ledger.exposures for ledger in repeated).values())
+        assert spent(plan, together.values()) <= max(limit, before)
+
+
+def test_releases_of_a_unit_add_up_over_federations():
+    parts = [
+        {"a": Releases(3, 0.4, 2), "b": Releases(1, 0.4)},
+        {"a": Releases(2, 0.4, 2), "c": Releases(7, 0.4)},
+    ]
+    together = composed(parts)
+    assert together == {
+        "a": Releases(5, 0.4, 2),
+        "b": Releases(1, 0.4),
+        "c": Releases(7, 0.4),
+    }
+    assert largest(together.values()) == (Releases(7, 0.4), Releases(5, 0.4, 2))
+    assert largest([Releases(5, 0.4), Releases(5, 0.4, 2), Releases(2, 0.4, 2)]) == (
+        Releases(5, 0.4, 2),
+    )
+    with pytest.raises(ValueError, match="a: "):
+        composed([*parts, {"a": Releases(1, 0.5, 2)}])
+
+
+def test_a_class_of_the_user_s_own_is_not_accounted_for():
+    for target in ("client.privacy.LocalDP", "client.privacy.UserLevelDP"):
+        ours = {
+            "client.privacy.LocalDP": {
+                "share_metrics": False,
+                "groups": [list(SHARED)],
+                "clipping_norms": [0.1],
+                "noise": [0.1],
+            },
+            "client.privacy.UserLevelDP": vars(udp(5)),
+        }[target]
+        config = PrivacyConfig(mechanism="custom", custom={"_target_": target, **ours})
+        assert spend(accountant(config), [[0]]) is None
+
+
 def test_without_a_limit_nothing_overspends():
-    assert not accountant(fixed(LOCAL, 1e-3)).overspends(CLIENTS)
+    assert not accountant(fixed(LOCAL, 1e-3)).overspends(1, CLIENTS)
 
 
 schedules = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=8)
@@ -348,31 +421,31 @@ def test_no_round_is_cut_off_where_the_limit_is_what_noise_is_calibrated_to(
     cohorts, epsilon, config
 ):
     config = replace(config, unit="speaker", epsilon=epsilon, stop_at_epsilon=epsilon)
-    exposures = planned_exposures(config, cohorts, 0.4, SIZES, SPEAKERS, "fedavg", TRAINING)
+    exposures = worst(config, cohorts, SPEAKERS)
     ledger = accountant(config, SPEAKERS, SIZES, exposures=exposures)
     for cohort in cohorts:
-        assert not ledger.overspends(cohort)
+        assert not ledger.overspends(1, cohort)
         ledger.add(cohort)
-    assert ledger.overspends(CLIENTS)
+    assert ledger.overspends(1, CLIENTS)
 
 
 @pytest.mark.parametrize("config", [CENTRAL, DP_SGD])
 def test_no_sampled_round_is_cut_off_either(config):
     config = replace(config, stop_at_epsilon=config.epsilon)
-    exposures = planned_exposures(config, SCHEDULE, 0.4, SIZES, CLIENTS, "fedavg", TRAINING)
+    exposures = worst(config, SCHEDULE, CLIENTS)
     ledger = accountant(config, CLIENTS, SIZES, exposures=exposures)
     for cohort in SCHEDULE:
-        assert not ledger.overspends(cohort)
+        assert not ledger.overspends(1, cohort)
         ledger.add(cohort)
-    assert ledger.overspends([0])
+    assert ledger.overspends(1, [0])
 
 
 def test_a_speaker_is_planned_for_over_many_poisson_cohorts():
     config = replace(SUM, unit="speaker")
     sampler = cohort_sampler(config, 6, 0.4, 3, "f")
-    assert sampler == Sampler(6, 0.4, 3, "f", poisson=True, secret=False)
+    assert sampler == Sampler(6, 0.4, 3, "f", poisson=True)
     cohorts = [sampler(r) for r in range(1, 51)]
-    (planned,) = planned_exposures(config, cohorts, 0.4, SIZES, SPEAKERS, "fedavg", TRAINING)
+    (planned,) = worst(config, cohorts, SPEAKERS)
     held = np.array([[sum(c < 3 for c in cohort)] for cohort in cohorts])
     assert planned.rate == 1 and planned.count == np.sum(held**2)
 

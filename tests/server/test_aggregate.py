@@ -9,12 +9,12 @@ from scipy.stats import chi2, norm
 
 from client.errors import UserError
 from client.privacy import CentralDP, LocalDP, NoMechanism
-from client.seeds import SystemEntropy, numpy_stream
-from server import aggregate
+from client.rounded_gaussian import grid_step
+from client.seeds import Reproducible
 from server.aggregate import NoisedMean, Received, WeightedMean, aggregation, update_norms
 from server.plan import PrivacyPlan
 from server.transcript import Releases
-from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise
+from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise, word_of
 
 SHAPES = {"w": (4, 3), "b": (4,), "kept": (5,)}
 SHARED = {"w": 12, "b": 4}
@@ -66,8 +66,8 @@ class Numbered:
     def __init__(self, count):
         self.count = count
 
-    def standard_normal(self, size, dtype):
-        return np.full(size, self.count if size == (1,) else 1.0, dtype)
+    def words(self, count):
+        return np.full(count, word_of(self.count if count == 1 else 1.0), np.uint64)
 
 
 def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_cohort():
@@ -75,7 +75,8 @@ def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_
     found = noised_mean()(1, received(updates), MODEL)
     scaled = [u * min(1, CLIP / np.linalg.norm(u)) for u in updates]
     # three clients came, five were expected of 20 at a rate of a quarter
-    np.testing.assert_allclose(flat(found.mean), np.sum(scaled, axis=0) / 5, rtol=1e-5)
+    step = grid_step(CLIP, 16)  # each update is truncated to its multiples
+    np.testing.assert_allclose(flat(found.mean), np.sum(scaled, axis=0) / 5, atol=3 * step / 5)
     assert found.clip_fraction == pytest.approx(2 / 3) and found.clipping_norm == CLIP
     assert list(found.mean) == list(MODEL)
     for name, array in found.mean.items():
@@ -86,14 +87,15 @@ def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_
 def test_the_divisor_is_public_and_not_the_size_of_the_cohort(cohort):
     update = np.full((cohort, 16), 0.01)
     found = noised_mean()(1, received(update), MODEL)
-    np.testing.assert_allclose(flat(found.mean), cohort * 0.01 / 5, rtol=1e-5, atol=1e-9)
+    step = grid_step(CLIP, 16)
+    np.testing.assert_allclose(flat(found.mean), cohort * 0.01 / 5, atol=cohort * step / 5)
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
 
 
 def test_updates_at_the_clip_pass_and_those_above_end_at_it():
     for length, expected in ((0.499999, 0.499999), (0.6, CLIP), (1e6, CLIP)):
         found = noised_mean()(1, received(directions(1, [length])), MODEL)
-        assert np.linalg.norm(flat(found.mean)) * 5 == pytest.approx(expected, rel=1e-5)
+        assert np.linalg.norm(flat(found.mean)) * 5 == pytest.approx(expected, rel=2e-3)
 
 
 def test_rounding_does_not_end_above_the_clip():
@@ -107,7 +109,7 @@ def test_any_finite_update_counts_for_one_clip_at_most(size):
     updates = np.full((2, 16), size)
     found = noised_mean()(1, received(updates), MODEL)
     length = np.linalg.norm(flat(found.mean)) * 5
-    assert length == pytest.approx(2 * min(CLIP, size * 4), rel=1e-4)
+    assert length == pytest.approx(2 * min(CLIP, size * 4), abs=2 * CLIP / 1000)
     assert length <= 2 * CLIP * (1 + 1e-5)
     assert all(np.isfinite(array).all() for array in found.mean.values())
 
@@ -116,7 +118,7 @@ def many(config=FIXED, rounds=200, updates=None, **kwargs):
     """Return what rounds with seeded noise add to a round without."""
     updates = np.zeros((0, 16)) if updates is None else updates
     clean = flat(noised_mean(config, **kwargs)(1, received(updates), MODEL).mean)
-    noised = NoisedMean(plan(config, **kwargs), lambda r: numpy_stream(0, "sum noise", r))
+    noised = NoisedMean(plan(config, **kwargs), lambda r: Reproducible(0, "sum noise", r))
     clips = [noised.clipping_norm]
     found = []
     for r in range(rounds):
@@ -132,7 +134,7 @@ def check_noise(drawn, stddev):
 
 
 @pytest.mark.parametrize("cohort", [0, 3])
-@pytest.mark.parametrize("relation", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
 @pytest.mark.parametrize("config", [FIXED, MOVING])
 def test_noise_of_the_accounted_size_is_added_once_to_any_cohort(config, relation, cohort):
     config = replace(config, vantage="sum", relation=relation)
@@ -157,14 +159,14 @@ def test_noise_covers_every_shared_coordinate_alike():
 
 
 def test_layers_that_are_not_shared_get_no_noise_and_do_not_move():
-    noised = NoisedMean(plan(), lambda r: np.random.default_rng(0))
+    noised = NoisedMean(plan(), Reproducible)
     for updates in (np.zeros((0, 16)), np.ones((2, 16))):
         mean = noised(1, received(updates), MODEL).mean
         assert (mean["kept"] == 0).all() and (flat(mean) != 0).all()
 
 
 def test_an_empty_cohort_is_noised_and_its_fractions_do_not_exist():
-    found = NoisedMean(plan(), lambda r: np.random.default_rng(0))(1, received([]), MODEL)
+    found = NoisedMean(plan(), Reproducible)(1, received([]), MODEL)
     assert (flat(found.mean) != 0).all() and math.isnan(found.clip_fraction)
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
     assert flat(found.mean).std() == pytest.approx(found.noise_stddev, rel=0.8)
@@ -251,7 +253,7 @@ def test_the_clip_finds_its_quantile_of_the_norms(start, quantile):
         clipping_norm=start,
         target_quantile=quantile,
     )
-    moving = NoisedMean(plan(config, 0.5, 200), lambda r: numpy_stream(0, "sum noise", r))
+    moving = NoisedMean(plan(config, 0.5, 200), lambda r: Reproducible(0, "sum noise", r))
     clips = []
     for r in range(300):
         present = int((rng.random(200) < 0.5).sum())
@@ -272,7 +274,9 @@ def test_noise_follows_the_clip_that_was_applied_in_the_round():
         # the source gives 1s: what is above the clipped sum is one standard deviation
         scaled = directions(5, [clip] * 5).sum(axis=0)
         added = flat(found.mean) * 5 - scaled
-        np.testing.assert_allclose(added, plan(MOVING).sum_stddev(clip), rtol=1e-4)
+        np.testing.assert_allclose(
+            added, plan(MOVING).sum_stddev(clip), rtol=1e-5, atol=5 * grid_step(clip, 16)
+        )
 
 
 def test_a_fixed_clip_stays_where_it_is():
@@ -282,7 +286,7 @@ def test_a_fixed_clip_stays_where_it_is():
 
 
 def test_the_count_and_the_sum_are_noised_independently():
-    moving = NoisedMean(plan(MOVING), lambda r: numpy_stream(0, "sum noise", r))
+    moving = NoisedMean(plan(MOVING), lambda r: Reproducible(0, "sum noise", r))
     sums, counts = [], []
     for r in range(1500):
         sums.append(flat(moving(r, received([]), MODEL).mean))
@@ -341,38 +345,42 @@ def test_norms_are_over_all_arrays_of_an_update():
 
 @pytest.mark.parametrize("config", [FIXED, MOVING])
 def test_the_plan_decides_how_a_round_is_aggregated(config):
-    central = aggregation(plan(config), 0, "f")
+    central = aggregation(plan(config), Reproducible)
     assert isinstance(central, NoisedMean)
-    local = aggregation(plan(replace(LOCAL, epsilon=None, noise_multiplier=1.0)), 0, "f")
+    local = aggregation(plan(replace(LOCAL, epsilon=None, noise_multiplier=1.0)), Reproducible)
     assert isinstance(local, WeightedMean)
     assert isinstance(plan(config).client_mechanism(), CentralDP)
 
 
-def first_noise(secure, seed=0, name="f", server_round=1):
-    config = replace(FIXED, secure_noise=secure)
-    return flat(aggregation(plan(config), seed, name)(server_round, received([]), MODEL).mean)
+def test_the_noise_is_that_of_the_round_s_source_alone():
+    asked = []
+
+    def noise(server_round):
+        asked.append(server_round)
+        return Reproducible(0, server_round)
+
+    central = aggregation(plan(), noise)
+    first, again, other = (flat(central(r, received([]), MODEL).mean) for r in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert asked == [1, 1, 2] and not np.array_equal(first, other)
+    silent = aggregation(plan(MOVING), lambda r: NoNoise())
+    assert (flat(silent(1, received([]), MODEL).mean) == 0).all()  # there is no other source
 
 
-def test_seeded_noise_of_the_sum_differs_by_seed_federation_and_round_alone():
-    np.testing.assert_array_equal(first_noise(False), first_noise(False))
-    others = [first_noise(False, *other) for other in ((1,), (0, "g"), (0, "f", 2))]
-    assert all(not np.array_equal(first_noise(False), other) for other in others)
+def test_sums_are_multiples_of_the_step():
+    step = grid_step(CLIP, 16)
+    found = NoisedMean(plan(), Reproducible)(1, received(directions(9, [3.0] * 9)), MODEL)
+    counts = flat(found.mean) * 5 / step
+    np.testing.assert_allclose(counts, np.rint(counts), rtol=1e-6)  # of float32, after division
 
 
-def test_secure_noise_of_the_sum_never_repeats_and_comes_from_the_system(monkeypatch):
-    assert not np.array_equal(first_noise(True), first_noise(True))
-    drawn = []
-    real = SystemEntropy.standard_normal
-
-    def watched(self, size, dtype):
-        drawn.append(size)
-        return real(self, size, dtype)
-
-    monkeypatch.setattr(SystemEntropy, "standard_normal", watched)
-    first_noise(True)
-    assert drawn == [SHAPES["w"], SHAPES["b"]]
-    drawn.clear()
-    aggregation(plan(replace(MOVING, secure_noise=True)), 0, "f")(1, received([]), MODEL)
-    assert drawn == [SHAPES["w"], SHAPES["b"], (1,)]
-    monkeypatch.setattr(aggregate, "noise_source", lambda secure, *name: NoNoise())
-    assert (first_noise(True) == 0).all()  # there is no other source
+def test_the_sum_is_the_exact_one_of_truncated_updates():
+    updates = directions(9, np.geomspace(0.01, 100, 9))
+    step = grid_step(CLIP, 16)
+    norms = np.linalg.norm(np.float32(updates).astype(float), axis=1)
+    factors = np.minimum(1, CLIP * (1 - 1e-6) / norms)
+    rows = np.trunc(np.float32(updates) * factors[:, None] / step)
+    assert (np.square(rows).sum(axis=1) <= (CLIP / step) ** 2).all()
+    found = noised_mean()(1, received(updates), MODEL)
+    expected = (rows.sum(axis=0) * (step / 5)).astype(np.float32)
+    np.testing.assert_array_equal(flat(found.mean), expected)

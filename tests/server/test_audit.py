@@ -14,7 +14,7 @@ from server.cohort import Sampler
 from server.run import run_canaries
 from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
 
-SUM = replace(CENTRAL, vantage="sum")
+SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 LAST = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
 
 
@@ -36,7 +36,7 @@ def are_normal(scores, mean, stddev):
 
 @pytest.mark.parametrize(("releases", "magnitude"), [(1, 0.5), (1, 3.0), (4, 1.0)])
 @pytest.mark.parametrize("config", [LOCAL, LAYERED])
-@pytest.mark.parametrize("relation", ["replace_one", "add_remove"])
+@pytest.mark.parametrize("relation", ["replace_one", "zero_out"])
 def test_local_scores_are_those_of_the_best_test_between_plus_and_minus(
     config, relation, releases, magnitude
 ):
@@ -132,12 +132,14 @@ def test_canaries_come_in_cohorts_that_the_mechanism_draws(monkeypatch):
     assert sum(len(cohort) for *_, cohort in drawn) == len(known.present)
 
 
-def test_a_seed_repeats_an_audit_and_secure_noise_does_not():
+def test_a_seed_repeats_an_audit_and_secret_noise_does_not():
     for config in (fixed(LOCAL), fixed(SUM)):
         first, again, other = (evidence(config, 100, seed=seed)[0] for seed in (0, 0, 1))
         np.testing.assert_array_equal(first.present, again.present)
         assert not np.array_equal(first.present[:30], other.present[:30])
-        secure, too = (evidence(replace(config, secure_noise=True), 100)[0] for _ in range(2))
+        secure, too = (
+            evidence(replace(config, reproducible_noise=False), 100)[0] for _ in range(2)
+        )
         assert len(secure.present) == len(too.present)
         assert not np.array_equal(secure.present, too.present)
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ def fixed(clients, rate, seed=0, federation="f"):
     return Sampler(clients, rate, seed, federation)
 
 
-def poisson(clients, rate, seed=0, federation="f", secret=False):
-    return Sampler(clients, rate, seed, federation, poisson=True, secret=secret)
+def poisson(clients, rate, seed=0, federation="f"):
+    return Sampler(clients, rate, seed, federation, poisson=True, hidden=True)
 
 
 def presence(sampler, rounds=ROUNDS):
@@ -54,11 +55,10 @@ def test_every_client_is_as_likely():
 
 
 @pytest.mark.parametrize(
-    ("clients", "rate", "secret"),
-    [(12, 0.25, False), (12, 0.25, True), (5, 0.02, False), (40, 0.7, False)],
+    ("clients", "rate", "seed"), [(12, 0.25, 0), (12, 0.25, None), (5, 0.02, 0), (40, 0.7, 0)]
 )
-def test_poisson_cohorts_hold_each_client_independently(clients, rate, secret):
-    drawn = presence(poisson(clients, rate, secret=secret))
+def test_poisson_cohorts_hold_each_client_independently(clients, rate, seed):
+    drawn = presence(poisson(clients, rate, seed))
     # sizes are binomial, which they would not be were clients or draws tied to each other
     sizes = drawn.sum(axis=1)
     low, high = binom.ppf([0.02, 0.98], clients, rate).astype(int)
@@ -89,23 +89,36 @@ def test_a_poisson_cohort_may_be_empty_or_whole_and_is_ascending():
     assert cohort == sorted(set(cohort)) and all(type(client) is int for client in cohort)
 
 
-def test_secret_cohorts_differ_from_run_to_run_and_come_from_the_system(monkeypatch):
-    secret = poisson(100, 0.5, secret=True)
+def test_secret_cohorts_come_from_the_system_s_entropy(monkeypatch):
+    secret = poisson(100, 0.5, seed=None)
     assert secret(1) != secret(1)
-    monkeypatch.setattr(SystemEntropy, "random", lambda self, size: np.arange(size) / size)
+    words = np.arange(100, dtype=np.uint64) * np.uint64(2**64 // 100 + 1)
+    monkeypatch.setattr(SystemEntropy, "words", lambda self, count: words[:count])
     assert secret(1) == list(range(50)) != poisson(100, 0.5)(1)
 
 
+def test_each_attempt_of_a_round_has_a_hidden_cohort_of_its_own():
+    sampler = poisson(2000, 0.5)
+    cohorts = [set(sampler(3, attempt)) for attempt in range(4)]
+    assert cohorts[0] == set(sampler(3)) == set(sampler(3, 0))
+    for one, other in combinations(cohorts, 2):
+        # independent draws share a quarter of the clients
+        assert abs(len(one & other) - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)
+
+
+def test_a_known_cohort_stays_the_same_in_each_attempt():
+    for sampler in (fixed(50, 0.3), replace(poisson(50, 0.3), hidden=False)):
+        assert sampler(3, 0) == sampler(3, 1) == sampler(3, 2)
+
+
 @pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE, LOCAL, LAYERED, DP_SGD, UDP])
-@pytest.mark.parametrize("secure", [False, True])
-def test_central_noise_draws_poisson_cohorts_and_only_those_relied_on_are_secret(config, secure):
-    config = replace(config, secure_noise=secure)
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_cohorts_that_epsilon_relies_on_are_secret(config, reproducible):
+    config = replace(config, reproducible_noise=reproducible)
     sampler = cohort_sampler(config, 20, 0.3, 5, "f")
     central = config.mechanism in ("central", "central_adaptive")
-    assert sampler == Sampler(20, 0.3, 5, "f", poisson=central, secret=secure and central)
-    if central:  # whoever sees the sums knows who took part: the seed may tell too
-        known = replace(config, vantage="sum")
-        assert not cohort_sampler(known, 20, 0.3, 5, "f").secret
-        assert cohort_sampler(known, 20, 0.3, 5, "f")(1) == cohort_sampler(
-            replace(known, secure_noise=not secure), 20, 0.3, 5, "f"
-        )(1)
+    seed = None if central and not reproducible else 5
+    assert sampler == Sampler(20, 0.3, seed, "f", poisson=central, hidden=central)
+    if central:  # everybody who sees the sums knows who took part
+        known = replace(config, vantage="sum", relation="zero_out")
+        assert cohort_sampler(known, 20, 0.3, 5, "f") == Sampler(20, 0.3, 5, "f", poisson=True)

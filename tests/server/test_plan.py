@@ -17,7 +17,7 @@ from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UD
 
 NONE = PrivacyConfig()
 NAN, INF = float("nan"), float("inf")
-SUM = replace(CENTRAL, vantage="sum")
+SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 REPLACE = replace(SUM, relation="replace_one")
 NAMES = list(SHARED)
 LAYERS = [NAMES[:2], NAMES[2:4], NAMES[4:]]
@@ -65,7 +65,7 @@ def test_the_examples_are_in_order(config):
         # names that do not exist
         (NONE, {"mechanism": "magic"}, "privacy.mechanism=magic is not one of none, udp, local"),
         (LOCAL, {"unit": "word"}, "privacy.unit=word is not one of utterance, client, speaker"),
-        (LOCAL, {"relation": "swap"}, "privacy.relation=swap is not one of add_remove, replace"),
+        (LOCAL, {"relation": "swap"}, "privacy.relation=swap is not one of add_remove, zero_ou"),
         (LOCAL, {"vantage": "spy"}, "privacy.vantage=spy is not one of attributed, sum, outsider"),
         (CENTRAL, {"accountant": "gdp"}, "privacy.accountant=gdp is not one of pld, prv, rdp"),
         # what a mechanism needs
@@ -94,7 +94,7 @@ def test_the_examples_are_in_order(config):
         (DP_SGD, {"unit": "client"}, "privacy.unit=client: privacy=dp_sgd guarantees an utter"),
         (DP_SGD, {"unit": "speaker"}, "privacy.unit=speaker: privacy=dp_sgd guarantees an utte"),
         (DP_SGD, {"relation": "replace_one"}, "privacy.relation=replace_one: privacy=dp_sgd dr"),
-        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: what privacy=udp spends"),
+        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: the epsilon of privacy"),
         (UDP, {"layers": "first"}, "privacy.layers=first: privacy=udp shares every layer"),
         (NONE, {"layers": "last"}, "privacy.layers=last: privacy=none shares every layer"),
         (DP_SGD, {"layers": "first"}, "privacy.layers=first: privacy=dp_sgd shares every layer"),
@@ -160,7 +160,7 @@ def test_an_epsilon_that_no_noise_reaches_is_refused_in_one_line():
         impossible.sum_stddev(0.1)
 
 
-@pytest.mark.parametrize(("relation", "sensitivity"), [("add_remove", 0.1), ("replace_one", 0.2)])
+@pytest.mark.parametrize(("relation", "sensitivity"), [("zero_out", 0.1), ("replace_one", 0.2)])
 def test_local_noise_is_calibrated_over_the_planned_releases(relation, sensitivity):
     of_rounds = plan(replace(LOCAL, relation=relation))
     assert of_rounds.noise_multiplier == pytest.approx(5.4 / 2, abs=0.03)  # the reference value
@@ -198,7 +198,7 @@ def local_mus(mechanism, steps):
 @given(
     st.lists(st.floats(0.01, 10), min_size=3, max_size=3),
     st.floats(0.1, 20),
-    st.sampled_from([("add_remove", 1), ("replace_one", 2)]),
+    st.sampled_from([("zero_out", 1), ("replace_one", 2)]),
 )
 def test_layers_share_the_budget_of_the_whole(shares, noise_multiplier, relation):
     name, steps = relation
@@ -279,7 +279,7 @@ def test_central_noise_is_calibrated_over_the_planned_rounds(epsilon, noise_mult
 @given(
     st.floats(0.1, 20),
     st.floats(1.01, 100),
-    st.sampled_from(["add_remove", "replace_one"]),
+    st.sampled_from(["zero_out", "replace_one"]),
     st.floats(0.01, 10),
 )
 def test_the_noised_count_and_sum_cost_together_what_the_plan_says(noise, factor, relation, clip):
@@ -301,7 +301,7 @@ def test_the_noised_count_and_sum_cost_together_what_the_plan_says(noise, factor
         assert adaptive.sum_stddev(clip) == pytest.approx(z_delta * clip)
 
 
-@given(st.floats(0.05, 50), st.integers(1, 5000), st.sampled_from(["add_remove", "replace_one"]))
+@given(st.floats(0.05, 50), st.integers(1, 5000), st.sampled_from(["zero_out", "replace_one"]))
 def test_the_count_costs_a_quarter_of_the_budget_at_most_by_default(noise, clients, relation):
     config = replace(
         ADAPTIVE, vantage="sum", relation=relation, epsilon=None, noise_multiplier=noise
@@ -315,7 +315,7 @@ def test_the_count_costs_a_quarter_of_the_budget_at_most_by_default(noise, clien
 
 
 def test_a_count_noise_that_spends_the_whole_budget_is_refused():
-    for relation, least in (("add_remove", 1.0), ("replace_one", 2.0)):
+    for relation, least in (("zero_out", 1.0), ("replace_one", 2.0)):
         config = replace(
             ADAPTIVE, vantage="sum", relation=relation, epsilon=None, noise_multiplier=2.0
         )

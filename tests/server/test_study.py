@@ -1,10 +1,13 @@
+import math
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
 import conf
 from client.errors import UserError
@@ -13,18 +16,18 @@ from client.training_config import TrainingConfig
 from conf.schema import RuntimeConfig
 from server.cohort import Sampler
 from server.composition import Releases
-from server.federation import Outcome
 from server.replies import REASONS
 from server.run import compose, run_federations, study_config
 from server.study import (
-    _privacy,
     begin_training,
     check_config,
     private_federations,
+    read_training,
     write_training,
 )
 from tests import examples
 from tests.examples import corpus
+from tests.server import privacy_loss
 
 MECHANISMS = {
     "none": NoMechanism,
@@ -106,7 +109,7 @@ def test_sums_are_planned_for_over_the_cohorts_that_will_be_drawn(tmp_path, unit
         "privacy=central",
         "privacy.epsilon=8",
         "privacy.vantage=sum",
-        "privacy.secure_noise=true",
+        "privacy.relation=zero_out",
         f"privacy.unit={unit}",
         data=corpus(shards=2),
     )
@@ -125,12 +128,11 @@ def test_outsiders_are_planned_for_by_rounds_and_secret_cohorts(tmp_path, unit, 
         tmp_path,
         "privacy=central",
         "privacy.noise_multiplier=4",
-        "privacy.secure_noise=true",
         f"privacy.unit={unit}",
         data=corpus(shards=2),
     )
     assert federation.protocol.plan.exposures == (Releases(30, 0.3, clients),)
-    assert federation.sampler.secret and federation.sampler.poisson
+    assert federation.sampler == Sampler(16, 0.3, None, "private-fold1", True, hidden=True)
     assert federation.protocol.plan.expected_cohort == pytest.approx(0.3 * 16)
 
 
@@ -140,9 +142,11 @@ def test_batches_are_planned_for_with_every_clients_own_rate(tmp_path):
     )
     taken = Counter(c for r in range(1, 31) for c in federation.sampler(r))
     sizes = federation.clients.sizes()
-    assert set(federation.protocol.plan.exposures) == {
-        Releases(taken[c] * -(-int(sizes[c]) // 4), 4 / int(sizes[c])) for c in taken
-    }
+    expected = {Releases(taken[c] * -(-int(sizes[c]) // 4), 4 / int(sizes[c])) for c in taken}
+    assert set(federation.protocol.plan.exposures) <= expected
+    for release in expected:  # the worst of each rate
+        counts = [r.count for r in federation.protocol.plan.exposures if r.rate == release.rate]
+        assert max(counts) >= release.count
 
 
 def test_layers_that_are_not_shared_are_named_out(tmp_path):
@@ -161,24 +165,128 @@ def test_a_plan_knows_how_many_coordinates_are_shared(tmp_path):
     assert list(shared.values()) == [12 * 256, 256, 256 * 128, 128, 128 * 4, 4]
 
 
-def test_the_statement_is_of_the_fold_that_spent_most_with_its_busiest_unit(tmp_path):
-    config = study(
-        "privacy=central", "privacy.noise_multiplier=3", "privacy.unit=speaker", "folds=[0,1]"
-    )
-    cheap, dear = (
-        Outcome(federation, epsilon=epsilon, epsilon_known=2 * epsilon, releases=releases)
-        for federation, epsilon, releases in zip(
-            private_federations(config, corpus(shards=2), tmp_path),
-            (1.5, 2.5),
-            ({0: 9}, {0: 3, 1: 4, 2: 6}),
-            strict=True,
-        )
-    )
-    for outcomes in ([cheap, dear], [dear, cheap]):
-        said = _privacy(outcomes, "speaker")
-        assert said["epsilon"] == 2.5 and said["epsilon_known_participation"] == 5.0
-        assert said["releases_max"] == 7  # clients 0 and 1 are one speaker
-        assert said["unit"] == "speaker"
+CROSS_VALIDATED = [
+    ("privacy=local", "privacy.noise_multiplier=6"),
+    ("privacy=local", "privacy.noise_multiplier=6", "privacy.unit=speaker"),
+    ("privacy=layered", "privacy.epsilon=8", "privacy.relation=zero_out"),
+    ("privacy=central", "privacy.noise_multiplier=2"),
+    ("privacy=central", "privacy.epsilon=8", "privacy.unit=speaker"),
+    ("privacy=central", "privacy.epsilon=8", "privacy.vantage=sum", "privacy.relation=zero_out"),
+    (
+        "privacy=central",
+        "privacy.noise_multiplier=3",
+        "privacy.vantage=sum",
+        "privacy.relation=replace_one",
+        "privacy.unit=speaker",
+    ),
+    ("privacy=central_adaptive", "privacy.epsilon=4"),
+    ("privacy=dp_sgd", "privacy.noise_multiplier=1", "training.batch_size=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Five folds of a study, run and written, by the study's overrides."""
+
+    @cache
+    def train(*overrides):
+        folder = tmp_path_factory.mktemp("run")
+        config = study("rounds=6", *overrides, "folds=[0,1,2,3,4]")
+        data = corpus(shards=2)
+        federations = private_federations(config, data, folder)
+        outcomes = run_federations(federations, RuntimeConfig("local"))
+        write_training(folder, data, outcomes, "speaker", 1.0)
+        return config, outcomes, read_training(folder)["privacy"], folder
+
+    return train
+
+
+def composed_from_files(config, outcomes, folder, one=False):
+    """Epsilon of the worst unit, from the ledger's file and an accountant of the tests' own."""
+    privacy, ledger = config.privacy, pd.read_parquet(folder / "ledger.parquet")
+    rounds = pd.read_parquet(folder / "rounds.parquet").groupby("federation")["round"].max()
+    sizes = {o.federation.name: o.federation.clients.sizes() for o in outcomes}
+    noise = outcomes[0].federation.protocol.plan.noise_multiplier
+    found = set()
+    for _, own in ledger.groupby(["unit", "federation"] if one else "unit"):
+        if privacy.unit == "utterance":
+            updates = [(int(sizes[r.federation][r.client]), r.releases) for r in own.itertuples()]
+            (size,) = {size for size, _ in updates}  # a client has it in every fold
+            total = sum(releases for _, releases in updates)
+            found.add((min(1, 4 / size), 1, total * -(-size // 4), noise))
+        else:
+            clients = int(own.groupby("federation")["client"].nunique().max())
+            found.add((0.3, clients, int(rounds[own["federation"].unique()].sum()), noise))
+    return max(privacy_loss.epsilon([group], privacy.delta) for group in found)
+
+
+@pytest.mark.parametrize("overrides", CROSS_VALIDATED, ids=" ".join)
+def test_epsilon_of_a_run_composes_all_its_folds(trained, overrides):
+    config, outcomes, said, folder = trained(*overrides)
+    if config.privacy.vantage == "outsider" or config.privacy.unit == "utterance":
+        expected = composed_from_files(config, outcomes, folder)
+        alone = composed_from_files(config, outcomes, folder, one=True)
+    else:
+        expected, alone = exact_from_cohorts(outcomes), exact_from_cohorts(outcomes, one=True)
+    assert said["epsilon"] == pytest.approx(expected, rel=5e-3)
+    assert said["epsilon_one_federation"] == pytest.approx(alone, rel=5e-3)
+    assert said["epsilon"] > 1.3 * said["epsilon_one_federation"]
+    if config.privacy.epsilon is not None:
+        assert said["epsilon"] <= config.privacy.epsilon
+        assert said["epsilon"] == pytest.approx(config.privacy.epsilon, rel=1e-4)
+
+
+def exact_from_cohorts(outcomes, one=False):
+    """Epsilon of the worst unit under known participation, from the transcripts."""
+    plan = outcomes[0].federation.protocol.plan
+    squared = Counter()
+    for outcome in outcomes:
+        made = outcome.federation
+        units = made.clients.units(plan.config.unit)
+        for server_round in range(1, 7):
+            held = Counter(units[client] for client in made.sampler(server_round))
+            for unit, clients in held.items():
+                key = (unit, made.name) if one else unit
+                squared[key] += clients**2 if plan.central else clients
+    mu = math.sqrt(max(squared.values())) / plan.noise_multiplier
+    return privacy_loss.gaussian_epsilon(mu, plan.config.delta)
+
+
+@pytest.mark.parametrize("overrides", CROSS_VALIDATED[:4], ids=" ".join)
+def test_epsilon_of_an_evaluation_is_that_of_one_fold(trained, overrides):
+    _, _, together, _ = trained(*overrides)
+    _, _, said, folder = trained(*overrides, "privacy.cross_validation=evaluation")
+    assert said["epsilon"] == said["epsilon_one_federation"]
+    if any("epsilon" in override for override in overrides):  # calibrated to it anew
+        assert said["noise_multiplier"] < 0.7 * together["noise_multiplier"]
+    else:
+        assert said["epsilon"] < together["epsilon"]
+    assert any("Declared: cross-validation" in line for line in said["warnings"])
+    with safe_open(folder / "model.safetensors", framework="numpy") as models:
+        assert {name.split(".")[0] for name in models.keys()} == {"fold0"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("overrides", CROSS_VALIDATED, ids=" ".join)
+def test_a_run_of_five_folds_stops_before_its_limit(trained, overrides):
+    free = trained(*overrides)[2]["epsilon"]
+    limit = round(0.6 * free, 3)
+    _, outcomes, said, _ = trained(*overrides, f"privacy.stop_at_epsilon={limit}")
+    assert said["epsilon"] <= limit
+    assert all(len(outcome.rounds) < 6 for outcome in outcomes)
+
+
+def test_the_ledger_names_units_alike_in_all_folds(trained):
+    _, outcomes, said, folder = trained(*CROSS_VALIDATED[0])
+    ledger = pd.read_parquet(folder / "ledger.parquet")
+    assert list(ledger) == ["federation", "client", "unit", "releases"]
+    for outcome in outcomes:
+        own = ledger[ledger["federation"] == outcome.federation.name].set_index("client")
+        speakers = outcome.federation.clients.speakers
+        for client, row in own.iterrows():
+            assert row["unit"] == f"made/{speakers[client]}/{client % 2}"
+            assert row["releases"] == outcome.releases[client]
+    assert said["releases_max"] == ledger.groupby("unit")["releases"].sum().max()
+    assert said["units"] == 20
 
 
 def test_every_reason_of_a_rejection_is_a_column_of_the_rounds(tmp_path):
