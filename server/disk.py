@@ -11,3 +11,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writes that a kill interrupted.
+
+    safetensors writes beside the file, under such a name, and then renames. The folder must be one
+    that no other process writes to.
+    """
+    for path in folder.glob(".tmp??????"):
+        path.unlink()

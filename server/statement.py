@@ -1,5 +1,6 @@
 """The privacy statement: what is protected, from whom, and what is not."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -262,8 +263,8 @@ def _warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
 def _delta_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
     return (
         f"Delta {plan.config.delta:g} is large for {guarded.units:,} units: the guarantee may fail "
-        f"outright for {plan.config.delta * guarded.units:.2g} of them. Choose privacy.delta below "
-        f"{LARGEST_DELTA / guarded.units:.1g}."
+        f"outright for {plan.config.delta * guarded.units:.2g} of them. Choose privacy.delta="
+        f"1e{math.floor(math.log10(LARGEST_DELTA / guarded.units))} or less."
     )
 
 

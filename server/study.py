@@ -43,6 +43,7 @@ from server.accountant import (
 from server.checkpoint import repeated_cohorts
 from server.cohort import cohort_sampler
 from server.composition import Releases
+from server.disk import remove_leftovers
 from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
@@ -262,6 +263,7 @@ def _planned(config: StudyConfig, schedule: Schedule) -> Exposures:
 
 def begin_training(config: StudyConfig, folder: Path) -> None:
     """Make sure that a run which is not resumed does not go on from an earlier one's files."""
+    remove_leftovers(folder)
     if config.resume is None:
         (folder / "training.json").unlink(missing_ok=True)
         remove_checkpoints(folder)

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from client.errors import Suspended, UserError
 from server import transcript
-from server.disk import sync
+from server.disk import remove_leftovers, sync
 from server.packing import pack
 from server.transcript import Floats, Reader, Releases, TranscriptMeta
 
@@ -59,6 +59,7 @@ class TranscriptWriter:
         reader: Reader | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         self._folder, self._meta, self._reader = folder, meta, reader
         self._updates = _Chunks(folder, "updates", written.get("updates", 0))
         self._globals = _Chunks(folder, "globals", written.get("globals", 0))

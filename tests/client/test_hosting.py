@@ -17,7 +17,7 @@ from client.model import initial_arrays, load_arrays
 from client.request import TrainRequest
 from client.speakers import held_out_set, make_clients, training_sizes
 from client.wire import from_record, to_record
-from tests.examples import ATTENTION, corpus, corpus_of_frames, federation
+from tests.examples import ATTENTION, NoNoise, corpus, corpus_of_frames, federation
 
 
 def held(data, speakers):
@@ -117,7 +117,7 @@ def test_a_node_of_frames_sends_what_a_simulation_does(tmp_path):
     whole.save_training(tmp_path / "whole")
     dataset = Dataset.load(tmp_path / "whole", "cpu")
     stream = (asked.federation, asked.round)
-    arguments = (asked.training, asked.mechanism, asked.seed, stream, False)
+    arguments = (asked.training, asked.mechanism, asked.seed, stream, [NoNoise()])
     training = Training("fedavg", ATTENTION, start, dataset, [1], *arguments)
     training.train(slice(None))
     for name, sent in from_record(reply["arrays"]).items():

@@ -14,7 +14,7 @@ from client.engine import STACKS, Training
 from client.mlp import Mlp
 from client.model import initial_arrays
 from client.privacy import DPSGD, NoMechanism, UserLevelDP
-from client.seeds import numpy_stream
+from client.seeds import noise_source
 from client.stacked import Stack
 from client.training_config import TrainingConfig
 
@@ -70,7 +70,7 @@ def begin(
         mechanism,
         3,
         ["f"],
-        False,
+        [noise_source(3, "noise", "f", client) for client in clients],
     )
     for array in training.updates.values():
         array[...] = np.nan
@@ -178,6 +178,6 @@ def test_each_client_is_protected_by_itself():
         training.protect(chunk, sent)
     for row, size in enumerate((9, 40)):
         own = {name: array[row] for name, array in plain.items()}
-        expected = UDP.protect(own, size, numpy_stream(3, "noise", "f", row))
+        expected = UDP.protect(own, size, noise_source(3, "noise", "f", row))
         for name in own:
             np.testing.assert_array_equal(sent[name][row], expected[name])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch.nn import functional as F
 
+from client import training
 from client.attention import Attention
 from client.dataset import Examples
 from client.draws import Draws, client_keys
@@ -15,6 +16,7 @@ from client.frames import pad
 from client.mechanism import GradientClip, l2_norm
 from client.mlp import Mlp, Perceptron
 from client.model import initial_arrays, load_arrays
+from client.seeds import Reproducible
 from client.training import fedavg_update, fedsgd_gradient, poisson_batch
 from client.training_config import TrainingConfig
 
@@ -32,7 +34,7 @@ def examples(count: int) -> Examples:
 
 
 def train(trainer, data, *, model=MODEL, config=None, seed=0, clip=None, noise=None):
-    source = noise or np.random.default_rng(seed)
+    source = noise or Reproducible(seed)
     return trainer(model, START, data, config or TrainingConfig(), draws(seed, model), clip, source)
 
 
@@ -169,9 +171,9 @@ def test_a_seed_reproduces_an_update_exactly():
 @pytest.mark.parametrize("clip", [None, GradientClip(0.25, "batch", noise_multiplier=1.0)])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_the_noise_source_is_left_alone_unless_utterances_are_clipped(trainer, clip):
-    noise = np.random.default_rng(0)
+    noise = Reproducible(0)
     train(trainer, examples(30), clip=clip, noise=noise)
-    assert noise.random() == np.random.default_rng(0).random()
+    assert noise.words(1) == Reproducible(0).words(1)
 
 
 class Recorded:
@@ -185,9 +187,23 @@ class Recorded:
         self.sizes.append(size)
         return np.full(size, 1 - 2**-53) if self.empty else self.rng.random(size)
 
-    def standard_normal(self, size, dtype):
-        self.normals.append(self.rng.standard_normal(size, dtype))
+    def standard_normal(self, shape):
+        self.normals.append(self.rng.standard_normal(shape, np.float32))
         return self.normals[-1]
+
+
+@pytest.fixture(autouse=True)
+def recording(monkeypatch):
+    """Have training ask a `Recorded` source for numbers, not for bits."""
+    for name in ("uniforms", "standard_normal"):
+        real = getattr(training, name)
+
+        def ask(noise, size, name=name, real=real):
+            if not isinstance(noise, Recorded):
+                return real(noise, size)
+            return noise.random(size) if name == "uniforms" else noise.standard_normal(size)
+
+        monkeypatch.setattr(training, name, ask)
 
 
 def every_utterance(count, epochs=1):
@@ -289,9 +305,9 @@ def test_noise_has_the_stated_standard_deviation():
 
 @pytest.mark.parametrize(("count", "rate"), [(25, 0.8), (1, 0.3), (200, 0.05), (7, 1.0)])
 def test_batches_are_poisson_samples(count, rate):
-    rng = np.random.default_rng(4)
+    source = Reproducible(4)
     draws = 20_000
-    batches = [poisson_batch(count, rate, rng).numpy() for _ in range(draws)]
+    batches = [poisson_batch(count, rate, source).numpy() for _ in range(draws)]
     sizes = np.array([len(batch) for batch in batches])
     spread, single = norm.isf(1e-4), rate * (1 - rate)
     variance = count * single
@@ -341,7 +357,7 @@ def test_a_client_of_one_utterance_trains_privately(trainer):
 def test_private_training_follows_the_noise_source_alone(trainer):
     data = examples(33)
     first, again, other = (
-        train(trainer, data, seed=seed, clip=PRIVATE, noise=np.random.default_rng(stream))
+        train(trainer, data, seed=seed, clip=PRIVATE, noise=Reproducible(stream))
         for seed, stream in ((1, 1), (2, 1), (1, 2))
     )
     assert first[1] == again[1] != other[1]
@@ -353,9 +369,7 @@ def test_private_training_follows_the_noise_source_alone(trainer):
 def test_private_dropout_masks_are_as_secret_as_the_noise():
     clip, config = GradientClip(10.0, "utterance"), every_utterance(9)
     first, other = (  # neither noise nor batches differ: masks alone can
-        train(
-            fedsgd_gradient, examples(9), config=config, clip=clip, noise=np.random.default_rng(s)
-        )[0]
+        train(fedsgd_gradient, examples(9), config=config, clip=clip, noise=Reproducible(s))[0]
         for s in (1, 2)
     )
     assert not np.array_equal(first["dense.0.weight"], other["dense.0.weight"])
@@ -414,7 +428,7 @@ def test_dp_sgd_clips_the_gradient_of_each_sequence_of_frames(count):
         every_utterance(count),
         draws(0, model),
         GradientClip(bound, "utterance"),
-        np.random.default_rng(0),
+        Reproducible(0),
     )
     for name in gradient:
         parts = [single[name] * min(1, bound / l2_norm(single)) for single in singles]

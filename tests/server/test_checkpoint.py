@@ -80,6 +80,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(killed_in, tmp_pa
     assert sorted(p.name for p in (tmp_path / "parts" / "transcript").iterdir()) == files
 
 
+def test_a_file_that_a_kill_left_half_written_is_removed_on_resume(tmp_path, monkeypatch):
+    run_until_killed(federation(tmp_path), 5, monkeypatch)
+    leftover = tmp_path / "transcript" / ".tmpaB3xY9"
+    leftover.write_bytes(b"half a file")
+    run(federation(tmp_path))
+    assert not leftover.exists()
+
+
 def files_of(folder):
     return {path.name: path.read_bytes() for path in (folder / "transcript").iterdir()}
 

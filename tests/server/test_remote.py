@@ -16,7 +16,7 @@ from server.roster import merge_rosters
 from server.study import write_training
 from server.transcript import Transcript
 from tests import examples
-from tests.examples import ADAPTIVE, LOCAL, corpus
+from tests.examples import ADAPTIVE, corpus
 
 ROUNDS = 6
 HELD = {
@@ -88,7 +88,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in (folder / "t").iterdir()}
 
 
-@pytest.mark.parametrize("privacy", [None, LOCAL, ADAPTIVE])
+@pytest.mark.parametrize("privacy", [None, ADAPTIVE])
 def test_nodes_that_hold_the_data_give_the_books_of_a_simulation(privacy, remote, tmp_path):
     grid = RealNodes(tmp_path)
     networked = federate(grid, remote("n", privacy), tmp_path, "cpu")
@@ -115,11 +115,11 @@ def die(number, node=12):
 @pytest.mark.parametrize("number", [1, 2, 4, ROUNDS, ROUNDS + 1])
 def test_a_run_over_nodes_resumes_bit_for_bit_with_every_row(number, remote, tmp_path):
     """The row of the round before waits for the nodes when the run is killed."""
-    whole = federate(RealNodes(tmp_path), remote("w", ADAPTIVE), tmp_path, "cpu")
+    whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
     with pytest.raises(Killed):
-        federate(RealNodes(tmp_path, die(number)), remote("k", ADAPTIVE), tmp_path, "cpu")
+        federate(RealNodes(tmp_path, die(number)), remote("k"), tmp_path, "cpu")
     grid = RealNodes(tmp_path)
-    resumed = federate(grid, remote("k", ADAPTIVE), tmp_path, "cpu")
+    resumed = federate(grid, remote("k"), tmp_path, "cpu")
     assert books(resumed) == books(whole)
     assert files_of(tmp_path / "k") == files_of(tmp_path / "w")
     assert grid.sent[0][0] == max(1, number - 1)  # whose row was not there yet

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from client.hosting import Hosting
 from client.privacy import NoMechanism
+from client.seeds import Reproducible
 from server.aggregate import NoisedMean, WeightedMean
 from server.plan import PrivacyPlan
 from server.replies import REASONS, TABLES
@@ -195,7 +196,7 @@ def test_no_hostile_reply_moves_the_model_or_stops_the_server(mechanism, remote,
     def aggregate():
         if mechanism == "none":
             return WeightedMean(NoMechanism())
-        return NoisedMean(PLAN, lambda r: np.random.default_rng(r))
+        return NoisedMean(PLAN, Reproducible)
 
     expected, told, alone = run_round(aggregate(), remote, lambda sent: [truthful(sent[0])])
     assert told == (TOLD["test"] if remote else [])

@@ -1,5 +1,6 @@
 import _thread
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -114,7 +115,7 @@ def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monke
     def made(folder):
         return [
             replace(
-                federation(tmp_path / folder / name, rounds=9, privacy=UDP),
+                federation(tmp_path / folder / name, rounds=9),
                 name=name,
                 checkpoint=tmp_path / folder / f"{name}-checkpoint",
                 checkpoint_every=2,
@@ -132,10 +133,15 @@ def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monke
             _thread.interrupt_main()
             time.sleep(0.2)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "record", record_or_interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run_federations(made("parts"), LOCAL)
+    # A process that a script starts in the background ignores the signal.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "record", record_or_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run_federations(made("parts"), LOCAL)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     resumed = run_federations(made("parts"), LOCAL)
     for one, other in zip(whole, resumed, strict=True):
         assert [r.test_uar for r in one.rounds] == [r.test_uar for r in other.rounds]

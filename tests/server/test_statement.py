@@ -9,29 +9,41 @@ from server.privacy_config import PrivacyConfig
 from server.statement import (
     CLIPPED_GRADIENTS,
     EVALUATION,
+    FIXED_SPLITS,
     FLOATING_POINT,
+    FOLDS_NOT_RELEASED,
+    HYPER_PARAMETERS,
     METRICS_SHARED,
+    NETWORKED,
     NO_AMPLIFICATION,
     NO_MECHANISM,
+    REPRODUCIBLE_NOISE,
     SECRET_COHORTS,
-    SEEDED_NOISE,
     TRUSTED_SERVER,
     UTTERANCES,
+    ZERO_OUT,
+    Guarded,
     Spent,
     privacy_statement,
 )
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
 
 SIZES = np.array([20, 10])
-SUM = replace(CENTRAL, vantage="sum")
+SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 SAMPLED = (Releases(200, 0.1),)
 EXACT = (Releases(20),)
 
 
-def say(config, spent=None, shards=1, normalisation="none", exposures=EXACT):
+def say(config, spent=None, exposures=EXACT, **about):
     plan = PrivacyPlan(config, 0.1, 200, 50, exposures, SHARED)
-    spent = spent or Spent(7.9, 20.5 if config.vantage == "outsider" else None, 20)
-    return privacy_statement(plan, spent, SIZES, shards, normalisation)
+    known = (20.5, 77.0) if config.vantage == "outsider" else (None, None)
+    spent = spent or Spent(7.9, 4.4, *known, 20, 1.5, EXACT)
+    about = {"units": 50, "shards": 1, "normalisation": "none", **about}
+    return privacy_statement(plan, spent, Guarded(SIZES, **about))
+
+
+def secret(config):
+    return replace(config, reproducible_noise=False)
 
 
 def one(config):
@@ -47,9 +59,9 @@ def one(config):
             ("local", "client", "replace_one", "known", "fixed", "exact Gaussian composition"),
         ),
         (
-            replace(LAYERED, relation="add_remove"),
+            replace(LAYERED, relation="zero_out"),
             EXACT,
-            ("layered", "client", "add_remove", "known", "fixed", "exact Gaussian composition"),
+            ("layered", "client", "zero_out", "known", "fixed", "exact Gaussian composition"),
         ),
         (
             CENTRAL,
@@ -85,7 +97,12 @@ def test_a_guarantee_names_what_it_holds_for(config, exposures, expected):
     keys = ("mechanism", "unit", "relation", "participation", "sampling")
     assert tuple(said[key] for key in keys) == expected[:-1]
     assert said["accountant"].startswith(expected[-1])
-    assert said["epsilon"] == 7.9 and said["delta"] == 1e-5 and said["releases_max"] == 20
+    assert said["epsilon"] == 7.9 and said["epsilon_one_federation"] == 4.4
+    assert said["delta"] == 1e-5 and said["releases_max"] == 20 and said["units"] == 50
+    assert said["composition"] == {
+        "noise_multiplier": 1.5,
+        "releases": [{"count": 20, "rate": 1.0, "clients": 1}],
+    }
     assert said["clipping_norm"] == config.clipping_norm
     assert said["noise_multiplier"] == config.noise_multiplier
 
@@ -97,9 +114,9 @@ def test_a_guarantee_names_what_it_holds_for(config, exposures, expected):
         (LAYERED, "the server, which sees every update with its sender"),
         (DP_SGD, "the server, which sees every update with its sender"),
         (UDP, "the server, which sees every update with its sender"),
-        (SUM, "whoever sees the noised sums of all rounds and knows who took part; not the server"),
-        (CENTRAL, "whoever sees the models of all rounds but not who took part; not the server"),
-        (ADAPTIVE, "whoever sees the models of all rounds but not who took part; not the server"),
+        (SUM, "everybody who sees the noised sums of all rounds and knows who took part; not"),
+        (CENTRAL, "everybody who sees the models of all rounds but not who took part; not the"),
+        (ADAPTIVE, "everybody who sees the models of all rounds but not who took part; not the"),
     ],
 )
 def test_a_guarantee_names_against_whom_it_holds(config, whom):
@@ -112,29 +129,35 @@ def test_epsilon_with_known_participation_stands_beside_a_secret_one_alone(confi
     assert said["epsilon_known_participation"] == (
         20.5 if said["participation"] == "secret" else None
     )
+    assert said["epsilon_known_replace_one"] == (
+        77.0 if said["participation"] == "secret" else None
+    )
     warned = SECRET_COHORTS in said["warnings"]
     assert warned == (said["participation"] == "secret")
+
+
+ALWAYS = [EVALUATION, HYPER_PARAMETERS, FIXED_SPLITS]
 
 
 @pytest.mark.parametrize(
     ("config", "warnings"),
     [
         (PrivacyConfig(), [NO_MECHANISM]),
-        (LOCAL, [NO_AMPLIFICATION, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
-        (LAYERED, [NO_AMPLIFICATION, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
-        (CENTRAL, [TRUSTED_SERVER, SECRET_COHORTS, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
-        (ADAPTIVE, [TRUSTED_SERVER, SECRET_COHORTS, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
-        (SUM, [TRUSTED_SERVER, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
-        (DP_SGD, [UTTERANCES, EVALUATION, SEEDED_NOISE, FLOATING_POINT]),
+        (LOCAL, [NO_AMPLIFICATION, *ALWAYS]),
+        (LAYERED, [NO_AMPLIFICATION, *ALWAYS]),
+        (replace(LOCAL, relation="zero_out"), [ZERO_OUT, NO_AMPLIFICATION, *ALWAYS]),
+        (CENTRAL, [TRUSTED_SERVER, SECRET_COHORTS, *ALWAYS]),
+        (ADAPTIVE, [TRUSTED_SERVER, SECRET_COHORTS, *ALWAYS]),
+        (SUM, [TRUSTED_SERVER, ZERO_OUT, *ALWAYS]),
+        (DP_SGD, [UTTERANCES, *ALWAYS, FLOATING_POINT]),
     ],
 )
 def test_what_is_outside_the_guarantee_is_said(config, warnings):
-    assert say(config)["warnings"] == warnings
+    assert say(secret(config))["warnings"] == warnings
     if config.mechanism == "none":
         return
-    secret = say(replace(config, secure_noise=True))["warnings"]
-    assert secret == [warning for warning in warnings if warning != SEEDED_NOISE]
-    sharing = say(replace(config, share_metrics=True))["warnings"]
+    assert say(config)["warnings"] == [REPRODUCIBLE_NOISE, *warnings]
+    sharing = say(replace(secret(config), share_metrics=True))["warnings"]
     assert [warning for warning in sharing if warning not in warnings] == [METRICS_SHARED]
 
 
@@ -144,17 +167,43 @@ def test_what_is_outside_the_guarantee_is_said(config, warnings):
         (PrivacyConfig(), None),
         (LOCAL, "seeded"),
         (UDP, "seeded"),
-        (replace(LOCAL, secure_noise=True), "system"),
-        (replace(CENTRAL, secure_noise=True), "system"),
-        (replace(DP_SGD, secure_noise=True), "system"),
+        (secret(LOCAL), "system"),
+        (secret(CENTRAL), "system"),
+        (secret(DP_SGD), "system"),
+        (secret(UDP), "system"),
     ],
 )
 def test_the_source_of_the_noise_is_said(config, noise):
     said = say(config)
     assert said["noise"] == noise
-    assert any("secure_noise=true" in warning for warning in said["warnings"]) == (
-        noise == "seeded"
-    )
+    assert (REPRODUCIBLE_NOISE in said["warnings"]) == (noise == "seeded")
+
+
+@pytest.mark.parametrize(("units", "warned"), [(9_000, False), (11_000, True)])
+def test_a_delta_too_large_for_the_units_is_warned_of(units, warned):
+    # delta 1e-5: a tenth over the number of units is at 10,000
+    said = [line for line in say(LOCAL, units=units)["warnings"] if line.startswith("Delta")]
+    assert len(said) == warned
+    assert all("11,000 units" in line and "privacy.delta=1e-6 or less" in line for line in said)
+
+
+def test_folds_that_count_together_are_said():
+    together = say(LOCAL, federations=5, most=4)["warnings"]
+    assert any("all 5 federations of this run: a client trains in up to 4" in w for w in together)
+    declared = replace(LOCAL, cross_validation="evaluation")
+    assert FOLDS_NOT_RELEASED in say(declared, federations=5, most=4)["warnings"]
+    assert not any("federations" in line for line in say(LOCAL)["warnings"])
+
+
+def test_all_that_leaves_a_node_is_listed():
+    assert say(LOCAL)["leaves_device"] == ["update"]
+    said = say(LOCAL, networked=True)
+    assert [what.split(":")[0].split(" of ")[0] for what in said["leaves_device"]] == [
+        "update",
+        "roster",
+        "confusion tables",
+    ]
+    assert NETWORKED in said["warnings"] and EVALUATION not in said["warnings"]
 
 
 @pytest.mark.parametrize("config", [LOCAL, CENTRAL, UDP])
@@ -187,14 +236,23 @@ def test_statistics_that_tie_units_together_are_said(config, shards, normalisati
 
 
 def test_without_a_mechanism_nothing_is_claimed():
-    said = say(PrivacyConfig(), Spent(None, None, 20), shards=5, normalisation="speaker")
+    said = say(
+        PrivacyConfig(),
+        Spent(None, None, None, None, 20, None, ()),
+        shards=5,
+        normalisation="speaker",
+    )
     for key in (
         "unit",
         "relation",
         "participation",
         "delta",
         "epsilon",
+        "epsilon_one_federation",
         "epsilon_known_participation",
+        "epsilon_known_replace_one",
+        "composition",
+        "units",
         "nominal_epsilon",
         "nominal_delta",
         "accountant",
@@ -209,7 +267,7 @@ def test_without_a_mechanism_nothing_is_claimed():
 
 
 def test_udp_states_its_nominal_and_its_real_epsilon_with_what_they_mean():
-    said = say(UDP, Spent(4522.0, None, 20), shards=5)
+    said = say(UDP, Spent(4522.0, 4522.0, None, None, 20, 1.0, EXACT), shards=5)
     assert (said["nominal_epsilon"], said["nominal_delta"]) == (5.0, 0.5)
     assert (said["epsilon"], said["delta"]) == (4522.0, 1e-5)
     text = " ".join(said["warnings"])
