@@ -5,7 +5,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attacks.results import target
-from attacks.verdict import decimal, delta_text, epsilon_text, p_text, percent
+from attacks.verdict import decimal, delta_text, nominal_text, p_text, percent
+from server.statement import epsilon_text
 
 
 def render(template: str, **values: Any) -> str:
@@ -24,6 +25,6 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         function.__name__: function
-        for function in (percent, decimal, p_text, epsilon_text, delta_text, target)
+        for function in (percent, decimal, p_text, epsilon_text, nominal_text, delta_text, target)
     }
     return environment.get_template(template).render(values)

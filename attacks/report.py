@@ -14,16 +14,18 @@ from attacks.results import (
     read_results,
     write_atomically,
 )
+from attacks.several_runs import statements
+from attacks.sweep import PAGE, read_runs, runs_below
 from attacks.verdict import (
     attack_remark,
     decimal,
-    epsilon_text,
     leakage_finding,
     privacy_finding,
     utility_finding,
 )
 from client.errors import UserError
 from server.replies import REASONS
+from server.statement import epsilon_text
 
 UNITS = {
     "utterance": "one utterance of a client, not the speaker behind it",
@@ -83,6 +85,7 @@ def write_report(run_dir: Path) -> Path:
         render(
             "report.html.jinja",
             results=results,
+            sweep=_sweep(run_dir, results),
             findings=[utility_finding(results), leakage_finding(series), privacy_finding(results)],
             figures=_draw(run_dir / "figures", rounds, results, series),
             remarks=[attack_remark(attack) for attack in results["attacks"]],
@@ -96,6 +99,15 @@ def write_report(run_dir: Path) -> Path:
         ),
     )
     return page
+
+
+def _sweep(run_dir: Path, results: Results) -> tuple[int, list[str]] | None:
+    """Return how many runs of a sweep are on the same people, and what they spend together."""
+    if not (run_dir.parent / PAGE).exists():
+        return None
+    read = [r for r in read_runs(runs_below(run_dir.parent))[1] if isinstance(r, dict)]
+    own = [r for r in read if r["corpus"]["name"] == results["corpus"]["name"]]
+    return (len(own), statements(own)) if len(own) > 1 else None
 
 
 def read_rounds(path: Path) -> pd.DataFrame:

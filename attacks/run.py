@@ -4,6 +4,8 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from attacks.loggers import Place, RunLog, flatten, logged
 from attacks.online import with_readers
 from attacks.report import write_report
 from attacks.results import Results, read_results, write_results
+from attacks.several_runs import statements
 from attacks.summary import summary_table, sweep_table
-from attacks.sweep import find_runs, globs, runs_below, write_sweep
+from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.command import Interrupted, explain, spare_children
 from client.corpora import check
@@ -138,13 +141,15 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
             raise UserError(f"stage={composed.stage} takes no runs; set stage=report")
         if composed.run or composed.resume:
             raise UserError("runs goes without run and resume: it names folders of its own")
-        _show_sweep(write_sweep(folder, find_runs(globs(composed.runs), but=folder)))
+        _show_sweep(folder, find_runs(globs(composed.runs), but=folder))
     except UserError as error:
         _end(_one_line(str(error)), BAD_INPUT, folder)
 
 
-def _show_sweep(written: Path) -> None:
-    console.print(sweep_table(written))
+def _show_sweep(folder: Path, runs: Sequence[Path]) -> None:
+    written = write_sweep(folder, runs)
+    read = [results for results in read_runs(runs)[1] if isinstance(results, dict)]
+    console.print(sweep_table(written, statements(read)))
     console.print(f"sweep: {written}", soft_wrap=True)
     console.print(f"report: {written.with_suffix('.html')}", soft_wrap=True)
 
@@ -344,7 +349,10 @@ class SweepTable(Callback):
         """Collect the runs' results below the sweep folder."""
         folder = Path(config.hydra.sweep.dir).absolute()
         if runs := runs_below(folder):
-            _show_sweep(write_sweep(folder, runs))
+            _show_sweep(folder, runs)
+            for run in runs:  # their pages tell of the sweep from now on
+                with suppress(UserError):
+                    write_report(run)
         if config.table and (shown := write_table(folder, config.table, console.width)):
             console.print(shown)
             console.print(f"table: {folder / 'table.md'}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """What a run, or a sweep of runs, prints when it is done."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from attacks.results import attack_series
 from attacks.sweep_points import run_label
+from attacks.verdict import delta_text, nominal_text
+from server.statement import epsilon_text
 
 AUC_COLUMN = r".+_auc_(\d+|all)$"
 SHOWN_LEAKS = 2  # as a rule one update and twenty; the file has all updates too
@@ -47,20 +50,25 @@ def summary_table(results: dict[str, Any]) -> Table:
 def _guarantee(privacy: dict[str, Any]) -> str:
     if privacy["epsilon"] is None:
         return "no guarantee"
-    text = f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.0e} a {privacy['unit']}"
+    text = (
+        f"epsilon {epsilon_text(privacy['epsilon'])} at delta {delta_text(privacy['delta'])} "
+        f"per {privacy['unit']}"
+    )
     if privacy["participation"] == "secret":
         text += " while participation is secret"
     known = privacy["epsilon_known_participation"]
-    return text if known is None else f"{text} ({known:.3g} once known)"
+    return text if known is None else f"{text} ({epsilon_text(known)} once known)"
 
 
-def sweep_table(path: Path) -> Table:
+def sweep_table(path: Path, together: Sequence[str] = ()) -> Table:
     """Show the runs of a sweep: utility, AUC of the strongest attack, and the guarantee.
 
     Parameters
     ----------
     path : Path
         The table that `write_sweep` left.
+    together : sequence of str
+        What the runs spend together, as of `attacks.several_runs.statements`.
     """
     runs = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     vantages = dict(zip(runs["vantage"].dropna().unique(), ascii_lowercase, strict=False))
@@ -79,7 +87,7 @@ def sweep_table(path: Path) -> Table:
         f"{', '.join(failed)}: {problem}"
         for problem, failed in cells["run"].groupby(runs["problem"])
     ]
-    shown.caption = escape("\n".join(notes))
+    shown.caption = escape("\n".join([*notes, *together]))
     return shown
 
 
@@ -93,8 +101,9 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
         f"AUC\n{count}": auc.loc[:, leaked == count].max(axis="columns").map(_rounded)
         for count in leaked.unique()[:SHOWN_LEAKS]
     }
+    nominal, spent = _blank(nominal_text), _blank(epsilon_text)
     epsilons = {
-        f"ε\n{name}": runs[column].astype(float).map(_three_digits)
+        f"ε\n{name}": runs[column].astype(float).map(nominal if name == "nominal" else spent)
         for name, column in EPSILONS.items()
     }
     return pd.DataFrame(
@@ -113,5 +122,6 @@ def _rounded(value: float | None) -> str:
     return "" if pd.isna(value) else f"{value:.3f}"
 
 
-def _three_digits(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.3g}"
+def _blank(text: Callable[[float], str]) -> Callable[[float], str]:
+    """Return a function that leaves a cell empty if its figure is missing."""
+    return lambda value: "" if pd.isna(value) else text(value)

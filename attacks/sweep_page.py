@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from attacks.pages import render
 from attacks.results import Attack, Results
+from attacks.several_runs import statements
 from attacks.sweep_plot import sweep_plots
 from attacks.sweep_points import STRONGEST, fold_uars, leaks, looks
-from attacks.verdict import delta_text, epsilon_text
+from attacks.verdict import delta_text, nominal_text
+from server.statement import epsilon_text
 
 GLYPHS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "⬢", "X": "★"}
 """The figure's markers in print."""
@@ -87,6 +89,7 @@ def render_page(
         corpora=list(plots),
         vantages=vantages,
         data=_script(data),
+        together=statements([r for r in read if isinstance(r, dict)]),
         bokeh=Markup(Resources("inline", components=["bokeh"], log_level="error").render_js()),
     )
 
@@ -180,7 +183,7 @@ def _cells(results: Results, vantages: Mapping[str, str]) -> list[Cell]:
         Cell("no guarantee" if epsilon is None else epsilon_text(epsilon), epsilon),
         Cell(epsilon_text(known), known),
         Cell(delta_text(privacy["delta"]), privacy["delta"]),
-        Cell(epsilon_text(nominal), nominal),
+        Cell(nominal_text(nominal), nominal),
         Cell(privacy["unit"] or DASH, privacy["unit"]),
         Cell(vantages.get(privacy["vantage"], DASH), vantages.get(privacy["vantage"])),
         Cell(f"{results['speakers']}, {results['clients']}", results["speakers"]),

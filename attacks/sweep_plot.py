@@ -14,7 +14,8 @@ from attacks import figures
 from attacks.figures import GREY, INK
 from attacks.results import Results
 from attacks.sweep_points import RunAxis, fold_uars, leaks, looks, run_axis, sample
-from attacks.verdict import delta_text, epsilon_text, interval
+from attacks.verdict import delta_text, interval, nominal_text
+from server.statement import epsilon_text
 
 SHAPES = {
     "o": "circle",
@@ -106,7 +107,7 @@ def _about(
         delta = delta_text(row["delta"])
         guarantee = f"{mechanism}: real ε {epsilon_text(real)} at δ {delta}, one {row['unit']}"
     if not math.isnan(nominal):
-        guarantee += f"; nominal ε {epsilon_text(nominal)}"
+        guarantee += f"; nominal ε {nominal_text(nominal)}"
     return {
         "run": number,
         "x": float(axis.places[number]),

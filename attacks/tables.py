@@ -10,6 +10,8 @@ from rich.table import Table
 from attacks import comparison, figures, published
 from attacks.records import DIFFERENCES, FIGURES, PLACE, sweep_records
 from attacks.results import leaked_order, write_atomically
+from attacks.several_runs import statements
+from attacks.sweep import read_runs, runs_below
 from attacks.table_figure import table_figure
 from attacks.table_page import write_page
 from attacks.table_text import DIFFERS, PUBLISHED, SOURCE, explain, markdown, terminal_table
@@ -105,6 +107,7 @@ def write_table(sweep_dir: Path, table: str, width: int = 120) -> Table | None:
     attribute = "gender" if ours.empty else ours["attribute"].iloc[0]
     title = layout.title.format(attribute).capitalize()
     notes = explain(records, table, keys, problems)
+    notes += statements([r for r in read_runs(runs_below(sweep_dir))[1] if isinstance(r, dict)])
     figure = None
     if ours[list(layout.metrics)].notna().any(axis=None):
         figure = table_figure(records, keys, layout.facet, layout.x, layout.metrics)

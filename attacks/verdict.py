@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from attacks import figures
 from attacks.results import Attack, Results, at_one, strongest, target
-from server.statement import LARGEST_DELTA
+from server.statement import LARGEST_DELTA, epsilon_text
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
 STRONG_EPSILON, REASONABLE_EPSILON = 1.0, 10.0
@@ -118,7 +118,7 @@ def privacy_finding(results: Results) -> Finding:
     """The guarantee that really holds, or that there is none."""
     privacy, title = results["privacy"], "Privacy"
     epsilon, delta = privacy["epsilon"], privacy["delta"]
-    claim = f"nominal ε = {epsilon_text(privacy['nominal_epsilon'])}"
+    claim = f"nominal ε = {nominal_text(privacy['nominal_epsilon'])}"
     if privacy["nominal_delta"] is not None:
         claim += f" at δ = {delta_text(privacy['nominal_delta'])}"
     details = [f"mechanism: {privacy['mechanism']}"]
@@ -202,11 +202,9 @@ def p_text(p_value: float | None) -> str:
     return "<0.001" if p_value is not None and p_value < 0.001 else decimal(p_value, 3)
 
 
-def epsilon_text(epsilon: float | None) -> str:
-    """Epsilon with three digits: 0.531, 26.4, 1,082."""
-    if epsilon is None:
-        return "–"
-    return f"{epsilon:,.0f}" if epsilon >= 100 else f"{epsilon:.3g}"
+def nominal_text(epsilon: float | None) -> str:
+    """An epsilon that was asked for, as it was given."""
+    return "–" if epsilon is None else f"{epsilon:,g}"
 
 
 def delta_text(delta: float | None) -> str:

@@ -2,12 +2,15 @@
 
 Exact where the probability is one; otherwise by privacy loss distributions (PLD) or Renyi
 differential privacy (RDP) of Google's dp-accounting, or by the privacy random variables (PRV)
-of Opacus. Each gives an upper bound.
+of Opacus. Each gives an upper bound, and so does the exact composition without sampling: the
+smaller of the two is returned. Where an accountant would need gigabytes or minutes, or its rounding
+errors would count, another one takes its place: `accountant_used` names it.
 """
 
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -33,10 +36,20 @@ ADD_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
 RESOLUTION = 0.05
 COARSEST = 5e-3
 """The privacy loss is discretised in steps of `RESOLUTION` times its scale q / z."""
+POINTS = 2**21
+"""Most points of a grid of privacy losses, so that a composition takes seconds and megabytes."""
+POINTS_OF_ONE = 50_000
+"""The same of one release."""
+LEAST_DELTA = 1e-11
+"""Delta below which rounding errors of Fourier transforms count: Renyi composition has none."""
 LEAST_NOISE = 0.2
 """Noise multiplier below which sampling is not counted on: accountants overflow or run out of
 memory there, at an epsilon of hundreds."""
 LARGEST_NOISE = 1e5
+PRV_ERROR = 0.01
+"""Error of epsilon that Opacus' accountant may make, on the safe side."""
+SHORT = 500.0
+"""Epsilon up to which a curve is composed release by release: its grid stays small."""
 PRECISION = 1e-6
 """Of calibrated noise, relative."""
 ROUNDING = 1e-9
@@ -65,15 +78,29 @@ class Releases:
     clients: int = 1
 
 
+Group = tuple[Releases, float]
+"""Releases, and the noise multiplier (standard deviation over the sensitivity to one client)."""
+
+
 def composed_epsilon(
     releases: Releases, noise_multiplier: float, delta: float, accountant: str
 ) -> float:
     """Return the epsilon that `releases` spend at `delta`, add/remove where they are sampled.
 
+    Parameters are those of `compose`, for one group.
+    """
+    return compose(((releases, noise_multiplier),), delta, accountant)
+
+
+@lru_cache(maxsize=1024)
+def compose(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
+    """Return the epsilon that groups of releases of one unit spend together at `delta`.
+
     Parameters
     ----------
-    noise_multiplier : float
-        Standard deviation over the sensitivity to one client.
+    groups : tuple of (Releases, float)
+        Each with its own noise multiplier. Add/remove where releases are sampled; otherwise the
+        relation of the sensitivity that the multiplier is given for.
     accountant : str
         ``pld``, ``prv`` or ``rdp``; exact composition needs none of them.
 
@@ -87,11 +114,36 @@ def composed_epsilon(
     Koskela, Jalko and Honkela (2020), PLD; Gopi, Lee and Wutschitz (2021), PRV; Mironov, Talwar
     and Zhang (2019), RDP; Choquette-Choo et al. (ICLR 2024), mixtures of Gaussians.
     """
-    if not _counts_on_sampling(releases, noise_multiplier):
-        return gaussian_epsilon(_moved(releases) / noise_multiplier, delta)
-    if releases.clients > 1 and accountant != "pld":
+    used = accountant_used(groups, delta, accountant)
+    unsampled = gaussian_epsilon(_mu(groups), delta)
+    if used == "exact":
+        return unsampled
+    sampled = [(r, noise) for r, noise in groups if _counts_on_sampling(r, noise)]
+    known = _mu([(r, noise) for r, noise in groups if not _counts_on_sampling(r, noise)])
+    compute = {"pld": _pld_epsilon, "prv": _prv_epsilon, "rdp": _rdp_epsilon}[used]
+    return min(unsampled, max(0.0, compute(sampled, known, delta)))
+
+
+def accountant_used(groups: Sequence[Group], delta: float, accountant: str) -> str:
+    """Return what `compose` really uses: ``exact``, ``pld``, ``prv`` or ``rdp``.
+
+    Raises
+    ------
+    ValueError
+        As `compose` does.
+    """
+    sampled = [(r, noise) for r, noise in groups if _counts_on_sampling(r, noise)]
+    if not sampled:
+        return "exact"
+    several = any(r.clients > 1 for r, _ in sampled)
+    if several and accountant != "pld":
         raise ValueError(f"{accountant} cannot account for several clients of a unit")
-    return _sampled_epsilon(releases, noise_multiplier, delta, accountant)
+    if delta < LEAST_DELTA and accountant != "rdp":
+        return "exact" if several else "rdp"
+    known = len(sampled) < len(groups)
+    if accountant == "prv" and (known or _prv_points(sampled, delta) > POINTS):
+        return "pld"
+    return accountant
 
 
 def calibrated_noise(
@@ -134,10 +186,11 @@ def running_epsilon(
 
     The result depends on the arguments alone and not on what was asked before.
     """
-    if accountant != "pld" or not _counts_on_sampling(releases, noise_multiplier):
+    group = (releases, noise_multiplier)
+    if accountant_used([group], delta, accountant) != "pld" or _span([group], delta) > SHORT:
         return composed_epsilon(releases, noise_multiplier, delta, accountant)
     curve = _curve(releases.rate, releases.clients, noise_multiplier, delta)
-    return curve(round(releases.count))
+    return min(gaussian_epsilon(_mu([group]), delta), curve(round(releases.count)))
 
 
 def _counts_on_sampling(releases: Releases, noise_multiplier: float) -> bool:
@@ -147,6 +200,11 @@ def _counts_on_sampling(releases: Releases, noise_multiplier: float) -> bool:
 def _moved(releases: Releases) -> float:
     """Return by how many clipping norms a unit that is always whole moves all releases together."""
     return releases.clients * math.sqrt(releases.count)
+
+
+def _mu(groups: Sequence[Group]) -> float:
+    """Return the mu of Gaussian differential privacy of groups that hold every client."""
+    return math.hypot(0.0, *(_moved(r) / noise for r, noise in groups))
 
 
 class _Curve:
@@ -171,41 +229,70 @@ class _Curve:
 
 @lru_cache(maxsize=64)
 def _curve(rate: float, clients: int, noise_multiplier: float, delta: float) -> _Curve:
-    return _Curve(_loss(rate, clients, noise_multiplier), delta)
+    return _Curve(
+        _loss(rate, clients, noise_multiplier, _step(rate, clients, noise_multiplier)), delta
+    )
 
 
-@lru_cache(maxsize=1024)
-def _sampled_epsilon(
-    releases: Releases, noise_multiplier: float, delta: float, accountant: str
-) -> float:
-    count = round(releases.count)
-    if accountant == "rdp":
-        return _rdp_epsilon(releases.rate, noise_multiplier, count, delta)
-    if accountant == "prv":
-        # Opacus imports torch, which whoever does not ask for it should not wait for.
-        from opacus.accountants import PRVAccountant
-
-        prv = PRVAccountant()
-        prv.history = [(noise_multiplier, releases.rate, count)]
-        with warnings.catch_warnings():
-            # It sizes its grid by RDP, and says where that bound could be tighter.
-            warnings.simplefilter("ignore", UserWarning)
-            return float(prv.get_epsilon(delta))
-    loss = _loss(releases.rate, releases.clients, noise_multiplier).self_compose(count)
-    return float(loss.get_epsilon_for_delta(delta))
+def _step(rate: float, clients: int, noise_multiplier: float) -> float:
+    fine = min(COARSEST, RESOLUTION * clients * rate / noise_multiplier)
+    mu = clients / noise_multiplier
+    return max(fine, (mu * mu / 2 + 10 * mu) / POINTS_OF_ONE)
 
 
-def _rdp_epsilon(rate: float, noise_multiplier: float, count: int, delta: float) -> float:
+def _span(groups: Sequence[Group], delta: float) -> float:
+    """Return an epsilon that privacy losses hardly exceed: that without sampling."""
+    return gaussian_epsilon(_mu(groups), delta * 1e-3)
+
+
+def _pld_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
+    """Compose privacy loss distributions on one grid, coarse enough to hold all losses."""
+    finest = min(_step(r.rate, r.clients, noise) for r, noise in sampled)
+    step = max(finest, _span(sampled, delta) / POINTS, known_mu**2 / POINTS)
+    losses = [
+        _loss(r.rate, r.clients, noise, step).self_compose(round(r.count)) for r, noise in sampled
+    ]
+    if known_mu:
+        losses.append(_loss(1.0, 1, 1 / known_mu, step))
+    together = losses[0]
+    for loss in losses[1:]:
+        together = together.compose(loss)
+    return float(together.get_epsilon_for_delta(delta))
+
+
+def _rdp_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
     rdp = RdpAccountant(neighboring_relation=ADD_REMOVE)
-    one = PoissonSampledDpEvent(rate, GaussianDpEvent(noise_multiplier))
-    rdp.compose(SelfComposedDpEvent(one, count))
+    for r, noise in sampled:
+        one = PoissonSampledDpEvent(r.rate, GaussianDpEvent(noise))
+        rdp.compose(SelfComposedDpEvent(one, round(r.count)))
+    if known_mu:
+        rdp.compose(GaussianDpEvent(1 / known_mu))
     return float(rdp.get_epsilon(delta))
 
 
+def _prv_points(sampled: Sequence[Group], delta: float) -> float:
+    """Return the points of the grid that Opacus would build (Gopi et al., remark 5.6)."""
+    error, total = delta / 1000, sum(round(r.count) for r, _ in sampled)
+    mesh = PRV_ERROR / math.sqrt(total * math.log(12 / error) / 2)
+    return 2 * (_rdp_epsilon(sampled, 0.0, error / 4) + 3) / mesh
+
+
+def _prv_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
+    # Opacus imports torch: a command that does not ask for this accountant must not wait for it.
+    from opacus.accountants import PRVAccountant
+
+    prv = PRVAccountant()
+    prv.history = [(noise, r.rate, round(r.count)) for r, noise in sampled]
+    with warnings.catch_warnings():
+        # It sizes its grid by RDP, and says where that bound could be tighter.
+        warnings.simplefilter("ignore", UserWarning)
+        return float(prv.get_epsilon(delta, eps_error=PRV_ERROR))
+
+
 @lru_cache(maxsize=64)
-def _loss(rate: float, clients: int, noise_multiplier: float) -> PrivacyLossDistribution:
-    scale = clients * rate / noise_multiplier
-    step = min(COARSEST, RESOLUTION * scale)
+def _loss(
+    rate: float, clients: int, noise_multiplier: float, step: float
+) -> PrivacyLossDistribution:
     if clients == 1:
         return from_gaussian_mechanism(
             noise_multiplier,

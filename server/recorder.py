@@ -14,6 +14,7 @@ from server.accountant import Accountant
 from server.evaluate import Evaluator, Scores
 from server.federation import Federation, Outcome, Round, RoundSummary
 from server.progress import bar
+from server.statement import epsilon_text
 
 WORST = (-1, -math.inf)
 """The rank of a model of which figures are missing."""
@@ -171,7 +172,7 @@ class Recorder:
         row = self.outcome.rounds[-1]
         shown: Mapping[str, str] = {
             **({} if math.isnan(row.validation_uar) else {"UAR": f"{row.validation_uar:.3f}"}),
-            **({} if math.isnan(row.epsilon) else {"epsilon": f"{row.epsilon:.3g}"}),
+            **({} if math.isnan(row.epsilon) else {"epsilon": epsilon_text(row.epsilon)}),
         }
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(server_round - self._bar.n)

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from server.composition import Releases
+from server.composition import Releases, accountant_used
 from server.plan import PrivacyPlan
 from server.privacy_config import ACCOUNTANTS, PrivacyConfig
 
@@ -175,6 +176,16 @@ class Guarded:
     most: int = 1
 
 
+def epsilon_text(epsilon: float | None) -> str:
+    """Return an epsilon that was spent with three digits, rounded up: 8.0049 is 8.01, not 8."""
+    if epsilon is None:
+        return "–"
+    exact = Decimal(str(epsilon))
+    last = 0 if epsilon >= 100 else exact.adjusted() - 2
+    shown = float(exact.quantize(Decimal(1).scaleb(last), ROUND_CEILING)) if epsilon else 0.0
+    return f"{shown:,.0f}" if epsilon >= 100 else f"{shown:.3g}"
+
+
 def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict[str, Any]:
     """Return the guarantee as ``results.json`` has it; an absent guarantee is None."""
     c, guaranteed = plan.config, spent.epsilon is not None
@@ -193,7 +204,7 @@ def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict
         "epsilon_known_replace_one": spent.epsilon_known_replaced,
         "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
         "nominal_delta": c.nominal_delta,
-        "accountant": _accountant(plan) if guaranteed else None,
+        "accountant": _accountant(plan, spent) if guaranteed else None,
         "noise_multiplier": plan.noise_multiplier,
         "clipping_norm": c.clipping_norm,
         "noise": _noise(c),
@@ -224,9 +235,16 @@ def _participation(plan: PrivacyPlan) -> str:
     return "secret" if plan.config.vantage == "outsider" else "known"
 
 
-def _accountant(plan: PrivacyPlan) -> str:
-    exact = all(releases.rate == 1 for releases in plan.exposures)
-    return "exact Gaussian composition" if exact else ACCOUNTANTS[plan.config.accountant or ""]
+def _accountant(plan: PrivacyPlan, spent: Spent) -> str:
+    """Name what epsilon was really composed by: another accountant may have taken the place."""
+    assert spent.noise_multiplier is not None
+    asked, delta = plan.config.accountant or "", plan.config.delta
+    used = {
+        accountant_used([(releases, spent.noise_multiplier)], delta, asked)
+        for releases in spent.exposures
+    }
+    names = [name for key, name in ACCOUNTANTS.items() if key in used]
+    return " and ".join(names) or "exact Gaussian composition"
 
 
 def _warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:

@@ -11,6 +11,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from attacks.results import read_results
 from client.corpora.synthetic import Synthetic, render
+from client.seeds import Reproducible
 from server.transcript import Transcript
 from tests.client.corpora.trees import Speech
 
@@ -125,7 +126,7 @@ def test_rounding_keeps_the_mean(monkeypatch):
 
     mechanism = Rounding(step=0.5)
     update = {"w": np.full((100, 1000), 0.6, np.float32)}
-    sent = mechanism.protect(update, 5, np.random.default_rng(0))["w"]
+    sent = mechanism.protect(update, 5, Reproducible(0))["w"]
     assert set(sent.ravel()) == {0.5, 1.0}
     assert (sent == 1).mean() == pytest.approx(0.2, abs=5 * 0.4 / np.sqrt(sent.size))
     assert mechanism.stddev(5) == 0.25

@@ -136,7 +136,7 @@ def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chu
 def test_rounds_of_an_empty_cohort_are_passed_over(tmp_path, monkeypatch, chunk_bytes):
     monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk_bytes)
     drawn = {1: [], 2: [3, 5], 3: [0], 4: []}  # the last may be a file of its own
-    monkeypatch.setattr("server.cohort.Sampler.__call__", lambda self, r: drawn[r])
+    monkeypatch.setattr("server.cohort.Sampler.__call__", lambda self, r, attempt: drawn[r])
     played, stored, cast = play(tmp_path, privacy=replace(LOCAL, epsilon=500.0))
     scenes = list(rehearse(stored, played.protocol, cast, asked=1))
     assert {s.round: s.victims.client.tolist() for s in scenes} == {2: [3, 5], 3: [0]}

@@ -30,14 +30,16 @@ Results = dict[str, Any]
 CHROMIUM = shutil.which("chromium")
 NO_GUARANTEE = dict.fromkeys(
     ("unit", "relation", "delta", "epsilon", "participation", "nominal_epsilon", "nominal_delta")
-    + ("accountant", "clipping_norm", "noise")
+    + ("accountant", "clipping_norm", "noise", "epsilon_one_federation", "composition", "units")
 )
 SECRET = {
     "mechanism": "central",
     "relation": "add_remove",
     "vantage": "whoever sees the models of all rounds; not the server, which sees each update",
     "epsilon": 7.99,
+    "epsilon_one_federation": 4.5,
     "epsilon_known_participation": 24.84,
+    "epsilon_known_replace_one": 77.03,
     "participation": "secret",
     "nominal_epsilon": None,
     "nominal_delta": None,
@@ -71,7 +73,7 @@ def test_verdict_shows_the_three_figures_with_their_context(run_dir: Path) -> No
         "gender from 1 update: AUC 0.90 (95 % interval 0.85–0.95; correlation)",
         "gender from all updates: AUC 0.96 (95 % interval 0.93–0.99; correlation)",
         "strongest of 2 attacks",
-        "too weak to rely on: ε = 105,306 at δ = 1e-5 for one client",
+        "too weak to rely on: ε = 105,307 at δ = 1e-5 for one client",
         "nominal ε = 25 at δ = 0.5",
     ):
         assert text in verdict
@@ -189,12 +191,12 @@ def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> Non
         "data sets differ by one client replaced by another",
         "Vantage (against whom) the server, which sees every update with its sender",
         "Accountant exact Gaussian composition",
-        "at most 20",
+        "at most, in all folds 20",
         "Cohorts fixed size: every round has as many clients",
         "Noise multiplier (standard deviation / sensitivity) –",
         "Clipping norm 0.25",
         "Noise source seeded generator",
-        "Nominal Real, participation known ε 25 105,306 δ 0.5 1e-5",
+        "Nominal Real, participation known Real, one fold alone ε 25 105,307 60,156 δ 0.5 1e-5",
         "Clipping gradients does not bound an Adam update.",
     ):
         assert text in statement
@@ -207,7 +209,8 @@ def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
     results["privacy"] |= SECRET
     verdict, statement = rewrite(run_dir, results).split("Privacy statement")
     for text in (
-        "Real, participation secret Real, participation known ε none claimed 7.99 24.8 δ – 1e-5",
+        "Real, participation secret Real, participation known, zero-out Real, participation known, "
+        "replace-one Real, one fold alone ε none claimed 7.99 24.9 77.1 4.5 δ – 1e-5",
         "Participation is known to whoever learns which clients took part",
         "Cohorts Poisson: each client joins a round independently",
         "(standard deviation / sensitivity) 1.13 Clipping norm 0.1",
@@ -314,10 +317,10 @@ def test_run_without_attacks_or_guarantee_says_so(run_dir: Path, results: Result
 @pytest.mark.parametrize(
     ("changes", "caption"),
     [
-        ({}, "epsilon 1.05e+05 at delta 1e-05 a client"),
+        ({}, "epsilon 105,307 at delta 1e-5 per client"),
         (
             SECRET,
-            "epsilon 7.99 at delta 1e-05 a client while participation is secret (24.8 once known)",
+            "epsilon 7.99 at delta 1e-5 per client while participation is secret (24.9 once known)",
         ),
         (NO_GUARANTEE, "no guarantee"),
     ],
@@ -416,7 +419,18 @@ def test_damaged_rounds_are_a_one_line_user_error(run_dir: Path, damage: Any, me
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "text"), [(0.5312, "0.531"), (26.4, "26.4"), (1082.3, "1,082"), (None, "–")]
+    ("epsilon", "text"),
+    [
+        (0.5312, "0.532"),
+        (26.4, "26.4"),
+        (1082.3, "1,083"),
+        (8.0049, "8.01"),
+        (7.9999999, "8"),
+        (8.3, "8.3"),
+        (105306.0, "105,306"),
+        (0.0, "0"),
+        (None, "–"),
+    ],
 )
 def test_epsilon_text(epsilon: float | None, text: str) -> None:
     assert epsilon_text(epsilon) == text

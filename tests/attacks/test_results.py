@@ -38,7 +38,7 @@ def test_what_is_written_reads_back_equal_and_bytes_do_not_depend_on_key_order(
     ("section", "key", "value"),
     [
         ("privacy", "epsilon", "infinite"),
-        ("privacy", "epsilon", 0),
+        ("privacy", "epsilon", -0.1),
         ("privacy", "delta", 1.5),
         ("privacy", "unit", "household"),
         ("privacy", "relation", None),  # an epsilon without its relation

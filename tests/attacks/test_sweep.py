@@ -393,7 +393,7 @@ def test_printed_table_shows_utility_leakage_and_both_epsilons(sweep_dir: Path) 
     for row in (
         "run mechanism UAR 1 20 real known nominal unit vantage",
         "none none 0.600 0.930 0.990 a",
-        "udp_25 udp 0.520 0.785 0.950 1.05e+05 25 client a",
+        "udp_25 udp 0.520 0.785 0.950 105,307 25 client a",
         "udp_50 central_8",  # failed
         "central_8 central 0.350 0.910 0.960 7.99 24.8 client b",
         "central_1 central 0.260 0.900 0.940 1 client b",

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ EXACT = (Releases(20),)
 def say(config, spent=None, exposures=EXACT, **about):
     plan = PrivacyPlan(config, 0.1, 200, 50, exposures, SHARED)
     known = (20.5, 77.0) if config.vantage == "outsider" else (None, None)
-    spent = spent or Spent(7.9, 4.4, *known, 20, 1.5, EXACT)
+    spent = spent or Spent(7.9, 4.4, *known, 20, 1.5, exposures)
     about = {"units": 50, "shards": 1, "normalisation": "none", **about}
     return privacy_statement(plan, spent, Guarded(SIZES, **about))
 
@@ -101,7 +101,7 @@ def test_a_guarantee_names_what_it_holds_for(config, exposures, expected):
     assert said["delta"] == 1e-5 and said["releases_max"] == 20 and said["units"] == 50
     assert said["composition"] == {
         "noise_multiplier": 1.5,
-        "releases": [{"count": 20, "rate": 1.0, "clients": 1}],
+        "releases": [asdict(releases) for releases in exposures],
     }
     assert said["clipping_norm"] == config.clipping_norm
     assert said["noise_multiplier"] == config.noise_multiplier
