@@ -13,15 +13,81 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, norm
 
+from attacks.direct_tests import judge_directly
+from attacks.one_run import one_run_bound
+from conf.schema import AuditConfig
+from server.audit_batches import OneRun
 from server.composition import Releases
 from server.federation import Evidence
 from server.gaussian import gaussian_epsilon
 from server.plan import PrivacyPlan
+from server.run import Audited
 
 Floats64 = npt.NDArray[np.float64]
 
 ALARM_CONFIDENCE = 0.9999
 """Of the bounds that make a run fail: a false alarm must be rare however often one audits."""
+
+
+TESTED = (
+    "the clip, with all mass of an update in each single parameter and in all, at three times the "
+    "clipping norm, in a pass with next to no noise",
+    "the noise of each parameter: size, normality, tails, and independence over rounds, clients, "
+    "rows and columns, of canaries with 1 to 40 utterances and of real training",
+)
+TESTED_CENTRAL = (
+    "cohorts: rate, spread of sizes, and independence over rounds",
+    "the noise on the count of unclipped clients, if the clip is adaptive",
+)
+TESTED_PRIVATE = (
+    "the noise on each parameter's gradient, of clients with 1 to 40 utterances",
+    "batches: rate, spread of sizes, and independence over rounds and clients",
+    "guesses of which canary utterances one training used (one-run audit)",
+)
+NOT_TESTED = (
+    "the network, files, logs and everybody who can read them",
+    "timing, memory and messages that fail to arrive",
+    "the secrecy and quality of the operating system's entropy",
+    "the clip of each utterance's gradient, but for its effect on the guesses (dp_sgd)",
+    "attributes of speakers that are inferred within the guarantee",
+)
+
+
+def judge_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> dict[str, Any]:
+    """Return ``audit`` of ``results.json``: bounds on epsilon, direct tests, and their scope."""
+    checks = [
+        audit_figures(found, plan, audit.canaries, magnitude, audit.confidence)
+        for magnitude, kinds in zip(audit.magnitudes, audited.evidence, strict=True)
+        for found in kinds
+    ]
+    if audited.one_run:
+        checks.append(_one_run_figures(audited.one_run, plan, audit.confidence))
+    tests = judge_directly(audited.collected)
+    tested = TESTED_PRIVATE if plan.config.mechanism == "dp_sgd" else TESTED
+    failed = [*(check["violated"] for check in checks), *(test["failed"] for test in tests)]
+    return {
+        "checks": checks,
+        "tests": tests,
+        "tested": [*tested, *(TESTED_CENTRAL if plan.central else ())],
+        "not_tested": list(NOT_TESTED),
+        "violated": any(failed),
+    }
+
+
+def _one_run_figures(found: OneRun, plan: PrivacyPlan, confidence: float) -> dict[str, Any]:
+    delta, upper = plan.config.delta, plan.epsilon(found.releases)
+    return {
+        "canaries": len(found.scores),
+        "participation": "secret",
+        "releases": round(found.releases.count),
+        "magnitude": 1.0,
+        "confidence": confidence,
+        "epsilon_upper": upper,
+        "epsilon_plug_in": None,
+        "epsilon_gaussian_lower": None,
+        "epsilon_clopper_pearson_lower": one_run_bound(found, delta, confidence),
+        "violated": one_run_bound(found, delta, ALARM_CONFIDENCE) > upper,
+    }
 
 
 def audit_figures(
@@ -54,11 +120,15 @@ def audit_figures(
         "magnitude": magnitude,
         "confidence": confidence,
         "epsilon_upper": upper,
-        "epsilon_plug_in": gaussian_epsilon(max(0.0, _effect_size(evidence)), delta),
-        "epsilon_gaussian_lower": gaussian,
+        "epsilon_plug_in": _finite(gaussian_epsilon(max(0.0, _effect_size(evidence)), delta)),
+        "epsilon_gaussian_lower": _finite(gaussian),
         "epsilon_clopper_pearson_lower": exact,
         "violated": max(bound for bound in certain if bound is not None) > upper,
     }
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def _accounted(evidence: Evidence, plan: PrivacyPlan) -> Releases:
@@ -77,8 +147,11 @@ def lower_bounds(evidence: Evidence, delta: float, confidence: float) -> tuple[f
     """
     n, m = len(evidence.present), len(evidence.absent)
     effect = _effect_size(evidence) * evidence.apart
-    error = math.sqrt(1 / n + 1 / m + effect**2 / (2 * (n + m)))
-    least = (effect - float(norm.ppf(confidence)) * error) / evidence.apart
+    if math.isinf(effect):  # all scores share their noise, or there is none
+        least = math.inf
+    else:
+        error = math.sqrt(1 / n + 1 / m + effect**2 / (2 * (n + m)))
+        least = (effect - float(norm.ppf(confidence)) * error) / evidence.apart
     gaussian = gaussian_epsilon(max(0.0, least), delta)
     if evidence.apart > 1:
         return gaussian, None
@@ -96,7 +169,8 @@ def _effect_size(evidence: Evidence) -> float:
         (present.var(ddof=1) * (len(present) - 1) + absent.var(ddof=1) * (len(absent) - 1))
         / (len(present) + len(absent) - 2)
     )
-    return float((present.mean() - absent.mean()) / spread / evidence.apart)
+    moved = float(present.mean() - absent.mean())
+    return moved / spread / evidence.apart if spread else math.copysign(math.inf, moved)
 
 
 def _clopper_pearson(evidence: Evidence, delta: float, confidence: float) -> float:

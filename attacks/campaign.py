@@ -13,7 +13,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from attacks import shadow
-from attacks.audit import audit_figures
+from attacks.audit import judge_audit
 from attacks.checks import check_store
 from attacks.evaluate import evaluate_attack
 from attacks.judge import Judged, Scores, join_scores, judge, judge_at_snapshots, judge_shadow
@@ -44,13 +44,8 @@ def audit_run(
         return None
     (first,) = private_federations(replace(config, folds=config.folds[:1]), private, folder)
     plan = first.protocol.plan
-    evidence = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
-    checks = [
-        audit_figures(found, plan, config.audit.canaries, magnitude, config.audit.confidence)
-        for magnitude, kinds in zip(config.audit.magnitudes, evidence, strict=True)
-        for found in kinds
-    ]
-    return {"checks": checks, "violated": any(check["violated"] for check in checks)}
+    audited = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
+    return judge_audit(audited, plan, config.audit)
 
 
 def attack_run(

@@ -12,7 +12,7 @@ from client.errors import UserError, check_choice
 from client.run import build
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
-from server.privacy_config import CENTRAL, LOCAL
+from server.privacy_config import GUARANTEED
 from server.roster import Roster
 from server.study import parameter_names
 from server.transcript import choose_layers
@@ -104,10 +104,10 @@ def check_audit(config: StudyConfig) -> None:
     """
     audit = config.audit
     check_choice("audit.name", audit.name, ("none", "canary"))
-    if audit.name == "canary" and config.privacy.mechanism not in (*LOCAL, *CENTRAL):
+    if audit.name == "canary" and config.privacy.mechanism not in GUARANTEED:
         raise UserError(
-            f"audit=canary: privacy={config.privacy.mechanism} does not clip updates, so there is "
-            f"no bound to audit; choose privacy={', '.join((*LOCAL, *CENTRAL))}"
+            f"audit=canary: privacy={config.privacy.mechanism} guarantees nothing that an audit "
+            f"could refute; choose privacy={', '.join(GUARANTEED)}"
         )
     if audit.canaries < 100 or audit.releases < 1 or not 0.5 < audit.confidence < 1:
         raise UserError("audit needs 100 canaries, 1 release and a confidence between 0.5 and 1")

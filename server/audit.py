@@ -7,30 +7,20 @@ nobody's: what the noised sum reads there is what it reads of an absent client.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.serverapp import Grid
 
 from client.canary import flatten, part_of, unflatten
-from client.corpora.base import EMOTIONS
 from client.mechanism import Arrays, l2_norm
-from client.model import initial_arrays
 from client.privacy import LocalDP
-from client.seeds import noise_source, numpy_stream
+from client.seeds import numpy_stream
 from client.speakers import Clients
-from client.wire import to_record
 from conf.schema import AuditConfig
-from server.aggregate import Aggregate, Received, aggregation
+from server.audit_path import AuditPath, Recording, made_up_clients
 from server.cohort import cohort_sampler
-from server.federation import Evidence, Protocol
-from server.grid import offer
-from server.progress import bar
-from server.strategy import TappedAveraging
-from server.transcript import Releases
+from server.federation import Evidence
+from server.privacy_config import LOCAL
 
 Floats64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -40,53 +30,36 @@ SMALLEST_PART = 2
 """Coordinates of a part, at least."""
 
 
-def release_canaries(
-    grid: Grid,
-    protocol: Protocol,
-    dimension: int,
-    audit: AuditConfig,
-    magnitude: float,
-    workspace: Path,
-    device: str,
-) -> list[Evidence]:
+def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> list[Evidence]:
     """Send canaries through the path that clients' updates take, and score what arrives.
 
     Parameters
     ----------
-    dimension : int
-        Number of features, which sets the size of the model.
     magnitude : float
         Norm of the canaries' updates over the clipping norm.
 
     Returns
     -------
     list of Evidence
-        Against who knows who took part, and against who does not where the plan's epsilon
-        relies on it.
+        Against an observer who knows who took part, and against one who does not if the plan's
+        epsilon relies on it; none for a mechanism that does not clip whole updates.
     """
-    aviary = _Aviary(grid, protocol, dimension, magnitude, workspace, device)
-    if protocol.plan.central:
-        coins = numpy_stream(protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
+    aviary, plan = _Aviary(path, magnitude), path.protocol.plan
+    if plan.central:
+        coins = numpy_stream(path.protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
         return _central_evidence(aviary, coins, audit.releases)
-    return [_local_evidence(aviary, audit.canaries, audit.releases)]
+    if plan.config.mechanism in LOCAL:
+        return [_local_evidence(aviary, audit.canaries, audit.releases)]
+    return []
 
 
 class _Aviary:
     """Runs federations of canaries, whose model never moves."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        protocol: Protocol,
-        dimension: int,
-        magnitude: float,
-        workspace: Path,
-        device: str,
-    ) -> None:
-        self._grid, self._workspace, self._device = grid, workspace, device
-        self.protocol, self.magnitude = protocol, magnitude
-        self.like = initial_arrays(protocol.model, dimension, len(EMOTIONS), 0)
-        self._random = numpy_stream(protocol.seed, "audit", "direction")
+    def __init__(self, path: AuditPath, magnitude: float) -> None:
+        self._path, self.magnitude = path, magnitude
+        self.protocol, self.like = path.protocol, path.like
+        self._random = numpy_stream(self.protocol.seed, "audit", "direction")
 
     def draw(self, names: Sequence[str]) -> Arrays:
         """Draw a direction over some parameters, zero over the others."""
@@ -102,39 +75,11 @@ class _Aviary:
         parts: int,
         directions: Arrays,
         cohorts: Sequence[Sequence[int]],
-        tap: Callable[[Releases], None] = lambda releases: None,
-        observe: Callable[[Aggregate], None] = lambda aggregate: None,
-    ) -> None:
-        """Send the cohorts' canaries, a round each, showing what arrives and what it comes to."""
-        protocol, name = self.protocol, f"{name}-{self.magnitude:g}"
-        dataset = self._workspace / f"{name}.safetensors"
-        _canary_clients(coins, parts).save_training(dataset)
-        offer(self._grid, dataset)
-        seed = protocol.noise_seed
-        aggregate = aggregation(protocol.plan, lambda r: noise_source(seed, name, "sum noise", r))
-
-        def observed(server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
-            found = aggregate(server_round, received, model)
-            observe(found)
-            return found
-
-        def tapped(server_round: int, model: Arrays, received: Sequence[Releases]) -> None:
-            for releases in received:
-                tap(releases)
-
-        strategy = TappedAveraging(
-            cohort=lambda server_round: list(cohorts[server_round - 1]),
-            request=partial(protocol.train_request, name, "canary", dataset, self._device),
-            aggregate=observed,
-            server_step=0.0,
-            held=[1] * len(coins),
-            tap=tapped,
-        )
-        sent = to_record(directions)
-        with bar(len(cohorts), name) as shown:
-            strategy.start(
-                self._grid, sent, len(cohorts), evaluate_fn=lambda r, _: _advance(shown, r)
-            )
+        read: Callable[[Arrays], float],
+    ) -> Recording:
+        """Send the cohorts' canaries, one round each, and read each update as it arrives."""
+        clients, name = _canary_clients(coins, parts), f"{name}-{self.magnitude:g}"
+        return self._path.run(name, clients, directions, cohorts, "canary", read=read)
 
 
 def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
@@ -155,14 +100,16 @@ def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
     plus = np.arange(2 * canaries) % 2 == 0
     scores = np.zeros(len(plus))
 
-    def tap(received: Releases) -> None:
-        for name, weight in weights.items():
-            flat = received.arrays[name].reshape(len(received), -1).astype(np.float64)
-            np.add.at(scores, received.client, flat @ weight)
-
     batches = np.array_split(np.arange(len(plus)), -(-len(plus) // CANARIES_A_ROUND))
     cohorts = [batch.tolist() for batch in batches] * releases
-    aviary.fly("audit", plus, 1, directions, cohorts, tap=tap)
+
+    def score(update: Arrays) -> float:
+        flat = {n: update[n].ravel().astype(np.float64) for n in weights}
+        return float(sum(flat[n] @ weight for n, weight in weights.items()))
+
+    for found in aviary.fly("audit", plus, 1, directions, cohorts, score).updates:
+        for client, evidence in found.items():
+            scores[client] += evidence
     apart = 1 if aviary.protocol.plan.config.relation == "replace_one" else 2
     return Evidence("known", releases, scores[plus], scores[~plus], apart)
 
@@ -221,13 +168,12 @@ def _central_scores(
     )
     cohorts = [sampler(server_round) for server_round in range(1, rounds + 1)]
     scores: list[list[float]] = []
-
-    def observe(aggregate: Aggregate) -> None:
+    sent = unflatten(flat, drawn)
+    recorded = aviary.fly(name, coins, 2 * count, sent, cohorts, lambda update: 0.0)
+    for aggregate in recorded.aggregates:
         total = flatten(aggregate.mean).astype(np.float64)
         total *= plan.expected_cohort / aggregate.clipping_norm
         scores.append([float(total[p] @ unit) for p, unit in zip(parts, units, strict=True)])
-
-    aviary.fly(name, coins, 2 * count, unflatten(flat, drawn), cohorts, observe=observe)
     took_part = np.zeros((rounds, count), bool)
     for row, cohort in enumerate(cohorts):
         took_part[row, cohort] = True
@@ -242,20 +188,8 @@ def _log_likelihood_ratio(scores: Floats64, rate: float, stddev: float) -> Float
     return np.asarray(np.logaddexp(left_out, drawn).sum(axis=0))
 
 
-def _advance(shown: Any, server_round: int) -> None:
-    shown.update(server_round - shown.n)
-
-
 def _canary_clients(coins: Bools, parts: int) -> Clients:
     """Give each canary one made-up utterance: its part, and its coin as the label."""
     index = np.arange(len(coins))
     features = np.stack([index % parts, np.full(len(coins), parts)], axis=1)
-    return Clients(
-        rows=index,
-        features=features.astype(np.float32),
-        labels=coins.astype(np.int64),
-        client=index,
-        validation=np.zeros(len(coins), bool),
-        corpora=["audit"] * len(coins),
-        speakers=[f"canary{i}" for i in index],
-    )
+    return made_up_clients(features.astype(np.float32), coins.astype(np.int64), [1] * len(coins))

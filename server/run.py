@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from conf.store import register
 from server.app import federate
 from server.audit import release_canaries
+from server.audit_batches import OneRun, collect_private
+from server.audit_noise import Collected, collect
+from server.audit_path import AuditPath
 from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import Server, sharing_cores
 from server.network import Network, joined, network
@@ -145,17 +148,34 @@ def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -
     return run_on(runtime, [server(federation) for federation in federations])
 
 
+@dataclass(frozen=True)
+class Audited:
+    """What an audit collected: evidence by magnitude, samples for direct tests, and guesses."""
+
+    evidence: list[list[Evidence]]
+    collected: Collected
+    one_run: OneRun | None
+
+
 def run_canaries(
     protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
-) -> list[list[Evidence]]:
-    """Run the audit at each of its magnitudes; raises as `run_on` does."""
+) -> Audited:
+    """Run the audit; raises as `run_on` does."""
 
-    def server(magnitude: float) -> Server[list[Evidence]]:
-        return lambda grid, folder, device: release_canaries(
-            grid, protocol, dimension, audit, magnitude, folder, device
-        )
+    def path(grid: Grid, folder: Path, device: str) -> AuditPath:
+        return AuditPath(grid, protocol, dimension, folder, device)
 
-    return run_on(runtime, [server(magnitude) for magnitude in audit.magnitudes])
+    def sent(magnitude: float) -> Server[list[Evidence]]:
+        return lambda *where: release_canaries(path(*where), audit, magnitude)
+
+    def direct(*where: Any) -> tuple[Collected, OneRun | None]:
+        if protocol.plan.config.mechanism == "dp_sgd":
+            return collect_private(path(*where))
+        return collect(path(*where)), None
+
+    evidence = run_on(runtime, [sent(magnitude) for magnitude in audit.magnitudes])
+    ((collected, one_run),) = run_on(runtime, [direct])
+    return Audited(evidence, collected, one_run)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

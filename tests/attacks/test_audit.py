@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binomtest
 
 from attacks.audit import _highest, _lowest, audit_figures
-from client import privacy
+from client import privacy, rounded_gaussian
+from client.seeds import Reproducible
 from conf.schema import AuditConfig, RuntimeConfig
 from server import aggregate, strategy
 from server.cohort import Sampler
@@ -126,7 +127,7 @@ def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shar
     study = protocol(privacy=config, exposures=(of[config.vantage],), num_clients=20)
     study = replace(study, plan=replace(study.plan, shared=shared))
     settings = AuditConfig("canary", canaries, releases, [magnitude])
-    ((*kinds,),) = run_canaries(study, FEATURES, settings, RuntimeConfig("local"))
+    ((*kinds,),) = run_canaries(study, FEATURES, settings, RuntimeConfig("local")).evidence
     found = [audit_figures(kind, study.plan, canaries, magnitude, 0.99) for kind in kinds]
     return {figures["participation"]: figures for figures in found}
 
@@ -156,7 +157,7 @@ def test_the_real_mechanism_stands_the_audit_and_the_bound_is_not_far_below(conf
     for figures in found.values():
         assert not figures["violated"]
         distribution_free = figures["epsilon_clopper_pearson_lower"]
-        if config is MECHANISMS["local add"]:
+        if config is MECHANISMS["local zero"]:
             assert distribution_free is None
         else:
             assert 0 < distribution_free < figures["epsilon_upper"]
@@ -172,30 +173,19 @@ def test_the_real_mechanism_stands_the_audit_over_one_layer(config):
     assert 0.6 * 8 < found["epsilon_gaussian_lower"] < 8 and not found["violated"]
 
 
-class Halved:
-    """A noise source that gives half of what it is asked for."""
-
-    def __init__(self, source):
-        self.source = source
-
-    def random(self, size):
-        return self.source.random(size)
-
-    def standard_normal(self, size, dtype):
-        return self.source.standard_normal(size, dtype) / dtype(2)
-
-
 @all_mechanisms
 def test_an_audit_catches_noise_that_is_too_small(monkeypatch, config):
-    on_client, on_server = privacy.add_gaussian, aggregate.noise_source
-    monkeypatch.setattr(privacy, "add_gaussian", lambda u, s, rng: on_client(u, s / 2, rng))
-    monkeypatch.setattr(aggregate, "noise_source", lambda *name: Halved(on_server(*name)))
+    real = rounded_gaussian.gaussian_integers
+    for module in (rounded_gaussian, aggregate):
+        monkeypatch.setattr(
+            module, "gaussian_integers", lambda count, stddev, noise: real(count, stddev / 2, noise)
+        )
     assert audit(config, 1.0)["known"]["violated"]
 
 
 @all_mechanisms
 def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
-    monkeypatch.setattr(privacy, "clip_by_norm", lambda update, norm: update)
+    monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     monkeypatch.setattr(
         strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
     )
@@ -203,22 +193,22 @@ def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
 
 
 def test_canaries_at_the_clip_do_not_miss_it(monkeypatch):
-    monkeypatch.setattr(privacy, "clip_by_norm", lambda update, norm: update)
+    monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     assert not audit(LOCAL, 1.0)["known"]["violated"]
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED])
 def test_an_audit_catches_noise_that_all_clients_share(monkeypatch, config):
-    real = privacy.add_gaussian
+    real = privacy.add_noise
     monkeypatch.setattr(
-        privacy, "add_gaussian", lambda u, s, rng: real(u, s, np.random.default_rng(0))
+        privacy, "add_noise", lambda *given: real(*given[:-1], Reproducible(0, given[0].shape[0]))
     )
     assert audit(config, 1.0)["known"]["violated"]
 
 
 def test_an_audit_catches_cohorts_that_are_no_sample(monkeypatch):
     monkeypatch.setattr(
-        Sampler, "__call__", lambda self, server_round: list(range(self.num_clients))
+        Sampler, "__call__", lambda self, server_round, attempt=0: list(range(self.num_clients))
     )
     found = audit(CENTRAL, 1.0, releases=6)
     assert found["secret"]["violated"] and not found["known"]["violated"]

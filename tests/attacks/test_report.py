@@ -195,12 +195,12 @@ def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> Non
         "Cohorts fixed size: every round has as many clients",
         "Noise multiplier (standard deviation / sensitivity) –",
         "Clipping norm 0.25",
-        "Noise source seeded generator",
+        "Noise source entropy of the operating system",
         "Nominal Real, participation known Real, one fold alone ε 25 105,307 60,156 δ 0.5 1e-5",
         "Clipping gradients does not bound an Adam update.",
     ):
         assert text in statement
-    assert "whoever learns" not in statement
+    assert "an observer who learns" not in statement
 
 
 def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
@@ -211,7 +211,7 @@ def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
     for text in (
         "Real, participation secret Real, participation known, zero-out Real, participation known, "
         "replace-one Real, one fold alone ε none claimed 7.99 24.9 77.1 4.5 δ – 1e-5",
-        "Participation is known to whoever learns which clients took part",
+        "Participation is known to an observer who learns which clients took part",
         "Cohorts Poisson: each client joins a round independently",
         "(standard deviation / sensitivity) 1.13 Clipping norm 0.1",
         "Noise source entropy of the operating system",
@@ -219,10 +219,10 @@ def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
         assert text in statement
     assert (
         "The formal guarantee is moderate: ε = 7.99 at δ = 1e-5 for one client while participation "
-        "is secret, ε = 24.8 once it is known. It holds against whoever sees the models of all "
+        "is secret, ε = 24.9 once it is known. It holds against whoever sees the models of all "
         "rounds; not the server, which sees each update."
     ) in verdict
-    assert "participation secret, ε = 24.8 once known" in verdict
+    assert "participation secret, ε = 24.9 once known" in verdict
 
 
 def test_every_warning_is_shown(run_dir: Path, results: Results) -> None:
@@ -390,13 +390,18 @@ def test_audit_is_shown(run_dir: Path, results: Results) -> None:
         "epsilon_clopper_pearson_lower": None,
         "violated": False,
     }
-    results["audit"] = {"checks": [check], "violated": False}
+    tests = {"tests": [], "tested": ["the clip"], "not_tested": ["timing"]}
+    results["audit"] = {"checks": [check], "violated": False, **tests}
     page = rewrite(run_dir, results)
     assert "stays below what the accountant" in page
     assert "100 canaries, participation known, 2 release(s), 3 times the clip" in page
     assert "ε at least 1.23, estimated 2.25, accounted for 2.50" in page
     exact = check | {"epsilon_clopper_pearson_lower": 9.0, "violated": True}
-    results["audit"] = {"checks": [exact], "violated": True}
+    tests["tests"] = [
+        {"name": "variance", "of": "a <b>", "statistic": 0.5, "p_value": 1e-9, "failed": True},
+        {"name": "clip", "of": "all", "statistic": 1.0, "p_value": None, "failed": False},
+    ]
+    results["audit"] = {"checks": [exact], "violated": True, **tests}
     page = rewrite(run_dir, results)
     assert "The mechanism is broken." in page and "(9.00 without a distribution)" in page
 

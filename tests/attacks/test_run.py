@@ -283,7 +283,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("fold", [0, 1])
 def test_an_interrupted_study_is_resumed_and_ends_the_same(fold, fedser, tmp_path, monkeypatch):
-    arguments = [*SMALL, "privacy=central", "privacy.epsilon=8", "checkpoint_every=1"]
+    arguments = [*SMALL, "checkpoint_every=1"]
     assert fedser(*arguments, f"hydra.run.dir={tmp_path / 'whole'}")[0] == 0
     record = Recorder.record
 
@@ -484,7 +484,7 @@ def test_an_audit_of_central_noise_covers_known_and_secret_participation(fedser,
 def test_a_violated_audit_ends_with_the_figures_and_a_status_of_its_own(
     fedser, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(privacy, "add_gaussian", lambda update, stddev, rng: update)
+    monkeypatch.setattr(privacy, "add_noise", lambda values, *rest: values)
     status, printed = fedser(*SMALL[:2], "runtime=local", *AUDIT)
     assert status == 3 and "the mechanism is broken" in printed
     assert read_results(only_run(tmp_path) / "results.json")["audit"]["violated"]

@@ -1,0 +1,226 @@
+"""Faults that were planted in the mechanisms, each found by the audit through the real path."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attacks.audit import judge_audit
+from client import app, privacy, rounded_gaussian, training
+from client.engine import Training
+from client.privacy import LocalDP
+from client.seeds import Reproducible
+from conf.schema import AuditConfig, RuntimeConfig
+from server import aggregate, strategy
+from server.aggregate import NoisedMean, update_norms
+from server.cohort import Sampler
+from server.composition import Releases
+from server.run import run_canaries
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, FEATURES, LAYERED, LOCAL, NoNoise, protocol
+
+AUDIT = AuditConfig("canary", canaries=100, releases=1, magnitudes=[1.0])
+
+
+def fixed(config, noise_multiplier):
+    return replace(
+        config, epsilon=None, noise_multiplier=noise_multiplier, reproducible_noise=False
+    )
+
+
+MECHANISMS = {
+    "local": fixed(LOCAL, 4.0),
+    "layered": fixed(LAYERED, 4.0),
+    "central": fixed(CENTRAL, 2.0),
+    "central_adaptive": fixed(ADAPTIVE, 2.0),
+    "dp_sgd": fixed(DP_SGD, 1.0),
+}
+
+
+def audit(mechanism):
+    made = protocol(privacy=MECHANISMS[mechanism], exposures=(Releases(4),), num_clients=20)
+    return judge_audit(
+        run_canaries(made, FEATURES, AUDIT, RuntimeConfig("local")), made.plan, AUDIT
+    )
+
+
+def failed(found):
+    return {test["name"] for test in found["tests"] if test["failed"]}
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_an_honest_mechanism_passes_every_test(mechanism):
+    found = audit(mechanism)
+    assert not found["violated"] and not failed(found)
+    assert len(found["tests"]) > 40 and found["tested"] and found["not_tested"]
+
+
+def clip_without_biases(patch):
+    real = privacy.clip_factor
+    patch.setattr(
+        privacy,
+        "clip_factor",
+        lambda update, norm: real({n: a for n, a in update.items() if "weight" in n}, norm),
+    )
+    patch.setattr(
+        strategy,
+        "update_norms",
+        lambda arrays: update_norms({n: a for n, a in arrays.items() if "weight" in n}),
+    )
+
+
+def no_noise_on_one_tensor(patch):
+    real = privacy.add_noise
+    patch.setattr(
+        privacy,
+        "add_noise",
+        lambda values, factor, step, stddev, noise: real(
+            values, factor, step, 0.0 if values.shape == (8,) else stddev, noise
+        ),
+    )
+
+
+def drawn_otherwise(patch, draw):
+    """Draw integers of the right deviation from another law."""
+
+    def integers(count, stddev, noise):
+        random = np.random.default_rng(int(noise.words(1)[0]))
+        return np.rint(stddev * draw(random, count)).astype(np.int64)
+
+    patch.setattr(rounded_gaussian, "gaussian_integers", integers)
+    patch.setattr(aggregate, "gaussian_integers", integers)
+
+
+def uniform_noise(patch):
+    drawn_otherwise(patch, lambda random, count: random.uniform(-(3**0.5), 3**0.5, count))
+
+
+def truncated_noise(patch):
+    def draw(random, count):
+        found = random.standard_normal(count)
+        while (beyond := np.abs(found) > 3).any():
+            found[beyond] = random.standard_normal(beyond.sum())
+        return found / 0.98658  # the deviation of what is left
+
+    drawn_otherwise(patch, draw)
+
+
+def same_noise_every_round(patch):
+    patch.setattr(
+        app,
+        "_simulated_noises",
+        lambda request: [Reproducible(0, "noise", client) for client in request.clients],
+    )
+
+
+def noise_shared_by_two_clients(patch):
+    patch.setattr(
+        app,
+        "_simulated_noises",
+        lambda request: [
+            Reproducible(request.round, request.federation, max(1, client))
+            for client in request.clients
+        ],
+    )
+
+
+def noise_repeated_over_rows(patch):
+    real = privacy.add_noise
+
+    def add(values, factor, step, stddev, noise):
+        if values.ndim == 1:
+            return real(values, factor, step, stddev, noise)
+        row = real(np.zeros_like(values[0]), factor, step, stddev, noise)
+        return (values * np.float32(factor) + row).astype(np.float32)
+
+    patch.setattr(privacy, "add_noise", add)
+
+
+def noise_divided_by_num_examples(patch):
+    real = LocalDP.protect
+
+    def protect(self, update, num_examples, noise):
+        less = replace(self, noise=[stddev / num_examples for stddev in self.noise])
+        return real(less, update, num_examples, noise)
+
+    patch.setattr(LocalDP, "protect", protect)
+
+
+def no_protection_on_the_compiled_path(patch):
+    real = Training.protect
+    patch.setattr(
+        Training,
+        "protect",
+        lambda self, chunk, updates: None if self._stack else real(self, chunk, updates),
+    )
+
+
+def cohorts_redrawn_every_second_round(patch):
+    real = Sampler.__call__
+    known = {}
+
+    def draw(self, server_round, attempt=0):
+        key = (self.federation, server_round // 2)
+        if key not in known:
+            known[key] = real(self, server_round, attempt)
+        return known[key]
+
+    patch.setattr(Sampler, "__call__", draw)
+
+
+def no_noise_on_the_count(patch):
+    real = NoisedMean._adapt
+    patch.setattr(NoisedMean, "_adapt", lambda self, norms, noise: real(self, norms, NoNoise()))
+
+
+def dp_sgd_noise_on_one_tensor(patch):
+    real = training.standard_normal
+    patch.setattr(
+        training,
+        "standard_normal",
+        lambda noise, shape: real(noise, shape) * np.float32(shape == (8, FEATURES)),
+    )
+
+
+def batches_that_are_no_sample(patch):
+    patch.setattr(
+        training,
+        "poisson_batch",
+        lambda count, rate, noise: torch.randperm(count)[: round(count * rate)],
+    )
+
+
+def the_same_batch_every_time(patch):
+    patch.setattr(
+        training, "poisson_batch", lambda count, rate, noise: torch.arange(round(count * rate))
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "mechanism", "test"),
+    [
+        (clip_without_biases, "local", "clip"),
+        (clip_without_biases, "layered", "clip"),
+        (clip_without_biases, "central", "clip"),
+        (no_noise_on_one_tensor, "local", "variance"),
+        (uniform_noise, "local", "normality"),
+        (uniform_noise, "central", "normality"),
+        (truncated_noise, "local", "beyond 3 deviations"),
+        (truncated_noise, "central_adaptive", "beyond 3 deviations"),
+        (same_noise_every_round, "local", "rounds alike"),
+        (noise_shared_by_two_clients, "layered", "clients alike"),
+        (noise_repeated_over_rows, "local", "rows alike"),
+        (noise_divided_by_num_examples, "local", "variance"),
+        (no_protection_on_the_compiled_path, "local", "variance"),
+        (cohorts_redrawn_every_second_round, "central", "overlap at lag 1"),
+        (no_noise_on_the_count, "central_adaptive", "variance"),
+        (dp_sgd_noise_on_one_tensor, "dp_sgd", "variance"),
+        (batches_that_are_no_sample, "dp_sgd", "spread of sizes"),
+        (the_same_batch_every_time, "dp_sgd", "overlap at lag 1"),
+    ],
+)
+def test_a_planted_fault_is_found(fault, mechanism, test, monkeypatch):
+    fault(monkeypatch)
+    found = audit(mechanism)
+    assert found["violated"]
+    assert test in failed(found)
