@@ -72,7 +72,9 @@ def schema_problem(results: object) -> str | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there."""
+    """Write a text file beside its place, then move it there; leave a file that says the same."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, "utf-8")
     os.replace(partial, path)

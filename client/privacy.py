@@ -179,10 +179,8 @@ class LocalDP(Withholding):
         sent: Arrays = {}
         for group, norm, stddev in zip(self.groups, self.clipping_norms, self.noise, strict=True):
             own = {name: update[name] for name in group}
-            factor, step = (
-                clip_factor(own, norm),
-                grid_step(norm, sum(a.size for a in own.values())),
-            )
+            factor = clip_factor(own, norm)
+            step = grid_step(norm, sum(array.size for array in own.values()), stddev)
             sent |= {n: add_noise(a, factor, step, stddev, noise) for n, a in own.items()}
         return keep_only(update | sent, sent)
 

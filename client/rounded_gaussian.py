@@ -36,17 +36,20 @@ DEGREE: Final = 7
 QUANTILE_ERROR: Final = 2.0**-40
 """Bound on the error of a quantile. The tests measure below 2^-46 against mpmath."""
 LARGEST_STDDEV: Final = 2.0**40
+SMALLEST_FLOAT: Final = 1e-300
 FINEST: Final = 1024
 """Steps of the grid in the norm of one coordinate of an update with equal coordinates."""
 
 
-def grid_step(clipping_norm: float, size: int) -> float:
+def grid_step(clipping_norm: float, size: int, stddev: float = 0.0) -> float:
     """Return the step for updates of `size` coordinates with an L2 norm up to `clipping_norm`.
 
     It is a power of two, so that scaling by it is exact, and so fine that truncation to its
-    multiples changes an update by less than a thousandth of its norm.
+    multiples changes an update by less than a thousandth of its norm; coarser only if the noise,
+    of deviation `stddev`, is more than 2^36 such steps and hides the update anyway.
     """
-    return float(2.0 ** math.floor(math.log2(clipping_norm / math.sqrt(max(1, size)) / FINEST)))
+    fine = math.floor(math.log2(clipping_norm / math.sqrt(max(1, size)) / FINEST))
+    return float(2.0 ** max(fine, math.ceil(math.log2(stddev)) - 36 if stddev else fine))
 
 
 def gaussian_integers(count: int, stddev: float, noise: NoiseSource) -> Ints:
@@ -203,8 +206,14 @@ def _exact(tail: int, stddev: float, noise: NoiseSource) -> int:
 
 
 def _quantile(p: mpmath.mpf) -> mpmath.mpf:
-    """Return minus the standard normal quantile of p in (0, 1/2]."""
-    return mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * p)
+    """Return minus the standard normal quantile of p in (0, 1/2], by Newton's method."""
+    rough = float(p) > SMALLEST_FLOAT
+    x = mpmath.mpf(-ndtri(float(p))) if rough else mpmath.sqrt(-2 * mpmath.log(p))
+    step = mpmath.inf
+    while abs(step) > mpmath.ldexp(1, -mpmath.mp.prec // 2 - 8):  # the next step squares the error
+        step = (mpmath.erfc(x / mpmath.sqrt(2)) / 2 - p) / mpmath.npdf(x)
+        x += step
+    return x
 
 
 @compiled

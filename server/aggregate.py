@@ -134,8 +134,8 @@ class NoisedMean:
         clip, noise = self.clipping_norm, self._noise(server_round)
         norms = all_norms(received)
         weights = np.minimum(1, below(clip) / np.maximum(norms, TINY))
-        step = grid_step(clip, sum(self._plan.shared.values()))
         stddev, cohort = self._plan.sum_stddev(clip), self._plan.expected_cohort
+        step = grid_step(clip, sum(self._plan.shared.values()), stddev)
         mean = {name: np.zeros_like(array) for name, array in model.items()}
         for name in self._plan.shared:
             total = _sum_on_grid(received, name, weights, step, model[name].size)
@@ -153,8 +153,10 @@ class NoisedMean:
         assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
         # Counted from one half, a client moves the count by half as much (theorem 1).
         halves = 2 * int((norms <= self.clipping_norm).sum()) - len(norms)
-        drawn = int(gaussian_integers(1, self._plan.count_noise / COUNT_STEP, noise)[0])
-        count = (halves * round(0.5 / COUNT_STEP) + drawn) * COUNT_STEP
+        # A count is a multiple of one half, so the step is a power of two up to that.
+        step = min(0.5, max(COUNT_STEP, grid_step(1.0, 1, self._plan.count_noise)))
+        drawn = int(gaussian_integers(1, self._plan.count_noise / step, noise)[0])
+        count = (halves * round(0.5 / step) + drawn) * step
         below = count / self._plan.expected_cohort + 0.5
         self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
 

@@ -114,16 +114,16 @@ def test_whatever_fails_in_one_run_is_named_and_can_be_tried_again(
         record(self, number, *rest)
 
     command = [*SMALL, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    first, second = (tmp_path / "sweep" / name for name in RUNS)
+    second, first = (tmp_path / "sweep" / name for name in RUNS)
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "record", lack_memory)
         status, printed = fedser(*command, "privacy=none")
-    assert status == 1 and f"1 run(s) failed: {RUNS[0]}" in printed
+    assert status == 1 and f"1 run(s) failed: {RUNS[1]}" in printed
     line = (first / "problem.txt").read_text()
     assert line == f"MemoryError: no message (see {first / 'traceback.txt'})"
     assert f"fedser: {line}" in printed
     assert "in lack_memory" in (first / "traceback.txt").read_text()
-    assert f"No results of {RUNS[0]}: MemoryError" in (tmp_path / "sweep/table.md").read_text()
+    assert f"No results of {RUNS[1]}: MemoryError" in (tmp_path / "sweep/table.md").read_text()
 
     status, printed = fedser(*command)
     assert status == 0 and not list((tmp_path / "sweep").glob("*/problem.txt"))

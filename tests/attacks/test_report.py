@@ -395,7 +395,7 @@ def test_audit_is_shown(run_dir: Path, results: Results) -> None:
     page = rewrite(run_dir, results)
     assert "stays below what the accountant" in page
     assert "100 canaries, participation known, 2 release(s), 3 times the clip" in page
-    assert "ε at least 1.23, estimated 2.25, accounted for 2.50" in page
+    assert "ε at least 1.23, estimated 2.25, accounted for 2.5" in page
     exact = check | {"epsilon_clopper_pearson_lower": 9.0, "violated": True}
     tests["tests"] = [
         {"name": "variance", "of": "a <b>", "statistic": 0.5, "p_value": 1e-9, "failed": True},

@@ -10,6 +10,7 @@ from client.rounded_gaussian import (
     QUANTILE_ERROR,
     TAIL_CELLS,
     _polynomials,
+    _quantile,
     add_gaussian,
     add_noise,
     add_truncated,
@@ -38,6 +39,20 @@ def quantile(tail, bits=64):
     """Minus the normal quantile of tail * 2^-bits, to 60 digits."""
     with mpmath.workdps(60):
         return mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * mpmath.ldexp(tail, -bits))
+
+
+@pytest.mark.parametrize("bits", [128, 192, 256])
+def test_quantiles_are_exact_to_all_their_digits(bits):
+    """For any probability: the error function of the result gives it back."""
+    random = np.random.default_rng(bits)
+    tails = [int.from_bytes(random.bytes(bits // 8), "big") >> 1 for _ in range(60)]
+    tails += [tail >> shift for tail, shift in zip(tails, range(1, 121, 2), strict=True)]
+    tails += [1, 2, 2 ** (bits - 1), 2 ** (bits - 1) - 1]
+    for tail in tails:
+        with mpmath.workprec(2 * bits + 64):
+            p = mpmath.ldexp(tail, -bits)
+            back = mpmath.erfc(_quantile(p) / mpmath.sqrt(2)) / 2
+            assert abs(back - p) <= p * mpmath.ldexp(1, -bits - 32)
 
 
 def tail_of(x):
@@ -142,6 +157,9 @@ def test_the_step_is_a_power_of_two_below_a_thousandth(norm_bound, size):
     step = grid_step(norm_bound, size)
     assert math.frexp(step)[0] == 0.5
     assert step <= norm_bound / math.sqrt(size) / 1024 < 2 * step
+    assert grid_step(norm_bound, size, 1e3 * norm_bound) == step
+    huge = 1e15 * norm_bound
+    assert 2**35 <= huge / grid_step(norm_bound, size, huge) <= 2**36
 
 
 @pytest.mark.parametrize(

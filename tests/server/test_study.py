@@ -181,6 +181,12 @@ CROSS_VALIDATED = [
     ),
     ("privacy=central_adaptive", "privacy.epsilon=4"),
     ("privacy=dp_sgd", "privacy.noise_multiplier=1", "training.batch_size=4"),
+    ("privacy=dp_sgd", "privacy.epsilon=6", "training.batch_size=2", "training.epochs=2"),
+    ("privacy=central", "privacy.noise_multiplier=1.5", "privacy.accountant=prv"),
+    ("privacy=central", "privacy.noise_multiplier=1", "privacy.delta=1e-7"),
+    ("privacy=central_adaptive", "privacy.noise_multiplier=3", "privacy.unit=speaker"),
+    ("privacy=local", "privacy.epsilon=1", "privacy.unit=speaker", "privacy.delta=1e-6"),
+    ("privacy=layered", "privacy.noise_multiplier=9", "privacy.unit=speaker"),
 ]
 
 
@@ -213,7 +219,9 @@ def composed_from_files(config, outcomes, folder, one=False):
             updates = [(int(sizes[r.federation][r.client]), r.releases) for r in own.itertuples()]
             (size,) = {size for size, _ in updates}  # a client has it in every fold
             total = sum(releases for _, releases in updates)
-            found.add((min(1, 4 / size), 1, total * -(-size // 4), noise))
+            batch, epochs = config.training.batch_size, config.training.epochs
+            steps = total * epochs * -(-size // batch)
+            found.add((min(1, batch / size), 1, steps, noise))
         else:
             clients = int(own.groupby("federation")["client"].nunique().max())
             found.add((0.3, clients, int(rounds[own["federation"].unique()].sum()), noise))
