@@ -83,7 +83,7 @@ def epsilon(groups, delta, step=None) -> float:
         squared = sum(count * (clients / noise) ** 2 for _, clients, count, noise in groups)
         return gaussian_epsilon(math.sqrt(squared), delta)
     total = sum(count for _, _, count, _ in groups)
-    step = step or 2e-3 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
+    step = step or 4e-4 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
     bounds = []
     for up in (False, True):
         worst = 0.0

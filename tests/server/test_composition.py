@@ -12,7 +12,16 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
 from server import composition
-from server.composition import Releases, calibrated_noise, composed_epsilon, running_epsilon
+from server.composition import (
+    Releases,
+    accountant_used,
+    calibrated_noise,
+    compose,
+    composed_epsilon,
+    running_epsilon,
+)
+from server.gaussian import gaussian_epsilon
+from tests.server import privacy_loss
 
 DELTA = 1e-5
 PLANNED = Releases(200, 0.1)
@@ -298,3 +307,56 @@ def test_federations_side_by_side_do_not_spoil_each_others_epsilon():
         found = list(pool.map(spend, range(4)))
     composition._curve.cache_clear()
     assert all(epsilons == spend(0) for epsilons in found)
+
+
+@pytest.mark.parametrize(
+    ("groups", "accountant"),
+    [
+        ([(0.1, 1, 200, 1.0), (0.1, 1, 200, 2.0)], "pld"),
+        ([(0.1, 1, 100, 1.5), (0.3, 1, 40, 2.5)], "pld"),
+        ([(0.1, 1, 100, 1.5), (1.0, 1, 20, 8.0)], "pld"),
+        ([(0.2, 2, 50, 3.0), (0.1, 1, 200, 2.0)], "pld"),
+        ([(0.1, 1, 100, 1.5), (0.3, 1, 40, 2.5)], "prv"),
+        ([(0.1, 1, 100, 1.5), (1.0, 1, 20, 8.0)], "prv"),
+        ([(1.0, 1, 9, 4.0), (1.0, 1, 20, 8.0)], "pld"),
+    ],
+)
+def test_groups_of_releases_compose_as_by_an_accountant_of_our_own(groups, accountant):
+    asked = tuple((Releases(count, rate, clients), noise) for rate, clients, count, noise in groups)
+    found = compose(asked, DELTA, accountant)
+    assert found == pytest.approx(privacy_loss.epsilon(groups, DELTA), rel=5e-3)
+    for group in asked:
+        assert found > compose((group,), DELTA, accountant)
+    assert found <= compose(asked, DELTA, "pld" if asked[0][0].clients > 1 else "rdp") * (1 + 1e-3)
+
+
+def test_no_releases_spend_nothing():
+    assert compose((), DELTA, "pld") == 0
+    assert compose(((Releases(0, 0.5), 1.0),), DELTA, "pld") == 0
+
+
+@pytest.mark.parametrize(("noise", "rate", "count"), [(0.3, 0.5, 500), (0.25, 0.9, 2000)])
+def test_an_accountant_that_would_need_gigabytes_gives_way(noise, rate, count):
+    group = (Releases(count, rate), noise)
+    assert accountant_used([group], DELTA, "prv") == "pld"
+    assert accountant_used([(Releases(200, 0.1), 1.0)], DELTA, "prv") == "prv"
+    found = composed_epsilon(*group, DELTA, "prv")
+    assert found == composed_epsilon(*group, DELTA, "pld")
+    assert 0 < found <= gaussian_epsilon(math.sqrt(count) / noise, DELTA)
+
+
+def test_a_tiny_delta_is_accounted_for_without_rounding_errors():
+    group = (Releases(200, 0.1), 2.0)
+    for asked in SAMPLED:
+        assert accountant_used([group], 1e-15, asked) == "rdp"
+        assert composed_epsilon(*group, 1e-15, asked) == composed_epsilon(*group, 1e-15, "rdp")
+    noise = calibrated_noise((Releases(200, 0.1),), 8.0, 1e-15, "pld")
+    assert composed_epsilon(Releases(200, 0.1), noise, 1e-15, "pld") <= 8
+
+
+@pytest.mark.parametrize("accountant", SAMPLED)
+@pytest.mark.parametrize("releases", [Releases(200, 0.1), Releases(20)])
+def test_huge_noise_spends_nothing_and_nothing_fails(releases, accountant):
+    found = composed_epsilon(releases, 1e7, DELTA, accountant)
+    assert 0 <= found < 0.02
+    assert running_epsilon(releases, 1e7, DELTA, accountant) >= 0
