@@ -38,6 +38,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.noise
 
 clean:
 	rm -rf $(VENV) outputs multirun build site

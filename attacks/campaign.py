@@ -42,7 +42,8 @@ def audit_run(
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
-    (first,) = private_federations(replace(config, folds=config.folds[:1]), private, folder)
+    # Noise is calibrated to all folds: the first of them alone would have another.
+    first, *_ = private_federations(config, private, folder)
     plan = first.protocol.plan
     audited = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
     return judge_audit(audited, plan, config.audit)

@@ -147,6 +147,7 @@ class RunAxis:
 def run_axis(points: pd.DataFrame) -> RunAxis:
     """Put runs along the x axis by real epsilon, those without one at the right edge."""
     stated = pd.concat([points["real"], points["nominal"]]).dropna()
+    stated = stated[stated > 0]  # a log axis has no 0: it stands at the left edge
     if stated.empty:
         places = pd.Series(range(len(points)), index=points.index, dtype=float)
         ticks = dict(zip(places, points["label"], strict=True))
@@ -159,7 +160,7 @@ def run_axis(points: pd.DataFrame) -> RunAxis:
         ticks[edge] = NO_GUARANTEE
     deltas = " or ".join(delta_text(delta) for delta in sorted(points["delta"].dropna().unique()))
     label = f"real ε (log scale{f', δ = {deltas}' if deltas else ''})"
-    places = points["real"].fillna(right)
+    places = points["real"].clip(lower=low / margin).fillna(right)
     return RunAxis(places, ticks, label, (low / margin, right * margin), edge)
 
 

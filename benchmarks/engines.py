@@ -28,6 +28,7 @@ from client.app import STACKED, chunks_of
 from client.corpora.base import EMOTIONS
 from client.mlp import Mlp
 from client.model import initial_arrays
+from client.seeds import SystemEntropy
 from client.speakers import Clients
 from client.training_config import TrainingConfig
 from client.wire import to_record
@@ -206,7 +207,7 @@ def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
         strategy = TappedAveraging(
             cohort=cohort_sampler(about.plan.config, clients, cohort / clients, 0, "bare"),
             request=partial(about.train_request, "bare", "fedavg", dataset, device),
-            aggregate=aggregation(about.plan, 0, "bare"),
+            aggregate=aggregation(about.plan, lambda server_round: SystemEntropy()),
             server_step=1.0,
             held=made.sizes().tolist(),
             tap=lambda server_round, model, received: None,

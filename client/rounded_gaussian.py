@@ -8,7 +8,7 @@ Noise that is added in floating point has no such law: its low bits depend on x 
 
 Z is drawn by inversion from 64 random bits: one bit for the sign and 63 for the tail probability
 p. A piecewise polynomial gives the quantile of p with an error of at most `QUANTILE_ERROR`. Where
-the integer does not follow from that (about once in 10^5 coordinates), more bits are drawn and it
+the integer does not follow from that (about once in a million coordinates), more bits are drawn and it
 is computed to as many digits as it needs. The law is therefore exact, not approximate.
 """
 
@@ -33,8 +33,8 @@ CELLS: Final = 1024
 TAIL_CELLS: Final = 16
 """Cells from 0 on that no polynomial approximates well: about one coordinate in 64."""
 DEGREE: Final = 7
-QUANTILE_ERROR: Final = 2.0**-40
-"""Bound on the error of a quantile. The tests measure below 2^-46 against mpmath."""
+QUANTILE_ERROR: Final = 2.0**-44
+"""Bound on the error of a quantile. The tests measure a sixteenth of it against mpmath."""
 LARGEST_STDDEV: Final = 2.0**40
 SMALLEST_FLOAT: Final = 1e-300
 FINEST: Final = 1024
@@ -46,10 +46,10 @@ def grid_step(clipping_norm: float, size: int, stddev: float = 0.0) -> float:
 
     It is a power of two, so that scaling by it is exact, and so fine that truncation to its
     multiples changes an update by less than a thousandth of its norm; coarser only if the noise,
-    of deviation `stddev`, is more than 2^36 such steps and hides the update anyway.
+    of deviation `stddev`, is more than 2^30 such steps and hides the update anyway.
     """
     fine = math.floor(math.log2(clipping_norm / math.sqrt(max(1, size)) / FINEST))
-    return float(2.0 ** max(fine, math.ceil(math.log2(stddev)) - 36 if stddev else fine))
+    return float(2.0 ** max(fine, math.ceil(math.log2(stddev)) - 30 if stddev else fine))
 
 
 def gaussian_integers(count: int, stddev: float, noise: NoiseSource) -> Ints:
@@ -164,7 +164,7 @@ def _draw(words: Words, stddev: float, polynomials: Floats, drawn: Ints, undecid
         high = (c[4] + c[5] * t) + (c[6] + c[7] * t) * (t * t)
         y = stddev * (low + high * (t * t) * (t * t))
         nearest = np.rint(y)
-        doubt = stddev * 2.0**-40 + y * 2.0**-50
+        doubt = stddev * 2.0**-44 + y * 2.0**-50
         k = np.int64(nearest)
         drawn[i] = -k if words[i] & np.uint64(1) else k
         undecided[left] = i

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attacks import campaign
 from attacks.campaign import _evaluate
 from attacks.checks import check_adversary
 from attacks.evaluate import FIGURES
@@ -13,6 +14,7 @@ from attacks.reidentify import score_pairs
 from attacks.verification import evaluate_verification
 from client.errors import UserError
 from server.run import compose, study_config
+from server.study import private_federations
 from tests.examples import corpus
 
 PRIVATE, SHADOWS = corpus("private"), [corpus("a", seed=1), corpus("b", speakers=6, seed=2)]
@@ -142,3 +144,15 @@ def test_attributes_are_evaluated_once_and_say_their_classes(tmp_path):
     for entry in found:
         assert entry["classes"] == ["female", "male"] and entry["eer"] is None
         assert set(FIGURES) <= set(entry)
+
+
+def test_the_audit_is_of_the_noise_that_all_folds_are_calibrated_to(tmp_path, monkeypatch):
+    config = study("privacy=local", "privacy.epsilon=8", "audit=canary", "rounds=6")
+    audited = []
+    monkeypatch.setattr(
+        campaign, "run_canaries", lambda protocol, *rest: audited.append(protocol.plan)
+    )
+    monkeypatch.setattr(campaign, "judge_audit", lambda *given: {"violated": False})
+    campaign.audit_run(config, PRIVATE, tmp_path)
+    applied = private_federations(config, PRIVATE, tmp_path)
+    assert {f.protocol.plan.noise_multiplier for f in applied} == {audited[0].noise_multiplier}

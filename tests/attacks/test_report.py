@@ -196,7 +196,7 @@ def test_privacy_statement_names_all_that_an_epsilon_needs(run_dir: Path) -> Non
         "Noise multiplier (standard deviation / sensitivity) –",
         "Clipping norm 0.25",
         "Noise source entropy of the operating system",
-        "Nominal Real, participation known Real, one fold alone ε 25 105,307 60,156 δ 0.5 1e-5",
+        "ε δ Nominal 25 0.5 Real, participation known 105,307 1e-5 Real, one fold alone 60,156 1e-5",
         "Clipping gradients does not bound an Adam update.",
     ):
         assert text in statement
@@ -209,8 +209,9 @@ def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
     results["privacy"] |= SECRET
     verdict, statement = rewrite(run_dir, results).split("Privacy statement")
     for text in (
-        "Real, participation secret Real, participation known, zero-out Real, participation known, "
-        "replace-one Real, one fold alone ε none claimed 7.99 24.9 77.1 4.5 δ – 1e-5",
+        "ε δ Nominal none claimed – Real, participation secret 7.99 1e-5 "
+        "Real, participation known, zero-out 24.9 1e-5 "
+        "Real, participation known, replace-one 77.1 1e-5 Real, one fold alone 4.5 1e-5",
         "Participation is known to an observer who learns which clients took part",
         "Cohorts Poisson: each client joins a round independently",
         "(standard deviation / sensitivity) 1.13 Clipping norm 0.1",
@@ -308,7 +309,7 @@ def test_run_without_attacks_or_guarantee_says_so(run_dir: Path, results: Result
     text = rewrite(run_dir, results)
     assert "No attack was run, so nothing is known" in text
     assert "No formal privacy guarantee holds for this run." in text
-    assert "Nominal Real ε none claimed no guarantee δ – –" in text
+    assert "ε δ Nominal none claimed – Real no guarantee –" in text
     assert "Vantage the server, which sees every update with its sender" in text
     assert "Clipping norm – Noise source none" in text
     assert [path.name for path in (run_dir / "figures").iterdir()] == ["utility.png"]

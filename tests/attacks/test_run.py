@@ -419,6 +419,20 @@ def test_resuming_what_is_done_trains_nothing_and_reports_again(fedser, tmp_path
     assert (run / "training.json").read_bytes() == trained
 
 
+@pytest.mark.parametrize("mechanism", ["central", "local", "dp_sgd"])
+def test_an_epsilon_of_zero_is_a_result(fedser, tmp_path, mechanism):
+    noise = ["privacy.noise_multiplier=1e9,4e9"]
+    small = ["rounds=2", "folds=[0]", "shadow=[]", "cohort_fraction=0.5", "runtime=local"]
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    arguments = [*SMALL[:2], *small, f"privacy={mechanism}", *noise, sweep]
+    status, printed = fedser("-m", *arguments)
+    assert status == 0, printed
+    results = read_results(tmp_path / "sweep" / "0" / "results.json")
+    assert results["privacy"]["epsilon"] == 0
+    assert "ε = 0 at" in (tmp_path / "sweep" / "0" / "report.html").read_text()
+    assert (tmp_path / "sweep" / "sweep.png").exists()
+
+
 def test_central_privacy_says_whom_it_protects_from(fedser, tmp_path):
     assert fedser(*SMALL, "privacy=central", "privacy.epsilon=4")[0] == 0
     results = read_results(only_run(tmp_path) / "results.json")

@@ -104,7 +104,7 @@ def test_polynomials_keep_their_bound_of_error():
         powers = t ** np.arange(8)
         found = float(_polynomials()[tail >> 53] @ powers)
         worst = max(worst, abs(float(found - quantile(tail))))
-    assert worst < QUANTILE_ERROR / 64
+    assert worst < QUANTILE_ERROR / 16
 
 
 @pytest.mark.parametrize("x", [0.001, 0.3, 1.7, 2.3, 3.5, 5.0, 6.5, 8.0])
@@ -142,7 +142,7 @@ def test_hardly_any_word_needs_further_bits():
     real = source.words
     source.words = lambda count: asked.append(count) or real(count)
     gaussian_integers(300_000, 4e6, source)
-    assert asked[0] == 300_000 and sum(asked[1:]) < 100
+    assert asked[0] == 300_000 and sum(asked[1:]) < 20
 
 
 def test_no_noise_is_zero_and_too_much_is_refused():
@@ -159,7 +159,7 @@ def test_the_step_is_a_power_of_two_below_a_thousandth(norm_bound, size):
     assert step <= norm_bound / math.sqrt(size) / 1024 < 2 * step
     assert grid_step(norm_bound, size, 1e3 * norm_bound) == step
     huge = 1e15 * norm_bound
-    assert 2**35 <= huge / grid_step(norm_bound, size, huge) <= 2**36
+    assert 2**29 <= huge / grid_step(norm_bound, size, huge) <= 2**30
 
 
 @pytest.mark.parametrize(
