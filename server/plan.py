@@ -94,7 +94,7 @@ class PrivacyPlan:
         if self.noise_multiplier is None:
             return math.inf
         c = self.config
-        return running_epsilon(releases, self.noise_multiplier, c.delta, c.accountant or "")
+        return running_epsilon(releases, self.noise_multiplier, c.delta, c.accountant or "pld")
 
     @property
     def steps_apart(self) -> int:

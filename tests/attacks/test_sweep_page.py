@@ -128,7 +128,7 @@ def test_every_run_is_listed_with_what_it_found_or_why_not(opened: Callable[[], 
         *("0.995 (0.851–0.948)", "no guarantee", "–", "–", "–", "–", "a", "10, 50"),
     ]
     assert rows[3][8:14] == ["7.99", "24.8", "1e-5", "–", "client", "b"]
-    assert rows[1][8:14] == ["105,306", "–", "1e-5", "25", "client", "a"]
+    assert rows[1][8:14] == ["105,307", "–", "1e-5", "25", "client", "a"]
     assert rows[5] == ["5", "nemo", "udp", "2", "good", f"corpus.root={EVIL}: not a folder"]
     assert rows[6] == ["6", "nemo", "udp", "3", "good", UNFINISHED]
     assert rows[7][-1].startswith("results.json: not a results file of this version ($")
