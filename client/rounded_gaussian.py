@@ -8,8 +8,8 @@ Noise that is added in floating point has no such law: its low bits depend on x 
 
 Z is drawn by inversion from 64 random bits: one bit for the sign and 63 for the tail probability
 p. A piecewise polynomial gives the quantile of p with an error of at most `QUANTILE_ERROR`. Where
-the integer does not follow from that (about once in a million coordinates), more bits are drawn and it
-is computed to as many digits as it needs. The law is therefore exact, not approximate.
+the integer does not follow from that (about once in a million coordinates), more bits are drawn
+and it is computed to as many digits as it needs. The law is therefore exact, not approximate.
 """
 
 import math
