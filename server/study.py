@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -202,11 +202,7 @@ def private_federations(
                 min_clients=config.runtime.min_clients or 1,
                 patience=config.runtime.patience,
                 round_timeout=config.runtime.round_timeout,
-                others=tuple(
-                    schedule
-                    for other, schedule in schedules.items()
-                    if other != fold and config.privacy.cross_validation == "released"
-                ),
+                others=_others(config.privacy, schedules, fold),
             )
         )
     return federations
@@ -246,6 +242,15 @@ def _schedule(config: StudyConfig, clients: Clients | RemoteClients, checkpoint:
         cohorts=[sampler(server_round) for server_round in range(1, config.rounds + 1)],
         repeated=repeated_cohorts(checkpoint) if config.privacy.states_epsilon else [],
     )
+
+
+def _others(
+    privacy: PrivacyConfig, schedules: Mapping[int, Schedule], fold: int
+) -> tuple[Schedule, ...]:
+    """Return the schedules that a fold needs to stop in time: those of the other folds."""
+    if privacy.stop_at_epsilon is None or privacy.cross_validation == "evaluation":
+        return ()
+    return tuple(schedule for other, schedule in schedules.items() if other != fold)
 
 
 def _planned(config: StudyConfig, schedule: Schedule) -> Exposures:
