@@ -150,13 +150,21 @@ def _train(
         noises,
     )
 
+    def protect(chunk: slice) -> None:
+        training.protect(chunk, training.updates)
+
     def work(chunk: slice) -> list[float]:
         losses = training.train(chunk)
-        training.protect(chunk, training.updates)
+        protect(chunk)
         return losses
 
-    chunks = chunks_of(len(clients), threads, STACKED[device])
-    losses = [loss for part in spread(threads, work, chunks) for loss in part]
+    count, most = len(clients), STACKED[device]
+    if device == "cpu":
+        found = spread(threads, work, chunks_of(count, threads, most))
+    else:  # one large chunk keeps a GPU busier than small ones of several threads
+        found = [training.train(chunk) for chunk in chunks_of(count, 1, most)]
+        spread(threads, protect, chunks_of(count, threads, most))
+    losses = [loss for part in found for loss in part]
     metrics = MetricRecord({"clients": list(clients)})
     if "num_examples" in request.mechanism.metrics:
         metrics["num_examples"] = training.sizes

@@ -3,7 +3,8 @@
 Every parameter has a leading client axis; clients of unequal size are padded and masked. What
 a client gets is what `client.training` gives it alone, to rounding. The gradient is written out
 for the multilayer perceptron, over buffers that stay from one chunk of clients to the next, and
-`client.vmapped` derives that of any other network.
+`client.vmapped` derives that of any other network. Nothing here runs in PyTorch's inference mode:
+there `torch.func` of PyTorch 2.11 takes every gradient for zero, without a word.
 """
 
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class Stack:
         Takes the updates or gradients, to `client.buffers.split`.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(
         self,
         algorithm: str,
@@ -96,7 +97,7 @@ class Stack:
         """Return what computes the network's gradients."""
         return perceptron_gradients
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def train(self, chunk: slice) -> list[float]:
         """Train some of the clients; returns each one's mean cross entropy over its steps.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from client import vmapped
-from client.attention import Attention
+from client.attention import Attention, Attentive
 from client.engine import STACKS
 from client.vmapped import Vmapped
 from tests.client.test_stacked import PLAIN, UDP, UNEQUAL, dataset, errors, train
@@ -59,6 +59,19 @@ def test_how_many_clients_pass_the_network_at_once_does_not_matter(monkeypatch):
     parts, again = train("stacked", data, model=ATTENTION, chunk=7)
     assert errors(parts, whole).max() < 1e-10
     np.testing.assert_allclose(again, losses, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("stack")
+def test_no_gradient_is_taken_in_inference_mode(monkeypatch):
+    forward, modes = Attentive.forward, []
+
+    def noted(self, *given):
+        modes.append(torch.is_inference_mode_enabled())
+        return forward(self, *given)
+
+    monkeypatch.setattr(Attentive, "forward", noted)
+    train("stacked", dataset_of_frames(UNEQUAL), model=ATTENTION)
+    assert modes and not any(modes)
 
 
 def test_what_no_stack_pays_for_is_trained_one_by_one():
