@@ -31,6 +31,7 @@ lint: $(READY)
 
 # The notebook shows a tiny run, made for it.
 docs: $(READY)
+	rm -rf $(SHOWN)
 	$(BIN)/fedser $(TINY) hydra.run.dir=$(SHOWN)
 	NO_MKDOCS_2_WARNING=1 FEDSER_RUN=$(abspath $(SHOWN)) $(BIN)/python -m mkdocs build --quiet --strict
 

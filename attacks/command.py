@@ -3,7 +3,6 @@
 import os
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -59,35 +58,14 @@ def groups() -> str:
 
 def _run_folder(run: str | None, resumed: str | None, runs: Any, new: str) -> str:
     """Return a run's folder: the earlier one that a command works on, or a new one."""
-    return _earlier(run, resumed, runs) or new
-
-
-def _hydra_folder(
-    run: str | None, resumed: str | None, runs: Any, output_dir: str | None
-) -> str | None:
-    """Return where Hydra notes the configuration: not over what it wrote there before."""
-    if _earlier(run, resumed, runs) or (output_dir is not None and _is_begun(output_dir)):
-        return None
-    return ".hydra"
-
-
-def _earlier(run: str | None, resumed: str | None, runs: Any) -> str | None:
     if runs is not None:
         from attacks.sweep import globs, sweep_folder
 
-        return str(sweep_folder(globs(runs)) or "") or None
-    return run or resumed
-
-
-def _is_begun(output_dir: str) -> bool:
-    """Tell whether a folder holds a job of a sweep that an earlier command began."""
-    from attacks.jobs import JOB_FILE
-
-    return (Path(output_dir) / JOB_FILE).exists()
+        return str(sweep_folder(globs(runs)) or new)
+    return run or resumed or new
 
 
 # Here, and not in `main`: jobs of a sweep in processes of their own import this alone.
 register()
 OmegaConf.register_new_resolver("groups", groups, replace=True)
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-OmegaConf.register_new_resolver("hydra_folder", _hydra_folder, replace=True)

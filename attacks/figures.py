@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attacks.results import Attack, Results, at_one, leaked_order
+from server.disk import write_bytes
 
 CHANCE_UAR = 0.25
 CHANCE_AUC = 0.5
@@ -134,7 +135,9 @@ def leakage_figure(series: dict[str, list[Attack]]) -> Figure | None:
 @rc_context(STYLE)
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure on white, for papers and slides."""
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=200, metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
 
 
 @rc_context(STYLE)

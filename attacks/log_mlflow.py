@@ -20,7 +20,8 @@ from attacks.loggers import (
     round_figures,
     statement,
 )
-from attacks.results import Results, write_atomically
+from attacks.results import Results
+from server.disk import write_text
 
 STORE, FILES = "mlflow.db", "mlartifacts"
 NOTE = "mlflow.json"
@@ -70,7 +71,7 @@ class Mlflow:
         client = MlflowClient(uri)
         files = None if self.tracking_uri else (home / FILES).as_uri()
         run = new_run(client, self._experiment(client, files), place, {})
-        write_atomically(note, json.dumps({"tracking_uri": uri, "run_id": run.info.run_id}))
+        write_text(note, json.dumps({"tracking_uri": uri, "run_id": run.info.run_id}))
         return StoredRun(client, run, place)
 
     def _experiment(self, client: Any, files: str | None) -> str:

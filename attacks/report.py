@@ -12,7 +12,6 @@ from attacks.results import (
     Results,
     attack_series,
     read_results,
-    write_atomically,
 )
 from attacks.several_runs import statements
 from attacks.sweep import PAGE, read_runs, runs_below
@@ -24,6 +23,7 @@ from attacks.verdict import (
     utility_finding,
 )
 from client.errors import UserError
+from server.disk import write_text
 from server.replies import REASONS
 from server.statement import epsilon_text
 
@@ -80,7 +80,7 @@ def write_report(run_dir: Path) -> Path:
     rounds = read_rounds(run_dir / "rounds.parquet")
     series = attack_series(results["attacks"])
     page = run_dir / "report.html"
-    write_atomically(
+    write_text(
         page,
         render(
             "report.html.jinja",

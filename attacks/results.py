@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import textwrap
 from collections.abc import Iterable
 from importlib import resources
@@ -13,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from client.errors import UserError
+from server.disk import write_text
 
 Results = dict[str, Any]
 Attack = dict[str, Any]
@@ -39,7 +39,7 @@ def write_results(path: Path, results: Results) -> None:
     problem = schema_problem(json.loads(text))
     if problem:
         raise ValueError(f"results break their schema at {problem}")
-    write_atomically(path, text + "\n")
+    write_text(path, text + "\n")
 
 
 def read_results(path: Path) -> Results:
@@ -69,15 +69,6 @@ def schema_problem(results: object) -> str | None:
     if error is None:
         return None
     return f"{error.json_path}: {textwrap.shorten(error.message, 160)}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there; leave a file that says the same."""
-    if path.exists() and path.read_bytes() == text.encode():
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
 
 
 def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:

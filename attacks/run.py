@@ -5,9 +5,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hydra
 import yaml
@@ -41,8 +41,16 @@ from conf.schema import StudyConfig
 from server.network import Network
 from server.roster import Roster
 from server.run import private_corpus, read_corpus, run_federations, run_over, study_config
+from server.run_folder import (
+    alone,
+    is_used,
+    note_command,
+    note_run,
+    refuse_changes,
+    refuse_used,
+    remove_run,
+)
 from server.study import (
-    begin_training,
     private_federations,
     read_training,
     remove_checkpoints,
@@ -70,19 +78,39 @@ def run_composed(composed: DictConfig) -> None:
     """Run the study that Hydra composed, in the folder that it made; bad input ends the process."""
     earlier = composed.run or composed.resume
     folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
-    before = set(folder.iterdir())
     if composed.runs is not None:
         _report_runs(composed, folder)
         return
     try:
+        with alone(folder):
+            _run_alone(composed, folder)
+    except UserError as error:  # nothing was done in the folder, which is another's
+        _one_line(str(error))
+        sys.exit(BAD_INPUT)
+
+
+def _run_alone(composed: DictConfig, folder: Path) -> None:
+    """Run a study in a folder where no other process works."""
+    earlier = composed.run or composed.resume
+    before = set(folder.iterdir())
+    try:
         spare_children()
         if earlier is not None:
             composed = _recompose(folder)
+        elif _is_job() and not is_used(folder):  # at once: tables name a job that is refused, too
+            note_command(folder, composed, HydraConfig.get().overrides.task)
+            before = set(folder.iterdir())
         config, record = study_config(composed), OmegaConf.to_container(composed, resolve=True)
-        if earlier is None and _is_job() and config.stage in ("all", "train"):
+        if earlier is not None:
+            _check_earlier(config, record, folder)
+        elif _is_job() and config.stage in ("all", "train"):
             _run_job(config, record, folder)
-        else:
-            run_study(config, record, folder, _sweep_dir())
+            return
+        elif config.stage != "check":
+            refuse_used(folder)
+            note_command(folder, composed, HydraConfig.get().overrides.task)
+            note_run(folder, record)
+        run_study(config, record, folder, _sweep_dir())
     except Interrupted as stop:  # of a sweep, too
         _one_line(f"interrupted: {_again(folder, earlier)}")
         sys.exit(stop.status)
@@ -100,6 +128,21 @@ def run_composed(composed: DictConfig) -> None:
         if not _is_job():
             raise
         print(f"fedser: {note_crash(folder, error)}", file=sys.stderr)
+    finally:
+        remove_run(folder, Path.cwd() / "outputs")
+
+
+def _check_earlier(config: StudyConfig, record: Any, folder: Path) -> None:
+    """Refuse what would mix two runs in the folder of an earlier one."""
+    if config.run and config.resume:
+        raise UserError("run goes without resume: set one of them")
+    if config.run and config.stage in ("all", "train"):
+        raise UserError(
+            f"stage={config.stage} takes no run: set stage=attack or stage=report, or "
+            "resume=FOLDER to go on with its training"
+        )
+    if config.stage != "report":
+        refuse_changes(folder, record)
 
 
 def _again(folder: Path, earlier: str | None) -> str:
@@ -143,6 +186,7 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
             raise UserError("runs goes without run and resume: it names folders of its own")
         _show_sweep(folder, find_runs(globs(composed.runs), but=folder))
     except UserError as error:
+        remove_run(folder, Path.cwd() / "outputs")
         _end(_one_line(str(error)), BAD_INPUT, folder)
 
 
@@ -159,9 +203,6 @@ def _end(line: str, status: int, folder: Path) -> None:
     if _is_job():
         note_failure(folder, line)
         return
-    own = {HydraConfig.get().output_subdir}  # an earlier run's stays
-    if status != SUSPENDED and {path.name for path in folder.iterdir()} <= own:
-        _remove_with_parents(folder)
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
 
@@ -178,15 +219,6 @@ def _remove_all_but(folder: Path, before: set[Path]) -> None:
     """Leave nothing half-written."""
     for path in set(folder.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _remove_with_parents(folder: Path) -> None:
-    """Remove a run's folder, and those above it that were made for it."""
-    shutil.rmtree(folder)
-    outputs = Path.cwd() / "outputs"
-    for parent in folder.parents:  # outputs/DATE
-        if parent.is_relative_to(outputs) and not any(parent.iterdir()):
-            parent.rmdir()
 
 
 def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None = None) -> None:
@@ -303,7 +335,6 @@ def _train(
     log: RunLog,
 ) -> None:
     started = time.perf_counter()
-    begin_training(config, folder)
     federations = private_federations(config, data, folder)
     if learned:
         federations = with_readers(config, learned, federations)
@@ -325,7 +356,14 @@ def _finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None
 
 
 class SweepTable(Callback):
-    """Leaves a table and a figure over the runs of a Hydra multirun."""
+    """Keeps others out of a multirun's folder, and leaves a table and a figure over its runs."""
+
+    def __init__(self) -> None:
+        self._alone = ExitStack()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        """Hand nothing on to jobs in processes of their own, which have locks of their own."""
+        return type(self), ()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse, before anything is trained, a table or corpora that there are none of."""
@@ -338,6 +376,7 @@ class SweepTable(Callback):
                 config.corpora or OmegaConf.is_interpolation(config, "corpora")
             ):
                 _check_corpora(config)
+            self._alone.enter_context(alone(Path(config.hydra.sweep.dir).absolute()))
         except UserError as error:
             _one_line(str(error))
             sys.exit(BAD_INPUT)
@@ -347,7 +386,10 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
-        folder = Path(config.hydra.sweep.dir).absolute()
+        with self._alone:
+            self._show(config, Path(config.hydra.sweep.dir).absolute())
+
+    def _show(self, config: DictConfig, folder: Path) -> None:
         if runs := runs_below(folder):
             _show_sweep(folder, runs)
             for run in runs:  # their pages tell of the sweep from now on

@@ -11,12 +11,14 @@ import yaml
 from omegaconf import ListConfig
 
 from attacks import figures
-from attacks.jobs import JOB_FILE, PROBLEM_FILE
-from attacks.results import Results, attack_series, read_results, write_atomically
+from attacks.jobs import PROBLEM_FILE
+from attacks.results import Results, attack_series, read_results
 from attacks.sweep_figure import sweep_figure
 from attacks.sweep_page import render_page
 from attacks.sweep_points import COUNTS, sweep_points
 from client.errors import UserError
+from server.disk import write_text
+from server.run_folder import RUN_FILE
 
 UTILITY = ["mechanism", "uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
@@ -113,14 +115,14 @@ def write_sweep(folder: Path, runs: Sequence[Path]) -> Path:
     rows = rows.reindex(columns=[*STATEMENT, *COUNTS, *attacked, "problem"])
     rows = rows.astype(dict.fromkeys(COUNTS, "Int64")).set_axis(varied.index)
     table = pd.concat([varied, rows], axis="columns").reset_index(names="run")
-    write_atomically(folder / "sweep.csv", table.to_csv(index=False))
+    write_text(folder / "sweep.csv", table.to_csv(index=False))
     points = sweep_points(varied, read)
     if len(points):
         figures.save_png(sweep_figure(points), folder / "sweep.png")
     else:
         (folder / "sweep.png").unlink(missing_ok=True)  # of runs that were there before
     page = render_page(folder, runs, [read_config(run) for run in runs], varied, read, points)
-    write_atomically(folder / PAGE, page)
+    write_text(folder / PAGE, page)
     return folder / "sweep.csv"
 
 
@@ -148,7 +150,7 @@ def read_runs(runs: Sequence[Path]) -> tuple[pd.DataFrame, list[Results | str]]:
 
 def read_config(run: Path) -> Results:
     """Read the configuration that a run was started with; empty where there is none."""
-    for path in (run / JOB_FILE, run / ".hydra" / "config.yaml"):
+    for path in (run / RUN_FILE, run / ".hydra" / "config.yaml"):
         if path.exists():
             return dict(yaml.safe_load(path.read_text("utf-8")))
     return {}

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from attacks import figures
 from attacks.pages import render
 from attacks.records import DIFFERENCES
-from attacks.results import write_atomically
 from attacks.table_text import PUBLISHED, is_name, named_differences, titles
+from server.disk import write_text
 
 
 def write_page(
@@ -54,5 +54,5 @@ def write_page(
             for run in sorted(sweep_dir.glob("*/report.html"))
         ],
     )
-    write_atomically(page, text)
+    write_text(page, text)
     return page

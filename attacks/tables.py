@@ -9,12 +9,13 @@ from rich.table import Table
 
 from attacks import comparison, figures, published
 from attacks.records import DIFFERENCES, FIGURES, PLACE, sweep_records
-from attacks.results import leaked_order, write_atomically
+from attacks.results import leaked_order
 from attacks.several_runs import statements
 from attacks.sweep import read_runs, runs_below
 from attacks.table_figure import table_figure
 from attacks.table_page import write_page
 from attacks.table_text import DIFFERS, PUBLISHED, SOURCE, explain, markdown, terminal_table
+from server.disk import write_text
 
 METRICS = {
     "uar_fixed": "UAR fixed (%)",
@@ -111,8 +112,8 @@ def write_table(sweep_dir: Path, table: str, width: int = 120) -> Table | None:
     figure = None
     if ours[list(layout.metrics)].notna().any(axis=None):
         figure = table_figure(records, keys, layout.facet, layout.x, layout.metrics)
-    write_atomically(sweep_dir / "table.csv", records.to_csv(index=False))
-    write_atomically(sweep_dir / "table.md", markdown(title, grid, notes))
+    write_text(sweep_dir / "table.csv", records.to_csv(index=False))
+    write_text(sweep_dir / "table.md", markdown(title, grid, notes))
     if figure:
         figures.save_png(figure, sweep_dir / "table.png")
     write_page(sweep_dir, title, grid, notes, figure)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from concurrent.futures import CancelledError
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,10 +96,7 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     num_parameters = sum(array.size for array in arrays.values())
     kept_in = federation.checkpoint
     checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
-    with (
-        checkpoint or nullcontext(),
-        Recorder(federation, num_parameters, threads_of(grid)) as recorder,
-    ):
+    with Recorder(federation, num_parameters, threads_of(grid)) as recorder:
         state = checkpoint.load(recorder.outcome) if checkpoint else None
         asked_before: dict[int, list[int]] = {}
         if checkpoint and state:

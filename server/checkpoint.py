@@ -6,14 +6,13 @@ always a whole one. A journal says who was asked, before any message goes out: a
 run again may already have released something.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,7 +20,7 @@ from safetensors.numpy import save
 
 from client.errors import UserError
 from client.mechanism import Arrays
-from server.disk import sync
+from server.disk import make_private, replacing, sync
 from server.evaluate import Scores
 from server.federation import Outcome, Round
 
@@ -55,7 +54,7 @@ class State:
 
 
 class Checkpoint:
-    """The checkpoint of one federation. Use as a context manager, which keeps all others out.
+    """The checkpoint of one federation, in a folder that no other process works in.
 
     Parameters
     ----------
@@ -68,11 +67,6 @@ class Checkpoint:
     ----------
     announced : list of (int, list of int)
         The journal: rounds, and whom they asked.
-
-    Raises
-    ------
-    UserError
-        On entering, if another process works with it.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
@@ -81,23 +75,7 @@ class Checkpoint:
         self._rows: list[str] = []
         self._cohorts: list[str] = []
         self.announced: list[tuple[int, list[int]]] = []
-
-    def __enter__(self) -> Self:
-        """Lock the folder until the process ends, whatever ends it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise UserError(
-                f"{self._folder}: another process works on this run; wait for it to end"
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Unlock the folder."""
-        self._lock.close()
+        make_private(folder)
 
     def announce(self, server_round: int, cohort: Sequence[int], durably: bool) -> None:
         """Note in the journal whom the next messages ask; durably: on the disk by now."""
@@ -128,12 +106,11 @@ class Checkpoint:
         model = {f"model.{name}": array for name, array in state.arrays.items()}
         lists = {"rounds": self._rows, "cohorts": self._cohorts}
         texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
-        part = self._state.with_suffix(".part")
-        part.write_bytes(
-            save({**model, **best}, {"books": json.dumps(books), **texts})
-        )  # others may run while this is written
-        sync(part)
-        os.replace(part, self._state)
+        with replacing(self._state) as part:
+            part.write_bytes(
+                save({**model, **best}, {"books": json.dumps(books), **texts})
+            )  # others may run while this is written
+            sync(part)
         sync(self._folder)
 
     def load(self, outcome: Outcome) -> State | None:

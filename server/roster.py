@@ -16,6 +16,7 @@ from client.corpora.base import EMOTIONS, Utterance, shared_attributes
 from client.errors import UserError
 from client.hosting import Hosting
 from client.speakers import name_units, training_sizes
+from server.disk import write_text
 
 FILE = "roster.json"
 """Name of a roster in a run's folder."""
@@ -148,7 +149,7 @@ class Roster:
         """Write what does not change when nodes come and go."""
         kept = ("name", "shards", "features", "dimension", "counts", "truth")
         text = json.dumps({key: getattr(self, key) for key in kept}, indent=2)
-        (folder / FILE).write_text(text)
+        write_text(folder / FILE, text)
 
 
 def read_roster(folder: Path) -> Roster:

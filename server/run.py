@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from flwr.serverapp import Grid
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,9 +31,9 @@ from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import Server, sharing_cores
 from server.network import Network, joined, network
 from server.roster import Roster, read_roster, read_truth
+from server.run_folder import alone, note_command, note_run, refuse_used
 from server.runtime import run_on
 from server.study import (
-    begin_training,
     check_config,
     check_frames,
     private_federations,
@@ -187,23 +186,28 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     """Train a study's private federations over a grid that somebody else started.
 
     The folder can then be attacked with ``fedser stage=attack run=FOLDER``.
+
+    Raises
+    ------
+    UserError
+        If the folder holds a run, or another process works in it.
     """
     started = time.perf_counter()
     composed = compose(overrides)
     config = study_config(composed)
     folder = folder.expanduser().absolute()
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
-    (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(composed))
     data: CorpusData | Roster
-    if config.runtime.name == "network":
-        data = _roster(config, joined(grid, config.runtime), folder)
-    else:
-        data = load_private(config)
-    begin_training(config, folder)
-    with tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
+    with alone(folder), tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
+        refuse_used(folder)
+        note_command(folder, composed, overrides)
+        note_run(folder, OmegaConf.to_container(composed, resolve=True))
+        if config.runtime.name == "network":
+            data = _roster(config, joined(grid, config.runtime), folder)
+        else:
+            data = load_private(config)
         outcomes = [
             federate(grid, f, Path(workspace), "cpu")
             for f in private_federations(config, data, folder)
         ]
-    write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        write_training(folder, data, outcomes, config.normalisation, seconds)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import statistics
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from client.corpora.base import EMOTIONS
 from client.engine import ENGINES
@@ -43,7 +42,7 @@ from server.accountant import (
 from server.checkpoint import repeated_cohorts
 from server.cohort import cohort_sampler
 from server.composition import Releases
-from server.disk import remove_leftovers
+from server.disk import replacing, write_text
 from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
@@ -266,14 +265,6 @@ def _planned(config: StudyConfig, schedule: Schedule) -> Exposures:
     )
 
 
-def begin_training(config: StudyConfig, folder: Path) -> None:
-    """Make sure that a run which is not resumed does not go on from an earlier one's files."""
-    remove_leftovers(folder)
-    if config.resume is None:
-        (folder / "training.json").unlink(missing_ok=True)
-        remove_checkpoints(folder)
-
-
 def write_training(
     folder: Path,
     data: CorpusData | Roster,
@@ -290,16 +281,18 @@ def write_training(
     ``truth.parquet`` tells the experimenter, never the adversary, the speaker of each client.
     """
     rounds = pd.DataFrame([round_columns(r) for o in outcomes for r in o.rounds])
-    rounds.to_parquet(folder / "rounds.parquet")
-    _ledger(outcomes).to_parquet(folder / "ledger.parquet")
+    tables = {"rounds": rounds, "ledger": _ledger(outcomes), "truth": _truth(data, outcomes)}
+    for name, table in tables.items():
+        with replacing(folder / f"{name}.parquet") as partial:
+            table.to_parquet(partial)
     privacy = outcomes[0].federation.protocol.plan.config
     models = {
         f"fold{o.federation.fold}.{name}": array
         for o in (outcomes if privacy.cross_validation == "released" else outcomes[:1])
         for name, array in (o.best_arrays or {}).items()
     }
-    save_file(models, folder / "model.safetensors")
-    _truth(data, outcomes).to_parquet(folder / "truth.parquet")
+    with replacing(folder / "model.safetensors") as partial:
+        partial.write_bytes(save(models))
     summary = {
         "corpus": data.summary(),
         "clients": len(data.speakers) * data.shards,
@@ -309,9 +302,7 @@ def write_training(
         "rounds_per_second": len(rounds) / rounds["seconds"].sum(),
         "seconds": seconds,
     }
-    part = folder / "training.json.part"
-    part.write_text(json.dumps(summary, indent=2, allow_nan=False))
-    os.replace(part, folder / "training.json")
+    write_text(folder / "training.json", json.dumps(summary, indent=2, allow_nan=False))
     remove_checkpoints(folder)
 
 

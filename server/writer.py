@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from client.errors import Suspended, UserError
 from server import transcript
-from server.disk import remove_leftovers, sync
+from server.disk import make_private, remove_leftovers, replacing, sync, write_text
 from server.packing import pack
 from server.transcript import Floats, Reader, Releases, TranscriptMeta
 
@@ -58,12 +58,14 @@ class TranscriptWriter:
         written: Mapping[str, int],
         reader: Reader | None = None,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         remove_leftovers(folder)
+        for path in folder.glob(".tmp??????"):  # safetensors names its own so
+            path.unlink()
         self._folder, self._meta, self._reader = folder, meta, reader
         self._updates = _Chunks(folder, "updates", written.get("updates", 0))
         self._globals = _Chunks(folder, "globals", written.get("globals", 0))
-        (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
+        write_text(folder / "meta.json", json.dumps(asdict(meta), indent=2))
         self._thread = ThreadPoolExecutor(1, "transcript", torch.set_num_threads, (1,))
         self._pending: deque[Future[None]] = deque()
         self._disk = ThreadPoolExecutor(1, "checkpoint")
@@ -227,8 +229,8 @@ class _Chunks:
         """Write the rows, if there are any and they come to so many bytes."""
         if self._rows and sum(array.nbytes for array in self._filled().values()) >= least:
             path = self._path(self.written)
-            save_file(self._filled(), path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
+            with replacing(path) as partial:
+                save_file(self._filled(), partial)
             for written in (self._last or path, path):
                 _let_go(written)
             self._rows, self.written, self._last = 0, self.written + 1, path

@@ -361,7 +361,7 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
         "adversary.combination=updates": "adversary.combination=updates takes means of updates",
     }
     for change, message in refused.items():
-        status, printed = fedser(*again, change, "transcript.store=updates")
+        status, printed = fedser(*again, change)
         assert status == 2 and message in printed, change
 
     record = Recorder.record

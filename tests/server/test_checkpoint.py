@@ -145,8 +145,8 @@ def test_rounds_repeated_without_noise_release_the_same_and_are_counted_once(tmp
 def saved(tmp_path):
     made = federation(tmp_path)
     state = State({"w": np.ones(3, np.float32)}, float("nan"), [[0, 2], []], {"updates": 1}, 0)
-    with Checkpoint(tmp_path / "checkpoint", made.digest) as checkpoint:
-        checkpoint.save(state, Outcome(made))
+    checkpoint = Checkpoint(tmp_path / "checkpoint", made.digest)
+    checkpoint.save(state, Outcome(made))
     return made, checkpoint, state
 
 
@@ -155,10 +155,9 @@ def test_what_is_saved_is_read_back(tmp_path):
     found = checkpoint.load(Outcome(made))
     assert np.array_equal(found.arrays["w"], state.arrays["w"])
     assert (found.cohorts, found.chunks) == (state.cohorts, state.chunks)
-    with Checkpoint(tmp_path / "empty", made.digest) as empty:
-        assert empty.load(Outcome(made)) is None
+    assert Checkpoint(tmp_path / "empty", made.digest).load(Outcome(made)) is None
     files = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
-    assert files == ["lock", "state.safetensors"]
+    assert files == ["state.safetensors"]
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
@@ -244,17 +243,6 @@ def test_a_journal_without_its_checkpoint_is_refused(tmp_path, monkeypatch):
     (tmp_path / "checkpoint" / "state.safetensors").unlink()
     with pytest.raises(UserError, match=r"state\.safetensors: damaged checkpoint"):
         run(federation(tmp_path))
-
-
-def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
-    made = federation(tmp_path)
-    with (
-        Checkpoint(tmp_path / "checkpoint", made.digest),
-        pytest.raises(UserError, match="another process works on this run; wait for it to end"),
-    ):
-        run(made)
-    assert not (tmp_path / "transcript").exists()
-    assert len(run(made).rounds) == ROUNDS
 
 
 def test_a_transcript_that_lost_files_is_not_gone_on_with(tmp_path, monkeypatch):

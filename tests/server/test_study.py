@@ -19,7 +19,6 @@ from server.composition import Releases
 from server.replies import REASONS
 from server.run import compose, run_federations, study_config
 from server.study import (
-    begin_training,
     check_config,
     private_federations,
     read_training,
@@ -307,15 +306,6 @@ def test_every_reason_of_a_rejection_is_a_column_of_the_rounds(tmp_path):
     assert columns == [f"rejected_{reason}" for reason in REASONS] and "rejections" not in rounds
     assert rounds["rejected_dtype"].tolist() == [0, 0, 2, 0]
     assert rounds[columns].to_numpy().sum() == 3
-
-
-def test_a_new_run_takes_nothing_of_an_earlier_one_in_its_folder_for_its_own(tmp_path):
-    (tmp_path / "checkpoint" / "private-fold0").mkdir(parents=True)
-    (tmp_path / "training.json").write_text("{}")
-    begin_training(study(f"resume={tmp_path}"), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-    begin_training(study(), tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_runtime_keys_reach_each_federation(tmp_path):
