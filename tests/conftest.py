@@ -7,6 +7,10 @@ from pathlib import Path
 import dp_accounting  # noqa: F401  (brings absl in, whose log handler is mended below)
 import pytest
 from absl import logging as absl_logging
+from hypothesis import settings
+
+settings.register_profile("fedser", deadline=None)  # how fast a test is depends on the machine
+settings.load_profile("fedser")
 
 # The handler keeps the stderr of its import and closes it when Hydra sets up logging anew,
 # unless it is the process' own: here that would be pytest's.

@@ -517,7 +517,6 @@ def test_sweep_ends_in_its_table(
 def test_a_table_that_does_not_exist_is_refused_before_the_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    SweepTable().on_multirun_start(OmegaConf.create({"table": None}))
     with pytest.raises(SystemExit) as stopped:
         SweepTable().on_multirun_start(OmegaConf.create({"table": "layer"}))
     assert stopped.value.code == 2

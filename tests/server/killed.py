@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from client.engine import Training
 from conf.schema import RuntimeConfig
-from server import checkpoint, study, writer
+from server import disk, study
 from server.aggregate import NoisedMean, WeightedMean
 from server.checkpoint import Checkpoint
 from server.composition import Releases
@@ -25,6 +23,7 @@ from server.federation import Federation, Outcome
 from server.privacy_config import PrivacyConfig
 from server.recorder import Recorder
 from server.run import run_federations
+from server.run_folder import alone
 from server.writer import TranscriptWriter
 from tests import examples
 
@@ -48,9 +47,10 @@ def federation(folder: Path, privacy: PrivacyConfig) -> Federation:
 
 def train(folder: Path, privacy: PrivacyConfig) -> Outcome:
     """Run or resume the study, and write what it came to."""
-    (outcome,) = run_federations([federation(folder, privacy)], RuntimeConfig("local"))
-    study.write_training(folder, examples.corpus(), [outcome], "speaker", 1.0)
-    return outcome
+    with alone(folder):
+        (outcome,) = run_federations([federation(folder, privacy)], RuntimeConfig("local"))
+        study.write_training(folder, examples.corpus(), [outcome], "speaker", 1.0)
+        return outcome
 
 
 def die() -> None:
@@ -95,6 +95,11 @@ def halfway(when: Callable[[Path], bool]) -> None:
     Path.write_bytes = fatal  # type: ignore[assignment, method-assign]
 
 
+def replacing_when(when: Callable[[Path], bool]) -> None:
+    """Die when a whole file is to take its place."""
+    before(disk.os, "replace", lambda _, path: when(Path(path)))
+
+
 def in_round(fatal: int) -> Callable[..., bool]:
     """Tell when a method of an object was called for so many times."""
     calls = iter(range(1, 1000))
@@ -114,7 +119,7 @@ def half_a_line(fatal: int) -> None:
 
 
 def is_state(path: Path, *_: Any) -> bool:
-    return Path(path).name.startswith("state")
+    return Path(path).parent.parent.name == study.CHECKPOINTS
 
 
 def is_last(kind: str) -> Callable[..., bool]:
@@ -143,26 +148,18 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "after the round was recorded": lambda: after(
         Recorder, "record", lambda self, number, *_: number == FATAL
     ),
-    "before updates are in their place": lambda: before(writer.os, "replace", is_last("updates")),
-    "updates written, the model not": lambda: before(writer.os, "replace", is_last("globals")),
+    "before updates are in their place": lambda: replacing_when(is_last("updates")),
+    "updates written, the model not": lambda: replacing_when(is_last("globals")),
     "before the checkpoint": lambda: before(Checkpoint, "save", in_round(FATAL)),
     "the checkpoint half written": lambda: halfway(both(is_state, in_round(FATAL))),
-    "the checkpoint not in its place": lambda: before(
-        checkpoint.os, "replace", both(is_state, in_round(FATAL))
-    ),
+    "the checkpoint not in its place": lambda: replacing_when(both(is_state, in_round(FATAL))),
     "after the checkpoint": lambda: after(Checkpoint, "save", in_round(FATAL)),
     "before the last model": lambda: before(
         TranscriptWriter, "record_model", lambda self, number, *_: number == ROUNDS + 1
     ),
-    "before the tables": lambda: before(
-        pd.DataFrame, "to_parquet", lambda self, path, *_: path.name == "rounds.parquet"
-    ),
-    "between the tables": lambda: before(
-        pd.DataFrame, "to_parquet", lambda self, path, *_: path.name == "ledger.parquet"
-    ),
-    "before training.json": lambda: before(
-        study.os, "replace", lambda path, *_: Path(path).name == "training.json.part"
-    ),
+    "before the tables": lambda: replacing_when(lambda path: path.name == "rounds.parquet"),
+    "between the tables": lambda: replacing_when(lambda path: path.name == "ledger.parquet"),
+    "before training.json": lambda: replacing_when(lambda path: path.name == "training.json"),
     "before checkpoints are removed": lambda: before(study, "remove_checkpoints"),
 }
 
