@@ -46,7 +46,8 @@ class Interrupted(KeyboardInterrupt):
 def interruptible() -> Iterator[None]:
     """Have SIGINT and SIGTERM raise `Interrupted` in the main thread, unless they are ignored.
 
-    A thread waits for SIGINT, which is blocked here: see `spare_children`.
+    A thread waits for SIGINT, which is blocked here: see `spare_children`. From the signal on,
+    threads that fail print nothing: libraries' own threads lose their work in the middle of it.
     """
     last, over = -AGAIN_SECONDS, Event()
     waited_for: list[int] = []
@@ -56,6 +57,7 @@ def interruptible() -> Iterator[None]:
         number = waited_for.pop() if waited_for else number
         if (now := time.monotonic()) - last >= AGAIN_SECONDS:
             last = now
+            threading.excepthook = _nothing_to_say
             raise Interrupted(number)
 
     def wait() -> None:
@@ -82,6 +84,10 @@ def interruptible() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number in taken:
             signal.signal(number, before[number])
+
+
+def _nothing_to_say(failed: threading.ExceptHookArgs) -> None:
+    """Take the place of `threading.excepthook` in a process that is ending."""
 
 
 def spare_children() -> None:
