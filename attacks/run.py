@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,7 @@ from attacks.tables import LAYOUTS, write_table
 from client.command import Interrupted, explain, spare_children
 from client.corpora import check
 from client.errors import BAD_INPUT, Suspended, UserError, check_choice
+from client.processes import end_with_parent
 from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
@@ -76,6 +78,8 @@ def _one_line(line: str) -> str:
 
 def run_composed(composed: DictConfig) -> None:
     """Run the study that Hydra composed, in the folder that it made; bad input ends the process."""
+    if starter := parent_process():  # hydra/launcher=joblib runs jobs in workers of its own
+        end_with_parent(starter.pid or 0)
     earlier = composed.run or composed.resume
     folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
     if composed.runs is not None:

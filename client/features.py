@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
 from client.audio import AudioError, Floats, read_audio, seconds
 from client.errors import UserError, brief, check_choice
 from client.frames import pad
+from client.processes import side_by_side
 from client.threads import cores
 
 if TYPE_CHECKING:
@@ -192,11 +193,11 @@ def _extract_missing(
         return []
     batches = _batches(jobs, extractor.batch_size)
     processes = min(workers, len(batches)) if extractor.side_by_side else 1
-    pool = Parallel(n_jobs=processes, return_as="generator")
+    tasks = (delayed(_extract_batch)(extractor, batch) for batch in batches)
     results = list[tuple[Path, str]]()
     try:
         with tqdm(desc="features", total=len(jobs), unit="file", mininterval=0.5) as bar:
-            for done in pool(delayed(_extract_batch)(extractor, batch) for batch in batches):
+            for done in side_by_side(tasks, processes):
                 results += done
                 bar.update(len(done))
     except BrokenProcessPool as error:

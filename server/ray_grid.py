@@ -31,6 +31,7 @@ from ray.exceptions import RayError, RayTaskError
 import client
 import server
 from client.errors import UserError
+from client.threads import cores
 from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
 
@@ -241,7 +242,7 @@ def ray_grids(
             if address is None and most >= len(nodes):
                 yield [Host(node) for node in nodes]
                 return
-            threads = max(1, (os.cpu_count() or 1) // count)
+            threads = max(1, cores() // count)
             yield [
                 RayGrid(dict(numbered[i::count]), address is not None, threads)
                 for i in range(count)
@@ -271,7 +272,7 @@ def _ray(address: str | None) -> Iterator[None]:
         with _importable_as_here(), _own_handler():
             ray.init(
                 "local",
-                num_cpus=os.cpu_count(),
+                num_cpus=cores(),
                 object_store_memory=_store_bytes(),
                 include_dashboard=False,
                 **options,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
 from client.corpora import records, table
@@ -21,6 +21,7 @@ from client.corpora.grammar import GRAMMARS
 from client.corpora.recording import SAMPLE_RATE, record
 from client.corpora.voices import draw_delivery, draw_voice
 from client.errors import UserError
+from client.processes import side_by_side
 from client.threads import cores
 
 _FORMAT = 2  # raise it whenever the same parameters would sound different
@@ -111,9 +112,8 @@ def render(corpus: Synthetic, folder: Path, processes: int) -> None:
 
 
 def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
-    spoken = Parallel(n_jobs=min(processes, corpus.speakers), return_as="generator")(
-        delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers)
-    )
+    tasks = (delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers))
+    spoken = side_by_side(tasks, min(processes, corpus.speakers))
     title, total = f"rendering {corpus.name}", corpus.speakers
     rows = []
     # Workers return audio, not write it: one that outlives an interrupted run leaves nothing.
