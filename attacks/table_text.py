@@ -22,8 +22,8 @@ READING = (
     "over speakers."
 )
 RECOGNITION = (
-    "UAR and accuracy of four emotions are in percent; of UAR 25 is guessing. Ours are means of "
-    "the test folds, with the lowest and the highest fold."
+    "UAR and accuracy of emotions are in percent; of UAR {} is guessing: one over the emotions in "
+    "a test fold. Ours are means of the test folds, with the lowest and the highest fold."
 )
 NAMES = {*PLACE, SOURCE, "metric", comparison.BEST, DIFFERS}
 """Columns that a row is named by; the others hold figures."""
@@ -48,7 +48,9 @@ def explain(
     """
     ours = records[records["origin"] == "ours"]
     utility = table == "utility"
-    notes = [RECOGNITION if utility else READING] if len(ours) else []
+    guessing = sorted({f"{100 * chance:.3g}" for chance in ours["chance_uar"].dropna()})
+    reading = RECOGNITION.format(" or ".join(guessing) or "25") if utility else READING
+    notes = [reading] if len(ours) else []
     if table == "comparison":
         notes.append(comparison.NOTE)
         notes.append(comparison.summary(records, keys))
