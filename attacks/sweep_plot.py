@@ -159,7 +159,7 @@ def _figure(rows: pd.DataFrame, dots: Sequence[Dot], axis: RunAxis) -> Any:
     """Draw the panels of a corpus, one above the other over one x axis."""
     x_range = Range1d(*(axis.limits or (-0.5, len(axis.ticks) - 0.5)))
     title = f"{rows['corpus'].iloc[0]}: {sample(rows)}"
-    chances = {"uar": rows["chance"].unique(), "auc": [figures.CHANCE_AUC]}
+    chances = {"uar": sorted(set(rows["chance"])), "auc": [figures.CHANCE_AUC]}
     panels = []
     for name, label in PANELS.items():
         of_panel = [dot for dot in dots if dot.panel == name]
