@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from client.command import Interrupted, explain, group_options, interruptible
 from client.errors import BAD_INPUT
+from client.quoting import home_expanded, visible
 from conf.store import register
 
 COLUMNS = 78
@@ -21,6 +22,7 @@ COLUMNS = 78
 
 def main() -> None:
     """Run the command line: bad input ends in one line and exit status 2."""
+    sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
     try:
         with interruptible():
@@ -31,7 +33,7 @@ def main() -> None:
         line, status = explain(error), BAD_INPUT
     else:
         return
-    print(f"fedser: {line}", file=sys.stderr)
+    print(f"fedser: {visible(line)}", file=sys.stderr)
     sys.exit(status)
 
 

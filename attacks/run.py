@@ -1,6 +1,5 @@
 """A whole study, or one stage of it, as the console command ``fedser`` runs them."""
 
-import shlex
 import shutil
 import sys
 import time
@@ -37,6 +36,7 @@ from client.command import Interrupted, explain, spare_children
 from client.corpora import check
 from client.errors import BAD_INPUT, Suspended, UserError, check_choice
 from client.processes import end_with_parent
+from client.quoting import override, pasted, visible
 from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
 from conf.schema import StudyConfig
@@ -72,6 +72,7 @@ class AuditViolation(Exception):
 
 
 def _one_line(line: str) -> str:
+    line = visible(line)
     print(f"fedser: {line}", file=sys.stderr)
     return line
 
@@ -152,12 +153,12 @@ def _check_earlier(config: StudyConfig, record: Any, folder: Path) -> None:
 def _again(folder: Path, earlier: str | None) -> str:
     """Return the command that goes on with a run: this one where it works on an earlier run."""
     if earlier is not None:
-        return shlex.join(["fedser", *sys.argv[1:]])
+        return pasted(["fedser", *sys.argv[1:]])
     config = HydraConfig.get()
     given = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
     searched = [o for o in config.overrides.hydra if o.startswith("hydra.searchpath=")]
     options = [part for path in given for part in ("--config-dir", path)]
-    return shlex.join(["fedser", *options, *searched, f"resume={folder}"])
+    return pasted(["fedser", *options, *searched, override("resume", folder)])
 
 
 def _is_job() -> bool:

@@ -1,5 +1,6 @@
 """What the command lines share: errors in one line, and signals that end a run in order."""
 
+import re
 import signal
 import threading
 import time
@@ -17,8 +18,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from client.errors import first_line, nearest
+from client.quoting import override, pasted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEY = re.compile(r"[\w./@+]+")
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\n1\. ", re.DOTALL)
 AGAIN_SECONDS = 3.0
 """A signal so soon after another one is the same: a terminal and a parent both send it."""
 
@@ -98,10 +102,11 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     """Return one line that says of a bad override what is wrong, and the nearest right one."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read; write KEY=VALUE, in quotes where it has brackets "
-            "or spaces"
-        )
+        return f"{error.override}: cannot be read; {_remedy(error.override or '')}"
+    if isinstance(error, HydraException) and (found := AMBIGUOUS.match(str(error))):
+        key, value = found.groups()
+        listed, text = pasted([f"{key}=[{value}]"]), pasted([override(key, value)])
+        return f"{key}={value}: a comma; write {listed}, for one text {text}, or -m for a sweep"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         options = group_options(group)
@@ -113,6 +118,14 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {first_line(cause)}"
     return first_line(error)
+
+
+def _remedy(argument: str) -> str:
+    """Return how to write an override that Hydra cannot read, where it may be a text."""
+    key, equals, value = argument.partition("=")
+    if equals and KEY.fullmatch(key) and not value.startswith(("[", "{", "'", '"')):
+        return f"if it is a text, write {pasted([override(key, value)])}"
+    return "write KEY=VALUE, in quotes where it has brackets or spaces"
 
 
 def no_such_key(key: str, beside: Iterable[object]) -> str:

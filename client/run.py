@@ -18,12 +18,14 @@ from client.corpora.base import Corpus
 from client.environment import keep_quiet
 from client.errors import BAD_INPUT, UserError
 from client.hosting import Holdings
+from client.quoting import home_expanded, visible
 from client.speakers import load_corpus
 
 
 def main() -> None:
     """Run the command line: bad input ends in one line and exit status 2."""
     keep_quiet()
+    sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
     try:
         _hydra_main()
@@ -33,7 +35,7 @@ def main() -> None:
         line = explain(error)
     else:
         return
-    print(f"fedser-node: {line}", file=sys.stderr)
+    print(f"fedser-node: {visible(line)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from client.errors import UserError
+from client.quoting import override, pasted
 from server.disk import make_private, remove_leftovers, write_text
 
 LOCK = ".lock"
@@ -80,8 +81,9 @@ def refuse_used(folder: Path) -> None:
         Naming the ways on.
     """
     if is_used(folder):
+        resume = pasted([override("resume", folder)])
         raise UserError(
-            f"{folder} holds a run already: set resume={folder} to go on with it, or "
+            f"{folder} holds a run already: set {resume} to go on with it, or "
             "hydra.run.dir to another folder; stage=attack and stage=report take run="
         )
 
