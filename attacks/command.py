@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from client.command import Interrupted, explain, group_options, interruptible
-from client.errors import BAD_INPUT
+from client.errors import BAD_INPUT, DISK, SUSPENDED, os_problem
 from client.quoting import home_expanded, visible
 from conf.store import register
 
@@ -29,8 +29,13 @@ def main() -> None:
             _hydra_main()
     except Interrupted as stop:
         line, status = "interrupted: no run was under way", stop.status
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         line, status = explain(error), BAD_INPUT
+    except OSError as error:  # of the folder that Hydra makes for a run
+        line, status = os_problem(error), SUSPENDED if error.errno in DISK else BAD_INPUT
     else:
         return
     print(f"fedser: {visible(line)}", file=sys.stderr)

@@ -34,7 +34,14 @@ from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.command import Interrupted, explain, spare_children
 from client.corpora import check
-from client.errors import BAD_INPUT, Suspended, UserError, check_choice
+from client.errors import (
+    BAD_INPUT,
+    SUSPENDED,
+    Suspended,
+    UserError,
+    check_choice,
+    os_problem,
+)
 from client.processes import end_with_parent
 from client.quoting import override, pasted, visible
 from client.run import build_corpus, build_group, named_corpus
@@ -62,7 +69,6 @@ from server.turns import absent, check_turns
 
 CRASHED = 1
 AUDIT_VIOLATED = 3
-SUSPENDED = 4
 
 console = Console(stderr=True)
 
@@ -89,6 +95,9 @@ def run_composed(composed: DictConfig) -> None:
     try:
         with alone(folder):
             _run_alone(composed, folder)
+    except Suspended as error:
+        _one_line(str(error))
+        sys.exit(SUSPENDED)
     except UserError as error:  # nothing was done in the folder, which is another's
         _one_line(str(error))
         sys.exit(BAD_INPUT)
@@ -129,6 +138,9 @@ def _run_alone(composed: DictConfig, folder: Path) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         _end(_one_line(explain(error)), BAD_INPUT, folder)
+    except OSError as error:
+        line = f"{os_problem(error)}: {_again(folder, earlier)}"
+        _end(_one_line(line), SUSPENDED, folder)
     except Exception as error:  # such as a lack of memory; the other jobs of a sweep may do
         if not _is_job():
             raise
@@ -152,7 +164,7 @@ def _check_earlier(config: StudyConfig, record: Any, folder: Path) -> None:
 
 def _again(folder: Path, earlier: str | None) -> str:
     """Return the command that goes on with a run: this one where it works on an earlier run."""
-    if earlier is not None:
+    if earlier is not None or not is_used(folder):
         return pasted(["fedser", *sys.argv[1:]])
     config = HydraConfig.get()
     given = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
@@ -193,6 +205,8 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
     except UserError as error:
         remove_run(folder, Path.cwd() / "outputs")
         _end(_one_line(str(error)), BAD_INPUT, folder)
+    except OSError as error:
+        _end(_one_line(os_problem(error)), SUSPENDED, folder)
 
 
 def _show_sweep(folder: Path, runs: Sequence[Path]) -> None:
@@ -206,7 +220,8 @@ def _show_sweep(folder: Path, runs: Sequence[Path]) -> None:
 def _end(line: str, status: int, folder: Path) -> None:
     """End a run that failed; in a multirun leave the reason, and let the others run."""
     if _is_job():
-        note_failure(folder, line)
+        with suppress(OSError):  # the disk may be full, and the line is printed
+            note_failure(folder, line)
         return
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
@@ -391,8 +406,12 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
-        with self._alone:
-            self._show(config, Path(config.hydra.sweep.dir).absolute())
+        try:
+            with self._alone:
+                self._show(config, Path(config.hydra.sweep.dir).absolute())
+        except OSError as error:  # Hydra would print a warning alone
+            _one_line(os_problem(error))
+            sys.exit(SUSPENDED)
 
     def _show(self, config: DictConfig, folder: Path) -> None:
         if runs := runs_below(folder):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 from threading import Event, Thread
 from types import FrameType
@@ -14,8 +15,9 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from platformdirs import user_cache_dir
 
 from client.errors import first_line, nearest
 from client.quoting import override, pasted
@@ -141,3 +143,8 @@ def group_options(group: str) -> Sequence[str]:
         with initialize_config_module("conf", version_base="1.3"):
             return group_options(group)
     return GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)
+
+
+# What conf/ is written with: the folder of the system for what may be made again.
+_user_cache = partial(user_cache_dir, "fedser", appauthor=False)
+OmegaConf.register_new_resolver("user_cache", _user_cache, replace=True)

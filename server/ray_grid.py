@@ -269,18 +269,28 @@ def _ray(address: str | None) -> Iterator[None]:
                 f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
             ) from error
     else:
-        with _importable_as_here(), _own_handler():
-            ray.init(
-                "local",
-                num_cpus=cores(),
-                object_store_memory=_store_bytes(),
-                include_dashboard=False,
-                **options,
-            )
+        options |= {"num_cpus": cores(), "object_store_memory": _store_bytes()}
+        with _importable_as_here(), _own_handler(), _short_paths():
+            ray.init("local", include_dashboard=False, **options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _short_paths() -> Iterator[None]:
+    """Name the temporary folder if its path leaves no room for those of Ray's sockets."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX path length" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise UserError(
+            f"runtime=ray: the path of the temporary folder {folder} is too long for Ray's "
+            "sockets; set RAY_TMPDIR to a short one, such as /tmp, or runtime=local"
+        ) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from omegaconf import DictConfig, OmegaConf
 
 from client import run as client_run
+from client.cache import cache_folder
 from client.command import no_such_key
 from client.errors import UserError
 from client.run import build_corpus, build_group
@@ -89,7 +90,7 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
     """
     corpus = build_corpus(settings, config.data_root)
     extractor = build_group("features", config.features)
-    return load_corpus(corpus, extractor, Path(config.cache), config.age_bounds)
+    return load_corpus(corpus, extractor, cache_folder(config.cache), config.age_bounds)
 
 
 @contextmanager

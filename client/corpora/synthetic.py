@@ -14,6 +14,7 @@ import soundfile
 from joblib import delayed
 from tqdm import tqdm
 
+from client.cache import filling
 from client.corpora import records, table
 from client.corpora.base import EMOTIONS, Corpus, Listing
 from client.corpora.espeak import Espeak
@@ -60,7 +61,8 @@ class Synthetic(Corpus):
         self._check()
         folder = cache / "synthetic" / self._key()
         if not folder.exists():
-            render(self, folder, cores())
+            with filling(cache):
+                render(self, folder, cores())
         return records.from_table(table.read(folder / table.FILE))
 
     def _check(self) -> None:

@@ -200,3 +200,14 @@ def test_ray_is_told_the_cores_of_this_process(monkeypatch):
     with pytest.raises(Stopped), ray_grids(app, {"num_cpus": 1}, None, 1):
         pass
     assert given["num_cpus"] == 3
+
+
+def test_a_temporary_folder_with_a_long_path_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with (
+        pytest.raises(UserError, match=f"{folder} is too long .* RAY_TMPDIR .* runtime=local"),
+        ray_grids(app, {"num_cpus": 1}, None, 1),
+    ):
+        pass
