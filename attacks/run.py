@@ -46,6 +46,7 @@ from client.processes import end_with_parent
 from client.quoting import override, pasted, visible
 from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
+from client.terminal import plain
 from conf.schema import StudyConfig
 from server.network import Network
 from server.roster import Roster
@@ -183,7 +184,7 @@ def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
     if isinstance(found, StudyConfig):
         run_study(found, record, folder, _sweep_dir())
         return
-    console.print(f"{folder}: finished before", soft_wrap=True)
+    console.print(plain(f"{folder}: finished before"), soft_wrap=True)
     if not (folder / "report.html").exists():
         write_report(folder)
     _end_study(config, found, folder)
@@ -213,8 +214,8 @@ def _show_sweep(folder: Path, runs: Sequence[Path]) -> None:
     written = write_sweep(folder, runs)
     read = [results for results in read_runs(runs)[1] if isinstance(results, dict)]
     console.print(sweep_table(written, statements(read)))
-    console.print(f"sweep: {written}", soft_wrap=True)
-    console.print(f"report: {written.with_suffix('.html')}", soft_wrap=True)
+    console.print(plain(f"sweep: {written}"), soft_wrap=True)
+    console.print(plain(f"report: {written.with_suffix('.html')}"), soft_wrap=True)
 
 
 def _end(line: str, status: int, folder: Path) -> None:
@@ -334,12 +335,12 @@ def _show_sources(config: StudyConfig) -> None:
     for settings in (*here, *_shadow_settings(config)):
         for corpus in check.published(build_corpus(settings, config.data_root)):
             console.print(check.parts(corpus))
-            console.print(check.origin(corpus), soft_wrap=True)
+            console.print(plain(check.origin(corpus)), soft_wrap=True)
 
 
 def _show(corpus: CorpusData | Roster) -> None:
     if isinstance(corpus, Roster):
-        console.print(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes")
+        console.print(plain(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes"))
         return
     unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
     left_out = {**corpus.left_out, **unreadable}
@@ -372,7 +373,7 @@ def _finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None
     page = write_report(folder)
     log.results(results, measured)
     console.print(summary_table(results))
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(plain(f"report: {page}"), soft_wrap=True)
 
 
 class SweepTable(Callback):
@@ -421,8 +422,8 @@ class SweepTable(Callback):
                     write_report(run)
         if config.table and (shown := write_table(folder, config.table, console.width)):
             console.print(shown)
-            console.print(f"table: {folder / 'table.md'}", soft_wrap=True)
-            console.print(f"page: {folder / 'table.html'}", soft_wrap=True)
+            console.print(plain(f"table: {folder / 'table.md'}"), soft_wrap=True)
+            console.print(plain(f"page: {folder / 'table.html'}"), soft_wrap=True)
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
             sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)
@@ -442,7 +443,7 @@ def _check_corpora(config: DictConfig) -> None:
     corpora, data_root = list(config.corpora), config.data_root
     if OmegaConf.is_interpolation(config, "corpora"):
         for line in absent(data_root, corpora):
-            console.print(line, soft_wrap=True)
+            console.print(plain(line), soft_wrap=True)
     attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
     check_turns(corpora, data_root, attacked)
 

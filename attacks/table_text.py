@@ -5,11 +5,11 @@ from string import ascii_lowercase
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from attacks import comparison, published
 from attacks.records import DIFFERENCES, LANGUAGES, PLACE
+from client.terminal import plain
 
 DIFFERS = "differs from the study in"
 PUBLISHED = "published"
@@ -107,18 +107,18 @@ def terminal_table(title: str, grid: pd.DataFrame, notes: list[str], width: int)
     cells, widths = _fit(texts, headers, width)
     if not cells.equals(texts):
         notes = [*notes, "Intervals are in the file."]
-    shown = Table(title=title, box=SIMPLE_HEAD, padding=0, caption_justify="left")
+    shown = Table(title=plain(title), box=SIMPLE_HEAD, padding=0, caption_justify="left")
     for column, header, columns in zip(cells, headers, widths, strict=True):
         justify = "left" if is_name(column) else "right"
-        shown.add_column(header, justify=justify, width=columns, overflow="fold")  # type: ignore[arg-type]
+        shown.add_column(plain(header), justify=justify, width=columns, overflow="fold")  # type: ignore[arg-type]
     facet = cells.iloc[:, 0]
     ends = facet.ne(facet.shift(-1)).tolist()
     names = list(cells)[: list(cells).index("metric")]
     cells.loc[cells[names].eq(cells[names].shift()).all(axis="columns"), names] = ""
     for row, end in zip(cells.to_numpy().tolist(), ends, strict=True):
-        shown.add_row(*map(escape, row), end_section=end)
+        shown.add_row(*map(plain, row), end_section=end)
     explained = [f"{letter} {name}: {DIFFERENCES[name]}." for name, letter in letters.items()]
-    shown.caption = escape("\n".join([*notes, *explained]))
+    shown.caption = plain("\n".join([*notes, *explained]))
     return shown
 
 
