@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from attacks import shadow
 from attacks.audit import judge_audit
@@ -24,6 +24,7 @@ from attacks.reidentify import score_pairs
 from attacks.tap import Ints
 from attacks.verification import evaluate_verification
 from client.errors import UserError
+from client.processes import side_by_side
 from client.speakers import CorpusData
 from client.threads import cores
 from conf.schema import StudyConfig
@@ -150,7 +151,7 @@ def _score(config: StudyConfig, learned: Learned, lesson: Lesson, tasks: Sequenc
         own = learned.rehearsals[0], lesson.beside, lesson.groups, lesson.view
         tasks = [*tasks, delayed(judge_shadow)(*own, config.adversary, config.seed)]
     workers = min(cores(), len(tasks))
-    judged: list[Judged] = Parallel(n_jobs=workers)(tasks)
+    judged: list[Judged] = list(side_by_side(tasks, workers))
     victims = join_scores([found.victims for found in judged])
     if fusion and fused:
         rehearsed = join_scores([found.rehearsed for found in judged])

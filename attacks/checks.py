@@ -40,14 +40,8 @@ def check_adversary(
         Naming the key.
     """
     adversary = config.adversary
-    for key in ("draws", "shadow_federations", "bootstraps"):
-        if getattr(adversary, key) < 1:
-            raise UserError(f"adversary.{key} must be at least 1")
     for key, choices in CHOICES.items():
         check_choice(f"adversary.{key}", getattr(adversary, key), choices)
-    for leaked in adversary.leaked_updates:
-        if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
-            raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
     _check_layers(config)
     _check_attacks(config)
     shadow.refuse_overlap(private, shadows)

@@ -3,43 +3,86 @@
 import os
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from client.command import Interrupted, explain, group_options, interruptible
-from client.errors import BAD_INPUT
+from client.errors import BAD_INPUT, DISK, SUSPENDED, UserError, os_problem
+from client.quoting import home_expanded, visible
 from conf.store import register
+from server.run_folder import alone, remove_run
+from server.values import refuse_early
 
 COLUMNS = 78
 
 
 def main() -> None:
     """Run the command line: bad input ends in one line and exit status 2."""
+    sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
     try:
         with interruptible():
             _hydra_main()
     except Interrupted as stop:
         line, status = "interrupted: no run was under way", stop.status
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         line, status = explain(error), BAD_INPUT
+    except OSError as error:  # of the folder that Hydra makes for a run
+        line, status = os_problem(error), SUSPENDED if error.errno in DISK else BAD_INPUT
     else:
         return
-    print(f"fedser: {line}", file=sys.stderr)
+    print(f"fedser: {visible(line)}", file=sys.stderr)
     sys.exit(status)
 
 
 @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
+    if HydraConfig.get().mode is RunMode.RUN:  # a job of a sweep says so in its folder
+        _refuse_early(composed)
     from attacks.run import run_composed  # slow to import: not for help and completion
 
     run_composed(composed)
+
+
+def _refuse_early(composed: DictConfig) -> None:
+    """Refuse a value before the wait for imports, and leave no empty folder."""
+    folder = Path(HydraConfig.get().runtime.output_dir).absolute()
+    try:
+        refuse_early(composed)
+    except (UserError, OmegaConfBaseException) as error:
+        with alone(folder):
+            remove_run(folder, Path.cwd() / "outputs")
+        line = str(error) if isinstance(error, UserError) else explain(error)
+        print(f"fedser: {visible(line)}", file=sys.stderr)
+        sys.exit(BAD_INPUT)  # raised further, Hydra would add a line of its own
+
+
+class Sweep(Callback):
+    """What happens around a multirun: imported when there is one, as it is slow."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check what can be before the first job."""
+        from attacks.run import SweepTable
+
+        self._table = SweepTable()
+        self._table.on_multirun_start(config, **kwargs)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Collect what the jobs left."""
+        self._table.on_multirun_end(config, **kwargs)
 
 
 def groups() -> str:

@@ -16,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attacks.results import Attack, Results, at_one, leaked_order
+from attacks.results import Attack, Results, at_one, chance_uar, leaked_order
 from server.disk import write_bytes
 
-CHANCE_UAR = 0.25
 CHANCE_AUC = 0.5
 INK, GREY = "#1f2328", "#8c959f"
 # Without yellow and black, which vanish on a white or a dark page.
@@ -69,7 +68,7 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
         marker = "o" if len(folds) == 1 else None
         axes.plot(folds.index, folds["mean"], color=color, marker=marker, label=columns[column])
         axes.fill_between(folds.index, folds["min"], folds["max"], color=color, alpha=0.2, lw=0)
-    axes.axhline(100 * CHANCE_UAR, color=INK, ls="--", lw=1, label="chance")
+    axes.axhline(100 * chance_uar(results), color=INK, ls="--", lw=1, label="chance")
     if results["utility"]["best_round"] is not None:
         axes.axvline(results["utility"]["best_round"], color=INK, ls=":", lw=1, label="best round")
     axes.set_ylim(0, 100)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from attacks.tap import Attack, Batch, Floats, Ints, Stream, tap
 from client.errors import UserError
+from client.processes import side_by_side
 from client.seeds import numpy_stream
 from client.threads import cores
 from server.transcript import Transcript
@@ -123,7 +124,7 @@ def fit_attacks(
             tasks.append(delayed(_fit)(attack, partial(_read, shadows, view, chosen, without)))
             made.append((attack.name, group))
     workers = max(1, min(cores(), len(tasks)))
-    done = Parallel(n_jobs=workers)(tasks)
+    done = side_by_side(tasks, workers)
     fitted = dict(zip(made, done, strict=True))
     return [
         Fitted(

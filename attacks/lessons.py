@@ -16,6 +16,7 @@ from attacks.invariants import FIRST
 from attacks.learn import Fitted, Shadow, View, fit_attacks, speaker_groups
 from attacks.snapshot import Snapshot
 from attacks.tap import Ints
+from client.cache import cache_folder
 from client.errors import UserError
 from client.run import build
 from client.speakers import CorpusData
@@ -109,7 +110,7 @@ def learn_run(
     """
     started = time.perf_counter()
     (first,) = private_federations(replace(config, folds=config.folds[:1]), private, Path())
-    cache, plan = Path(config.cache), first.protocol.plan
+    cache, plan = cache_folder(config.cache), first.protocol.plan
     federations = shadow.shadow_federations(config, shadows, plan, cache)
     labels = shadow.speaker_labels(shadows, config.adversary.attribute, classes)
     numbers = _numbers(config, federations, labels)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from attacks import published
-from attacks.results import Attack, Results, attack_series
+from attacks.results import Attack, Results, attack_series, chance_uar
 from attacks.sweep import read_config, read_runs, runs_below
 from attacks.sweep_points import run_label
 
@@ -19,7 +19,7 @@ PLACE = [
 INFERENCE = ["auc", "auc_low", "auc_high", "uar_fixed", "uar_calibrated", "p_value"]
 UTILITY = [name + end for name in ("uar", "accuracy") for end in ("", "_low", "_high")]
 """Means of the test folds, the lowest and the highest of them."""
-FIGURES = [*INFERENCE, *UTILITY]
+FIGURES = [*INFERENCE, *UTILITY, "chance_uar"]
 SETTING = ["attribute", "selection", "combination", "vantage", "aware", "nominal_epsilon", "name"]
 COLUMNS = [*PLACE, *SETTING, *FIGURES, "speakers", "victims", "differs"]
 MISSING = dict.fromkeys(
@@ -144,7 +144,8 @@ def _recognition(config: Results, results: Results | str, run: str) -> dict[str,
         folds = [fold[name] for fold in utility["per_fold"] if fold[name] is not None]
         row |= {name: utility[name], f"{name}_low": min(folds, default=None)}
         row |= {f"{name}_high": max(folds, default=None)}
-    return row | {"speakers": results["speakers"], "victims": results["clients"]}
+    row |= {"speakers": results["speakers"], "victims": results["clients"]}
+    return row | {"chance_uar": chance_uar(results)}
 
 
 def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from attacks.results import (
     Attack,
     Results,
     attack_series,
+    fold_chance,
     read_results,
 )
 from attacks.several_runs import statements
@@ -89,6 +90,7 @@ def write_report(run_dir: Path) -> Path:
             findings=[utility_finding(results), leakage_finding(series), privacy_finding(results)],
             figures=_draw(run_dir / "figures", rounds, results, series),
             remarks=[attack_remark(attack) for attack in results["attacks"]],
+            fold_chance=fold_chance,
             privacy_rows=privacy_rows(results),
             real_epsilons=real_epsilons(results),
             rounds_run=len(rounds),

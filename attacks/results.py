@@ -3,14 +3,16 @@
 import json
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NoReturn
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from client.corpora.base import EMOTIONS
 from client.errors import UserError
 from server.disk import write_text
 
@@ -69,6 +71,20 @@ def schema_problem(results: object) -> str | None:
     if error is None:
         return None
     return f"{error.json_path}: {textwrap.shorten(error.message, 160)}"
+
+
+def fold_chance(fold: Mapping[str, Any]) -> float:
+    """Return the test UAR of guessing in a fold: one over the number of emotions in its test set.
+
+    A model that always names one of them has it. All emotions, if there is no confusion matrix.
+    """
+    occurring = [row for row in fold.get("confusion", []) if any(row)]
+    return 1 / (len(occurring) or len(EMOTIONS))
+
+
+def chance_uar(results: Results) -> float:
+    """Return the test UAR of guessing: the mean over folds, as the test UAR is."""
+    return fmean(map(fold_chance, results["utility"]["per_fold"] or [{}]))
 
 
 def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:

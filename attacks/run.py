@@ -1,11 +1,11 @@
 """A whole study, or one stage of it, as the console command ``fedser`` runs them."""
 
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,9 +34,19 @@ from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
 from attacks.tables import LAYOUTS, write_table
 from client.command import Interrupted, explain, spare_children
 from client.corpora import check
-from client.errors import BAD_INPUT, Suspended, UserError, check_choice
+from client.errors import (
+    BAD_INPUT,
+    SUSPENDED,
+    Suspended,
+    UserError,
+    check_choice,
+    os_problem,
+)
+from client.processes import end_with_parent
+from client.quoting import override, pasted, visible
 from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
+from client.terminal import plain
 from conf.schema import StudyConfig
 from server.network import Network
 from server.roster import Roster
@@ -60,7 +70,6 @@ from server.turns import absent, check_turns
 
 CRASHED = 1
 AUDIT_VIOLATED = 3
-SUSPENDED = 4
 
 console = Console(stderr=True)
 
@@ -70,12 +79,15 @@ class AuditViolation(Exception):
 
 
 def _one_line(line: str) -> str:
+    line = visible(line)
     print(f"fedser: {line}", file=sys.stderr)
     return line
 
 
 def run_composed(composed: DictConfig) -> None:
     """Run the study that Hydra composed, in the folder that it made; bad input ends the process."""
+    if starter := parent_process():  # hydra/launcher=joblib runs jobs in workers of its own
+        end_with_parent(starter.pid or 0)
     earlier = composed.run or composed.resume
     folder = Path(earlier or HydraConfig.get().runtime.output_dir).absolute()
     if composed.runs is not None:
@@ -84,6 +96,9 @@ def run_composed(composed: DictConfig) -> None:
     try:
         with alone(folder):
             _run_alone(composed, folder)
+    except Suspended as error:
+        _one_line(str(error))
+        sys.exit(SUSPENDED)
     except UserError as error:  # nothing was done in the folder, which is another's
         _one_line(str(error))
         sys.exit(BAD_INPUT)
@@ -124,6 +139,9 @@ def _run_alone(composed: DictConfig, folder: Path) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _remove_all_but(folder, before)
         _end(_one_line(explain(error)), BAD_INPUT, folder)
+    except OSError as error:
+        line = f"{os_problem(error)}: {_again(folder, earlier)}"
+        _end(_one_line(line), SUSPENDED, folder)
     except Exception as error:  # such as a lack of memory; the other jobs of a sweep may do
         if not _is_job():
             raise
@@ -147,13 +165,13 @@ def _check_earlier(config: StudyConfig, record: Any, folder: Path) -> None:
 
 def _again(folder: Path, earlier: str | None) -> str:
     """Return the command that goes on with a run: this one where it works on an earlier run."""
-    if earlier is not None:
-        return shlex.join(["fedser", *sys.argv[1:]])
+    if earlier is not None or not is_used(folder):
+        return pasted(["fedser", *sys.argv[1:]])
     config = HydraConfig.get()
     given = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
     searched = [o for o in config.overrides.hydra if o.startswith("hydra.searchpath=")]
     options = [part for path in given for part in ("--config-dir", path)]
-    return shlex.join(["fedser", *options, *searched, f"resume={folder}"])
+    return pasted(["fedser", *options, *searched, override("resume", folder)])
 
 
 def _is_job() -> bool:
@@ -166,7 +184,7 @@ def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
     if isinstance(found, StudyConfig):
         run_study(found, record, folder, _sweep_dir())
         return
-    console.print(f"{folder}: finished before", soft_wrap=True)
+    console.print(plain(f"{folder}: finished before"), soft_wrap=True)
     if not (folder / "report.html").exists():
         write_report(folder)
     _end_study(config, found, folder)
@@ -188,20 +206,23 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
     except UserError as error:
         remove_run(folder, Path.cwd() / "outputs")
         _end(_one_line(str(error)), BAD_INPUT, folder)
+    except OSError as error:
+        _end(_one_line(os_problem(error)), SUSPENDED, folder)
 
 
 def _show_sweep(folder: Path, runs: Sequence[Path]) -> None:
     written = write_sweep(folder, runs)
     read = [results for results in read_runs(runs)[1] if isinstance(results, dict)]
     console.print(sweep_table(written, statements(read)))
-    console.print(f"sweep: {written}", soft_wrap=True)
-    console.print(f"report: {written.with_suffix('.html')}", soft_wrap=True)
+    console.print(plain(f"sweep: {written}"), soft_wrap=True)
+    console.print(plain(f"report: {written.with_suffix('.html')}"), soft_wrap=True)
 
 
 def _end(line: str, status: int, folder: Path) -> None:
     """End a run that failed; in a multirun leave the reason, and let the others run."""
     if _is_job():
-        note_failure(folder, line)
+        with suppress(OSError):  # the disk may be full, and the line is printed
+            note_failure(folder, line)
         return
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
@@ -314,12 +335,12 @@ def _show_sources(config: StudyConfig) -> None:
     for settings in (*here, *_shadow_settings(config)):
         for corpus in check.published(build_corpus(settings, config.data_root)):
             console.print(check.parts(corpus))
-            console.print(check.origin(corpus), soft_wrap=True)
+            console.print(plain(check.origin(corpus)), soft_wrap=True)
 
 
 def _show(corpus: CorpusData | Roster) -> None:
     if isinstance(corpus, Roster):
-        console.print(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes")
+        console.print(plain(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes"))
         return
     unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
     left_out = {**corpus.left_out, **unreadable}
@@ -352,7 +373,7 @@ def _finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None
     page = write_report(folder)
     log.results(results, measured)
     console.print(summary_table(results))
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(plain(f"report: {page}"), soft_wrap=True)
 
 
 class SweepTable(Callback):
@@ -386,8 +407,12 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs' results below the sweep folder."""
-        with self._alone:
-            self._show(config, Path(config.hydra.sweep.dir).absolute())
+        try:
+            with self._alone:
+                self._show(config, Path(config.hydra.sweep.dir).absolute())
+        except OSError as error:  # Hydra would print a warning alone
+            _one_line(os_problem(error))
+            sys.exit(SUSPENDED)
 
     def _show(self, config: DictConfig, folder: Path) -> None:
         if runs := runs_below(folder):
@@ -397,8 +422,8 @@ class SweepTable(Callback):
                     write_report(run)
         if config.table and (shown := write_table(folder, config.table, console.width)):
             console.print(shown)
-            console.print(f"table: {folder / 'table.md'}", soft_wrap=True)
-            console.print(f"page: {folder / 'table.html'}", soft_wrap=True)
+            console.print(plain(f"table: {folder / 'table.md'}"), soft_wrap=True)
+            console.print(plain(f"page: {folder / 'table.html'}"), soft_wrap=True)
         if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
             print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
             sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)
@@ -418,7 +443,7 @@ def _check_corpora(config: DictConfig) -> None:
     corpora, data_root = list(config.corpora), config.data_root
     if OmegaConf.is_interpolation(config, "corpora"):
         for line in absent(data_root, corpora):
-            console.print(line, soft_wrap=True)
+            console.print(plain(line), soft_wrap=True)
     attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
     check_turns(corpora, data_root, attacked)
 

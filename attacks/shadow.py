@@ -16,7 +16,8 @@ from server.federation import Federation
 from server.plan import PrivacyPlan
 from server.privacy_config import GUARANTEED, PrivacyConfig
 from server.roster import RemoteClients, Roster
-from server.study import NUM_FOLDS, protocol
+from server.study import protocol
+from server.values import NUM_FOLDS
 
 SPEAKER = "speaker"
 """The attribute that is each speaker's own: re-identification."""

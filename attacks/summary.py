@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from attacks.results import attack_series
 from attacks.sweep_points import run_label
 from attacks.verdict import delta_text, nominal_text
+from client.terminal import plain
 from server.statement import epsilon_text
 
 AUC_COLUMN = r".+_auc_(\d+|all)$"
@@ -27,7 +27,8 @@ NOTE = (
 def summary_table(results: dict[str, Any]) -> Table:
     """Show utility, leakage and privacy side by side."""
     privacy, utility = results["privacy"], results["utility"]
-    shown = Table(title=f"corpus {results['corpus']['name']}, privacy {privacy['mechanism']}")
+    title = f"corpus {results['corpus']['name']}, privacy {privacy['mechanism']}"
+    shown = Table(title=plain(title))
     recognising = any(entry["across"] for entry in results["attacks"])
     last = "EER" if recognising else "calibrated UAR"
     for column in ("attack", "updates", "AUC", "95 % interval", last):
@@ -36,7 +37,7 @@ def summary_table(results: dict[str, Any]) -> Table:
         for entry in records:
             interval = entry["ci95_auc"]
             shown.add_row(
-                label,
+                plain(label),
                 str(entry["leaked_updates"]),
                 _rounded(entry["auc"]),
                 "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
@@ -81,13 +82,13 @@ def sweep_table(path: Path, together: Sequence[str] = ()) -> Table:
             column, justify="right" if number else "left", no_wrap=not name, overflow="fold"
         )
     for row in cells.astype(object).fillna("").itertuples(index=False):
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(plain, row))
     notes = [NOTE, *(f"{letter}: {sentence}" for sentence, letter in vantages.items())]
     notes += [
         f"{', '.join(failed)}: {problem}"
         for problem, failed in cells["run"].groupby(runs["problem"])
     ]
-    shown.caption = escape("\n".join([*notes, *together]))
+    shown.caption = plain("\n".join([*notes, *together]))
     return shown
 
 

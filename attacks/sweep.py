@@ -12,7 +12,7 @@ from omegaconf import ListConfig
 
 from attacks import figures
 from attacks.jobs import PROBLEM_FILE
-from attacks.results import Results, attack_series, read_results
+from attacks.results import Results, attack_series, chance_uar, read_results
 from attacks.sweep_figure import sweep_figure
 from attacks.sweep_page import render_page
 from attacks.sweep_points import COUNTS, sweep_points
@@ -20,7 +20,7 @@ from client.errors import UserError
 from server.disk import write_text
 from server.run_folder import RUN_FILE
 
-UTILITY = ["mechanism", "uar", "accuracy"]
+UTILITY = ["mechanism", "uar", "chance_uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
 STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage"]
 PAGE = "sweep.html"
@@ -178,6 +178,7 @@ def _row(results: Results | str) -> dict[str, Any]:
     if isinstance(results, str):
         return {"problem": results}
     summary = {**results, **results["utility"], **results["privacy"]}
+    summary["chance_uar"] = chance_uar(results)
     row = {column: summary[column] for column in [*STATEMENT, *COUNTS]}
     for label, records in attack_series(results["attacks"]).items():
         for record in records:

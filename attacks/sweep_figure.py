@@ -57,7 +57,8 @@ def _draw(upper: Axes, lower: Axes, of_corpus: pd.DataFrame, points: pd.DataFram
         _plot(upper, group, "uar", ls="-", ms=LARGE, **look)
         _plot(lower, group, "most", ls="-", ms=LARGE, **look)
         _plot(lower, group, "one", ls="--", ms=SMALL, **look)
-    upper.axhline(100 * figures.CHANCE_UAR, color=figures.INK, ls=":", lw=1)
+    for chance in of_corpus["chance"].unique():  # of runs on other folds it may differ
+        upper.axhline(chance, color=figures.INK, ls=":", lw=1)
     lower.axhline(figures.CHANCE_AUC, color=figures.INK, ls=":", lw=1)
 
 

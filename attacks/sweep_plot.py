@@ -29,11 +29,8 @@ SHAPES = {
 """Bokeh's names of matplotlib's markers, or of others that can be hollow."""
 SMALL, LARGE = 6, 10  # pixels, at one leaked update and at the most
 HEIGHT = 320  # pixels of a panel
-PANELS = {
-    "uar": ("test UAR (%)", 100 * figures.CHANCE_UAR),
-    "auc": ("AUC (0.5 = guessing)", figures.CHANCE_AUC),
-}
-"""Label of the y axis, and chance."""
+PANELS = {"uar": "test UAR (%)", "auc": "AUC (0.5 = guessing)"}
+"""Label of the y axis."""
 TOOLTIPS = [("run", "@label"), ("found", "@value"), ("guarantee", "@guarantee"), ("n", "@n")]
 
 
@@ -92,7 +89,7 @@ def sweep_plots(points: pd.DataFrame, read: Sequence[Results | str]) -> dict[str
             for number, row in rows.iterrows()
             for own in _measured(read[int(str(number))])
         ]
-        drawn[str(corpus)] = _figure(f"{corpus}: {sample(rows)}", dots, axis)
+        drawn[str(corpus)] = _figure(rows, dots, axis)
     return drawn
 
 
@@ -158,11 +155,13 @@ def _spread(folds: Sequence[float]) -> str:
     return f"{len(folds)} folds from {min(folds):.1f} to {max(folds):.1f} %"
 
 
-def _figure(title: str, dots: Sequence[Dot], axis: RunAxis) -> Any:
+def _figure(rows: pd.DataFrame, dots: Sequence[Dot], axis: RunAxis) -> Any:
     """Draw the panels of a corpus, one above the other over one x axis."""
     x_range = Range1d(*(axis.limits or (-0.5, len(axis.ticks) - 0.5)))
+    title = f"{rows['corpus'].iloc[0]}: {sample(rows)}"
+    chances = {"uar": sorted(set(rows["chance"])), "auc": [figures.CHANCE_AUC]}
     panels = []
-    for name, (label, chance) in PANELS.items():
+    for name, label in PANELS.items():
         of_panel = [dot for dot in dots if dot.panel == name]
         panel = figure(
             title=title if name == "uar" else None,
@@ -186,8 +185,9 @@ def _figure(title: str, dots: Sequence[Dot], axis: RunAxis) -> Any:
         if axis.edge:  # what stands there has no epsilon
             last = axis.places[axis.places != axis.edge].max()
             panel.add_layout(BoxAnnotation(left=math.sqrt(axis.edge * last), fill_color=GREY))
-        line = Span(location=chance, dimension="width", line_color=INK, line_dash="dotted")
-        panel.add_layout(line)
+        for chance in chances[name]:  # of runs on other folds that of UAR may differ
+            line = Span(location=chance, dimension="width", line_color=INK, line_dash="dotted")
+            panel.add_layout(line)
         _draw(panel, name, of_panel)
         panels.append(panel)
     return column(*panels, sizing_mode="stretch_width")

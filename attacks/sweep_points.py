@@ -8,7 +8,7 @@ from itertools import cycle
 import pandas as pd
 
 from attacks import figures
-from attacks.results import Attack, Results, at_one, attack_series, strongest
+from attacks.results import Attack, Results, at_one, attack_series, chance_uar, strongest
 from attacks.verdict import delta_text
 
 COUNTS = ["speakers", "clients"]
@@ -39,7 +39,8 @@ def sweep_points(varied: pd.DataFrame, read: Sequence[Results | str]) -> pd.Data
     DataFrame
         A row a run, indexed by its number in `read`. `one` and `most` are the strongest
         attack's AUC, with `_low` and `_high` of its interval; those of `uar` are the worst and the
-        best fold. Runs of one `series` and `mechanism` differ in epsilon and seed alone.
+        best fold, and `chance` is the UAR of guessing. Runs of one `series`
+        and `mechanism` differ in epsilon and seed alone.
     """
     others = varied[[key for key in varied if key not in REPEATED]]
     rows = {
@@ -69,6 +70,7 @@ def _point(results: Results) -> dict[str, object]:
         "delta": privacy["delta"],
         "real": _number(privacy["epsilon"]),
         "nominal": _number(privacy["nominal_epsilon"]),
+        "chance": 100 * chance_uar(results),
         "uar": 100 * _number(uar),
         "uar_low": min(folds, default=math.nan),
         "uar_high": max(folds, default=math.nan),

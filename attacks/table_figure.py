@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attacks import figures
+from attacks.figures import CHANCE_AUC
 
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 2.3, 2.3, 1.0  # inches
 MINIMUM_WIDTH = 6.4
@@ -77,15 +78,15 @@ def table_figure(
             _draw_uar(upper, at, part, one, fixed, line)
             if not one.published:
                 _draw_auc(lower, at, part, one, line)
-        guessing = figures.CHANCE_UAR if utility else figures.CHANCE_AUC
-        upper.axhline(100 * guessing, color=figures.INK, ls=":", lw=1)
+        for guessing in records["chance_uar"].dropna().unique() if utility else [CHANCE_AUC]:
+            upper.axhline(100 * guessing, color=figures.INK, ls=":", lw=1)
         if not utility:
-            lower.axhline(guessing, color=figures.INK, ls=":", lw=1)
+            lower.axhline(CHANCE_AUC, color=figures.INK, ls=":", lw=1)
         lower.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
         lower.set(xlim=(-0.5, len(ticks) - 0.5), xlabel=AXES[x])
     upper, lower = grid[:, 0]
     if utility:
-        upper.set(ylabel="UAR (%, 25 = guessing)", ylim=(0, 102))
+        upper.set(ylabel="UAR (%, dotted = guessing)", ylim=(0, 102))
         lower.set(ylabel="accuracy (%)", ylim=(0, 102))
     else:
         upper.set(ylabel="UAR (%, 50 = guessing)", ylim=(min(40, upper.get_ylim()[0]), 102))

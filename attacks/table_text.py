@@ -5,11 +5,11 @@ from string import ascii_lowercase
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from attacks import comparison, published
 from attacks.records import DIFFERENCES, LANGUAGES, PLACE
+from client.terminal import plain
 
 DIFFERS = "differs from the study in"
 PUBLISHED = "published"
@@ -22,8 +22,8 @@ READING = (
     "over speakers."
 )
 RECOGNITION = (
-    "UAR and accuracy of four emotions are in percent; of UAR 25 is guessing. Ours are means of "
-    "the test folds, with the lowest and the highest fold."
+    "UAR and accuracy of emotions are in percent; of UAR {} is guessing: one over the emotions in "
+    "a test fold. Ours are means of the test folds, with the lowest and the highest fold."
 )
 NAMES = {*PLACE, SOURCE, "metric", comparison.BEST, DIFFERS}
 """Columns that a row is named by; the others hold figures."""
@@ -48,7 +48,9 @@ def explain(
     """
     ours = records[records["origin"] == "ours"]
     utility = table == "utility"
-    notes = [RECOGNITION if utility else READING] if len(ours) else []
+    guessing = sorted({f"{100 * chance:.3g}" for chance in ours["chance_uar"].dropna()})
+    reading = RECOGNITION.format(" or ".join(guessing) or "25") if utility else READING
+    notes = [reading] if len(ours) else []
     if table == "comparison":
         notes.append(comparison.NOTE)
         notes.append(comparison.summary(records, keys))
@@ -105,18 +107,18 @@ def terminal_table(title: str, grid: pd.DataFrame, notes: list[str], width: int)
     cells, widths = _fit(texts, headers, width)
     if not cells.equals(texts):
         notes = [*notes, "Intervals are in the file."]
-    shown = Table(title=title, box=SIMPLE_HEAD, padding=0, caption_justify="left")
+    shown = Table(title=plain(title), box=SIMPLE_HEAD, padding=0, caption_justify="left")
     for column, header, columns in zip(cells, headers, widths, strict=True):
         justify = "left" if is_name(column) else "right"
-        shown.add_column(header, justify=justify, width=columns, overflow="fold")  # type: ignore[arg-type]
+        shown.add_column(plain(header), justify=justify, width=columns, overflow="fold")  # type: ignore[arg-type]
     facet = cells.iloc[:, 0]
     ends = facet.ne(facet.shift(-1)).tolist()
     names = list(cells)[: list(cells).index("metric")]
     cells.loc[cells[names].eq(cells[names].shift()).all(axis="columns"), names] = ""
     for row, end in zip(cells.to_numpy().tolist(), ends, strict=True):
-        shown.add_row(*map(escape, row), end_section=end)
+        shown.add_row(*map(plain, row), end_section=end)
     explained = [f"{letter} {name}: {DIFFERENCES[name]}." for name, letter in letters.items()]
-    shown.caption = escape("\n".join([*notes, *explained]))
+    shown.caption = plain("\n".join([*notes, *explained]))
     return shown
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from attacks import figures
-from attacks.results import Attack, Results, at_one, strongest, target
+from attacks.results import Attack, Results, at_one, chance_uar, strongest, target
 from server.statement import LARGEST_DELTA, epsilon_text
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
@@ -26,7 +26,8 @@ class Finding(NamedTuple):
 
 def utility_finding(results: Results) -> Finding:
     """How well emotions are recognised on speakers the model never heard."""
-    utility, chance = results["utility"], f"{100 * figures.CHANCE_UAR:.0f}{NBSP}%"
+    utility, guessing = results["utility"], chance_uar(results)
+    chance = f"{100 * guessing:.0f}{NBSP}%"
     uar, title = utility["uar"], "Utility"
     if uar is None:
         return Finding(title, "not measured", "Emotion recognition was not measured.", [])
@@ -37,7 +38,7 @@ def utility_finding(results: Results) -> Finding:
     ]
     if len(folds) > 1:
         details.insert(1, f"{len(folds)} folds, {percent(min(folds))} to {percent(max(folds))}")
-    if uar <= figures.CHANCE_UAR + NEAR_CHANCE:
+    if uar <= guessing + NEAR_CHANCE:
         sentence = f"Emotion recognition is near guessing: {percent(uar)} UAR against {chance}."
     else:
         sentence = (

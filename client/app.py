@@ -11,7 +11,6 @@ it is sent.
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -34,7 +33,7 @@ from client.model import initial_arrays, load_arrays
 from client.privacy import NoMechanism
 from client.request import TrainRequest
 from client.seeds import SystemEntropy, noise_source
-from client.threads import spread
+from client.threads import cores, spread
 from client.training_config import TrainingConfig
 from client.wire import from_record, to_record
 
@@ -214,7 +213,7 @@ def _hosted(path: str, hosting: Hosting, seed: int, device: str) -> Hosted:
     return _holdings(path).hosted(hosting, seed, device)
 
 
-@lru_cache(maxsize=max(2, os.cpu_count() or 1))  # federations that run at a time
+@lru_cache(maxsize=max(2, cores()))  # federations that run at a time
 def _dataset(path: str, device: str) -> Dataset:
     """Read the clients' data once a process, onto the device that trains."""
     return Dataset.load(Path(path), device)

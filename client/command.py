@@ -1,10 +1,12 @@
 """What the command lines share: errors in one line, and signals that end a run in order."""
 
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 from threading import Event, Thread
 from types import FrameType
@@ -13,12 +15,16 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from platformdirs import user_cache_dir
 
 from client.errors import first_line, nearest
+from client.quoting import override, pasted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEY = re.compile(r"[\w./@+]+")
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\n1\. ", re.DOTALL)
 AGAIN_SECONDS = 3.0
 """A signal so soon after another one is the same: a terminal and a parent both send it."""
 
@@ -104,10 +110,11 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     """Return one line that says of a bad override what is wrong, and the nearest right one."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read; write KEY=VALUE, in quotes where it has brackets "
-            "or spaces"
-        )
+        return f"{error.override}: cannot be read; {_remedy(error.override or '')}"
+    if isinstance(error, HydraException) and (found := AMBIGUOUS.match(str(error))):
+        key, value = found.groups()
+        listed, text = pasted([f"{key}=[{value}]"]), pasted([override(key, value)])
+        return f"{key}={value}: a comma; write {listed}, for one text {text}, or -m for a sweep"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         options = group_options(group)
@@ -119,6 +126,14 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {first_line(cause)}"
     return first_line(error)
+
+
+def _remedy(argument: str) -> str:
+    """Return how to write an override that Hydra cannot read, where it may be a text."""
+    key, equals, value = argument.partition("=")
+    if equals and KEY.fullmatch(key) and not value.startswith(("[", "{", "'", '"')):
+        return f"if it is a text, write {pasted([override(key, value)])}"
+    return "write KEY=VALUE, in quotes where it has brackets or spaces"
 
 
 def no_such_key(key: str, beside: Iterable[object]) -> str:
@@ -134,3 +149,8 @@ def group_options(group: str) -> Sequence[str]:
         with initialize_config_module("conf", version_base="1.3"):
             return group_options(group)
     return GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG)
+
+
+# What conf/ is written with: the folder of the system for what may be made again.
+_user_cache = partial(user_cache_dir, "fedser", appauthor=False)
+OmegaConf.register_new_resolver("user_cache", _user_cache, replace=True)

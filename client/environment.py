@@ -2,6 +2,7 @@
 
 import logging
 import os
+from urllib.request import getproxies_environment, proxy_bypass
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -15,8 +16,36 @@ QUIET = {
 }
 
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PROXIES = ("https_proxy", "http_proxy", "all_proxy")
+
+
 def keep_quiet() -> None:
-    """See to it that nothing is reported or looked up outside."""
+    """See to it that nothing is reported or looked up outside, nor sent there on its way here."""
+    spare_loopback()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # Flower's; it tells of its plugins
+
+
+def spare_loopback() -> None:
+    """Keep the proxies of the environment out of connections within this machine."""
+    if getproxies_environment():
+        spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        listed = ",".join(dict.fromkeys(filter(None, [*spared.split(","), *LOOPBACK])))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = listed
+
+
+def proxy_hint(address: str) -> str:
+    """Name the proxy of the environment through which HOST:PORT is reached, if there is one.
+
+    Its own address is left out, as it may hold a password.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    set_here = [n for name in PROXIES for n in (name, name.upper()) if os.environ.get(n)]
+    if not set_here or proxy_bypass(host):
+        return ""
+    return (
+        f"; {set_here[0]} sends this through a proxy: if {host} is to be reached without, add it "
+        "to NO_PROXY"
+    )

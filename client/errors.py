@@ -1,11 +1,24 @@
 """The exceptions a user is meant to see."""
 
 import difflib
+import errno
 import re
 from collections.abc import Collection
 
 BAD_INPUT = 2
 """Exit status of a command line whose input was bad."""
+SUSPENDED = 4
+"""Exit status of one that failed at run time and can go on."""
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""Errors of a disk that is full, read-only or broken."""
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, then go on"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, then go on"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files, then go on"),
+}
 
 
 class UserError(Exception):
@@ -21,6 +34,18 @@ class Suspended(UserError):
     Nothing is lost. The command line leaves the run's folder as it is, to be resumed, and exits
     with status 4.
     """
+
+
+def refusal(error: OSError, line: str) -> UserError:
+    """Return what to raise of a folder that cannot be used: `Suspended` if the disk is at fault."""
+    return (Suspended if error.errno in DISK else UserError)(line)
+
+
+def os_problem(error: OSError) -> str:
+    """Say which file or folder the system failed on, why, and what to do."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno or 0, "mend that, then go on")
+    return f"{where}{error.strerror or brief(error)}; {remedy}"
 
 
 def check_choice(key: str, value: object, choices: Collection[str]) -> None:

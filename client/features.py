@@ -1,8 +1,6 @@
 """Features of recordings, extracted in parallel and cached by content."""
 
 import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -13,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
 from client.audio import AudioError, Floats, read_audio, seconds
+from client.cache import filling, read_array, write_array
 from client.errors import UserError, brief, check_choice
 from client.frames import pad
+from client.processes import side_by_side
 from client.threads import cores
 
 if TYPE_CHECKING:
@@ -150,8 +150,11 @@ def extract(
     digests = [_digest(path, skip_bad) for path in paths]
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
     first.pop("", None)
-    missing = [(p, _entry(folder, d)) for d, p in first.items() if not _entry(folder, d).exists()]
-    reasons = _extract_missing(extractor, missing, workers or cores())
+    entries = {digest: folder / digest[:2] / f"{digest}.npy" for digest in first}
+    known = {d: array for d, e in entries.items() if (array := read_array(e)) is not None}
+    missing = [(first[d], entry) for d, entry in entries.items() if d not in known]
+    with filling(cache_dir):
+        reasons = _extract_missing(extractor, missing, workers or cores())
     bad = {path: reason for path, reason in sorted(reasons) if reason}
     failed = {"", *(d for d, p in first.items() if p in bad)}
     if bad and not skip_bad:
@@ -161,17 +164,15 @@ def extract(
     kept = [i for i, d in enumerate(digests) if d not in failed]
     if not kept:
         raise UserError(f"{paths[0] if paths else 'corpus'}: no recording could be read")
-    stored = [np.load(_entry(folder, digests[i]), allow_pickle=False) for i in kept]
+    made = dict.fromkeys(digests[i] for i in kept if digests[i] not in known)
+    stored = known | {digest: np.load(entries[digest], allow_pickle=False) for digest in made}
+    rows = [stored[digests[i]] for i in kept]
     return Extracted(
-        values=np.stack(stored) if extractor.frames is None else pad(stored, extractor.frames),
+        values=np.stack(rows) if extractor.frames is None else pad(rows, extractor.frames),
         kept=kept,
         digests=[digests[i] for i in kept],
         skipped=[p for p, d in zip(paths, digests, strict=True) if d in failed],
     )
-
-
-def _entry(folder: Path, digest: str) -> Path:
-    return folder / digest[:2] / f"{digest}.npy"
 
 
 def _digest(path: Path, skip_bad: bool) -> str:
@@ -192,11 +193,11 @@ def _extract_missing(
         return []
     batches = _batches(jobs, extractor.batch_size)
     processes = min(workers, len(batches)) if extractor.side_by_side else 1
-    pool = Parallel(n_jobs=processes, return_as="generator")
+    tasks = (delayed(_extract_batch)(extractor, batch) for batch in batches)
     results = list[tuple[Path, str]]()
     try:
         with tqdm(desc="features", total=len(jobs), unit="file", mininterval=0.5) as bar:
-            for done in pool(delayed(_extract_batch)(extractor, batch) for batch in batches):
+            for done in side_by_side(tasks, processes):
                 results += done
                 bar.update(len(done))
     except BrokenProcessPool as error:
@@ -236,8 +237,5 @@ def _store(features: Floats, target: Path) -> str:
     """Write a recording's features into the cache, or return why not."""
     if not np.isfinite(features).all():
         return "features are not finite (silent or too short?)"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        np.save(file, features.astype(np.float32), allow_pickle=False)
-    os.replace(file.name, target)
+    write_array(target, features.astype(np.float32))
     return ""

@@ -11,11 +11,22 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+
+def _keeps_code() -> bool:
+    """Whether compiled code can be kept: beside this file, or in the user's cache."""
+    try:
+        numba.njit(cache=True)(_keeps_code)
+    except RuntimeError:  # neither can be written to
+        return False
+    return True
+
+
+KEEPS_CODE = _keeps_code()
 # Threads run side by side; sums may be reordered and products fused, but NaN stays NaN.
 compiled = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+    cache=KEEPS_CODE, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
-"""Compile a function when it is first called with arrays of these types, and keep the code."""
+"""Compile a function when it is first called with arrays of these types; keep code if possible."""
 
 
 @compiled
@@ -37,6 +48,9 @@ def as_rows(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
 @contextmanager
 def compiling_alone() -> Iterator[None]:
     """Keep other processes waiting that keep code in the same place: they find it there then."""
+    if not KEEPS_CODE:
+        yield
+        return
     with (Path(str(sum_of_squares.stats.cache_path)) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

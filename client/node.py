@@ -25,6 +25,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from rich.console import Console
 
 from client.app import STACKED, app, warm_up
+from client.environment import proxy_hint
 from client.errors import UserError, brief, check_choice
 from client.hosting import Holdings
 from client.processes import command, free_port, running
@@ -77,7 +78,7 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
             pause = RESTART_SECONDS[0] if taken else min(2 * pause, longest)
             _say(
                 f"no connection to {config.superlink}: is it up, and does it know this node's "
-                f"key? Trying again in {pause:.0f} s"
+                f"key? Trying again in {pause:.0f} s{proxy_hint(config.superlink)}"
             )
             time.sleep(pause)
 

@@ -1,17 +1,23 @@
-"""Flower's commands as processes that do not outlive the one that started them."""
+"""Processes that do not outlive the one that started them: Flower's commands, and workers."""
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+
+from joblib import Parallel
 
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 def command(name: str) -> str:
@@ -47,7 +53,7 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,  # Ctrl-C reaches this process alone
-            preexec_fn=partial(_end_with_parent, orphaned) if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with_parent, os.getpid(), orphaned),
         )
     finally:
         if output:
@@ -63,5 +69,24 @@ def running(
             process.wait()
 
 
-def _end_with_parent(orphaned: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, orphaned)
+def side_by_side(
+    tasks: Iterable[tuple[Callable[..., T], tuple[Any, ...], dict[str, Any]]], processes: int
+) -> "Iterator[T]":
+    """Yield the results of joblib's delayed calls, in order, computed by worker processes.
+
+    The workers end with this process, also if it is killed: joblib's tracker then removes the
+    shared memory that they held.
+    """
+    # Not in this process, where a single worker would run.
+    ending = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    started = ending if processes > 1 else {}
+    found: Iterator[T] = Parallel(n_jobs=processes, return_as="generator", **started)(tasks)
+    return found
+
+
+def end_with_parent(parent: int, orphaned: int = signal.SIGKILL) -> None:
+    """Have the system end this process with a signal as soon as its parent dies (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, orphaned)
+    if os.getppid() != parent:  # it died before
+        os.kill(os.getpid(), orphaned)

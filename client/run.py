@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -13,28 +12,33 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from client.cache import cache_folder
 from client.command import explain
 from client.corpora.base import Corpus
 from client.environment import keep_quiet
-from client.errors import BAD_INPUT, UserError
+from client.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem
 from client.hosting import Holdings
+from client.quoting import home_expanded, visible
 from client.speakers import load_corpus
 
 
 def main() -> None:
-    """Run the command line: bad input ends in one line and exit status 2."""
+    """Run the command line: an error that a user can mend ends in one line."""
     keep_quiet()
+    sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
     try:
         _hydra_main()
     except UserError as error:
-        line = str(error)
+        line, status = str(error), SUSPENDED if isinstance(error, Suspended) else BAD_INPUT
     except (HydraException, OmegaConfBaseException) as error:
-        line = explain(error)
+        line, status = explain(error), BAD_INPUT
+    except OSError as error:
+        line, status = os_problem(error), SUSPENDED
     else:
         return
-    print(f"fedser-node: {line}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    print(f"fedser-node: {visible(line)}", file=sys.stderr)
+    sys.exit(status)
 
 
 @hydra.main(config_path="pkg://conf", config_name="node", version_base="1.3")
@@ -45,7 +49,7 @@ def _hydra_main(composed: DictConfig) -> None:
     assert isinstance(settings, NodeConfig)
     corpus = build_corpus(composed.corpus, composed.data_root)
     extractor = build_group("features", composed.features)
-    data = load_corpus(corpus, extractor, Path(composed.cache))
+    data = load_corpus(corpus, extractor, cache_folder(composed.cache))
     serve(settings, Holdings(data, extractor.key))
 
 

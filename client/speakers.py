@@ -1,5 +1,6 @@
 """From utterances to clients: folds, shards, train and validation parts, normalisation."""
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from client.corpora.ages import with_age_groups
 from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, shared_attributes
-from client.errors import UserError, check_choice
+from client.errors import UserError, brief, check_choice
 from client.features import Extractor, extract
 from client.frames import unpad
 from client.seeds import numpy_stream
@@ -187,7 +189,10 @@ class Clients:
             "labels": self.labels[order],
             "bounds": bounds,
         }
-        save_file(tensors, path)
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, brief(error), str(path)) from error
 
 
 def name_units(corpora: Sequence[str], speakers: Sequence[str], unit: str) -> list[str]:

@@ -80,10 +80,14 @@ class Checkpoint:
     def announce(self, server_round: int, cohort: Sequence[int], durably: bool) -> None:
         """Note in the journal whom the next messages ask; durably: on the disk by now."""
         self.announced.append((server_round, list(cohort)))
-        with self._journal.open("a") as file:
-            file.write(json.dumps(self.announced[-1]) + "\n")
-        if durably:
-            sync(self._journal)
+        try:
+            with self._journal.open("a") as file:
+                file.write(json.dumps(self.announced[-1]) + "\n")
+            if durably:
+                sync(self._journal)
+        except OSError as error:
+            error.filename = self._journal  # a write says none
+            raise
 
     def save(self, state: State, outcome: Outcome) -> None:
         """Write the state and the books in one step."""

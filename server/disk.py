@@ -30,9 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield Path(name)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError):
+            error.filename = path  # a write says none, and nobody knows the temporary name
         raise
 
 

@@ -47,6 +47,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from rich.console import Console
 
+from client.environment import proxy_hint
 from client.errors import Suspended, UserError, brief
 from client.node import INSECURE
 from client.processes import command, running
@@ -209,6 +210,7 @@ def _suspending(address: str) -> Iterator[None]:
         raise Suspended(
             f"runtime.address={address}: the SuperLink is gone, or was started anew and does not "
             f"know this run ({brief(error)}); see to it that one can be there, then go on"
+            f"{proxy_hint(address)}"
         ) from error
 
 

@@ -31,6 +31,7 @@ from ray.exceptions import RayError, RayTaskError
 import client
 import server
 from client.errors import UserError
+from client.threads import cores
 from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
 
@@ -241,7 +242,7 @@ def ray_grids(
             if address is None and most >= len(nodes):
                 yield [Host(node) for node in nodes]
                 return
-            threads = max(1, (os.cpu_count() or 1) // count)
+            threads = max(1, cores() // count)
             yield [
                 RayGrid(dict(numbered[i::count]), address is not None, threads)
                 for i in range(count)
@@ -268,18 +269,28 @@ def _ray(address: str | None) -> Iterator[None]:
                 f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
             ) from error
     else:
-        with _importable_as_here(), _own_handler():
-            ray.init(
-                "local",
-                num_cpus=os.cpu_count(),
-                object_store_memory=_store_bytes(),
-                include_dashboard=False,
-                **options,
-            )
+        options |= {"num_cpus": cores(), "object_store_memory": _store_bytes()}
+        with _importable_as_here(), _own_handler(), _short_paths():
+            ray.init("local", include_dashboard=False, **options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _short_paths() -> Iterator[None]:
+    """Name the temporary folder if its path leaves no room for those of Ray's sockets."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX path length" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise UserError(
+            f"runtime=ray: the path of the temporary folder {folder} is too long for Ray's "
+            "sockets; set RAY_TMPDIR to a short one, such as /tmp, or runtime=local"
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from omegaconf import DictConfig, OmegaConf
 
 from client import run as client_run
-from client.command import no_such_key
+from client.cache import cache_folder
 from client.errors import UserError
 from client.run import build_corpus, build_group
 from client.speakers import CorpusData, load_corpus
@@ -39,6 +39,7 @@ from server.study import (
     private_federations,
     write_training,
 )
+from server.values import refuse_added
 
 register()
 
@@ -51,27 +52,13 @@ def study_config(composed: DictConfig) -> StudyConfig:
     UserError
         Naming the key.
     """
-    _refuse_added(composed, "")
+    refuse_added(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
     config.model = build_group("model", config.model)
     check_config(config)
     check_frames(config.model, build_group("features", config.features))
     return config
-
-
-def _refuse_added(composed: DictConfig, above: str) -> None:
-    """Refuse keys that ``+KEY=VALUE`` added where the schema has none."""
-    schema = OmegaConf.get_type(composed)
-    known = [field.name for field in fields(schema)] if is_dataclass(schema) else list(composed)
-    values = OmegaConf.to_container(composed)
-    assert isinstance(values, dict)
-    for name, value in values.items():
-        key = above + str(name)
-        if name not in known:
-            raise UserError(no_such_key(key, known))
-        if isinstance(value, dict):
-            _refuse_added(composed[name], f"{key}.")
 
 
 def load_private(config: StudyConfig) -> CorpusData:
@@ -89,7 +76,7 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
     """
     corpus = build_corpus(settings, config.data_root)
     extractor = build_group("features", config.features)
-    return load_corpus(corpus, extractor, Path(config.cache), config.age_bounds)
+    return load_corpus(corpus, extractor, cache_folder(config.cache), config.age_bounds)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from client.errors import UserError
+from client.errors import UserError, refusal
+from client.quoting import override, pasted
 from server.disk import make_private, remove_leftovers, write_text
 
 LOCK = ".lock"
@@ -58,7 +59,8 @@ def alone(folder: Path) -> Iterator[None]:
     except (Timeout, FileNotFoundError) as error:  # not found: the other one removed the folder
         raise Busy(busy) from error
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+        line = f"{folder}: cannot be written to ({error.strerror or error})"
+        raise refusal(error, line) from error
     try:
         remove_leftovers(folder)
         yield
@@ -80,8 +82,9 @@ def refuse_used(folder: Path) -> None:
         Naming the ways on.
     """
     if is_used(folder):
+        resume = pasted([override("resume", folder)])
         raise UserError(
-            f"{folder} holds a run already: set resume={folder} to go on with it, or "
+            f"{folder} holds a run already: set {resume} to go on with it, or "
             "hydra.run.dir to another folder; stage=attack and stage=report take run="
         )
 

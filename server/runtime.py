@@ -1,6 +1,5 @@
 """Where federations run, and how many of them at a time."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -58,11 +57,10 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
 @contextmanager
 def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[Place]]:
     """Make places for so many servers, or for as many as run at a time."""
-    cpus, here = runtime.client_resources.get("num_cpus", 1), os.cpu_count() or 1
+    cpus, here = runtime.client_resources.get("num_cpus", 1), cores()
     if runtime.name == "local":
-        own = cores()
-        count = min(most, own)
-        yield [LocalGrid(client_app, own // count) for _ in range(count)]
+        count = min(most, here)
+        yield [LocalGrid(client_app, here // count) for _ in range(count)]
     elif runtime.name != "ray":
         raise UserError(f"runtime.name={runtime.name} is not one of ray, local")
     elif cpus <= 0 or (runtime.ray_address is None and cpus > here):

@@ -26,6 +26,7 @@ from client.corpora.base import EMOTIONS
 from client.errors import Suspended
 from client.mechanism import Arrays
 from client.request import TrainRequest
+from client.terminal import plain
 from client.threads import spread
 from client.wire import from_record, to_record
 from server.aggregate import Aggregate, Received, rechunk, update_norms
@@ -375,6 +376,6 @@ def wait_for_nodes(
                 "runtime.patience, then go on"
             )
         if line != shown:
-            console.print(f"waiting for nodes: {line}", highlight=False)
+            console.print(plain(f"waiting for nodes: {line}"))
             shown = line
         time.sleep(POLL_SECONDS)

@@ -50,13 +50,9 @@ from server.replies import REASONS
 from server.roster import RemoteClients, Roster
 from server.statement import Guarded, Spent, privacy_statement
 from server.transcript import choose_layers
+from server.values import NUM_FOLDS, check_values
 
-NUM_FOLDS = 5
 CHECKPOINTS = "checkpoint"
-CHOICES = {
-    "normalisation": ("speaker", "corpus", "none"),
-    "stage": ("all", "check", "train", "attack", "report"),
-}
 
 
 def check_config(config: StudyConfig) -> None:
@@ -67,10 +63,7 @@ def check_config(config: StudyConfig) -> None:
     UserError
         Naming the key.
     """
-    for key, choices in CHOICES.items():
-        check_choice(key, getattr(config, key), choices)
-    check_choice("algorithm.name", config.algorithm.name, ("fedavg", "fedsgd"))
-    check_choice("runtime.name", config.runtime.name, ("ray", "local", "network"))
+    check_values(config)
     if config.runtime.name == "network" and config.normalisation not in NORMALISATIONS:
         raise UserError(
             f"normalisation={config.normalisation} needs statistics of all nodes' features, which "
@@ -82,21 +75,6 @@ def check_config(config: StudyConfig) -> None:
             "alone; choose another runtime"
         )
     check_choice("training.engine", config.training.engine, ENGINES)
-    for key in ("rounds", "checkpoint_every"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{key}={getattr(config, key)} must be at least 1")
-    if config.runtime.min_clients is not None and config.runtime.min_clients < 1:
-        raise UserError(f"runtime.min_clients={config.runtime.min_clients} must be at least 1")
-    for key in ("patience", "round_timeout"):
-        if not getattr(config.runtime, key) > 0:
-            raise UserError(f"runtime.{key}={getattr(config.runtime, key)} must be above 0")
-    if not 0 < config.cohort_fraction <= 1:
-        raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
-    if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
-        raise UserError(f"folds={config.folds} must name some of 0 to {NUM_FOLDS - 1}")
-    for key in ("epochs", "batch_size", "learning_rate"):
-        if getattr(config.training, key) <= 0:
-            raise UserError(f"training.{key}={getattr(config.training, key)} must be above 0")
     if not 0 <= config.model.dropout < 1:
         raise UserError(f"model.dropout={config.model.dropout} must lie in [0, 1)")
     check_choice("transcript.store", config.transcript.store, ("updates", "features"))

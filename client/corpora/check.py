@@ -9,6 +9,7 @@ from rich.table import Table
 from client.corpora.base import EMOTIONS, Corpus, Utterance, shared_attributes
 from client.corpora.pooled import Pooled
 from client.corpora.published import DOCS, Part, Published
+from client.terminal import plain
 
 MAX_VALUES = 10
 """Of an attribute that is listed: more of them say little of a group."""
@@ -23,11 +24,11 @@ def published(corpus: Corpus) -> list[Published]:
 
 def parts(corpus: Published) -> Table:
     """Tell which parts of a corpus its folder holds, and how many files of each."""
-    shown = Table(title=f"corpus {corpus.name}: {corpus.source.title}")
+    shown = Table(title=plain(f"corpus {corpus.name}: {corpus.source.title}"))
     for heading in ("part", "looked for", "found"):
         shown.add_column(heading, overflow="fold")
     for part in corpus.source.parts:
-        shown.add_row(part.name, str(part), _found(part, Path(corpus.root)))
+        shown.add_row(*map(plain, (part.name, part, _found(part, Path(corpus.root)))))
     return shown
 
 
@@ -76,8 +77,8 @@ def table(
     if left_out:
         caption.append(f"left out: {_tallied(left_out)}")
     shown = Table(
-        title=f"corpus {corpus}",
-        caption="\n".join(caption),
+        title=plain(f"corpus {corpus}"),
+        caption=plain("\n".join(caption)),
         caption_justify="left",
         show_footer=True,
     )
@@ -85,7 +86,7 @@ def table(
     if genders:
         tally = Counter(genders.values())
         footer = ", ".join(f"{count} {gender}" for gender, count in sorted(tally.items()))
-        shown.add_column("gender", footer=footer)
+        shown.add_column("gender", footer=plain(footer))
     for emotion, total in zip(EMOTIONS, totals, strict=True):
         shown.add_column(emotion, footer=str(total), justify="right")
     shown.add_column("total", footer=str(sum(totals)), justify="right")
@@ -93,7 +94,7 @@ def table(
     for speaker in speakers:
         row = [counts[speaker, emotion] for emotion in EMOTIONS]
         gender = [genders.get(speaker, "")] if genders else []
-        shown.add_row(speaker, *gender, *map(str, row), str(sum(row)))
+        shown.add_row(*map(plain, (speaker, *gender, *row, sum(row))))
     return shown
 
 

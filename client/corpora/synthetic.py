@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm import tqdm
 
+from client.cache import filling
 from client.corpora import records, table
 from client.corpora.base import EMOTIONS, Corpus, Listing
 from client.corpora.espeak import Espeak
@@ -21,6 +22,7 @@ from client.corpora.grammar import GRAMMARS
 from client.corpora.recording import SAMPLE_RATE, record
 from client.corpora.voices import draw_delivery, draw_voice
 from client.errors import UserError
+from client.processes import side_by_side
 from client.threads import cores
 
 _FORMAT = 2  # raise it whenever the same parameters would sound different
@@ -59,7 +61,8 @@ class Synthetic(Corpus):
         self._check()
         folder = cache / "synthetic" / self._key()
         if not folder.exists():
-            render(self, folder, cores())
+            with filling(cache):
+                render(self, folder, cores())
         return records.from_table(table.read(folder / table.FILE))
 
     def _check(self) -> None:
@@ -111,9 +114,8 @@ def render(corpus: Synthetic, folder: Path, processes: int) -> None:
 
 
 def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
-    spoken = Parallel(n_jobs=min(processes, corpus.speakers), return_as="generator")(
-        delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers)
-    )
+    tasks = (delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers))
+    spoken = side_by_side(tasks, min(processes, corpus.speakers))
     title, total = f"rendering {corpus.name}", corpus.speakers
     rows = []
     # Workers return audio, not write it: one that outlives an interrupted run leaves nothing.

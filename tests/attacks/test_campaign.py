@@ -63,8 +63,8 @@ def test_what_can_be_carried_out_is_not_refused(overrides):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["adversary.bootstraps=0"], r"adversary\.bootstraps must be at least 1"),
-        (["adversary.shadow_federations=0"], r"adversary\.shadow_federations must be at least"),
+        (["adversary.bootstraps=0"], r"adversary\.bootstraps=0 must be at least 1"),
+        (["adversary.shadow_federations=0"], r"adversary\.shadow_federations=0 must be at least"),
         (["adversary.leaked_updates=[1,0]"], r"leaked_updates: 0 is neither a count nor all"),
         (["adversary.leaked_updates=[1.5]"], r"leaked_updates: 1\.5 is neither a count nor all"),
         (["adversary.layers=[]"], r"adversary\.layers names no layer"),

@@ -106,6 +106,20 @@ WRONG = {
     "algorithm.name=fedave": (
         "algorithm.name=fedave is not one of fedavg, fedsgd; did you mean fedavg?"
     ),
+    "rounds=-5": "rounds=-5 must be at least 1",
+    "runtime.address=x:99999": (
+        "runtime.address=x:99999: must be HOST:PORT, with a port from 1 to 65535"
+    ),
+    "runtime.ray_address=x": (
+        "runtime.ray_address=x: must be HOST:PORT, with a port from 1 to 65535"
+    ),
+    "data_root=/a(b": (
+        "data_root=/a(b: cannot be read; if it is a text, write 'data_root=\"/a(b\"'"
+    ),
+    "data_root=/a,b": (
+        "data_root=/a,b: a comma; write 'data_root=[/a,b]', for one text "
+        "'data_root=\"/a,b\"', or -m for a sweep"
+    ),
     "runtime.name=rai": "runtime.name=rai is not one of ray, local, network; did you mean ray?",
     "privacy.mechanism=odp": (
         "privacy.mechanism=odp is not one of none, udp, local, layered, central, "
@@ -196,3 +210,23 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
         assert status == 0
         attacks = read_results(run / "results.json")["attacks"]
         assert [attack["leaked_updates"] for attack in attacks] == [1, 3, 5, 10, 20, "all"]
+
+
+def test_a_bad_number_is_refused_before_anything_slow_is_imported(tmp_path):
+    script = (
+        "import sys\nfrom attacks.command import main\n"
+        "try: main()\nexcept SystemExit as stop:\n"
+        " print(stop.code, *{'torch', 'flwr', 'ray', 'scipy', 'sklearn'} & set(sys.modules))\n"
+    )
+    call = [sys.executable, "-c", script, "rounds=-5"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    told = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (told.stdout, told.stderr) == ("2\n", "fedser: rounds=-5 must be at least 1\n")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_reader_that_has_seen_enough_ends_no_traceback(tmp_path):
+    call = f"{shlex.join([*FEDSER, '--help'])} | true; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    told = subprocess.run(["bash", "-c", call], env=environment, capture_output=True, text=True)
+    assert told.stderr == ""

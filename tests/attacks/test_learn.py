@@ -1,6 +1,5 @@
 """What attacks learn from, seen by one that notes all it is shown."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from attacks.learn import Shadow, View, fit_attacks, speaker_groups
+from client import threads
 from client.errors import UserError
 from server.transcript import Releases, Transcript, TranscriptMeta
 from server.writer import TranscriptWriter
@@ -52,7 +52,7 @@ class Spy:
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(threads, "cpu_count", lambda: 1)
 
 
 def write(folder, number, speakers, rounds=6):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from attacks.figures import leakage_figure, utility_figure
@@ -236,7 +237,7 @@ def test_every_warning_is_shown(run_dir: Path, results: Results) -> None:
 def test_folds_files_configuration_versions_and_timing_are_shown(run_dir: Path) -> None:
     text = page_text(run_dir)
     for shown in (
-        "4 60.5 % 60.0 % 62.0 % 34 s09, s10",
+        "4 60.5 % 25.0 % 60.0 % 62.0 % 34 s09, s10",
         "Recordings left out: 200 calm: 192 tied vote: 8",
         "Skipped files: 2 unreadable 03-01-broken.wav empty.wav",
         "privacy: epsilon: 25 name: udp",
@@ -291,6 +292,26 @@ def test_utility_figure_draws_mean_and_range_over_folds(results: Results) -> Non
     assert points(test)[0] == list(range(5, 41, 5))
     band = np.asarray(figure.axes[0].collections[1].get_paths()[0].vertices)
     assert np.ptp(band[np.isclose(band[:, 0], 40), 1]) == pytest.approx(4)  # folds are 1 % apart
+
+
+LACKING = np.diag([3, 0, 3, 3]).tolist()
+"""Confusion matrix of a fold without one emotion."""
+
+
+def dotted(axes: Axes) -> list[float]:
+    """Heights of the lines that show guessing."""
+    return [line.get_ydata()[0] for line in axes.lines if line.get_label() == "chance"]
+
+
+def test_chance_in_figure_and_verdict_is_that_of_the_folds(run_dir: Path, results: Results) -> None:
+    for fold in results["utility"]["per_fold"]:
+        fold["confusion"] = LACKING
+    results["utility"]["uar"] = 0.36
+    figure = utility_figure(make_rounds().query("role == 'private'"), results)
+    assert figure is not None and dotted(figure.axes[0]) == pytest.approx([100 / 3])
+    text = rewrite(run_dir, results)
+    assert "Emotion recognition is near guessing: 36.0 % UAR against 33 %." in text
+    assert "chance 33 %" in text and "4 60.5 % 33.3 % 60.0 %" in text
 
 
 def test_leakage_figure_draws_auc_and_interval_in_the_order_of_leaks(results: Results) -> None:

@@ -8,9 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from bokeh.models import Span
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -20,8 +22,10 @@ from attacks import figures
 from attacks.figures import GREY
 from attacks.results import write_results
 from attacks.summary import sweep_table
-from attacks.sweep import UNFINISHED, find_runs, runs_below, sweep_folder, write_sweep
+from attacks.sweep import UNFINISHED, find_runs, read_runs, runs_below, sweep_folder, write_sweep
 from attacks.sweep_figure import LARGE, SMALL
+from attacks.sweep_plot import sweep_plots
+from attacks.sweep_points import sweep_points
 from client.errors import UserError
 from conf.privacy_points import PRIVACY_POINTS
 from server.run import compose, study_config
@@ -238,6 +242,23 @@ def test_figure_puts_runs_by_real_epsilon_and_none_at_the_right_edge(
         udp: ([105306.4, 61000], [0.785, 0.53]),
         central: ([7.99, 1], [0.91, 0.9]),
     }
+
+
+def test_sweep_shows_the_chance_levels_of_its_runs(
+    sweep_dir: Path, drawn: list[Figure], results: Results
+) -> None:
+    for fold in results["utility"]["per_fold"]:
+        fold["confusion"] = np.diag([3, 0, 3, 3]).tolist()
+    add_run(sweep_dir / "12", ["privacy=local", "corpus=ravdess"], results)
+    write(sweep_dir)
+    assert read_table(sweep_dir)["chance_uar"].dropna().tolist() == [0.25] * 5 + [1 / 3]
+    upper, _ = drawn[0].axes
+    level = [line.get_ydata()[0] for line in upper.lines if line.get_linestyle() == ":"]
+    assert level == pytest.approx([25, 100 / 3])
+    varied, read = read_runs(runs_below(sweep_dir))
+    (plot,) = sweep_plots(sweep_points(varied, read), read).values()
+    spans = [span.location for span in plot.children[0].select(Span)]
+    assert spans == pytest.approx([25, 100 / 3])
 
 
 def test_figure_ties_the_nominal_epsilon_to_the_real_one(

@@ -13,13 +13,14 @@ from ray.exceptions import RayError
 
 import server.run  # noqa: F401  (sets the environment that Ray reads)
 from client.errors import UserError
+from client.threads import cores
 from client.wire import from_record, to_record
 from server.grid import Stopped
 from server.progress import bar
 from server.ray_grid import RayGrid, ray_grids
 
 SHAPE = (1000, 1000)
-HALF = {"num_cpus": (os.cpu_count() or 1) / 2}
+HALF = {"num_cpus": cores() / 2}
 
 NONE = np.zeros(3, np.float32)
 
@@ -137,7 +138,7 @@ def test_a_grid_can_be_stopped_while_it_waits(grid):
 
 def test_workers_are_shared_out_and_ray_can_be_started_again():
     ray.shutdown()
-    quarter = {"num_cpus": os.cpu_count() / 4}
+    quarter = {"num_cpus": cores() / 4}
     with ray_grids(app, quarter, None, 2) as grids:
         assert [list(grid.get_node_ids()) for grid in grids] == [[1, 3], [2, 4]]
         assert [nodes_that_answer(grid) for grid in grids] == [[1, 3], [2, 4]]
@@ -183,5 +184,30 @@ def test_a_cluster_that_is_not_there_is_refused(address):
     with (
         pytest.raises(UserError, match=rf"runtime\.ray_address={address}: no Ray cluster there"),
         ray_grids(app, {"num_cpus": 1}, address, 1),
+    ):
+        pass
+
+
+def test_ray_is_told_the_cores_of_this_process(monkeypatch):
+    monkeypatch.setattr("server.ray_grid.cores", lambda: 3)
+    given = {}
+
+    def init(*_, **options):
+        given.update(options)
+        raise Stopped
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Stopped), ray_grids(app, {"num_cpus": 1}, None, 1):
+        pass
+    assert given["num_cpus"] == 3
+
+
+def test_a_temporary_folder_with_a_long_path_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with (
+        pytest.raises(UserError, match=f"{folder} is too long .* RAY_TMPDIR .* runtime=local"),
+        ray_grids(app, {"num_cpus": 1}, None, 1),
     ):
         pass

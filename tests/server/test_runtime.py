@@ -1,5 +1,4 @@
 import _thread
-import os
 import signal
 import threading
 import time
@@ -8,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client import threads
 from client.errors import UserError
 from conf.schema import RuntimeConfig
 from server.recorder import Recorder
@@ -21,7 +21,7 @@ LOCAL = RuntimeConfig("local")
 @pytest.fixture
 def cores(monkeypatch):
     def set_cores(count):
-        monkeypatch.setattr(os, "cpu_count", lambda: count)
+        monkeypatch.setattr(threads, "cpu_count", lambda: count)
 
     return set_cores
 
