@@ -19,7 +19,8 @@ class RuntimeConfig:
     client_resources : dict
         CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
     ray_address : str or None
-        Of a Ray cluster to join, such as ``10.0.0.1:6379``; without one Ray starts here.
+        Of a Ray cluster to join, such as ``10.0.0.1:6379``, whose token must be known here; without
+        one Ray starts here.
     min_clients : int or None
         Nodes without which no round starts; None: one. A networked study starts with a node for
         each key that is known, or where there are no keys with so many.

@@ -26,13 +26,14 @@ import ray
 from flwr.app import Error, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 import client
 import server
 from client.errors import UserError
 from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
+from server.ray_auth import given_token, own_token
 
 PATIENCE = 1.0
 """Seconds until a grid that waits for replies notices that it was stopped."""
@@ -258,12 +259,23 @@ def _ray(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None:
         _check_address(address)
+    with own_token() if address is None else given_token(address):
+        _init(address, options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str | None, options: dict[str, Any]) -> None:
+    """Start Ray, or join a cluster."""
+    if address is not None:
         # Packages of a name that are installed there come after these.
         code = [str(Path(package.__path__[0])) for package in (client, server)]
         try:
             with _own_handler():
                 ray.init(address, runtime_env={"py_modules": code}, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
             ) from error
@@ -276,10 +288,6 @@ def _ray(address: str | None) -> Iterator[None]:
                 include_dashboard=False,
                 **options,
             )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
