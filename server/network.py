@@ -5,7 +5,6 @@ the ServerApp itself: what a study shows, writes and raises is that of a simulat
 """
 
 import hashlib
-import json
 import logging
 import secrets
 import signal
@@ -52,8 +51,17 @@ from client.node import INSECURE
 from client.processes import command, running
 from client.tasks import Runtime, retries
 from conf.schema import RuntimeConfig
+from server.admission import (
+    BadRoster,
+    choose_nodes,
+    describe,
+    dominant,
+    merge_rosters,
+    parse_roster,
+    refuse_few,
+)
 from server.replies import match, reason_of
-from server.roster import Roster, merge_rosters
+from server.roster import Roster
 from server.strategy import wait_for_nodes
 
 POLL_SECONDS = 0.25
@@ -98,35 +106,60 @@ class Network:
         The nodes that may take part, and how to call them; None: whoever is there.
     count : int
         How many nodes to start with.
+    least : int
+        Nodes without which there is no study, if what the others tell cannot be used.
     """
 
     grid: Grid
     names: Mapping[int, str] | None
     count: int
+    least: int = 1
 
     def roster(self, patience: float) -> Roster:
         """Wait so many seconds for the nodes, and ask each once what it holds.
+
+        Nodes that do not answer, or not as a node of this study does, are named and left out.
 
         Raises
         ------
         Suspended
             If nodes are missing.
         UserError
-            If nodes do not answer, or do not fit together.
+            If fewer than `least` are left.
         """
         nodes = wait_for_nodes(self.grid, self.count, patience, self.names)
         names = self.names or {node: str(node) for node in nodes}
+        refused, told = self._ask(nodes)
+        refused |= choose_nodes(told, names)
+        told = {node: roster for node, roster in told.items() if node not in refused}
+        refuse_few(refused, names, len(told), self.least)
+        lines = [f"left out: {describe(refused, names)}"] if refused else []
+        lines += [
+            f"node {names[node]} says that it holds more than half of all utterances, by which "
+            "updates are weighted"
+            for node in dominant(told)
+        ]
+        for line in lines:
+            console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return merge_rosters(told)
+
+    def _ask(self, nodes: Sequence[int]) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
+        """Return why nodes told nothing of use, and the rosters of the others."""
         asked = [(Message(RecordDict(), node, "query"), (node,)) for node in nodes]
         messages = [message for message, _ in asked]
         replies = self.grid.send_and_receive(messages, timeout=ANSWER_SECONDS)
+        refused = dict.fromkeys(nodes, f"no answer in {ANSWER_SECONDS:.0f} s")
         told = {}
         for reply, (node,) in match(replies, asked, Counter()):
+            del refused[node]
             if reply.has_error():
-                raise UserError(f"node {names[node]}: {reason_of(reply)}; is it a fedser-node?")
-            told[node] = _told(reply.content)
-        if silent := sorted(names[node] for node in nodes if node not in told):
-            raise UserError(f"node(s) {', '.join(silent)}: no answer in {ANSWER_SECONDS:.0f} s")
-        return merge_rosters(told, names)
+                refused[node] = f"{reason_of(reply)}; is it a fedser-node?"
+                continue
+            try:
+                told[node] = parse_roster(_told(reply.content))
+            except BadRoster as error:
+                refused[node] = str(error)
+        return refused, told
 
 
 def joined(grid: Grid, runtime: RuntimeConfig) -> Network:
@@ -140,7 +173,7 @@ def joined(grid: Grid, runtime: RuntimeConfig) -> Network:
     if runtime.min_clients is None:
         raise UserError("runtime.min_clients=null: say how many SuperNodes there are")
     look_often(grid)
-    return Network(grid, None, runtime.min_clients)
+    return Network(grid, None, runtime.min_clients, runtime.min_clients)
 
 
 @contextmanager
@@ -197,7 +230,8 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
         )
         api = Runtime(address, authority, secret_file.read_bytes(), retrying)
         grid = _grid(address, authority, stack.enter_context(api), retrying)
-        yield Network(stack.enter_context(grid), names, count)
+        least = runtime.min_clients or count // 2 + 1
+        yield Network(stack.enter_context(grid), names, count, least)
 
 
 @contextmanager
@@ -435,9 +469,9 @@ def _app() -> Fab:
     return Fab(hashlib.sha256(content).hexdigest(), content, {})
 
 
-def _told(content: RecordDict) -> Any:
-    """Return what a reply says of its node; None if that cannot be read."""
+def _told(content: RecordDict) -> str:
+    """Return the text of a reply that says what its node holds; of another reply, nothing."""
     try:
-        return json.loads(str(content.config_records["roster"]["json"]))
-    except (LookupError, ValueError, RecursionError):
-        return None
+        return str(content.config_records["roster"]["json"])
+    except LookupError:
+        return ""
