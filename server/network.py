@@ -5,12 +5,12 @@ the ServerApp itself: what a study shows, writes and raises is that of a simulat
 """
 
 import hashlib
+import ipaddress
 import logging
 import secrets
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -48,6 +48,7 @@ from rich.console import Console
 
 from client.errors import Suspended, UserError, brief
 from client.node import INSECURE
+from client.private_folder import private_folder
 from client.processes import command, running
 from client.tasks import Runtime, retries
 from conf.schema import RuntimeConfig
@@ -195,14 +196,15 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     keys, authority = _files(runtime)
-    address = runtime.address.replace("0.0.0.0", "127.0.0.1")  # to listen at, and to be found at
+    address = runtime.address
     with _suspending(address), ExitStack() as stack:
         superlink = None
         if runtime.start:
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedser-")))
+            private = stack.enter_context(private_folder())
             (private / "secret").write_bytes(secrets.token_bytes(32))
             secret_file, log = private / "secret", folder / "superlink.log"
-            _check_free(runtime.address)
+            _check_loopback(address)
+            _check_free(address)
             # What it knows dies with this process; its address is to be free at once.
             superlink = stack.enter_context(
                 running(_superlink(runtime, secret_file), log, orphaned=signal.SIGKILL)
@@ -224,12 +226,12 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
         )
         names = _register(control, keys) if keys else None
         count = len(keys) or runtime.min_clients or 1
-        control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
+        started = control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
         retrying = retries(
             lambda: superlink is not None and superlink.poll() is not None, runtime.patience
         )
         api = Runtime(address, authority, secret_file.read_bytes(), retrying)
-        grid = _grid(address, authority, stack.enter_context(api), retrying)
+        grid = _grid(address, authority, stack.enter_context(api), retrying, started.run_id)
         least = runtime.min_clients or count // 2 + 1
         yield Network(stack.enter_context(grid), names, count, least)
 
@@ -334,32 +336,41 @@ def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
 
 @contextmanager
 def _grid(
-    address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker
+    address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker, run_id: int
 ) -> Iterator[Grid]:
-    """Take the task of the ServerApp, and say how it ended."""
-    token = _token(address, api)
-    grid = HttpGrid(address, authority is None, authority, token=token)
-    grid._retry_invoker = retrying  # before it connects; its own never gives up
-    look_often(grid)
-    with api.task(token) as task:
-        given = task.PullTaskInput(PullTaskInputRequest())
-        TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
-        TaskIdentity.node_id = given.context.node_id
-        grid.set_run(run_from_proto(given.run))
-        status = SubStatus.FAILED
-        try:
-            yield grid
-            status = SubStatus.COMPLETED
-        finally:
-            grid.close()
-            retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
-            with suppress(httpx.HTTPError):
-                task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+    """Take the task of the ServerApp of our run, and say how it ended.
 
-
-def _token(address: str, api: Runtime) -> str:
-    """Wait for the task that the SuperLink made of the run."""
+    Whoever reaches the control API can queue runs: tasks of theirs are refused.
+    """
     deadline = time.monotonic() + START_SECONDS
+    while True:
+        token = _token(address, api, deadline)
+        with api.task(token) as task:
+            given = task.PullTaskInput(PullTaskInputRequest())
+            if given.run.run_id != run_id:
+                console.print(f"refused a task of run {given.run.run_id}, which is not ours")
+                task.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED))
+                continue
+            grid = HttpGrid(address, authority is None, authority, token=token)
+            grid._retry_invoker = retrying  # before it connects; its own never gives up
+            look_often(grid)
+            TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
+            TaskIdentity.node_id = given.context.node_id
+            grid.set_run(run_from_proto(given.run))
+            status = SubStatus.FAILED
+            try:
+                yield grid
+                status = SubStatus.COMPLETED
+            finally:
+                grid.close()
+                retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
+                with suppress(httpx.HTTPError):
+                    task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+        return
+
+
+def _token(address: str, api: Runtime, deadline: float) -> str:
+    """Wait for a task that the SuperLink made of a run."""
     while time.monotonic() < deadline:
         try:
             if token := api.acquire(TaskType.SERVER_APP):
@@ -416,6 +427,21 @@ def _superlink(runtime: RuntimeConfig, secret: Path) -> list[str]:
         *("--superexec-auth-secret-file", str(secret)),
         "--disable-runtime-dependency-installation",
     ]
+
+
+def _check_loopback(address: str) -> None:
+    """Refuse to serve the control API to other machines: it asks nobody who they are."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        found = {str(where[0]) for *_, where in socket.getaddrinfo(host or "0.0.0.0", None)}
+    except OSError as error:
+        raise UserError(f"runtime.address={address}: {error}") from error
+    if not all(ipaddress.ip_address(ip).is_loopback for ip in found):
+        raise UserError(
+            f"runtime.address={address}: whoever reaches a SuperLink can stop runs and register "
+            "nodes; start it at 127.0.0.1:8444, and let nodes in by docker/nginx.conf alone "
+            "(docs/real-clients.md)"
+        )
 
 
 def _check_free(address: str) -> None:

@@ -14,10 +14,9 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar, cast
@@ -31,6 +30,7 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 import client
 import server
 from client.errors import UserError
+from client.private_folder import private_folder
 from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
 from server.ray_auth import given_token, own_token
@@ -69,7 +69,7 @@ class Node:
     def __init__(self, client_app: ClientApp, node_id: int, threads: int) -> None:
         self._client_app, self._node_id, self._threads = client_app, node_id, threads
         self._told = tell()
-        self._held: Path | None = None
+        self._folder, self._held = ExitStack(), Path()
 
     def ready(self) -> None:
         """Answer once the actor has started."""
@@ -101,14 +101,13 @@ class Node:
 
     def leave(self) -> None:
         """Remove what was written to this machine."""
-        if self._held:
-            shutil.rmtree(self._held.parent, ignore_errors=True)
+        self._folder.close()
 
     def _fetch(self, name: str, content: "ray.ObjectRef[bytes]") -> str:
         """Hold this file alone, in a folder of this node, and return the folder."""
-        if self._held is None or self._held.name != name:
+        if self._held.name != name:
             self.leave()
-            self._held = Path(tempfile.mkdtemp(prefix="fedser-node-"), name)
+            self._held = self._folder.enter_context(private_folder()) / name
             self._held.write_bytes(ray.get(content))
         return str(self._held.parent)
 

@@ -4,7 +4,6 @@ from client.environment import keep_quiet
 
 keep_quiet()
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from client import run as client_run
 from client.command import no_such_key
 from client.errors import UserError
+from client.private_folder import private_folder
 from client.run import build_corpus, build_group
 from client.speakers import CorpusData, load_corpus
 from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
@@ -197,7 +197,7 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     config = study_config(composed)
     folder = folder.expanduser().absolute()
     data: CorpusData | Roster
-    with alone(folder), tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
+    with alone(folder), private_folder() as workspace:
         refuse_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
@@ -206,8 +206,7 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         else:
             data = load_private(config)
         outcomes = [
-            federate(grid, f, Path(workspace), "cpu")
-            for f in private_federations(config, data, folder)
+            federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
         ]
         seconds = time.perf_counter() - started
         write_training(folder, data, outcomes, config.normalisation, seconds)
