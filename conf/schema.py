@@ -29,7 +29,8 @@ class RuntimeConfig:
     round_timeout : float
         Seconds for nodes to reply in; a round goes on without the updates that are late.
     address : str
-        Of the network's SuperLink: host and port; ``0.0.0.0`` to listen at all interfaces.
+        Of the network's SuperLink: host and port. One that is started here listens on the loopback
+        interface, and nodes reach it through a proxy.
     start : bool
         Whether to start the SuperLink; else one runs there in process isolation.
     secret : str or None
@@ -51,7 +52,7 @@ class RuntimeConfig:
     min_clients: int | None = None
     patience: float = 120.0
     round_timeout: float = 3600.0
-    address: str = "127.0.0.1:8443"
+    address: str = "127.0.0.1:8444"
     start: bool = True
     secret: str | None = None
     certificates: str | None = None

@@ -104,7 +104,8 @@ class Network:
     Attributes
     ----------
     names : mapping of int to str, or None
-        The nodes that may take part, and how to call them; None: whoever is there.
+        The nodes that may take part, and how to call them; None (``runtime.insecure``): whoever is
+        there.
     count : int
         How many nodes to start with.
     least : int
@@ -161,20 +162,6 @@ class Network:
             except BadRoster as error:
                 refused[node] = str(error)
         return refused, told
-
-
-def joined(grid: Grid, runtime: RuntimeConfig) -> Network:
-    """Return the network of a grid that Flower started: ``flwr run``.
-
-    Raises
-    ------
-    UserError
-        If it is not known how many nodes there are to be.
-    """
-    if runtime.min_clients is None:
-        raise UserError("runtime.min_clients=null: say how many SuperNodes there are")
-    look_often(grid)
-    return Network(grid, None, runtime.min_clients, runtime.min_clients)
 
 
 @contextmanager

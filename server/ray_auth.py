@@ -25,8 +25,8 @@ ANYTHING = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 ANSWER_SECONDS = 10.0
 
 HOW = (
-    "run `ray get-auth-token --generate`, copy ~/.ray/auth_token to each machine, and set "
-    "RAY_AUTH_MODE=token for `ray start` and for fedser"
+    "run `ray get-auth-token --generate`, copy ~/.ray/auth_token to each machine (readable by you "
+    "alone), and set RAY_AUTH_MODE=token for `ray start` and for fedser"
 )
 
 ray_private: Any = _raylet

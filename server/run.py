@@ -29,7 +29,7 @@ from server.audit_noise import Collected, collect
 from server.audit_path import AuditPath
 from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import Server, sharing_cores
-from server.network import Network, joined, network
+from server.network import Network, network
 from server.roster import Roster, read_roster, read_truth
 from server.run_folder import alone, note_command, note_run, refuse_used
 from server.runtime import run_on
@@ -190,21 +190,22 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     Raises
     ------
     UserError
-        If the folder holds a run, or another process works in it.
+        If the folder holds a run, or another process works in it; for ``runtime=network``.
     """
     started = time.perf_counter()
     composed = compose(overrides)
     config = study_config(composed)
+    if config.runtime.name == "network":
+        raise UserError(
+            "runtime=network: a SuperLink that flwr run can use runs any app for anybody; start "
+            "the study with fedser (docs/real-clients.md)"
+        )
     folder = folder.expanduser().absolute()
-    data: CorpusData | Roster
     with alone(folder), private_folder() as workspace:
         refuse_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
-        if config.runtime.name == "network":
-            data = _roster(config, joined(grid, config.runtime), folder)
-        else:
-            data = load_private(config)
+        data = load_private(config)
         outcomes = [
             federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
         ]

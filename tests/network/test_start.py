@@ -13,8 +13,8 @@ from client.errors import Suspended, UserError
 from client.node import NodeConfig, serve
 from client.processes import command, free_port, running
 from conf.schema import RuntimeConfig
-from server.network import joined, listens, network
-from server.run import compose, study_config
+from server.network import listens, network
+from server.run import compose, study_config, train_from_overrides
 from tests.network.compose import ROOT, image_environment, services
 from tests.network.soak import is_flower
 
@@ -52,8 +52,8 @@ def test_insecurity_must_be_asked_for_and_is_said(tmp_path, capsys):
     with network(runtime(insecure=True, min_clients=1), tmp_path) as connected:
         assert list(connected.grid.get_node_ids()) == []
     assert "runtime.insecure=true: no TLS and no authentication" in capsys.readouterr().err
-    with pytest.raises(UserError, match="say how many"):
-        joined(connected.grid, runtime())
+    with pytest.raises(UserError, match="runs any app for anybody; start the study with fedser"):
+        train_from_overrides(["runtime=network"], tmp_path / "run", connected.grid)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.2", "", "[::]", "8.8.8.8"])
