@@ -25,6 +25,7 @@ import ray
 from flwr.app import Error, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from ray._private.utils import estimate_available_memory
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 import client
@@ -315,10 +316,13 @@ def _check_address(address: str) -> None:
 def _store_bytes() -> int | None:
     """Return half of the shared memory that is free, of which Ray takes what it fills.
 
-    A cohort of 1,000 clients replies with more than 1 GB. None leaves it to Ray.
+    A cohort of 1,000 clients replies with more than 1 GB. Of more than half of the memory that
+    other programs leave Ray would not start. None leaves it to Ray.
     """
     try:
-        half = shutil.disk_usage("/dev/shm").free // 2
+        spare: int = estimate_available_memory()  # type: ignore[no-untyped-call]
+        free = min(shutil.disk_usage("/dev/shm").free, spare)
+        half = free // 2
     except OSError:
         return None
     return half if half >= LEAST_STORE else None
