@@ -1,6 +1,7 @@
 """What a real node holds, which of it a federation uses, and what the node tells of it."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -14,7 +15,8 @@ from safetensors.numpy import save_file
 
 from client.corpora.base import EMOTIONS, Utterance
 from client.dataset import Dataset, Examples
-from client.errors import check_choice
+from client.errors import UserError, check_choice
+from client.names import name_fault
 from client.speakers import Clients, CorpusData, held_out_set, make_clients
 
 NORMALISATIONS = ("speaker", "none")
@@ -66,9 +68,17 @@ class Holdings:
     data : CorpusData
     features : str
         The key of the extractor.
+
+    Raises
+    ------
+    UserError
+        If the corpus or a speaker has a name that no server accepts.
     """
 
     def __init__(self, data: CorpusData, features: str) -> None:
+        for kind, name in [("corpus.name", data.name), *(("speaker", s) for s in data.speakers)]:
+            if fault := name_fault(name):
+                raise UserError(f"{kind} {ascii(name[:80])}: {fault}; rename it at this node")
         self._data, self._features = data, features
 
     def save(self, path: Path) -> None:
@@ -101,14 +111,14 @@ class Holdings:
     @cached_property
     def roster(self) -> dict[str, Any]:
         """All that a server is told: whose utterances these are and how many, and versions."""
-        spoken = [u.speaker for u in self._data.utterances]
+        spoken = Counter(u.speaker for u in self._data.utterances)
         return {
             "version": version("fedser"),
             "corpus": self._data.name,
             "shards": self._data.shards,
             "features": self._features,
             "dimension": int(self._data.features.shape[-1]),
-            "speakers": {speaker: spoken.count(speaker) for speaker in self._data.speakers},
+            "speakers": {speaker: spoken[speaker] for speaker in self._data.speakers},
         }
 
     def hosted(self, hosting: Hosting, seed: int, device: str) -> Hosted:

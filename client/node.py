@@ -11,7 +11,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from client.app import STACKED, app, warm_up
 from client.environment import proxy_hint
 from client.errors import UserError, brief, check_choice
 from client.hosting import Holdings
+from client.private_folder import private_folder
 from client.processes import command, free_port, running
 from client.tasks import Runtime, retries
 
@@ -63,8 +63,7 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
     _check(config)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # leaving nothing behind
-    with tempfile.TemporaryDirectory(prefix="fedser-holdings-") as private:
-        folder = Path(private)  # readable by this user alone
+    with private_folder() as folder:
         holdings.save(folder / "holdings.safetensors")
         (folder / "secret").write_bytes(secrets.token_bytes(32))
         speakers = holdings.roster["speakers"]

@@ -19,7 +19,8 @@ class RuntimeConfig:
     client_resources : dict
         CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
     ray_address : str or None
-        Of a Ray cluster to join, such as ``10.0.0.1:6379``; without one Ray starts here.
+        Of a Ray cluster to join, such as ``10.0.0.1:6379``, whose token must be known here; without
+        one Ray starts here.
     min_clients : int or None
         Nodes without which no round starts; None: one. A networked study starts with a node for
         each key that is known, or where there are no keys with so many.
@@ -28,7 +29,8 @@ class RuntimeConfig:
     round_timeout : float
         Seconds for nodes to reply in; a round goes on without the updates that are late.
     address : str
-        Of the network's SuperLink: host and port; ``0.0.0.0`` to listen at all interfaces.
+        Of the network's SuperLink: host and port. One that is started here listens on the loopback
+        interface, and nodes reach it through a proxy.
     start : bool
         Whether to start the SuperLink; else one runs there in process isolation.
     secret : str or None
@@ -50,7 +52,7 @@ class RuntimeConfig:
     min_clients: int | None = None
     patience: float = 120.0
     round_timeout: float = 3600.0
-    address: str = "127.0.0.1:8443"
+    address: str = "127.0.0.1:8444"
     start: bool = True
     secret: str | None = None
     certificates: str | None = None

@@ -7,7 +7,7 @@
 #
 # FOLDER/ca.crt goes to every machine, and FOLDER/keys/N to node N alone. server.*, secret and
 # nodes/ (public keys) stay with the SuperLink, and ca.key with you. NAMEs are those by which nodes
-# reach the SuperLink, host names or addresses, besides superlink, localhost and 127.0.0.1.
+# reach the SuperLink, host names or addresses, besides superlink, proxy, localhost and 127.0.0.1.
 set -euo pipefail
 umask 077
 
@@ -28,7 +28,7 @@ if [ ! -e ca.key ]; then
 fi
 
 if [ ! -e server.crt ] || [ $# -gt 0 ]; then
-    names="DNS:superlink,DNS:localhost,IP:127.0.0.1"
+    names="DNS:superlink,DNS:proxy,DNS:localhost,IP:127.0.0.1"
     for name in "$@"; do
         kind=DNS
         if [[ $name =~ ^[0-9.]+$ || $name == *:* ]]; then

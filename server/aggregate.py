@@ -62,6 +62,13 @@ class Received:
     releases: Releases
     norms: Floats64
 
+    def only(self, rows: Sequence[int]) -> "Received":
+        """Return some of the updates."""
+        r, kept = self.releases, np.array(rows, dtype=np.int64)
+        arrays = {name: array[kept] for name, array in r.arrays.items()}
+        releases = Releases(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
+        return Received(releases, self.norms[kept])
+
 
 class Aggregation(Protocol):
     """How a round is aggregated.

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from client.corpora.base import EMOTIONS
-from client.errors import UserError
+from client.errors import Suspended, UserError
 from client.mechanism import NoiseSource
 from client.model import initial_arrays
 from client.request import TrainRequest
@@ -18,9 +18,11 @@ from client.seeds import noise_source, numpy_stream
 from client.speakers import Clients
 from client.wire import from_record, to_record
 from server.aggregate import aggregation
-from server.checkpoint import Checkpoint, State
+from server.checkpoint import STATE, Checkpoint, State
+from server.evaluate import FiniteScores
 from server.federation import Federation, Outcome
 from server.grid import offer, threads_of
+from server.limits import UpdateLimit
 from server.recorder import Recorder
 from server.roster import RemoteClients
 from server.strategy import TappedAveraging
@@ -96,10 +98,13 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
     num_parameters = sum(array.size for array in arrays.values())
     kept_in = federation.checkpoint
     checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
+    finite = FiniteScores(protocol.model, federation.dimension)
     with Recorder(federation, num_parameters, threads_of(grid)) as recorder:
         state = checkpoint.load(recorder.outcome) if checkpoint else None
         asked_before: dict[int, list[int]] = {}
         if checkpoint and state:
+            if not finite(state.arrays):
+                raise UserError(f"{kept_in}: its model gives no finite scores; start the run anew")
             again, cohorts = checkpoint.announced[state.announced :], state.cohorts
             attempts.update(server_round for server_round, _ in again)
             if plan.config.states_epsilon:  # each attempt has its own noise and is a release
@@ -138,8 +143,10 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 if flower_round == 0:  # Flower also asks before the first round
                     return None
                 nonlocal arrays, last
-                arrays, server_round = from_record(record), done + flower_round
-                last = server_round
+                updated, server_round = from_record(record), done + flower_round
+                if not finite(updated):
+                    raise Suspended(_diverged(federation, server_round))
+                arrays, last = updated, server_round
                 # Whoever was asked before an interruption may have released the same already.
                 released = asked_before.get(server_round, strategy.last_released)
                 recorder.accountant.add(released)
@@ -168,6 +175,12 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
                 min_clients=federation.min_clients,
                 patience=federation.patience,
                 remote=clients if isinstance(clients, RemoteClients) else None,
+                limit=UpdateLimit(
+                    protocol.algorithm.name,
+                    protocol.training,
+                    plan.client_mechanism(),
+                    clients.sizes().tolist(),
+                ),
             )
             try:
                 with suppress(BudgetSpent):
@@ -187,3 +200,16 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         limit = plan.config.stop_at_epsilon
         raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")
     return recorder.outcome
+
+
+def _diverged(federation: Federation, server_round: int) -> str:
+    kept = (
+        f"; {federation.checkpoint / STATE} keeps the last one that does"
+        if federation.checkpoint
+        else ""
+    )
+    return (
+        f"{federation.name}, round {server_round}: the model that this round makes gives no finite "
+        f"scores, and is not kept{kept}. Lower training.learning_rate or "
+        "algorithm.server_learning_rate and start anew; if a node sent wrong updates, remove it"
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from client.corpora.base import EMOTIONS
 from client.evaluation import confusion_matrices
@@ -73,6 +74,28 @@ class Evaluator:
         """Score one model."""
         load_arrays(self._model, arrays)
         return scores_of(*confusion_matrices(self._model, self._sets, self._threads))
+
+
+class FiniteScores:
+    """Tells whether a global model still gives finite scores, on two made-up utterances.
+
+    Parameters
+    ----------
+    dimension : int
+        Number of features.
+    """
+
+    def __init__(self, config: ModelConfig, dimension: int) -> None:
+        shape = (2, 3, dimension) if config.reads_frames else (2, dimension)
+        features = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self._features = torch.from_numpy(features)
+        self._model = config.network(dimension, len(EMOTIONS)).eval()
+
+    def __call__(self, arrays: Arrays) -> bool:
+        """Judge one model."""
+        load_arrays(self._model, arrays)
+        with torch.inference_mode():
+            return bool(torch.isfinite(self._model(self._features)).all())
 
 
 def scores_of(validated: Ints, tested: Ints) -> Scores:

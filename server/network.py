@@ -5,13 +5,12 @@ the ServerApp itself: what a study shows, writes and raises is that of a simulat
 """
 
 import hashlib
-import json
+import ipaddress
 import logging
 import secrets
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -50,11 +49,21 @@ from rich.console import Console
 from client.environment import proxy_hint
 from client.errors import Suspended, UserError, brief
 from client.node import INSECURE
+from client.private_folder import private_folder
 from client.processes import command, running
 from client.tasks import Runtime, retries
 from conf.schema import RuntimeConfig
+from server.admission import (
+    BadRoster,
+    choose_nodes,
+    describe,
+    dominant,
+    merge_rosters,
+    parse_roster,
+    refuse_few,
+)
 from server.replies import match, reason_of
-from server.roster import Roster, merge_rosters
+from server.roster import Roster
 from server.strategy import wait_for_nodes
 
 POLL_SECONDS = 0.25
@@ -96,52 +105,64 @@ class Network:
     Attributes
     ----------
     names : mapping of int to str, or None
-        The nodes that may take part, and how to call them; None: whoever is there.
+        The nodes that may take part, and how to call them; None (``runtime.insecure``): whoever is
+        there.
     count : int
         How many nodes to start with.
+    least : int
+        Nodes without which there is no study, if what the others tell cannot be used.
     """
 
     grid: Grid
     names: Mapping[int, str] | None
     count: int
+    least: int = 1
 
     def roster(self, patience: float) -> Roster:
         """Wait so many seconds for the nodes, and ask each once what it holds.
+
+        Nodes that do not answer, or not as a node of this study does, are named and left out.
 
         Raises
         ------
         Suspended
             If nodes are missing.
         UserError
-            If nodes do not answer, or do not fit together.
+            If fewer than `least` are left.
         """
         nodes = wait_for_nodes(self.grid, self.count, patience, self.names)
         names = self.names or {node: str(node) for node in nodes}
+        refused, told = self._ask(nodes)
+        refused |= choose_nodes(told, names)
+        told = {node: roster for node, roster in told.items() if node not in refused}
+        refuse_few(refused, names, len(told), self.least)
+        lines = [f"left out: {describe(refused, names)}"] if refused else []
+        lines += [
+            f"node {names[node]} says that it holds more than half of all utterances, by which "
+            "updates are weighted"
+            for node in dominant(told)
+        ]
+        for line in lines:
+            console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return merge_rosters(told)
+
+    def _ask(self, nodes: Sequence[int]) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
+        """Return why nodes told nothing of use, and the rosters of the others."""
         asked = [(Message(RecordDict(), node, "query"), (node,)) for node in nodes]
         messages = [message for message, _ in asked]
         replies = self.grid.send_and_receive(messages, timeout=ANSWER_SECONDS)
+        refused = dict.fromkeys(nodes, f"no answer in {ANSWER_SECONDS:.0f} s")
         told = {}
         for reply, (node,) in match(replies, asked, Counter()):
+            del refused[node]
             if reply.has_error():
-                raise UserError(f"node {names[node]}: {reason_of(reply)}; is it a fedser-node?")
-            told[node] = _told(reply.content)
-        if silent := sorted(names[node] for node in nodes if node not in told):
-            raise UserError(f"node(s) {', '.join(silent)}: no answer in {ANSWER_SECONDS:.0f} s")
-        return merge_rosters(told, names)
-
-
-def joined(grid: Grid, runtime: RuntimeConfig) -> Network:
-    """Return the network of a grid that Flower started: ``flwr run``.
-
-    Raises
-    ------
-    UserError
-        If it is not known how many nodes there are to be.
-    """
-    if runtime.min_clients is None:
-        raise UserError("runtime.min_clients=null: say how many SuperNodes there are")
-    look_often(grid)
-    return Network(grid, None, runtime.min_clients)
+                refused[node] = f"{reason_of(reply)}; is it a fedser-node?"
+                continue
+            try:
+                told[node] = parse_roster(_told(reply.content))
+            except BadRoster as error:
+                refused[node] = str(error)
+        return refused, told
 
 
 @contextmanager
@@ -163,14 +184,15 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     keys, authority = _files(runtime)
-    address = runtime.address.replace("0.0.0.0", "127.0.0.1")  # to listen at, and to be found at
+    address = runtime.address
     with _suspending(address), ExitStack() as stack:
         superlink = None
         if runtime.start:
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedser-")))
+            private = stack.enter_context(private_folder())
             (private / "secret").write_bytes(secrets.token_bytes(32))
             secret_file, log = private / "secret", folder / "superlink.log"
-            _check_free(runtime.address)
+            _check_loopback(address)
+            _check_free(address)
             # What it knows dies with this process; its address is to be free at once.
             superlink = stack.enter_context(
                 running(_superlink(runtime, secret_file), log, orphaned=signal.SIGKILL)
@@ -192,13 +214,14 @@ def network(runtime: RuntimeConfig, folder: Path) -> Iterator[Network]:
         )
         names = _register(control, keys) if keys else None
         count = len(keys) or runtime.min_clients or 1
-        control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
+        started = control.StartRun(StartRunRequest(fab=fab_to_proto(_app())))
         retrying = retries(
             lambda: superlink is not None and superlink.poll() is not None, runtime.patience
         )
         api = Runtime(address, authority, secret_file.read_bytes(), retrying)
-        grid = _grid(address, authority, stack.enter_context(api), retrying)
-        yield Network(stack.enter_context(grid), names, count)
+        grid = _grid(address, authority, stack.enter_context(api), retrying, started.run_id)
+        least = runtime.min_clients or count // 2 + 1
+        yield Network(stack.enter_context(grid), names, count, least)
 
 
 @contextmanager
@@ -302,32 +325,41 @@ def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
 
 @contextmanager
 def _grid(
-    address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker
+    address: str, authority: bytes | None, api: Runtime, retrying: RetryInvoker, run_id: int
 ) -> Iterator[Grid]:
-    """Take the task of the ServerApp, and say how it ended."""
-    token = _token(address, api)
-    grid = HttpGrid(address, authority is None, authority, token=token)
-    grid._retry_invoker = retrying  # before it connects; its own never gives up
-    look_often(grid)
-    with api.task(token) as task:
-        given = task.PullTaskInput(PullTaskInputRequest())
-        TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
-        TaskIdentity.node_id = given.context.node_id
-        grid.set_run(run_from_proto(given.run))
-        status = SubStatus.FAILED
-        try:
-            yield grid
-            status = SubStatus.COMPLETED
-        finally:
-            grid.close()
-            retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
-            with suppress(httpx.HTTPError):
-                task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+    """Take the task of the ServerApp of our run, and say how it ended.
 
-
-def _token(address: str, api: Runtime) -> str:
-    """Wait for the task that the SuperLink made of the run."""
+    Whoever reaches the control API can queue runs: tasks of theirs are refused.
+    """
     deadline = time.monotonic() + START_SECONDS
+    while True:
+        token = _token(address, api, deadline)
+        with api.task(token) as task:
+            given = task.PullTaskInput(PullTaskInputRequest())
+            if given.run.run_id != run_id:
+                console.print(f"refused a task of run {given.run.run_id}, which is not ours")
+                task.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED))
+                continue
+            grid = HttpGrid(address, authority is None, authority, token=token)
+            grid._retry_invoker = retrying  # before it connects; its own never gives up
+            look_often(grid)
+            TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
+            TaskIdentity.node_id = given.context.node_id
+            grid.set_run(run_from_proto(given.run))
+            status = SubStatus.FAILED
+            try:
+                yield grid
+                status = SubStatus.COMPLETED
+            finally:
+                grid.close()
+                retrying.max_tries = 1  # where the SuperLink is gone, nobody is to be told
+                with suppress(httpx.HTTPError):
+                    task.PushTaskOutput(PushTaskOutputRequest(sub_status=status))
+        return
+
+
+def _token(address: str, api: Runtime, deadline: float) -> str:
+    """Wait for a task that the SuperLink made of a run."""
     while time.monotonic() < deadline:
         try:
             if token := api.acquire(TaskType.SERVER_APP):
@@ -386,6 +418,21 @@ def _superlink(runtime: RuntimeConfig, secret: Path) -> list[str]:
     ]
 
 
+def _check_loopback(address: str) -> None:
+    """Refuse to serve the control API to other machines: it asks nobody who they are."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        found = {str(where[0]) for *_, where in socket.getaddrinfo(host or "0.0.0.0", None)}
+    except OSError as error:
+        raise UserError(f"runtime.address={address}: {error}") from error
+    if not all(ipaddress.ip_address(ip).is_loopback for ip in found):
+        raise UserError(
+            f"runtime.address={address}: whoever reaches a SuperLink can stop runs and register "
+            "nodes; start it at 127.0.0.1:8444, and let nodes in by docker/nginx.conf alone "
+            "(docs/real-clients.md)"
+        )
+
+
 def _check_free(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
@@ -437,9 +484,9 @@ def _app() -> Fab:
     return Fab(hashlib.sha256(content).hexdigest(), content, {})
 
 
-def _told(content: RecordDict) -> Any:
-    """Return what a reply says of its node; None if that cannot be read."""
+def _told(content: RecordDict) -> str:
+    """Return the text of a reply that says what its node holds; of another reply, nothing."""
     try:
-        return json.loads(str(content.config_records["roster"]["json"]))
-    except (LookupError, ValueError, RecursionError):
-        return None
+        return str(content.config_records["roster"]["json"])
+    except LookupError:
+        return ""

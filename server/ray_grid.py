@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar, cast
@@ -26,14 +26,17 @@ import ray
 from flwr.app import Error, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from ray.exceptions import RayError, RayTaskError
+from ray._private.utils import estimate_available_memory
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 import client
 import server
 from client.errors import UserError
+from client.private_folder import private_folder
 from client.threads import cores
 from server.grid import DirectGrid, LocalGrid, Server, Stopped, node_context, sharing_cores
 from server.progress import Shown, Told, tell
+from server.ray_auth import given_token, own_token
 
 PATIENCE = 1.0
 """Seconds until a grid that waits for replies notices that it was stopped."""
@@ -69,7 +72,7 @@ class Node:
     def __init__(self, client_app: ClientApp, node_id: int, threads: int) -> None:
         self._client_app, self._node_id, self._threads = client_app, node_id, threads
         self._told = tell()
-        self._held: Path | None = None
+        self._folder, self._held = ExitStack(), Path()
 
     def ready(self) -> None:
         """Answer once the actor has started."""
@@ -101,14 +104,13 @@ class Node:
 
     def leave(self) -> None:
         """Remove what was written to this machine."""
-        if self._held:
-            shutil.rmtree(self._held.parent, ignore_errors=True)
+        self._folder.close()
 
     def _fetch(self, name: str, content: "ray.ObjectRef[bytes]") -> str:
         """Hold this file alone, in a folder of this node, and return the folder."""
-        if self._held is None or self._held.name != name:
+        if self._held.name != name:
             self.leave()
-            self._held = Path(tempfile.mkdtemp(prefix="fedser-node-"), name)
+            self._held = self._folder.enter_context(private_folder()) / name
             self._held.write_bytes(ray.get(content))
         return str(self._held.parent)
 
@@ -259,12 +261,23 @@ def _ray(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None:
         _check_address(address)
+    with own_token() if address is None else given_token(address):
+        _init(address, options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str | None, options: dict[str, Any]) -> None:
+    """Start Ray, or join a cluster."""
+    if address is not None:
         # Packages of a name that are installed there come after these.
         code = [str(Path(package.__path__[0])) for package in (client, server)]
         try:
             with _own_handler():
                 ray.init(address, runtime_env={"py_modules": code}, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"runtime.ray_address={address}: {str(error).splitlines()[0]}"
             ) from error
@@ -272,10 +285,6 @@ def _ray(address: str | None) -> Iterator[None]:
         options |= {"num_cpus": cores(), "object_store_memory": _store_bytes()}
         with _importable_as_here(), _own_handler(), _short_paths():
             ray.init("local", include_dashboard=False, **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -319,10 +328,13 @@ def _check_address(address: str) -> None:
 def _store_bytes() -> int | None:
     """Return half of the shared memory that is free, of which Ray takes what it fills.
 
-    A cohort of 1,000 clients replies with more than 1 GB. None leaves it to Ray.
+    A cohort of 1,000 clients replies with more than 1 GB. Of more than half of the memory that
+    other programs leave Ray would not start. None leaves it to Ray.
     """
     try:
-        half = shutil.disk_usage("/dev/shm").free // 2
+        spare: int = estimate_available_memory()  # type: ignore[no-untyped-call]
+        free = min(shutil.disk_usage("/dev/shm").free, spare)
+        half = free // 2
     except OSError:
         return None
     return half if half >= LEAST_STORE else None

@@ -34,6 +34,7 @@ REASONS = {
     "num_examples": "a number of utterances is not one, or above what the client holds",
     "loss": "a loss is not a finite number of at least 0",
     "not_finite": "an update holds NaN or infinity",
+    "size": "an update is larger than training or the cohort allows; its client was named",
     "evaluation": "a node told nothing of the model, or no tables of just its own utterances",
     "duplicate": "a second reply to a message",
     "unasked": "a reply to no message of this round: late, replayed or made up",

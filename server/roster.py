@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,11 +128,14 @@ class Roster:
         numbered = [(n, s, n % self.shards) for n, s in enumerate(speakers)]
         sizes = {s: training_sizes(self.counts[s], self.shards) for s in sorted(trained)}
         hosts, evaluated = {}, {}
-        for node in sorted(set(self.nodes.values())):
-            own = [s for s in sizes if self.nodes[s] == node]
-            tests = tuple(s for s in sorted(tested) if self.nodes[s] == node)
-            numbers = tuple(client for client in numbered if client[1] in own)
-            hosts[node] = Hosting(numbers, tests, normalisation)
+        of_node = self._by_node([*trained, *tested])
+        clients = defaultdict(list)
+        for client in numbered:
+            clients[client[1]].append(client)
+        for node, held in of_node.items():
+            own, tests = [s for s in held if s in sizes], [s for s in held if s not in sizes]
+            numbers = tuple(client for s in own for client in clients[s])
+            hosts[node] = Hosting(numbers, tuple(tests), normalisation)
             evaluated[node] = {
                 "validation": sum(self.counts[s] - sum(sizes[s]) for s in own),
                 "test": sum(self.counts[s] for s in tests),
@@ -144,6 +148,13 @@ class Roster:
             hosts=hosts,
             evaluated=evaluated,
         )
+
+    def _by_node(self, speakers: Sequence[str]) -> dict[int, list[str]]:
+        """Return which of these speakers each node holds, sorted; nothing once nodes are gone."""
+        held: dict[int, list[str]] = {node: [] for node in sorted(set(self.nodes.values()))}
+        for speaker in sorted(speakers) if held else []:
+            held[self.nodes[speaker]].append(speaker)
+        return held
 
     def save(self, folder: Path) -> None:
         """Write what does not change when nodes come and go."""
@@ -166,52 +177,6 @@ def read_roster(folder: Path) -> Roster:
         raise UserError(
             f"{folder}: no roster of a networked run; run fedser stage=train"
         ) from error
-
-
-def merge_rosters(told: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> Roster:
-    """Put together what nodes told of themselves.
-
-    Parameters
-    ----------
-    told : mapping of int to mapping
-        As of `client.hosting.Holdings.roster`, by node.
-    names : mapping of int to str
-        How to call each node.
-
-    Raises
-    ------
-    UserError
-        If nodes differ in version, corpus, shards or features, hold the same speaker, or tell
-        something malformed.
-    """
-    counts: dict[str, int] = {}
-    nodes: dict[str, int] = {}
-    first: Mapping[str, Any] | None = None
-    for node, roster in sorted(told.items(), key=lambda item: names[item[0]]):
-        _check_form(names[node], roster)
-        first = first or roster
-        for key in ("version", "corpus", "shards", "features", "dimension"):
-            if roster[key] != first[key]:
-                raise UserError(
-                    f"node {names[node]}: its {key} is {roster[key]}, that of others {first[key]}; "
-                    "start all nodes with the same"
-                )
-        for speaker, count in roster["speakers"].items():
-            if speaker in counts:
-                raise UserError(
-                    f"node {names[node]}: speaker {speaker} is at node {names[nodes[speaker]]}, "
-                    "too; give each speaker to one node, with corpus.speakers or another folder"
-                )
-            counts[speaker], nodes[speaker] = count, node
-    assert first is not None  # there are nodes
-    return Roster(
-        first["corpus"],
-        first["shards"],
-        first["features"],
-        first["dimension"],
-        counts,
-        nodes=nodes,
-    )
 
 
 def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, dict[str, str]]:
@@ -241,17 +206,3 @@ def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, di
         speaker: shared_attributes(with_age_groups(rows, age_bounds))
         for speaker, rows in by_speaker.items()
     }
-
-
-def _check_form(name: str, roster: Any) -> None:
-    kinds = {"version": str, "corpus": str, "shards": int, "features": str, "dimension": int}
-    speakers = roster.get("speakers") if isinstance(roster, dict) else None
-    if not (
-        isinstance(speakers, dict)
-        and speakers
-        and all(type(roster.get(key)) is kind for key, kind in kinds.items())
-        and min(roster["shards"], roster["dimension"]) >= 1
-        and all(type(count) is int for count in speakers.values())
-        and all(2 * roster["shards"] <= count <= MOST for count in speakers.values())
-    ):
-        raise UserError(f"node {name}: does not tell what a node of fedser does; is it one?")

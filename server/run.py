@@ -4,7 +4,6 @@ from client.environment import keep_quiet
 
 keep_quiet()
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from client import run as client_run
 from client.cache import cache_folder
 from client.errors import UserError
+from client.private_folder import private_folder
 from client.run import build_corpus, build_group
 from client.speakers import CorpusData, load_corpus
 from conf.schema import AuditConfig, RuntimeConfig, StudyConfig
@@ -29,7 +29,7 @@ from server.audit_noise import Collected, collect
 from server.audit_path import AuditPath
 from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import Server, sharing_cores
-from server.network import Network, joined, network
+from server.network import Network, network
 from server.roster import Roster, read_roster, read_truth
 from server.run_folder import alone, note_command, note_run, refuse_used
 from server.runtime import run_on
@@ -177,24 +177,24 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
     Raises
     ------
     UserError
-        If the folder holds a run, or another process works in it.
+        If the folder holds a run, or another process works in it; for ``runtime=network``.
     """
     started = time.perf_counter()
     composed = compose(overrides)
     config = study_config(composed)
+    if config.runtime.name == "network":
+        raise UserError(
+            "runtime=network: a SuperLink that flwr run can use runs any app for anybody; start "
+            "the study with fedser (docs/real-clients.md)"
+        )
     folder = folder.expanduser().absolute()
-    data: CorpusData | Roster
-    with alone(folder), tempfile.TemporaryDirectory(prefix="fedser-") as workspace:
+    with alone(folder), private_folder() as workspace:
         refuse_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
-        if config.runtime.name == "network":
-            data = _roster(config, joined(grid, config.runtime), folder)
-        else:
-            data = load_private(config)
+        data = load_private(config)
         outcomes = [
-            federate(grid, f, Path(workspace), "cpu")
-            for f in private_federations(config, data, folder)
+            federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
         ]
         seconds = time.perf_counter() - started
         write_training(folder, data, outcomes, config.normalisation, seconds)

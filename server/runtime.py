@@ -1,6 +1,5 @@
 """Where federations run, and how many of them at a time."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 
 from client.app import app as client_app
 from client.errors import UserError
+from client.private_folder import private_folder
 from client.threads import cores
 from conf.schema import RuntimeConfig
 from server.grid import LocalGrid, Server, sharing_cores
@@ -48,10 +48,10 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
         return []
     with (
         sharing_cores(),
-        tempfile.TemporaryDirectory(prefix="fedser-") as folder,
+        private_folder() as folder,
         _places(runtime, len(servers)) as places,
     ):
-        return _side_by_side(servers, places, Path(folder), device)
+        return _side_by_side(servers, places, folder, device)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from server.aggregate import Aggregate, Received, rechunk, update_norms
 from server.evaluate import Scores, scores_of
 from server.federation import RoundSummary
 from server.grid import threads_of
+from server.limits import UpdateLimit
 from server.replies import (
     TABLES,
     Refused,
@@ -58,6 +59,12 @@ POLL_SECONDS = 0.1
 
 FRUITLESS = 3
 """Rounds in a row that asked clients and got no update of use, after which a run is suspended."""
+
+NAMED = 3
+"""Refused clients of a round that are named, at most."""
+
+Accepted = tuple[Received, list[float]]
+"""Updates, and the losses that came with them; none where these are withheld."""
 
 console = Console(stderr=True)
 
@@ -88,6 +95,8 @@ class TappedAveraging(Strategy):
         Seconds to wait for them.
     remote : RemoteClients, optional
         Clients whose data nodes hold; else any node can train anyone.
+    limit : UpdateLimit, optional
+        Updates that are larger are refused, and their clients named.
 
     Attributes
     ----------
@@ -112,10 +121,11 @@ class TappedAveraging(Strategy):
         min_clients: int = 1,
         patience: float = 120.0,
         remote: RemoteClients | None = None,
+        limit: UpdateLimit | None = None,
     ) -> None:
         self._cohort, self._request, self._rounds_done = cohort, request, rounds_done
         self._aggregate, self._server_step = aggregate, server_step
-        self._held, self._tap, self._remote = held, tap, remote
+        self._held, self._tap, self._remote, self._limit = held, tap, remote, limit
         self._min_clients, self._patience, self._fruitless = min_clients, patience, 0
         self._rejections: Counter[str] = Counter()
         self.scores: Future[Scores] | None = None
@@ -180,11 +190,12 @@ class TappedAveraging(Strategy):
             for client in share
         }
         self.last_released = [client for client in self._asked if client not in unsent]
-        received, losses = [], []
-        for reply, share in answered:
-            parts, heard = self._accept(server_round, reply, share)
-            received += parts
-            losses += heard
+        accepted = [
+            part for reply, share in answered for part in self._accept(server_round, reply, share)
+        ]
+        accepted = self._refuse_large(server_round, accepted)
+        received = [part for part, _ in accepted]
+        losses = [loss for _, heard in accepted for loss in heard]
         if self._remote:
             received = rechunk(received, self._chunk)
         self._check_fruits(server_round, received, answered)
@@ -224,26 +235,24 @@ class TappedAveraging(Strategy):
         content = RecordDict({"arrays": arrays, "config": config})
         return Message(content, node, "train", group_id=str(server_round))
 
-    def _accept(
-        self, server_round: int, reply: Message, share: Share
-    ) -> tuple[list[Received], list[float]]:
-        """Return what can be used of a reply: its releases, chunk by chunk, and losses."""
+    def _accept(self, server_round: int, reply: Message, share: Share) -> list[Accepted]:
+        """Return what can be used of a reply, chunk by chunk."""
         if not share:  # it was to evaluate alone
-            return [], []
+            return []
         if reply.has_error():
             self._rejections["failed"] += len(share)
-            return [], []
+            return []
         try:
             answer = read_reply(
                 reply.content, share, self._global, self._mechanism.metrics, self._held
             )
         except Refused as error:
             self._rejections[str(error)] += len(share)
-            return [], []
+            return []
         self._rejections.update(answer.refused.values())
         client = np.array(share, dtype=np.int64)
         usable = ~np.isin(np.arange(len(share)), list(answer.refused))
-        received, heard = [], []
+        accepted = []
         firsts = range(0, len(share), self._chunk)
         parts = [{n: a[i : i + self._chunk] for n, a in answer.arrays.items()} for i in firsts]
         all_norms = spread(self._threads, update_norms, parts)
@@ -257,9 +266,42 @@ class TappedAveraging(Strategy):
             kept = first + np.flatnonzero(good)
             rounds = np.full(len(kept), server_round)
             releases = Releases(rounds, client[kept], answer.num_examples[kept], part)
-            received.append(Received(releases, norms[good]))
-            heard += [answer.losses[row] for row in kept.tolist() if answer.losses]
-        return received, heard
+            heard = [answer.losses[row] for row in kept.tolist() if answer.losses]
+            accepted.append((Received(releases, norms[good]), heard))
+        return accepted
+
+    def _refuse_large(self, server_round: int, accepted: list[Accepted]) -> list[Accepted]:
+        """Leave out updates that are larger than an honest one can be, and name their clients."""
+        if self._limit is None or not accepted:
+            return accepted
+        clients = np.concatenate([part.releases.client for part, _ in accepted]).tolist()
+        norms = np.concatenate([part.norms for part, _ in accepted])
+        refused = self._limit.refused(clients, norms, self._global)
+        if not refused:
+            return accepted
+        self._rejections["size"] += len(refused)
+        for row, (limit, why) in list(refused.items())[:NAMED]:
+            console.print(
+                f"round {server_round}: the update of {self._named(clients[row])} is refused: its "
+                f"norm is {norms[row]:.3g}, and {why} {limit:.3g}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+        kept, first = [], 0
+        for part, heard in accepted:
+            good = [row for row in range(len(part.norms)) if first + row not in refused]
+            first += len(part.norms)
+            kept.append((part.only(good), [heard[row] for row in good if heard]))
+        return kept
+
+    def _named(self, client: int) -> str:
+        """Return how to call a client in a message."""
+        if self._remote is None:
+            return f"client {client}"
+        hosts = self._remote.hosts.items()
+        nodes = [node for node, h in hosts if client in {number for number, *_ in h.clients}]
+        return f"client {client} (speaker {self._remote.speakers[client]}, node {nodes[0]})"
 
     def _hear(self, answered: Sequence[tuple[Message, Share]]) -> None:
         """Add up what nodes tell of the model that they were sent."""
@@ -293,6 +335,11 @@ class TappedAveraging(Strategy):
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(self._rejections.items()) if n)
         if said := [reason_of(reply) for reply, _ in answered if reply.has_error()]:
             why += f"; the first error: {said[0]}"
+        if set(+self._rejections) == {"not_finite"}:
+            raise Suspended(
+                f"round {server_round}: for {FRUITLESS} rounds all updates held NaN or infinity "
+                f"({why}); lower training.learning_rate and start anew"
+            )
         raise Suspended(
             f"round {server_round}: for {FRUITLESS} rounds not one update was of use ({why}); mend "
             "the nodes, then go on"

@@ -151,7 +151,8 @@ def private_federations(
     folds = speaker_folds(data.speakers, NUM_FOLDS, config.seed)
     parts = {}
     for fold in config.folds:
-        trained_on = [s for s in data.speakers if s not in folds[fold]]
+        held_out = set(folds[fold])
+        trained_on = [s for s in data.speakers if s not in held_out]
         parts[fold] = _fold_data(config, data, trained_on, folds[fold])
     schedules = {
         fold: _schedule(config, clients, folder / CHECKPOINTS / _name(fold))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+
+from client.processes import free_port, running
+from server.network import listens
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -38,6 +42,30 @@ def image_environment() -> dict[str, str]:
 
 
 @contextmanager
+def proxied(port: int, certificates: Path, folder: Path) -> Iterator[int]:
+    """Run the proxy of a SuperLink meanwhile, and return its port; without nginx the SuperLink's.
+
+    Parameters
+    ----------
+    port : int
+        Of the SuperLink.
+    """
+    if not (program := shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")):
+        yield port
+        return
+    folder.mkdir()
+    own, text = free_port(), (ROOT / "docker" / "nginx.conf").read_text()
+    changes = {"/tmp": str(folder), "/run/secrets": str(certificates)}
+    changes |= {"superlink:8444": f"127.0.0.1:{port}", "listen 8443": f"listen 127.0.0.1:{own}"}
+    for there, here in changes.items():
+        text = text.replace(there, here)
+    (folder / "nginx.conf").write_text(text)
+    with running([program, "-e", "stderr", "-c", str(folder / "nginx.conf")], folder / "log"):
+        assert listens(f"localhost:{own}"), (folder / "log").read_text()
+        yield own
+
+
+@contextmanager
 def up(service: dict, secrets: dict, port: int, folder: Path) -> Iterator[subprocess.Popen]:
     """Run a service meanwhile; `folder` is its /tmp, and takes its output as ``log``."""
     arguments, environment = as_process(service, secrets, port, folder)
@@ -59,8 +87,8 @@ def up(service: dict, secrets: dict, port: int, folder: Path) -> Iterator[subpro
 def as_process(
     service: dict, secrets: dict, port: int, folder: Path
 ) -> tuple[list[str], dict[str, str]]:
-    places = {"/tmp": str(folder), "superlink:8443": f"localhost:{port}"}
-    places |= {"--port=8443": f"--port={port}", "0.0.0.0": "127.0.0.1"}
+    places = dict.fromkeys(["proxy:8443", "superlink:8444"], f"localhost:{port}")
+    places |= {"/tmp": str(folder), "--port=8444": f"--port={port}", "0.0.0.0": "127.0.0.1"}
     for secret in service.get("secrets", []):
         entry = secret if isinstance(secret, dict) else {"source": secret, "target": secret}
         places[f"/run/secrets/{entry['target']}"] = secrets[entry["source"]]

@@ -18,7 +18,7 @@ from client.processes import free_port
 from server.network import listens
 from server.run import compose, study_config
 from server.transcript import Transcript
-from tests.network.compose import BIN, ROOT, services, up
+from tests.network.compose import BIN, ROOT, proxied, services, up
 from tests.network.corpus import deal_out
 
 SPEAKERS, NODES, ROUNDS = 10, 5, 5
@@ -100,12 +100,13 @@ def studied(tmp_path_factory, speakers) -> Studied:
         superlink = up(described["superlink"], secrets, port, folder / "run" / "superlink")
         stack.enter_context(superlink)
         assert listens(f"localhost:{port}")
+        door = stack.enter_context(proxied(port, certificates, folder / "run" / "proxy"))
         for name, service in {**nodes, "impostor": impostor}.items():
             place = folder / "run" / name
             if name != "node-1":  # which extracts its features itself
                 shutil.copytree(folder / "cache" / "features", place / "cache" / "features")
             place.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(up(service, secrets, port, place))
+            stack.enter_context(up(service, secrets, door, place))
         for name, seen, changed in (
             ("network", plain, []),
             ("noised", noised, ["rounds=1", "privacy=local", "privacy.epsilon=8"]),
@@ -114,7 +115,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
             with patch.context() as watching:
                 seen.watch(watching)
                 run_study(study_config(compose([*over, *changed])), {}, folder / name)
-        command = [BIN / "flower-supernode", "--superlink", f"localhost:{port}"]
+        command = [BIN / "flower-supernode", "--superlink", f"localhost:{door}"]
         refused = subprocess.run(
             [
                 *(*command, "--isolation", "process", "--port", str(free_port())),

@@ -13,8 +13,8 @@ from client.errors import Suspended, UserError
 from client.node import NodeConfig, serve
 from client.processes import command, free_port, running
 from conf.schema import RuntimeConfig
-from server.network import joined, listens, network
-from server.run import compose, study_config
+from server.network import listens, network
+from server.run import compose, study_config, train_from_overrides
 from tests.network.compose import ROOT, image_environment, services
 from tests.network.soak import is_flower
 
@@ -52,8 +52,17 @@ def test_insecurity_must_be_asked_for_and_is_said(tmp_path, capsys):
     with network(runtime(insecure=True, min_clients=1), tmp_path) as connected:
         assert list(connected.grid.get_node_ids()) == []
     assert "runtime.insecure=true: no TLS and no authentication" in capsys.readouterr().err
-    with pytest.raises(UserError, match="say how many"):
-        joined(connected.grid, runtime())
+    with pytest.raises(UserError, match="runs any app for anybody; start the study with fedser"):
+        train_from_overrides(["runtime=network"], tmp_path / "run", connected.grid)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.2", "", "[::]", "8.8.8.8"])
+def test_a_superlink_is_started_on_the_loopback_interface_alone(host, tmp_path):
+    asked = RuntimeConfig(name="network", address=f"{host}:1234", insecure=True, min_clients=1)
+    with pytest.raises(
+        UserError, match=r"runtime\.address=.*:1234: whoever reaches a SuperLink can"
+    ):
+        network(asked, tmp_path).__enter__()
 
 
 def test_an_address_that_is_taken_is_named(tmp_path):
@@ -171,7 +180,7 @@ def test_every_container_is_confined():
     for name, service in described.items():
         assert service["read_only"] and service["tmpfs"] == ["/tmp"]
         assert service["cap_drop"] == ["ALL"] and not service.get("privileged")
-        assert service["user"] == "10001:10001"
+        assert service["user"] == "10001:10001" and service["networks"] and "ports" not in service
         assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
         if name != "study":  # which ends
             assert service["restart"] == "unless-stopped" and service["healthcheck"]["test"]
@@ -184,6 +193,10 @@ def test_every_container_is_confined():
     for number, node in enumerate(nodes, 1):
         assert node["volumes"] == [f"/speakers/{number}:/data:ro", "compiled:/compiled"]
         assert node["secrets"] == ["ca.crt", {"source": f"key-{number}", "target": "key"}]
+    networks = {name: service["networks"] for name, service in described.items()}
+    assert networks.pop("superlink") == networks.pop("study") == ["control"]
+    assert sorted(networks.pop("proxy")) == ["control", "fleet"]
+    assert set(map(tuple, networks.values())) == {("fleet",)}
     held = [s for n, d in described.items() if n.startswith("node-") for s in d["secrets"]]
     assert "server.key" not in held and "secret" not in held
     assert set(secrets) == {"ca.crt", "server.crt", "server.key", "secret"} | {

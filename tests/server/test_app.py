@@ -395,8 +395,41 @@ def test_a_client_whose_training_diverges_costs_its_own_update_alone(
     assert all(np.isfinite(array).all() for array in models[2].values())
 
 
-@pytest.mark.parametrize("size", [0.0, 1e30])
-@pytest.mark.parametrize("config", [fixed(LOCAL), fixed(LAYERED), fixed(CENTRAL), fixed(ADAPTIVE)])
+@pytest.mark.parametrize("config", [fixed(CENTRAL), fixed(ADAPTIVE)])
+def test_updates_that_no_training_makes_leave_the_noise_alone(
+    tmp_path, monkeypatch, config, capsys
+):
+    """They would be clipped for the model, but no attack on the transcript could read them."""
+
+    class Odd(Training):
+        def train(self, chunk):
+            for array in self.updates.values():
+                array[chunk].fill(3.4e38)
+            return [0.0] * len(self._clients[chunk])
+
+    monkeypatch.setattr(client_module, "Training", Odd)
+    outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
+    assert [row.rejections for row in outcome.rounds] == [{"size": 8}] * 2
+    assert releases_of(tmp_path) == []
+    first, second, _ = dict(Transcript(tmp_path / "t").global_models()).values()
+    moved = np.concatenate([(second[name] - first[name]).ravel() for name in SHARED])
+    stddev = outcome.federation.protocol.plan.sum_stddev(outcome.rounds[0].clipping_norm)
+    expected_cohort = outcome.federation.protocol.plan.expected_cohort
+    assert moved.std() == pytest.approx(stddev / expected_cohort, rel=0.2)
+    said = capsys.readouterr().err
+    assert "round 1: the update of client 0 is refused: its norm is" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [(config, 0.0) for config in map(fixed, (LOCAL, LAYERED, CENTRAL, ADAPTIVE))]
+    + [
+        (fixed(LOCAL), 1e30),
+        (fixed(LAYERED), 1e30),
+        (fixed(CENTRAL), 1e-2),
+        (fixed(ADAPTIVE), 1e-2),
+    ],
+)
 def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
     tmp_path, monkeypatch, config, size
 ):

@@ -10,9 +10,9 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord
 from client.app import app as client_app
 from client.errors import Suspended
 from client.hosting import Holdings
+from server.admission import merge_rosters
 from server.app import federate
 from server.grid import LocalGrid, node_context
-from server.roster import merge_rosters
 from server.study import write_training
 from server.transcript import Transcript
 from tests import examples
@@ -66,7 +66,7 @@ def remote(tmp_path):
         held = Holdings(own, "made-up")
         held.save(tmp_path / f"{node}.safetensors")
         told[node] = held.roster
-    roster = merge_rosters(told, {node: str(node) for node in HELD})
+    roster = merge_rosters(told)
 
     def make(name, privacy=None, **changes):
         made = examples.federation(tmp_path / name / "t", rounds=ROUNDS, privacy=privacy)

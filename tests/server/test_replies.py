@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from client.hosting import Hosting
 from client.privacy import NoMechanism
 from client.seeds import Reproducible
+from client.training_config import TrainingConfig
 from server.aggregate import NoisedMean, WeightedMean
+from server.limits import UpdateLimit
 from server.plan import PrivacyPlan
 from server.replies import REASONS, TABLES
 from server.roster import RemoteClients
@@ -32,9 +34,9 @@ PLAN = PrivacyPlan(
 FURTHER = {"evaluation", "duplicate", "unasked"}
 TOLD = {"validation": [3, 1, *[0] * 14], "test": [2, 0, 0, 1, 0, 4, *[0] * 10]}
 REMOTE = RemoteClients(
-    ["c"] * 4,
-    ["a", "a", "b", "b"],
-    [4] * 4,
+    ["c"] * 8,
+    ["a", "-", "a", "b", "-", "-", "-", "b"],
+    [4] * 8,
     1,
     {
         11: Hosting(((0, "a", 0), (2, "a", 1)), ("x",), "none"),
@@ -55,13 +57,15 @@ not_two = anything.filter(lambda said: not isinstance(said, list) or len(said) !
 lies = st.integers(-(2**63), 0) | st.integers(max(HELD) + 1, 2**70)
 wrong_losses = st.sampled_from([np.nan, np.inf, -np.inf, -1.0, 1e39, 1e308])
 never_finite = st.sampled_from([np.nan, np.inf, -np.inf])
+too_large = st.sampled_from([1e5, -1e20, 3.4e38, -3.4e38])
+KINDS = ["dtype", "shape", "bytes", "large"]
 other_shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 
 
 @st.composite
 def wrong_array(draw, like):
     """An array that is none of k updates shaped like the model's, or says that it is."""
-    kind = draw(st.sampled_from(["dtype", "shape", "bytes", "cut", "longer", "stype", "values"]))
+    kind = draw(st.sampled_from([*KINDS, "cut", "longer", "stype", "values"]))
     good = Array(np.zeros(like, np.float32))
     if kind == "dtype":
         dtypes = ["f8", "f2", "i4", "i8", "u1", "?", "c8", "S3", "U2", ">f4", "M8[s]"]
@@ -69,10 +73,10 @@ def wrong_array(draw, like):
     if kind == "shape":
         shape = draw(other_shapes.filter(lambda shape: shape != like))
         return Array(np.zeros(shape, np.float32))
-    if kind == "values":
+    if kind in ("values", "large"):
         array = np.zeros(like, np.float32)
         array.reshape(len(array), -1)[:, draw(st.integers(0, array[0].size - 1))] = draw(
-            never_finite
+            never_finite if kind == "values" else too_large
         )
         return Array(array)
     if kind == "stype":
@@ -180,6 +184,7 @@ def run_round(aggregate, remote, make):
         HELD,
         lambda *_: None,
         remote=remote,
+        limit=UpdateLimit("fedavg", TrainingConfig(learning_rate=10.0), NoMechanism(), HELD),
     )
     scores = strategy.scores = Future() if remote else None
     arrays = ArrayRecord({n: Array(a) for n, a in START.items()})

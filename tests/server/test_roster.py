@@ -5,7 +5,8 @@ import pytest
 
 from client.errors import UserError
 from client.speakers import make_clients
-from server.roster import Roster, merge_rosters, read_roster, read_truth
+from server.admission import merge_rosters
+from server.roster import Roster, read_roster, read_truth
 from tests.examples import corpus
 
 TOLD = {"version": "1", "corpus": "made", "shards": 2, "features": "made-up", "dimension": 12}
@@ -18,8 +19,7 @@ def told(**speakers):
 def test_a_roster_numbers_clients_as_a_simulation_does(tmp_path):
     data = corpus(speakers=6, shards=2)
     roster = merge_rosters(
-        {7: told(s03=12, s00=12), 5: told(s01=12, s05=12), 9: told(s02=12, s04=12)},
-        {7: "a", 5: "b", 9: "c"},
+        {7: told(s03=12, s00=12), 5: told(s01=12, s05=12), 9: told(s02=12, s04=12)}
     )
     simulated = make_clients(data, ["s00", "s01", "s03", "s05"], 0, "speaker")
     remote = roster.clients(["s05", "s00", "s01", "s03"], ["s02", "s04"], "speaker")
@@ -38,27 +38,6 @@ def test_a_roster_numbers_clients_as_a_simulation_does(tmp_path):
     kept = read_roster(tmp_path)
     assert kept.speakers == roster.speakers and kept.nodes == {}
     assert kept.clients(kept.speakers, [], "none").hosts == {}
-
-
-@pytest.mark.parametrize(
-    ("second", "reason"),
-    [
-        (told(s00=12), "node b: speaker s00 is at node a, too"),
-        ({**told(s01=12), "version": "2"}, "node b: its version is 2, that of others 1"),
-        ({**told(s01=12), "features": "egemaps"}, "node b: its features is egemaps"),
-        ({**told(s01=12), "shards": 1}, "node b: its shards is 1"),
-        (told(s01=3), "node b: does not tell what a node of fedser does"),
-        ({**told(s01=12), "dimension": True}, "node b: does not tell"),
-        (told(), "node b: does not tell"),
-        ({}, "node b: does not tell"),
-        (None, "node b: does not tell"),
-        ([1], "node b: does not tell"),
-        (told(s01=2**70), "node b: does not tell"),
-    ],
-)
-def test_nodes_that_do_not_fit_together_are_named(second, reason):
-    with pytest.raises(UserError, match=reason):
-        merge_rosters({1: told(s00=12), 2: second}, {1: "a", 2: "b"})
 
 
 def test_a_fingerprint_depends_on_the_clients_and_not_on_their_nodes():

@@ -23,6 +23,7 @@ from conf.schema import RuntimeConfig
 from server import app as server_app
 from server import ray_grid
 from server.grid import LocalGrid
+from server.ray_auth import MODE, _environment
 from server.ray_grid import RayGrid
 from server.run import compose, run_federations, study_config
 from server.strategy import TappedAveraging
@@ -97,10 +98,11 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # a path of sockets must be short
-    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
-    cluster.add_node()
-    yield cluster
-    cluster.shutdown()
+    with _environment({**MODE, "RAY_AUTH_TOKEN": "of this cluster" * 3}):
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
+        cluster.add_node()
+        yield cluster
+        cluster.shutdown()
 
 
 def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
@@ -154,7 +156,8 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
     for name in ("a", "b", "c"):
         one, other = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
         np.testing.assert_array_equal(one.arrays["dense.0.weight"], other.arrays["dense.0.weight"])
-    assert not list(tmp_path.glob("fedser-node-*"))  # nodes clear up
+    left = [path for path in tmp_path.glob("fedser-*/*") if path.suffix != ".lock"]
+    assert not left  # nodes clear up
 
 
 def test_build_checks_fields_and_types():
