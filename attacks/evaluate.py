@@ -28,6 +28,7 @@ from client.errors import UserError
 from client.seeds import numpy_stream
 from client.speakers import CorpusData
 from conf.schema import AdversaryConfig
+from server.disk import read_table
 from server.roster import Roster
 
 Floats64 = npt.NDArray[np.float64]
@@ -164,7 +165,7 @@ def _check_values(speakers: pd.DataFrame, attribute: str, classes: Sequence[str]
 
 def _read_truth(path: Path) -> pd.DataFrame:
     try:
-        truth = pd.read_parquet(path)
+        truth = read_table(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable; run fedser stage=train") from error
     return truth.assign(speaker=pd.factorize(truth["speaker"])[0])

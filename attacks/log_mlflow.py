@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from attacks.loggers import (
@@ -21,7 +22,7 @@ from attacks.loggers import (
     statement,
 )
 from attacks.results import Results
-from server.disk import write_text
+from server.disk import read_json, write_text
 
 STORE, FILES = "mlflow.db", "mlartifacts"
 NOTE = "mlflow.json"
@@ -61,8 +62,7 @@ class Mlflow:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # as importing it changes that
         note = place.folder / NOTE
-        if note.exists() and not anew:
-            known = json.loads(note.read_text("utf-8"))
+        if not anew and (known := _noted(note)) and known["tracking_uri"] in self._stores(place):
             client = MlflowClient(known["tracking_uri"])
             client.update_run(known["run_id"], status="RUNNING")
             return StoredRun(client, client.get_run(known["run_id"]), place)
@@ -74,11 +74,27 @@ class Mlflow:
         write_text(note, json.dumps({"tracking_uri": uri, "run_id": run.info.run_id}))
         return StoredRun(client, run, place)
 
+    def _stores(self, place: Place) -> set[str]:
+        """Return the stores that the note in a folder may name: it may be somebody else's."""
+        if self.tracking_uri:
+            return {self.tracking_uri}
+        return {f"sqlite:///{home / STORE}" for home in (place.folder, *place.folder.parents)}
+
     def _experiment(self, client: Any, files: str | None) -> str:
         found = client.get_experiment_by_name(self.experiment)
         if found:
             return str(found.experiment_id)
         return str(client.create_experiment(self.experiment, artifact_location=files))
+
+
+def _noted(note: Path) -> dict[str, str] | None:
+    """Read which run a folder is of; None where there is no note, or none of this program's."""
+    try:
+        known = read_json(note)
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(known, dict) and {"tracking_uri", "run_id"} <= known.keys()
+    return known if whole and all(isinstance(v, str) for v in known.values()) else None
 
 
 def new_run(client: Any, experiment: str, place: Place, tags: Mapping[str, str]) -> Any:

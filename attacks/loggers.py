@@ -13,11 +13,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Protocol
 
-import pandas as pd
-
 from attacks.results import Results, attack_series
 from client.errors import Suspended, UserError, brief
 from server.checkpoint import saved_rounds
+from server.disk import read_table
 from server.federation import Federation
 from server.study import round_columns
 
@@ -165,7 +164,7 @@ class RunLog:
                 self._fail(error)
         if self._backend is None:
             return
-        rounds = pd.read_parquet(self._place.folder / "rounds.parquet")
+        rounds = read_table(self._place.folder / "rounds.parquet")
         for federation, rows in rounds.groupby("federation", sort=False):
             self._try("rounds", str(federation), rows.to_dict("records"))
         self._try("results", results, measured)

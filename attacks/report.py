@@ -24,7 +24,7 @@ from attacks.verdict import (
     utility_finding,
 )
 from client.errors import UserError
-from server.disk import write_text
+from server.disk import read_table, write_text
 from server.replies import REASONS
 from server.statement import epsilon_text
 
@@ -116,7 +116,7 @@ def read_rounds(path: Path) -> pd.DataFrame:
     """Rows of the private federations in `rounds.parquet`; a UserError when it is damaged."""
     mend = "run fedser stage=train"
     try:
-        rounds = pd.read_parquet(path)
+        rounds = read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path}: the rounds of training are missing; {mend} first") from None
     except (OSError, ValueError) as error:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from client.corpora.base import EMOTIONS
 from client.errors import UserError
-from server.disk import write_text
+from server.disk import read_json, write_text
 
 Results = dict[str, Any]
 Attack = dict[str, Any]
@@ -54,7 +54,7 @@ def read_results(path: Path) -> Results:
     """
     mend = "run fedser stage=attack"
     try:
-        results = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        results = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there are no results yet; {mend} first") from None
     except (OSError, ValueError) as error:
@@ -135,7 +135,3 @@ def _traits(attack: Attack) -> tuple[str, ...]:
     aware = "aware" if attack["aware"] else "unaware"
     place = target(attack), attack["layer"], "+".join(attack["shadow_corpora"]), aware
     return *place, attack["vantage"], attack["selection"], attack["combination"]
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

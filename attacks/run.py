@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -22,6 +21,7 @@ from rich.console import Console
 from attacks.campaign import assemble_results, attack_run, audit_run
 from attacks.checks import check_adversary, check_audit, check_store
 from attacks.command import main
+from attacks.earlier import earlier_overrides, must_be_given_again
 from attacks.jobs import PROBLEM_FILE, TRACEBACK_FILE, note_crash, note_failure, take_up
 from attacks.lessons import Learned, learn_run
 from attacks.loggers import Place, RunLog, flatten, logged
@@ -111,7 +111,7 @@ def _run_alone(composed: DictConfig, folder: Path) -> None:
     try:
         spare_children()
         if earlier is not None:
-            composed = _recompose(folder)
+            composed = _recompose(folder, composed.stage)
         elif _is_job() and not is_used(folder):  # at once: tables name a job that is refused, too
             note_command(folder, composed, HydraConfig.get().overrides.task)
             before = set(folder.iterdir())
@@ -171,7 +171,8 @@ def _again(folder: Path, earlier: str | None) -> str:
     given = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
     searched = [o for o in config.overrides.hydra if o.startswith("hydra.searchpath=")]
     options = [part for path in given for part in ("--config-dir", path)]
-    return pasted(["fedser", *options, *searched, override("resume", folder)])
+    again = must_be_given_again(config.overrides.task)
+    return pasted(["fedser", *options, *searched, override("resume", folder), *again])
 
 
 def _is_job() -> bool:
@@ -227,13 +228,12 @@ def _end(line: str, status: int, folder: Path) -> None:
     sys.exit(status)  # raised further, Hydra would add a line of its own
 
 
-def _recompose(folder: Path) -> DictConfig:
+def _recompose(folder: Path, stage: str) -> DictConfig:
     """Compose an earlier run's configuration anew, changed by this command's overrides."""
-    try:
-        earlier = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-    except OSError as error:
-        raise UserError(f"{folder} holds no earlier run; name its output folder") from error
-    return hydra.compose("config", overrides=[*earlier, *HydraConfig.get().overrides.task])
+    given = list(HydraConfig.get().overrides.task)
+    # A report shows what was found, whatever the run was made from.
+    earlier = earlier_overrides(folder, given, whole=stage != "report")
+    return hydra.compose("config", overrides=[*earlier, *given])
 
 
 def _remove_all_but(folder: Path, before: set[Path]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from omegaconf import ListConfig
 
 from attacks import figures
@@ -17,8 +16,8 @@ from attacks.sweep_figure import sweep_figure
 from attacks.sweep_page import render_page
 from attacks.sweep_points import COUNTS, sweep_points
 from client.errors import UserError
-from server.disk import write_text
-from server.run_folder import RUN_FILE
+from server.disk import read_text, read_yaml, write_text
+from server.run_folder import HYDRA, RUN_FILE
 
 UTILITY = ["mechanism", "uar", "chance_uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
@@ -149,18 +148,25 @@ def read_runs(runs: Sequence[Path]) -> tuple[pd.DataFrame, list[Results | str]]:
 
 
 def read_config(run: Path) -> Results:
-    """Read the configuration that a run was started with; empty where there is none."""
-    for path in (run / RUN_FILE, run / ".hydra" / "config.yaml"):
-        if path.exists():
-            return dict(yaml.safe_load(path.read_text("utf-8")))
+    """Read the configuration that a run was started with; empty where there is none to be read."""
+    for path in (run / RUN_FILE, run / HYDRA / "config.yaml"):
+        if isinstance(found := _from_yaml(path), dict):
+            return found
     return {}
 
 
 def _overrides(run: Path) -> dict[str, str]:
-    path = run / ".hydra" / "overrides.yaml"
-    lines = yaml.safe_load(path.read_text("utf-8")) if path.exists() else None
-    pairs = [str(line).partition("=") for line in lines or []]
+    lines = _from_yaml(run / HYDRA / "overrides.yaml")
+    pairs = [str(line).partition("=") for line in (lines if isinstance(lines, list) else ())]
     return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def _from_yaml(path: Path) -> Any:
+    """Read a small file of a run, which may be somebody else's; None where that cannot be done."""
+    try:
+        return read_yaml(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _read(run: Path) -> Results | str:
@@ -170,7 +176,7 @@ def _read(run: Path) -> Results | str:
         return read_results(results)
     except UserError as error:
         if problem.exists():
-            return problem.read_text("utf-8")
+            return read_text(problem)
         return str(error).replace(f"{run}/", "") if results.exists() else UNFINISHED
 
 

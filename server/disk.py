@@ -1,12 +1,26 @@
 """Files that are whole or not there, that only their owner reads, and that outlast a crash."""
 
+import errno
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import yaml
+from pyarrow import parquet
 
 PARTIAL = ".fedser-"
+MOST_BYTES = 2**26
+"""Of a text file that is read."""
+MOST_DEPTH, MOST_DIGITS = 50, 18
+"""Of nested values and of whole numbers in a JSON file that is read."""
+MOST_ROWS, MOST_COLUMNS, MOST_TABLE_BYTES = 10**7, 1000, 2**30
+"""Of a Parquet file that is read."""
 
 
 def sync(path: Path) -> None:
@@ -40,8 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one step; leave one that holds the same."""
-    if path.is_file() and not path.is_symlink() and path.read_bytes() == content:
-        return
+    with suppress(OSError):
+        check_regular(path, len(content))
+        if path.read_bytes() == content:
+            return
     with replacing(path) as partial:
         partial.write_bytes(content)
 
@@ -57,10 +73,126 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Make sure that a file is no link and no device, and not larger than so many bytes.
+
+    Raises
+    ------
+    OSError
+        If it is, or is not there.
+    """
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if most is not None and about.st_size > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that somebody else may have made.
+
+    Raises
+    ------
+    OSError
+        If it is not there, not a regular file or too large.
+    ValueError
+        If it is not UTF-8.
+    """
+    check_regular(path, MOST_BYTES)
+    return path.read_text("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that somebody else may have made.
+
+    Raises
+    ------
+    OSError
+        If it is not there, not a regular file or too large.
+    ValueError
+        If it is not JSON, nested too deep, or has numbers or letters that no other program takes.
+    """
+    text = read_text(path)
+    try:
+        found = json.loads(
+            text, parse_constant=_refuse_number, parse_int=_integer, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    _check_depth(found)
+    json.dumps(found, ensure_ascii=False).encode()  # a surrogate alone cannot be written
+    return found
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that somebody else may have made; none of fedser's has aliases.
+
+    Raises
+    ------
+    OSError
+        If it is not there, not a regular file or too large.
+    ValueError
+        If it is not YAML, nested too deep, or has aliases, which a few of make gigabytes.
+    """
+    text = read_text(path)
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("aliases")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError("not YAML that is written here") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file that somebody else may have made.
+
+    Raises
+    ------
+    OSError
+        If it is not there, not a regular file, or would fill the memory.
+    ValueError
+        If it is no Parquet file.
+    """
+    check_regular(path)
+    about = parquet.read_metadata(path)
+    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    if about.num_rows > MOST_ROWS or about.num_columns > MOST_COLUMNS or size > MOST_TABLE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return pd.read_parquet(path)
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(MOST_DEPTH):
+        level = [
+            below
+            for value in level
+            if isinstance(value, dict | list)
+            for below in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deep")
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:MOST_DIGITS]} is not a number that is written here")
+
+
+def _integer(text: str) -> int:
+    return int(text) if len(text) <= MOST_DIGITS else _refuse_number(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) < float("inf") else _refuse_number(text)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of writes that a kill interrupted.
 
     The folder must be one that no other process writes to.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        path.unlink()
+        with suppress(IsADirectoryError, PermissionError):  # no file of ours
+            path.unlink()

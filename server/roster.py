@@ -17,7 +17,7 @@ from client.corpora.base import EMOTIONS, Utterance, shared_attributes
 from client.errors import UserError
 from client.hosting import Hosting
 from client.speakers import name_units, training_sizes
-from server.disk import write_text
+from server.disk import read_json, write_text
 
 FILE = "roster.json"
 """Name of a roster in a run's folder."""
@@ -172,7 +172,7 @@ def read_roster(folder: Path) -> Roster:
         If there is none.
     """
     try:
-        return Roster(**json.loads((folder / FILE).read_text()))
+        return Roster(**read_json(folder / FILE))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder}: no roster of a networked run; run fedser stage=train"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from client.errors import UserError, refusal
 from client.quoting import override, pasted
-from server.disk import make_private, remove_leftovers, write_text
+from server.disk import make_private, read_json, remove_leftovers, write_text
 
 LOCK = ".lock"
 RUN_FILE = "run.json"
@@ -119,7 +119,7 @@ def changes(folder: Path, record: Mapping[str, Any], but: set[str]) -> list[str]
         If the note of the run is not readable.
     """
     try:
-        begun = json.loads((folder / RUN_FILE).read_text("utf-8"))
+        begun = read_json(folder / RUN_FILE)
         old, new = (
             dict(_flat({key: config[key] for key in config.keys() - but}))
             for config in (begun, json.loads(json.dumps(record)))

@@ -42,7 +42,7 @@ from server.accountant import (
 from server.checkpoint import repeated_cohorts
 from server.cohort import cohort_sampler
 from server.composition import Releases
-from server.disk import replacing, write_text
+from server.disk import read_json, replacing, write_text
 from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
@@ -299,7 +299,7 @@ def read_training(folder: Path) -> dict[str, Any]:
         If the folder holds no finished training.
     """
     try:
-        return dict(json.loads((folder / "training.json").read_text()))
+        return dict(read_json(folder / "training.json"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
 

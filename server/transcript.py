@@ -14,7 +14,6 @@ In float16 each array of a release is divided by a power of two near its norm, s
 lost is mantissa alone: small updates do not drown in subnormal numbers.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from client.errors import UserError
+from server.disk import read_json
 from server.packing import unpack
 
 Floats = npt.NDArray[np.float32]
@@ -133,7 +133,7 @@ class Transcript:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            self.meta = TranscriptMeta(**json.loads((folder / "meta.json").read_text()))
+            self.meta = TranscriptMeta(**read_json(folder / "meta.json"))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
 

@@ -1,0 +1,1 @@
+"""Inputs made by somebody who means harm."""

@@ -1,1 +1,2 @@
-fedser stage=attack run=runs/plain 'attack=[statistics,correlation,centroid]'
+fedser stage=attack run=runs/plain corpus.file=mine/utterances.csv \
+    'attack=[statistics,correlation,centroid]'
