@@ -17,6 +17,15 @@ settings.load_profile("fedser")
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+LONG = ("network", "test_jobs", "test_corpora", "test_run", "test_ray_grid", "test_command")
+"""Names of files or folders of tests that take long: they come first, as workers share files."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first, and leave the order within each as it is."""
+    items.sort(key=lambda item: not {item.path.stem, item.path.parent.name} & set(LONG))
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder that holds the real corpora by name; they are not part of this project."""
