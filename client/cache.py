@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from client.errors import Suspended, UserError, brief, os_problem, refusal
 
-Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 SET = "set cache=FOLDER (FEDSER_CACHE) to one that you can write to"
 
@@ -54,10 +55,10 @@ def filling(cache: Path) -> Iterator[None]:
         raise Suspended(f"cache={cache}: {os_problem(error)}, or {SET}") from error
 
 
-def read_array(path: Path) -> Floats | None:
+def read_array(path: Path) -> Array | None:
     """Read an array that `write_array` wrote; None if there is none, or a damaged one."""
     try:
-        found: Floats = np.load(path, allow_pickle=False)
+        found: Array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:
@@ -66,7 +67,7 @@ def read_array(path: Path) -> Floats | None:
     return found
 
 
-def write_array(path: Path, array: Floats) -> None:
+def write_array(path: Path, array: Array) -> None:
     """Write an array in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

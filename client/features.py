@@ -1,6 +1,5 @@
 """Features of recordings, extracted in parallel and cached by content."""
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from client.cache import filling, read_array, write_array
 from client.errors import UserError, brief, check_choice
 from client.frames import pad
 from client.processes import side_by_side
+from client.recordings import file_digest, sample_digests
 from client.threads import cores
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Extracted:
     kept : list of int
         Position of each row among the paths that were asked for.
     digests : list of str
-        SHA-256 of each row's audio file.
+        SHA-256 of each row's samples: see `client.recordings.sample_digests`.
     skipped : list of Path
         Recordings left out, only ever filled on request.
     """
@@ -150,11 +150,12 @@ def extract(
     digests = [_digest(path, skip_bad) for path in paths]
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
     first.pop("", None)
-    entries = {digest: folder / digest[:2] / f"{digest}.npy" for digest in first}
-    known = {d: array for d, e in entries.items() if (array := read_array(e)) is not None}
-    missing = [(first[d], entry) for d, entry in entries.items() if d not in known]
     with filling(cache_dir):
-        reasons = _extract_missing(extractor, missing, workers or cores())
+        samples, reasons = sample_digests(first, cache_dir.absolute())
+        entries = {digest: folder / digest[:2] / f"{digest}.npy" for digest in samples}
+        known = {d: array for d, e in entries.items() if (array := read_array(e)) is not None}
+        missing = [(first[d], entry) for d, entry in entries.items() if d not in known]
+        reasons += _extract_missing(extractor, missing, workers or cores())
     bad = {path: reason for path, reason in sorted(reasons) if reason}
     failed = {"", *(d for d, p in first.items() if p in bad)}
     if bad and not skip_bad:
@@ -170,7 +171,7 @@ def extract(
     return Extracted(
         values=np.stack(rows) if extractor.frames is None else pad(rows, extractor.frames),
         kept=kept,
-        digests=[digests[i] for i in kept],
+        digests=[samples[digests[i]] for i in kept],
         skipped=[p for p, d in zip(paths, digests, strict=True) if d in failed],
     )
 
@@ -178,11 +179,12 @@ def extract(
 def _digest(path: Path, skip_bad: bool) -> str:
     """Return the digest of a file, or an empty text for one that cannot be opened."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
+        return file_digest(path)
+    except (AudioError, OSError) as error:
         if skip_bad:
             return ""
-        raise UserError(f"{path}: {error.strerror}; check corpus.root") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: {reason}; check corpus.root") from error
 
 
 def _extract_missing(

@@ -14,6 +14,7 @@ from client.errors import UserError, brief
 from client.pretrained import check_layer, device, fingerprint, prepare_torchaudio, release
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+PROCESSORS = ("preprocessor", "processor")
 WHISPER = "whisper"
 MASKED = ("hubert", "wav2vec2", "wavlm")
 """Kinds that keep padding apart from frames, if they do not normalise over time."""
@@ -92,10 +93,19 @@ class HuggingFace:
         prepare_torchaudio()
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
+        if not any((Path(self.path) / f"{name}_config.json").is_file() for name in PROCESSORS):
+            raise UserError(
+                f"features.path={self.path} has no preprocessor_config.json, which tells how to "
+                "scale recordings: copy that of the model from which this one was trained"
+            )
         try:
             processor = AutoFeatureExtractor.from_pretrained(self.path, **local)
             model, report = AutoModel.from_pretrained(
-                self.path, **local, dtype=torch.float32, output_loading_info=True
+                self.path,
+                **local,
+                weights_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
         except Exception as error:  # various types, for each file and kind of model
             raise UserError(

@@ -1,9 +1,12 @@
 """What a speaker or a corpus may be called: what is said of people ends in reports and tables."""
 
+import re
 import unicodedata
 
 LONGEST = 64
 """Characters of a name."""
+
+NUMBER = re.compile(r"0*([0-9]+)(?:\.0*)?")
 
 MARKS = " _-.:,()+#@'/"
 """What may stand in a name besides letters, marks and digits of any script."""
@@ -33,8 +36,14 @@ def name_fault(name: object) -> str | None:
 
 
 def identity(name: str) -> str:
-    """Return what two names have in common if they differ only in case, form or spaces."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """Return what two names have in common if they differ only in how they are written.
+
+    That is in case, in the form of Unicode, in spaces, or as ``2``, ``02`` and ``2.0`` do, which
+    spreadsheets make of one another.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    number = NUMBER.fullmatch(plain)
+    return number[1] if number else plain
 
 
 def _is_letter(character: str) -> bool:

@@ -1,6 +1,7 @@
 """Pretrained encoders of speech that s3prl reads: APC, VQ-APC, NPC, TERA, DeCoAR 2.0."""
 
 import contextlib
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.serialization import safe_globals
 
 from client.audio import Floats
 from client.errors import UserError, brief, check_choice
@@ -30,7 +32,7 @@ class S3prl:
     upstream : str
         A key of `UPSTREAMS`.
     checkpoint : str
-        File of its weights, in the format of s3prl. Reading one can run code that it holds.
+        File of its weights, in the format of s3prl. One that holds code is refused.
     layer : int
         Which of the hidden states that s3prl gives, -1 the last.
     """
@@ -83,9 +85,11 @@ class S3prl:
     def _load(self, seed: int) -> Any:
         prepare_torchaudio()
         expert = import_module(f"s3prl.upstream.{UPSTREAMS[self.upstream]}.expert")
-        with torch.random.fork_rng(), contextlib.redirect_stdout(None):
+        with torch.random.fork_rng(), contextlib.redirect_stdout(None), safe_globals([Namespace]):
             torch.manual_seed(seed)
             try:
+                # Some of s3prl's calls do not ask for it.
+                torch.load(self.checkpoint, map_location="cpu", weights_only=True)
                 return expert.UpstreamExpert(self.checkpoint).eval().to(device())
             except Exception as error:  # various types, for each upstream and defect
                 raise UserError(

@@ -2,9 +2,10 @@
 
 import errno
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from client.seeds import numpy_stream
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 VALIDATION_SHARE = 0.2
+COPIES = "copy of another recording"
+"""Why a recording is left out whose samples are those of another one of its speaker."""
 TINY = 1e-6
 """Standard deviation below which a feature counts as constant and is only centred."""
 
@@ -36,7 +39,7 @@ class CorpusData:
     features : ndarray of float32, shape (n, d) or (n, T, d)
         Sequences are padded as `client.frames` says.
     digests : list of str
-        SHA-256 of each recording.
+        SHA-256 of each recording's samples: no two are the same.
     skipped : list of Path
         Recordings left out because they were unreadable.
     left_out : Mapping[str, int]
@@ -73,7 +76,14 @@ class CorpusData:
 
     def attributes(self, speaker: str) -> dict[str, str]:
         """What the metadata says the same of all of a speaker's utterances."""
-        return shared_attributes([u for u in self.utterances if u.speaker == speaker])
+        return self._attributes[speaker]
+
+    @cached_property
+    def _attributes(self) -> dict[str, dict[str, str]]:
+        own = defaultdict[str, list[Utterance]](list)
+        for utterance in self.utterances:
+            own[utterance.speaker].append(utterance)
+        return {speaker: shared_attributes(utterances) for speaker, utterances in own.items()}
 
 
 def load_corpus(
@@ -84,7 +94,8 @@ def load_corpus(
     Raises
     ------
     UserError
-        As `Corpus.listing`, `with_age_groups`, `extract` and `check_speakers` do.
+        As `Corpus.listing`, `with_age_groups`, `extract` and `check_speakers` do, and if one
+        recording is under two speakers or emotions.
     """
     if corpus.shards < 1:
         raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
@@ -95,16 +106,36 @@ def load_corpus(
     skip_bad = corpus.on_bad_file == "skip"
     found = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)
     kept = [utterances[i] for i in found.kept]
+    rows = _distinct(corpus.name, kept, found.digests)
+    kept, copies = [kept[row] for row in rows], len(kept) - len(rows)
     check_speakers(corpus.name, kept, minimum=2 * corpus.shards)
     return CorpusData(
         corpus.name,
         corpus.shards,
         kept,
-        found.values,
-        found.digests,
+        found.values[rows] if copies else found.values,
+        [found.digests[row] for row in rows],
         found.skipped,
-        listing.left_out,
+        {**listing.left_out, **({COPIES: copies} if copies else {})},
     )
+
+
+def _distinct(name: str, utterances: Sequence[Utterance], digests: Sequence[str]) -> list[int]:
+    """Return the rows that are no copy of an earlier one.
+
+    A copy of the same speaker is left out: it would weigh twice, and could be trained and
+    validated at once. One of another speaker, or with another emotion, is a mistake.
+    """
+    first = dict[str, int]()
+    for row, digest in enumerate(digests):
+        earlier, own = utterances[first.setdefault(digest, row)], utterances[row]
+        for what in ("speaker", "emotion"):
+            if (one := getattr(earlier, what)) != (other := getattr(own, what)):
+                raise UserError(
+                    f"corpus {name}: one recording has two {what}s: {earlier.path} ({one}) and "
+                    f"{own.path} ({other}) have the same samples: leave one of them out"
+                )
+    return list(first.values())
 
 
 def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[str]]:
@@ -221,7 +252,7 @@ def make_clients(
     """
     rows, owner, held_out = [], [], []
     names: list[str] = []
-    by_speaker = _rows_by_speaker(data)
+    by_speaker = _by_speaker(data, np.arange(len(data.utterances)))
     for speaker in sorted(speakers):
         rng = numpy_stream(seed, "shards", data.name, speaker)
         for part in np.array_split(rng.permutation(by_speaker[speaker]), data.shards):
@@ -271,7 +302,7 @@ def held_out_set(
     label; with corpus-wide normalisation they are those of the private training data, which
     nothing else looks at.
     """
-    by_speaker = _rows_by_speaker(data)
+    by_speaker = _by_speaker(data, np.arange(len(data.utterances)))
     rows = np.concatenate([by_speaker[s] for s in sorted(speakers)])
     fit_on = rows
     if private is not None and normalisation == "corpus":
@@ -283,11 +314,6 @@ def _held_out(utterances: int) -> int:
     return max(1, round(VALIDATION_SHARE * utterances))
 
 
-def _rows_by_speaker(data: CorpusData) -> dict[str, Ints]:
-    names = np.array([u.speaker for u in data.utterances])
-    return {speaker: np.flatnonzero(names == speaker) for speaker in data.speakers}
-
-
 def _normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -> Floats:
     """Return the z-scores of `rows`, with statistics from the rows `fit_on`."""
     features = data.features[rows]
@@ -295,11 +321,18 @@ def _normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -
         return features
     if normalisation == "corpus":
         return _z_scores(features, data.features[fit_on])
-    speaker = np.array([u.speaker for u in data.utterances])
-    for name in np.unique(speaker[rows]):
-        own = speaker[rows] == name
-        features[own] = _z_scores(features[own], data.features[fit_on[speaker[fit_on] == name]])
+    places, fitted = _by_speaker(data, rows), _by_speaker(data, fit_on)
+    for speaker, own in places.items():
+        features[own] = _z_scores(features[own], data.features[fit_on[fitted[speaker]]])
     return features
+
+
+def _by_speaker(data: CorpusData, rows: Ints) -> dict[str, list[int]]:
+    """Return where in `rows` the utterances of each speaker are."""
+    places = defaultdict[str, list[int]](list)
+    for place, row in enumerate(rows.tolist()):
+        places[data.utterances[row].speaker].append(place)
+    return dict(places)
 
 
 def _z_scores(features: Floats, fit_on: Floats) -> Floats:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.corpora import table
+from client.corpora import records, table
 from client.corpora.ages import with_age_groups
-from client.corpora.base import EMOTIONS, Utterance, shared_attributes
+from client.corpora.base import EMOTIONS, Utterance, refuse_variants, shared_attributes
 from client.errors import UserError
 from client.hosting import Hosting
 from client.speakers import name_units, training_sizes
@@ -194,14 +194,16 @@ def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, di
     UserError
         If it cannot be read.
     """
-    by_speaker: dict[str, list[Utterance]] = {}
-    rows = table.read_rows(file)
-    if "speaker" not in rows[0]:
-        raise UserError(f"{file}: no column 'speaker' (there are {', '.join(rows[0])}): rename one")
-    for row in rows:
-        about = {k: cell for k, cell in row.items() if cell and k not in table.REQUIRED}
-        utterance = Utterance(Path(), row["speaker"], EMOTIONS[0], {"corpus": name, **about})
-        by_speaker.setdefault(row["speaker"], []).append(utterance)
+    found = table.read_rows(file)
+    if "speaker" not in found.rows[0]:
+        columns = ", ".join(found.rows[0])
+        raise UserError(f"{file}: no column 'speaker' (there are {columns}): rename one")
+    records.check_attributes(found)
+    by_speaker = defaultdict[str, list[Utterance]](list)
+    for row in found.rows:
+        about = {"corpus": name, **records.known(row)}
+        by_speaker[row["speaker"]].append(Utterance(file, row["speaker"], EMOTIONS[0], about))
+    refuse_variants(name, by_speaker)
     return {
         speaker: shared_attributes(with_age_groups(rows, age_bounds))
         for speaker, rows in by_speaker.items()

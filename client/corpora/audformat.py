@@ -5,6 +5,7 @@ References
 https://audeering.github.io/audformat/
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _HEADER = "db.yaml"
 _NO_LABEL = "no label"
+TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What a table may be called: no other file is opened for it than ``db.NAME.*``."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +81,23 @@ class Audformat(Published):
             emotions={**self.emotions, _NO_LABEL: None},
             attributes={"language": spoken[0]} if len(spoken) == 1 else None,
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
     def _open(self, header: Path) -> Any:
         """Load the database, which must bring neither code nor pickles along."""
         from audformat import Database  # here: pandas costs what other corpora save
 
-        if pickles := sorted(header.parent.glob("db.*.pkl")):
-            raise UserError(
-                f"{pickles[0]}: pickled tables are not opened: remove db.*.pkl, and save tables as "
-                "Parquet or CSV if there are no others"
-            )
         try:
-            yaml.safe_load(header.read_text("utf-8"))  # audformat's own loader would run code
+            # audformat's own loader would run code.
+            told = yaml.safe_load(header.read_text("utf-8"))
+            for name in (*(told.get("tables") or ()), *(told.get("misc_tables") or ())):
+                _check_table(header, str(name))
             return Database.load(str(header.parent))
-        except (yaml.YAMLError, UnicodeDecodeError, TypeError, LookupError, ValueError) as error:
+        except (
+            *(yaml.YAMLError, RecursionError, AttributeError),
+            *(TypeError, LookupError, ValueError),
+        ) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{header}: no header of an audformat database ({reason})") from None
 
@@ -133,6 +138,24 @@ class Audformat(Published):
             "emotion": row[self.emotion] or _NO_LABEL,
             **known,
         }
+
+
+def _check_table(header: Path, name: str) -> None:
+    """Refuse a table of which audformat would open a pickle, or a file elsewhere."""
+    if TABLE.fullmatch(name) is None:
+        raise UserError(
+            f"{header}: the table {name!r} is not called by letters, digits, '-', '_' and '.': "
+            "rename it"
+        )
+    files = sorted(header.parent.glob(f"db.{name}.*"))
+    for file in files:
+        if file.suffix == ".pkl":
+            raise UserError(
+                f"{file}: pickled tables are not opened: remove db.*.pkl, and save tables as "
+                "Parquet or CSV if there are no others"
+            )
+        if file.is_symlink() or not file.is_file():
+            raise UserError(f"{file}: not a regular file: put the table itself there")
 
 
 def _texts(labels: "pandas.DataFrame") -> list[table.Row]:

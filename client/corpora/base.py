@@ -1,5 +1,6 @@
 """What every corpus parser returns, and the checks made before a corpus is used."""
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from client.errors import UserError
+from client.names import identity
 
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
 """The four classes of the task, in label order."""
@@ -46,20 +48,25 @@ class Listing:
         In a fixed order.
     left_out : Mapping[str, int]
         How many recordings are not used for which reason, such as another emotion.
+    named : frozenset of Path
+        All recordings that the corpus knows of, used or not.
     """
 
     utterances: list[Utterance]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    named: frozenset[Path] = frozenset()
 
     @classmethod
     def joined(cls, parts: Iterable["Listing"]) -> "Listing":
         """Put listings together, one after another."""
         utterances: list[Utterance] = []
         left_out: Counter[str] = Counter()
+        named = set[Path]()
         for part in parts:
             utterances += part.utterances
             left_out.update(part.left_out)
-        return cls(utterances, left_out)
+            named |= part.named
+        return cls(utterances, left_out, frozenset(named))
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,18 @@ class Corpus(ABC):
         Raises
         ------
         UserError
-            If the folder has another layout or a row is unusable.
+            If the folder has another layout or a row is unusable, or one speaker goes by two names.
         """
         found, named = self.read(cache), {"corpus": self.name}
-        utterances = [replace(u, attributes={**named, **u.attributes}) for u in found.utterances]
+        refuse_variants(self.name, {u.speaker: [u] for u in reversed(found.utterances)})
+        utterances = [
+            replace(
+                u,
+                speaker=unicodedata.normalize("NFC", u.speaker),
+                attributes={**named, **u.attributes},
+            )
+            for u in found.utterances
+        ]
         return replace(found, utterances=utterances)
 
     @abstractmethod
@@ -139,8 +154,28 @@ class Recordings(Corpus):
                     f"corpus {self.name}: there is no speaker {speaker} (the nearest of "
                     f"{len(known)}: {', '.join(nearest)}): correct corpus.speakers"
                 )
-        chosen = [u for u in found.utterances if u.speaker in self.speakers]
+        names = set(self.speakers)
+        chosen = [u for u in found.utterances if u.speaker in names]
         return replace(found, utterances=chosen)
+
+
+def refuse_variants(name: str, speakers: Mapping[str, Sequence[Utterance]]) -> None:
+    """Refuse speakers who are one, as far as names tell: one person would be trained and tested.
+
+    Raises
+    ------
+    UserError
+        Naming both.
+    """
+    known = dict[str, str]()
+    for speaker in sorted(speakers):
+        other = known.setdefault(identity(speaker), speaker)
+        if other != speaker:
+            pair = [f"{s!r} (such as {speakers[s][0].path.name})" for s in (other, speaker)]
+            raise UserError(
+                f"corpus {name}: speakers {' and '.join(pair)} differ only in how they are "
+                "written: call one person the same everywhere"
+            )
 
 
 def shared_attributes(utterances: Sequence[Utterance]) -> dict[str, str]:

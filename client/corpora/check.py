@@ -1,12 +1,15 @@
 """Show what a corpus holds, and what is missing of one that was published."""
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import chain
 from pathlib import Path
 
 from rich.table import Table
 
-from client.corpora.base import EMOTIONS, Corpus, Utterance, shared_attributes
+from client.corpora.base import EMOTIONS, Corpus, Listing, Utterance, shared_attributes
+from client.corpora.manifest import Manifest
 from client.corpora.pooled import Pooled
 from client.corpora.published import DOCS, Part, Published
 from client.terminal import plain
@@ -14,12 +17,60 @@ from client.terminal import plain
 MAX_VALUES = 10
 """Of an attribute that is listed: more of them say little of a group."""
 
+AUDIO = {
+    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".m4a"),
+    *(".aac", ".wma", ".sph", ".nist", ".raw"),
+}
+"""Suffixes of recordings, in lower case."""
+
+
+def in_folders(corpus: Corpus) -> list[Published | Manifest]:
+    """List the corpora in folders that a corpus is made of: itself, or the parts of a pool."""
+    if isinstance(corpus, Pooled):
+        return [found for part in corpus.parts for found in in_folders(part)]
+    return [corpus] if isinstance(corpus, Published | Manifest) else []
+
 
 def published(corpus: Corpus) -> list[Published]:
-    """List the published corpora that a corpus is made of: itself, the parts of a pool, or none."""
-    if isinstance(corpus, Pooled):
-        return [found for part in corpus.parts for found in published(part)]
-    return [corpus] if isinstance(corpus, Published) else []
+    """List those of them that are published."""
+    return [found for found in in_folders(corpus) if isinstance(found, Published)]
+
+
+def completeness(corpus: Published | Manifest, listing: Listing) -> str:
+    """Tell what is missing of a published corpus, and which recordings it does not know of.
+
+    Returns
+    -------
+    str
+        Lines of any length; nothing where nothing is to be told.
+    """
+    lines = []
+    if isinstance(corpus, Published):
+        source, speakers = corpus.source, len({u.speaker for u in listing.utterances})
+        chosen = source.speakers if corpus.speakers is None else None
+        for what, found, whole in (
+            ("recordings", len(listing.named), source.recordings),
+            ("speakers", speakers, chosen),
+        ):
+            if whole is not None and found < whole:
+                lines.append(f"{what}: {found} of {whole}, {whole - found} missing")
+            elif whole is not None and found > whole:
+                lines.append(f"{what}: {found}, {found - whole} more than were published")
+    if others := _others(corpus, listing.named):
+        lines.append(f"not read: {len(others)} file(s) that the corpus does not name as its own")
+        lines[-1] += f", such as {others[0]}"
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _others(corpus: Published | Manifest, named: Set[Path]) -> list[Path]:
+    """List the audio files that lie among a corpus's and are not of it, sorted."""
+    if isinstance(corpus, Published):
+        files: Iterable[Path] = Path(corpus.root).rglob("*")
+    else:  # its folder may hold anything else besides
+        files = chain.from_iterable(folder.glob("*") for folder in {file.parent for file in named})
+    known = {Path(os.path.normpath(file)) for file in named}
+    found = (Path(os.path.normpath(file)) for file in files if file.suffix.lower() in AUDIO)
+    return sorted(file for file in found if file not in known and file.is_file())
 
 
 def parts(corpus: Published) -> Table:

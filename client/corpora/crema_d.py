@@ -42,6 +42,8 @@ class CremaD(Published):
         title="CREMA-D",
         licence="ODbL 1.0",
         address="https://github.com/CheyneyComputerScience/CREMA-D",
+        recordings=7_442,
+        speakers=91,
         parts=(
             Part("speech", ("AudioWAV/*.wav",), 7_442),
             Part("votes", ("processedResults/summaryTable.csv",), 1),
@@ -83,6 +85,7 @@ class CremaD(Published):
             emotions=dict.fromkeys(_LEFT_OUT),
             attributes={"language": "en"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
 
@@ -93,7 +96,7 @@ def _label(vote: str) -> str:
 
 def _read_speakers(file: Path) -> dict[str, table.Row]:
     """Read what is known of every actor; what is said to be unknown is missing."""
-    rows = table.read_rows(file)
+    rows = table.read_rows(file).rows
     if missing := {"ActorID", *_ATTRIBUTES.values()} - rows[0].keys():
         raise UserError(
             f"{file}: no column {', '.join(sorted(missing))}: restore the corpus's own table"

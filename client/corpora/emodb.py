@@ -51,6 +51,8 @@ class Emodb(Published):
         title="EmoDB",
         licence="open to the public; CC0 1.0 in the edition of audEERING",
         address="http://emodb.bilderbar.info",
+        recordings=535,
+        speakers=10,
         parts=(Part("speech", (table.FILE, "wav/*.wav")),),
     )
 
@@ -69,6 +71,7 @@ class Emodb(Published):
             emotions=_IGNORED,
             attributes={"language": "de"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
 

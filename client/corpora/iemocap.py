@@ -23,6 +23,7 @@ _LINE = re.compile(
     r"(?P<dialog>(?P<session>Ses\d\d)[FM]_(?P<kind>impro|script)\w+)_(?P<turn>(?P<gender>[FM])\w+)\t"
     r"(?P<emotion>\w+)\t"
 )
+_DIALOG = re.compile(r"Ses\d\d[FM]_(impro|script)\w+")
 _LABELS = {
     "ang": "anger",
     "hap": "happiness",
@@ -60,6 +61,8 @@ class Iemocap(Published):
         title="IEMOCAP",
         licence="USC's release agreement, for research",
         address="https://sail.usc.edu/iemocap/iemocap_release.htm",
+        recordings=10_039,
+        speakers=10,
         parts=(
             Part("labels", ("Session*/dialog/EmoEvaluation/Ses*.txt",), 151),
             Part("turns", ("Session*/sentences/wav/Ses*/Ses*.wav",), 10_039),
@@ -81,6 +84,7 @@ class Iemocap(Published):
         check_choice("corpus.dialogs", self.dialogs, (*_DIALOGS.values(), "all"))
         check_choice("corpus.excitement", self.excitement, _EXCITEMENT)
         labels, _ = self.files()
+        self.read_names(labels, _DIALOG, "Ses01F_impro01.txt")  # no copies
         return Listing.joined(self._dialog(Path(self.root) / file) for file in labels)
 
     def _dialog(self, file: Path) -> Listing:
@@ -91,6 +95,7 @@ class Iemocap(Published):
             emotions={**dict.fromkeys(_LEFT_OUT), "excitement": _EXCITEMENT[self.excitement]},
             attributes={"language": "en"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
     def _described(self, row: table.Row) -> table.Row:

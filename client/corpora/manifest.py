@@ -1,6 +1,6 @@
 """Any corpus that a table describes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.corpora import records, table
@@ -22,12 +22,15 @@ class Manifest(Recordings):
         What the table calls ``file``, ``speaker`` and ``emotion``.
     emotions : dict of str to str or None
         What to call each of the table's emotions; None drops its rows.
+    allow_outside : bool
+        Whether rows may name files, or links to files, outside of that folder.
     """
 
     file: str
     root: str | None
     columns: dict[str, str]
     emotions: dict[str, str | None]
+    allow_outside: bool = field(default=False, kw_only=True)
 
     def read(self, cache: Path) -> Listing:
         """List the recordings, sorted by path; `cache` is not used.
@@ -42,4 +45,5 @@ class Manifest(Recordings):
             root=Path(self.root) if self.root is not None else None,
             emotions=self.emotions,
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )

@@ -40,6 +40,8 @@ class MspImprov(Published):
         title="MSP-IMPROV",
         licence="UT Dallas's agreement, for academic research",
         address="https://ecs.utdallas.edu/research/researchlabs/msp-lab/MSP-Improv.html",
+        recordings=8_438,
+        speakers=12,
         parts=(
             Part("labels", ("Evalution.txt", "Evaluation.txt"), 1),
             Part(
@@ -72,6 +74,7 @@ class MspImprov(Published):
             emotions=dict.fromkeys(_LEFT_OUT),
             attributes={"language": "en"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
 

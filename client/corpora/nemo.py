@@ -29,6 +29,8 @@ class Nemo(Published):
         title="nEMO",
         licence="CC BY-NC-SA 4.0",
         address="https://github.com/amu-cai/nEMO",
+        recordings=4_481,
+        speakers=9,
         parts=(Part("table", (table.FILE, _TABLE)),),
     )
 
@@ -42,7 +44,7 @@ class Nemo(Published):
         """
         root, ((found,),) = Path(self.root), self.files()
         if published := found.name == _TABLE:
-            listed = table.read(root / found, _COLUMNS, delimiter="\t")
+            listed = table.read(root / found, _COLUMNS)
         else:
             listed = table.read(root / found)
         files = (Path(row["file"]) for row in listed.rows)
@@ -54,4 +56,5 @@ class Nemo(Published):
             emotions=_IGNORED,
             attributes={"language": "pl"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,7 +39,8 @@ class Part:
     def find(self, root: Path) -> list[Path]:
         """List the files, relative to the folder and sorted."""
         for pattern in self.patterns:
-            if found := sorted(root.glob(pattern)):
+            # A hidden file is not of the corpus: macOS leaves ._NAME beside files that it copies.
+            if found := sorted(f for f in root.glob(pattern) if not f.name.startswith(".")):
                 return [file.relative_to(root) for file in found]
         return []
 
@@ -54,12 +55,16 @@ class Source:
         How it is called, what may be done with it, and where to ask for it.
     parts : tuple of Part
         What its folder holds.
+    recordings, speakers : int or None
+        How many the whole corpus has, if that is known.
     """
 
     title: str
     licence: str
     address: str
     parts: tuple[Part, ...]
+    recordings: int | None = None
+    speakers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,14 @@ class Published(Recordings):
     ----------
     root : str
         Folder that holds the parts of `source`.
+    allow_outside : bool
+        Whether recordings may be links to files outside of that folder.
     """
 
     source: ClassVar[Source]
 
     root: str
+    allow_outside: bool = field(default=False, kw_only=True)
 
     def files(self) -> list[list[Path]]:
         """List the files of every part, relative to the folder, in the order of the parts.

@@ -40,6 +40,8 @@ class Ravdess(Published):
         title="RAVDESS",
         licence="CC BY-NC-SA 4.0",
         address="https://zenodo.org/records/1188976",
+        recordings=1_440,
+        speakers=24,
         parts=(Part("speech", (table.FILE, "Actor_*/03-01-*.wav", "03-01-*.wav")),),
     )
 
@@ -62,6 +64,7 @@ class Ravdess(Published):
             emotions={**_IGNORED, "calm": _CALM[self.calm]},
             attributes={"language": "en"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )
 
 

@@ -20,6 +20,8 @@ _NAMES: dict[str, str | None] = {
     "angry": "anger",
 }
 _GENDERS = {"f": "female", "m": "male"}
+_NO_VALUES = ("nan", "none", "null")
+"""What programs write for a value that is missing."""
 
 
 def from_table(
@@ -29,6 +31,7 @@ def from_table(
     emotions: Mapping[str, str | None] | None = None,
     attributes: Mapping[str, str] | None = None,
     skip_missing: bool = False,
+    allow_outside: bool = False,
 ) -> Listing:
     """Turn the rows of a table into records, sorted by path; dropped emotions are counted.
 
@@ -43,12 +46,15 @@ def from_table(
         What is known of every row beside the table's further columns.
     skip_missing : bool
         Keep rows whose audio does not exist, for the feature stage to skip and count.
+    allow_outside : bool
+        Whether rows may name files, or links to files, that do not lie below `root`.
 
     Raises
     ------
     UserError
-        Naming the rows that lack a value, have an unknown emotion or an ``age`` that is none,
-        name the same file or name no file.
+        Naming the rows that lack a value, or hold a word such as ``nan`` for it; that have an
+        unknown emotion, an ``age`` or a ``gender`` that is none, or two genders of one speaker;
+        that name the same file, no file or one outside of the folder.
     """
     numbered = list(zip(table.numbers, table.rows, strict=True))
     for key in REQUIRED:
@@ -61,16 +67,22 @@ def from_table(
         for number, row in numbered
         if (emotion := names[row["emotion"].lower()]) is not None
     ]
-    _check_ages(table.file, [(number, row) for number, row, _ in kept])
+    check_attributes(
+        Table(table.file, [row for _, row, _ in kept], [number for number, _, _ in kept])
+    )
     folder = root or table.file.parent
     paths = [Path(os.path.normpath(folder / row["file"])) for _, row, _ in kept]
-    _check_files(table.file, [number for number, _, _ in kept], paths, skip_missing)
+    rows = list(zip((number for number, _, _ in kept), paths, strict=True))
+    if not allow_outside:
+        _check_inside(table.file, folder, rows)
+    _check_files(table.file, rows, skip_missing)
     records = [
-        Utterance(path, row["speaker"], emotion, {**(attributes or {}), **_attributes(row)})
+        Utterance(path, row["speaker"], emotion, {**(attributes or {}), **known(row)})
         for path, (_, row, emotion) in zip(paths, kept, strict=True)
     ]
     left_out = Counter(e for row in table.rows if names[(e := row["emotion"]).lower()] is None)
-    return Listing(sorted(records, key=lambda utterance: utterance.path), left_out)
+    named = frozenset(Path(os.path.normpath(folder / row["file"])) for row in table.rows)
+    return Listing(sorted(records, key=lambda utterance: utterance.path), left_out, named)
 
 
 def _check_emotions(
@@ -91,6 +103,21 @@ def _check_emotions(
             )
 
 
+def check_attributes(table: Table) -> None:
+    """Refuse what a table says of its speakers where it is no value, or two.
+
+    Raises
+    ------
+    UserError
+        Naming the rows with a word such as ``nan``, with an ``age`` or a ``gender`` that is none,
+        or with another gender of the speaker.
+    """
+    numbered = list(zip(table.numbers, table.rows, strict=True))
+    _check_words(table.file, numbered)
+    _check_ages(table.file, numbered)
+    _check_genders(table.file, numbered)
+
+
 def _check_ages(file: Path, numbered: list[tuple[int, Row]]) -> None:
     for age, numbers in _by_cell((row.get("age", ""), number) for number, row in numbered):
         if age and not is_age(age):
@@ -101,17 +128,67 @@ def _check_ages(file: Path, numbered: list[tuple[int, Row]]) -> None:
             )
 
 
-def _check_files(file: Path, numbers: list[int], paths: list[Path], skip_missing: bool) -> None:
-    seen = _by_cell(zip(paths, numbers, strict=True))
+def _check_words(file: Path, numbered: list[tuple[int, Row]]) -> None:
+    """Refuse what a program wrote for a missing value: it would count as a value of its own."""
+    columns = dict.fromkeys(key for _, row in numbered for key in row if key != "emotion")
+    for column in columns:
+        for word, numbers in _by_cell((row.get(column, ""), number) for number, row in numbered):
+            if word.lower() in _NO_VALUES:
+                _refuse(
+                    f"{file}: {word!r} in the column {column!r}",
+                    numbers,
+                    "leave the cell empty where nothing is known",
+                )
+
+
+def _check_genders(file: Path, numbered: list[tuple[int, Row]]) -> None:
+    """Refuse numbers for genders, and speakers who have several."""
+    of_speaker = defaultdict[str, dict[str, list[int]]](lambda: defaultdict(list))
+    for number, row in numbered:
+        if gender := known(row).get("gender"):
+            of_speaker[row["speaker"]][gender].append(number)
+            if not any(map(str.isalpha, gender)):
+                _refuse(f"{file}: gender {gender!r}", [number], "write female or male (f or m)")
+    for speaker, genders in of_speaker.items():
+        if len(genders) > 1:
+            told = " and ".join(f"{gender} in {_rows(rows)}" for gender, rows in genders.items())
+            raise UserError(
+                f"{file}: speaker {speaker} is {told}: correct one, or tell the speakers apart"
+            )
+
+
+def _check_inside(file: Path, folder: Path, rows: list[tuple[int, Path]]) -> None:
+    """Refuse recordings that lie elsewhere: a table of somebody else's may name any file."""
+    given, real = Path(os.path.normpath(folder)), os.path.realpath(folder)
+    inside = dict[Path, bool]()
+    outside = []
+    for number, path in rows:
+        if path.parent not in inside:
+            below = Path(os.path.realpath(path.parent)).is_relative_to(real)
+            inside[path.parent] = below and path.is_relative_to(given)
+        if not inside[path.parent] or (
+            os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real)
+        ):
+            outside.append(number)
+    _refuse(
+        f"{file}: file outside of the folder {folder}",
+        outside,
+        "set corpus.root to a folder that holds all recordings, or corpus.allow_outside=true if "
+        "you trust whoever made the table",
+    )
+
+
+def _check_files(file: Path, rows: list[tuple[int, Path]], skip_missing: bool) -> None:
+    seen = _by_cell((path, number) for number, path in rows)
     for path, listed in seen:
         if len(listed) > 1:
             _refuse(f"{file}: {path.name} is listed more than once", listed, "keep one row")
     if not skip_missing:
-        missing = [(path, listed) for path, listed in seen if not path.is_file()]
-        rows = [number for _, listed in missing for number in listed]
+        missing = [(path, listed) for path, listed in seen if not os.path.isfile(path)]
+        absent = [number for _, listed in missing for number in listed]
         example = f" (the first is {missing[0][0]})" if missing else ""
         mend = "correct the path or corpus.root, or set corpus.on_bad_file=skip"
-        _refuse(f"{file}: audio file not found{example}", rows, mend)
+        _refuse(f"{file}: audio file not found{example}", absent, mend)
 
 
 def _by_cell(cells: Iterable[tuple[_Cell, int]]) -> list[tuple[_Cell, list[int]]]:
@@ -134,7 +211,8 @@ def _rows(numbers: list[int]) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {shown}{rest}"
 
 
-def _attributes(row: Row) -> dict[str, str]:
+def known(row: Row) -> dict[str, str]:
+    """Return what a row tells of its speaker or its recording; a gender by its whole word."""
     found = {key: cell for key, cell in row.items() if key and cell and key not in REQUIRED}
     if "gender" in found:
         gender = found["gender"].lower()

@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import pyarrow
 import pyarrow.parquet
 
 from client.errors import UserError
+
+MOST_BYTES = 2**28
+"""Of a table."""
+
+SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
+
+DELIMITERS = ",;\t"
+"""What may stand between cells; the one that cuts the header into most cells does."""
 
 FILE = "utterances.csv"
 """Name of the table in a corpus folder."""
@@ -36,13 +45,15 @@ class Table:
         return cls(file, rows, list(range(2, len(rows) + 2)))
 
 
-def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = ",") -> Table:
+def read(file: Path, columns: Mapping[str, str] | None = None) -> Table:
     """Read a table.
 
     Parameters
     ----------
     file : Path
-        Parquet if it is called ``.parquet``, else text in UTF-8 with a header line.
+        Parquet if it is called ``.parquet``, else text in UTF-8 with a header line: CSV with
+        commas, semicolons or tabs. Rows without any text, and a first line ``sep=;`` as
+        spreadsheets write it, are no rows; they are counted in the numbers of rows, the line not.
     columns : Mapping[str, str], optional
         What the table calls ``file``, ``speaker`` or ``emotion``.
 
@@ -55,9 +66,11 @@ def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = 
     Raises
     ------
     UserError
-        If the table is missing, unreadable or lacks a required column.
+        If the table is missing, unreadable or lacks a required column, or if two columns have one
+        name.
     """
-    rows = read_rows(file, delimiter)
+    found = read_rows(file)
+    rows = found.rows
     names = {key: (columns or {}).get(key, key) for key in REQUIRED}
     for key, column in names.items():
         if column not in rows[0]:
@@ -71,17 +84,19 @@ def read(file: Path, columns: Mapping[str, str] | None = None, delimiter: str = 
         | {column: cell for column, cell in row.items() if column not in taken}
         for row in rows
     ]
-    return Table.below_header(file, renamed)
+    return Table(file, renamed, found.numbers)
 
 
-def read_rows(file: Path, delimiter: str = ",") -> list[Row]:
+def read_rows(file: Path) -> Table:
     """Read the rows of a table whatever its columns; parameters and errors as of `read`."""
     if not file.is_file():
         raise UserError(f"{file}: no such table: correct corpus.file or corpus.root")
-    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file, delimiter)
-    if not rows:
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file}: larger than {MOST_BYTES >> 20} MiB: cut it into several corpora")
+    found = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file)
+    if not found.rows:
         raise UserError(f"{file}: the table has no rows")
-    return rows
+    return found
 
 
 def read_lines(file: Path, start: str, form: re.Pattern[str]) -> Table:
@@ -111,26 +126,73 @@ def read_lines(file: Path, start: str, form: re.Pattern[str]) -> Table:
     return Table(file, rows, numbers)
 
 
-def _read_text(file: Path, delimiter: str) -> list[Row]:
+def _read_text(file: Path) -> Table:
     try:
-        text = io.StringIO(file.read_text("utf-8-sig").rstrip("\r\n"), newline="")
-        header, *rows = list(csv.reader(text, delimiter=delimiter, strict=True)) or [[]]
+        text = file.read_text("utf-8-sig")
+        first, _, rest = text.partition("\n")
+        if declared := SEPARATOR.fullmatch(first.rstrip("\r")):
+            text, delimiter = rest, declared[1]
+        else:
+            delimiter = max(DELIMITERS, key=lambda mark: len(_cells(text, mark)))
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: not a table ({error}): save it as CSV in UTF-8") from None
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
+    except ValueError:
+        raise UserError(f"{file}: the table has no rows") from None
+    names = [column.strip() for column in header]
+    numbered = [(number, list(map(str.strip, row))) for number, row in enumerate(rows, 2)]
+    filled = [(number, row) for number, row in numbered if any(row)]
+    for number, row in filled:
+        # Spreadsheets end rows with delimiters, also where the header has none.
+        if len(row) < len(names) or any(row[len(names) :]):
             raise UserError(
-                f"{file}: row {number} has {len(row)} cells, the header {len(header)}: "
+                f"{file}: row {number} has {len(row)} cells, the header {len(names)}: "
                 "quote cells that hold the delimiter"
             )
-    names = [column.strip() for column in header]
-    return [dict(zip(names, map(str.strip, row), strict=True)) for row in rows]
+    _check_names(file, names)
+    return Table(
+        file,
+        [{n: cell for n, cell in zip(names, row, strict=False) if n} for _, row in filled],
+        [number for number, _ in filled],
+    )
 
 
-def _read_parquet(file: Path) -> list[Row]:
+def _cells(text: str, delimiter: str) -> list[str]:
+    """Return the cells of the header as this delimiter cuts it; none where it cannot."""
     try:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    """Refuse two columns of one name. One without a name, as of an index, says nothing."""
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            places = [str(place) for place, other in enumerate(names, 1) if other == name]
+            raise UserError(
+                f"{file}: row 1 has the column {name!r} {count} times (columns "
+                f"{', '.join(places)}): rename or remove all but one"
+            )
+
+
+def _read_parquet(file: Path) -> Table:
+    try:
+        about = pyarrow.parquet.read_metadata(file)
+        _check_names(file, [name.strip() for name in about.schema.to_arrow_schema().names])
+        groups = map(about.row_group, range(about.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
+        found = pyarrow.parquet.read_table(file)
+        cells = [column.to_pylist() for column in found.columns]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: not a Parquet file ({reason})") from None
-    return [{k: "" if v is None else str(v).strip() for k, v in row.items()} for row in rows]
+    names = [name.strip() for name in found.column_names]
+    rows = [["" if v is None else str(v).strip() for v in row] for row in zip(*cells, strict=True)]
+    filled = [(number, row) for number, row in enumerate(rows, 2) if any(row)]
+    return Table(
+        file,
+        [{n: cell for n, cell in zip(names, row, strict=True) if n} for _, row in filled],
+        [number for number, _ in filled],
+    )

@@ -29,6 +29,8 @@ class Urdu(Published):
         title="URDU",
         licence="for research",
         address="https://github.com/siddiquelatif/URDU-Dataset",
+        recordings=400,
+        speakers=38,
         parts=tuple(
             Part(f"{emotion} speech", (f"{emotion.title()}/*.wav",), 100)
             for emotion in _EMOTIONS.values()
@@ -51,4 +53,5 @@ class Urdu(Published):
             root=root,
             attributes={"language": "ur"},
             skip_missing=self.on_bad_file == "skip",
+            allow_outside=self.allow_outside,
         )

@@ -66,7 +66,7 @@ def test_a_corpus_is_padded_cut_and_cached(tmp_path):
         (alone,) = extractor([noise(lengths[name])])
         np.testing.assert_array_equal(features[:frames], alone)
         assert np.isnan(features[frames:]).all()
-    stored = sorted(np.load(p).shape for p in (tmp_path / "cache").rglob("*.npy"))
+    stored = sorted(np.load(p).shape for p in (tmp_path / "cache/features").rglob("*.npy"))
     assert stored == [(1, 8), (24, 8), (50, 8)]
     (folder,) = (tmp_path / "cache" / "features").iterdir()
     assert folder.name == extractor.key == "logmel-16000-8bands-25ms-every20ms-50frames"

@@ -7,9 +7,10 @@ from client.corpora import check
 from client.corpora.base import Utterance
 from client.corpora.crema_d import CremaD
 from client.corpora.emodb import Emodb
+from client.corpora.manifest import Manifest
 from client.corpora.pooled import Pooled
 from client.corpora.synthetic import Synthetic
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import Grow, Tree
 
 
 def utterance(speaker: str, emotion: str, **attributes: str) -> Utterance:
@@ -103,3 +104,38 @@ def test_published_corpora_of_a_pool() -> None:
     inner = Pooled("inner", 1, "error", [spoken, emodb])
     assert check.published(Pooled("pooled", 1, "error", [emodb, inner])) == [emodb, emodb]
     assert check.published(spoken) == []
+
+
+def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_path: Path) -> None:
+    root = tree("emodb")
+    corpus = Emodb("emodb", 1, "error", str(root))
+    listing = corpus.listing(tmp_path)
+    recordings, speakers = len(listing.named), len({u.speaker for u in listing.utterances})
+    told = check.completeness(corpus, listing)
+    assert told == (
+        f"recordings: {recordings} of 535, {535 - recordings} missing\n"
+        f"speakers: {speakers} of 10, {10 - speakers} missing\n"
+    )
+    one = sorted(root.glob("wav/*.wav"))[0]
+    others = ["wav/._" + one.name, "wav/copy/" + one.name, f"wav/{one.stem} .WAV"]
+    for other in others:
+        (root / other).parent.mkdir(exist_ok=True)
+        (root / other).write_bytes(one.read_bytes())
+    assert corpus.listing(tmp_path) == listing
+    assert check.completeness(corpus, listing) == told + (
+        "not read: 3 file(s) that the corpus does not name as its own, such as "
+        f"{root / others[0]}\n"
+    )
+
+
+def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
+    root = grow("audio/a.wav", "audio/b.flac", "else/c.wav")
+    (root / "list.csv").write_text("file,speaker,emotion\naudio/a.wav,x,anger\n")
+    corpus = Manifest(
+        "made", 1, "error", file=str(root / "list.csv"), root=None, columns={}, emotions={}
+    )
+    told = check.completeness(corpus, corpus.listing(root))
+    assert told == (
+        "not read: 1 file(s) that the corpus does not name as its own, such as "
+        f"{root / 'audio/b.flac'}\n"
+    )

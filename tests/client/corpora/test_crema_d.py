@@ -74,7 +74,7 @@ def test_absent_recordings(tree: Tree) -> None:
     ("file", "old", "new", "message"),
     [
         (VOTES, '"N","N","N"', '"N","N","Q"', "unknown emotion 'Q' in rows 2, 11, 20: use "),
-        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (there are , FileName, "),
+        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (there are FileName, "),
         ("VideoDemographics.csv", "Race", "race", "no column Race: restore the corpus's own table"),
         (
             "VideoDemographics.csv",

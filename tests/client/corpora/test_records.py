@@ -34,8 +34,18 @@ def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
 def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
     root = grow("audio/a.wav", "b.wav")
     rows = table(row("a.wav"), row(str(root / "b.wav")))
-    found = from_table(rows, root=root / "audio")
+    found = from_table(rows, root=root / "audio", allow_outside=True)
     assert [u.path for u in found] == [root / "audio/a.wav", root / "b.wav"]
+    assert [u.path for u in from_table(table(row("audio/../b.wav")), root=root)] == [root / "b.wav"]
+
+
+def test_files_outside_of_the_folder_are_refused_by_row(grow: Grow) -> None:
+    root = grow("audio/a.wav", "b.wav")
+    (root / "audio" / "link.wav").symlink_to(root / "b.wav")
+    (root / "audio" / "folder").symlink_to(root)
+    for file in (str(root / "b.wav"), "../b.wav", "link.wav", "folder/b.wav"):
+        with pytest.raises(UserError, match=r"file outside of the folder .* in row 3: "):
+            from_table(table(row("a.wav"), row(file)), root=root / "audio")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +68,8 @@ def test_names_of_emotions(label: str, emotion: str) -> None:
 
 def test_dropped_rows_need_no_audio_and_are_counted() -> None:
     rows = table(row(emotion="Fear"), row("b.wav", emotion="Fear"))
-    assert records.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2})
+    named = frozenset({Path("corpus/a.wav"), Path("corpus/b.wav")})
+    assert records.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2}, named)
 
 
 def test_a_dropped_synonym_wins() -> None:

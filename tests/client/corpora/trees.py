@@ -1,6 +1,6 @@
 """Small corpora in their published layouts, with synthesised speech for audio."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -30,18 +30,20 @@ CREMA_D_VOTES = (
 class Speech:
     """Recordings to hand out in turn, whatever is asked for."""
 
-    recordings: Iterable[Path]
+    recordings: Iterator[tuple[int, Path]]
 
     @classmethod
     def spoken(cls, folder: Path) -> "Speech":
         """Let two voices speak, in every emotion."""
         render(Synthetic("speech", 1, "error", "en", 2, 8, 0), folder / "speech", 1)
-        return cls(cycle(sorted((folder / "speech" / "audio").iterdir())))
+        return cls(enumerate(cycle(sorted((folder / "speech" / "audio").iterdir()))))
 
     def write(self, file: Path) -> None:
-        """Write the next recording."""
+        """Write the next recording, of a length that none had before."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(file, *soundfile.read(next(iter(self.recordings))))
+        number, source = next(self.recordings)
+        samples, rate = soundfile.read(source)
+        soundfile.write(file, samples[number:], rate)
 
 
 def iemocap(root: Path, speech: Speech) -> None:
