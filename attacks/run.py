@@ -32,8 +32,10 @@ from attacks.several_runs import statements
 from attacks.summary import summary_table, sweep_table
 from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
 from attacks.tables import LAYOUTS, write_table
+from client.cache import cache_folder
 from client.command import Interrupted, explain, spare_children
 from client.corpora import check
+from client.corpora.published import Published
 from client.errors import (
     BAD_INPUT,
     SUSPENDED,
@@ -233,7 +235,10 @@ def _recompose(folder: Path, stage: str) -> DictConfig:
     given = list(HydraConfig.get().overrides.task)
     # A report shows what was found, whatever the run was made from.
     earlier = earlier_overrides(folder, given, whole=stage != "report")
-    return hydra.compose("config", overrides=[*earlier, *given])
+    composed = hydra.compose("config", overrides=[*earlier, *given])
+    for key in OmegaConf.missing_keys(composed) if stage == "report" else ():
+        OmegaConf.update(composed, key, None)
+    return composed
 
 
 def _remove_all_but(folder: Path, before: set[Path]) -> None:
@@ -333,9 +338,13 @@ def _show_sources(config: StudyConfig) -> None:
     """Tell of published corpora what is there, before what is missing ends the run."""
     here = [] if config.runtime.name == "network" else [config.corpus]  # else the nodes have it
     for settings in (*here, *_shadow_settings(config)):
-        for corpus in check.published(build_corpus(settings, config.data_root)):
-            console.print(check.parts(corpus))
-            console.print(plain(check.origin(corpus)), soft_wrap=True)
+        for corpus in check.in_folders(build_corpus(settings, config.data_root)):
+            if isinstance(corpus, Published):
+                console.print(check.parts(corpus))
+                console.print(plain(check.origin(corpus)), soft_wrap=True)
+            found = corpus.listing(cache_folder(config.cache))
+            if told := check.completeness(corpus, found):
+                console.print(plain(f"corpus {corpus.name}\n{told}"), soft_wrap=True)
 
 
 def _show(corpus: CorpusData | Roster) -> None:

@@ -133,6 +133,8 @@ def _remedy(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if equals and KEY.fullmatch(key) and not value.startswith(("[", "{", "'", '"')):
         return f"if it is a text, write {pasted([override(key, value)])}"
+    if other := next((word for word in re.findall(r"\w+", value) if not word.isascii()), None):
+        return f"put each text with letters such as those of {other} into quotes: {other!r}"
     return "write KEY=VALUE, in quotes where it has brackets or spaces"
 
 

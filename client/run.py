@@ -96,8 +96,22 @@ def build_corpus(settings: Any, data_root: str) -> Corpus:
             raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
         named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
         fields["parts"] = [build_corpus(part, data_root) for part in named]
+    if "emotions" in fields:
+        fields["emotions"] = _renamed(fields["emotions"])
     corpus: Corpus = build_group("corpus", fields)
     return corpus
+
+
+def _renamed(given: Any) -> dict[str, str | None]:
+    """Return what to call emotions; pairs serve names that no key can be, such as ``joy/fun``."""
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    try:
+        return {str(name): emotion for name, emotion in given}
+    except (TypeError, ValueError):
+        raise UserError(
+            f"corpus.emotions={given}: write {{NAME: EMOTION}}, or pairs [[NAME, EMOTION]]"
+        ) from None
 
 
 def named_corpus(key: str, entry: Any, data_root: str) -> Any:

@@ -157,7 +157,7 @@ class StudyConfig:
     data_root: str
     cache: str
     corpora: list[str]
-    shadow: list[Any]
+    shadow: Any
     age_bounds: list[int]
     rounds: int
     cohort_fraction: float

@@ -45,7 +45,7 @@ register()
 
 
 def study_config(composed: DictConfig) -> StudyConfig:
-    """Check a composed configuration and give it types.
+    """Check a composed configuration and give it types; a single shadow corpus becomes a list.
 
     Raises
     ------
@@ -53,6 +53,8 @@ def study_config(composed: DictConfig) -> StudyConfig:
         Naming the key.
     """
     refuse_added(composed)
+    if isinstance(composed.shadow, str | DictConfig):
+        composed.shadow = [composed.shadow]
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
     config.model = build_group("model", config.model)

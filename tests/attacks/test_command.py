@@ -199,7 +199,7 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
     finally:
         process.kill()
     printed = log.read_text()
-    assert printed.splitlines()[-1] == f"fedser: interrupted: fedser resume={run}"
+    assert printed.splitlines()[-1] == f"fedser: interrupted: fedser resume={run} cache={held}"
     assert "Traceback" not in printed and "Error" not in printed
     gone, alive = psutil.wait_procs(started, timeout=60)
     assert not alive

@@ -385,6 +385,6 @@ def test_victims_are_known_to_the_evaluation_alone():
     # the study writes it, the campaign passes its path on, verification says so in a docstring
     others = {"server/study.py", "attacks/campaign.py", "attacks/verification.py"}
     assert naming <= {"attacks/evaluate.py"} | others
-    assert {p for p in naming if "read_parquet" in sources[p]} == {"attacks/evaluate.py"}
+    assert {p for p in naming if "read_table" in sources[p]} == {"attacks/evaluate.py"}
     told = {path for path, text in sources.items() if "speakers_of" in text}
     assert told == {"attacks/evaluate.py", "attacks/verification.py"}

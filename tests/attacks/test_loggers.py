@@ -253,10 +253,10 @@ def test_rounds_are_logged_as_they_are_trained_and_once(
     before = found()["seconds"]
     assert [step for step, _ in before] in ([1, 2], [1, 2, 3])
     assert not (run / "rounds.parquet").exists()
-    assert fedser(f"resume={run}")[0] == 0
+    assert fedser(f"resume={run}", f"logger={name}", *own)[0] == 0
     assert found() == expected_rounds(run, federation)
     assert found()["seconds"][: len(before)] == before
-    assert fedser(f"resume={run}")[0] == 0  # nothing is left to do
+    assert fedser(f"resume={run}", f"logger={name}", *own)[0] == 0  # nothing is left to do
     if name == "tensorboard":
         assert found() == expected_rounds(run, federation)
 

@@ -382,7 +382,9 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
     assert not (parts / "transcript").exists()
 
 
-def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(fedser, tmp_path, monkeypatch):
+def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(
+    fedser, cache, tmp_path, monkeypatch
+):
     run, replace_file, checkpoints = tmp_path / "run", os.replace, []
 
     def full(source, target):
@@ -397,7 +399,8 @@ def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(fedser, tmp_p
         status, printed = fedser(*SMALL, "stage=train", "folds=[0]", f"hydra.run.dir={run}")
     assert status == 4
     (line,) = [line for line in printed.splitlines() if line.startswith("fedser: ")]
-    assert "No space left on device" in line and line.endswith(f"fedser resume={run}")
+    assert "No space left on device" in line
+    assert line.endswith(f"fedser resume={run} cache={cache}")
     assert (run / "checkpoint" / "private-fold0" / "state.safetensors").exists()
     assert fedser(f"resume={run}")[0] == 0
     assert pd.read_parquet(run / "rounds.parquet")["round"].tolist() == [1, 2, 3, 4]

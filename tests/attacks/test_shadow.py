@@ -25,7 +25,7 @@ def test_victims_labels_are_read_in_one_place_alone():
     readers = [
         p.name
         for p in PACKAGE.glob("*.py")
-        if "read_parquet" in p.read_text() and "truth" in p.read_text()
+        if "read_table" in p.read_text() and "truth" in p.read_text()
     ]
     assert readers == ["evaluate.py"]
     sources = [p for p in PACKAGE.glob("*.py") if "_truth" in p.read_text()]
