@@ -53,7 +53,7 @@ def study_config(composed: DictConfig) -> StudyConfig:
         Naming the key.
     """
     refuse_added(composed)
-    if isinstance(composed.shadow, str | DictConfig):
+    if isinstance(composed.shadow, str):
         composed.shadow = [composed.shadow]
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema

@@ -19,6 +19,7 @@ from client.corpora.pooled import Pooled
 from client.errors import UserError
 from client.features import OpenSmile
 from client.run import build, build_corpus, build_group, named_corpus
+from client.run import compose as compose_from
 from conf.schema import RuntimeConfig
 from server import app as server_app
 from server import ray_grid
@@ -241,3 +242,29 @@ def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
     assert set(pd.read_parquet(run / "truth.parquet")["gender"]) == {"female", "male"}
     assert load_file(run / "model.safetensors")["fold1.dense.2.bias"].shape == (4,)
     assert yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text()) == overrides
+
+
+@pytest.mark.parametrize(
+    ("given", "renamed"),
+    [
+        (
+            "corpus.emotions=[['радость', happiness], ['a/b', null]]",
+            {"радость": "happiness", "a/b": None},
+        ),
+        ("corpus.emotions={joyful: happiness}", {"joyful": "happiness"}),
+        ("corpus.emotions=null", {}),
+    ],
+)
+def test_emotions_are_renamed_by_pairs_as_by_keys(given, renamed):
+    settings = compose_from("node", ["corpus=manifest", "corpus.file=x.csv", given]).corpus
+    assert build_corpus(settings, "").emotions == renamed
+
+
+def test_emotions_that_are_no_pairs_are_refused():
+    given = ["corpus=manifest", "corpus.file=x.csv", "corpus.emotions=[joyful]"]
+    with pytest.raises(UserError, match=r"or pairs \[\[NAME, EMOTION\]\]"):
+        build_corpus(compose_from("node", given).corpus, "")
+
+
+def test_one_shadow_corpus_needs_no_brackets():
+    assert study_config(compose(["shadow=synthetic_de"])).shadow == ["synthetic_de"]
