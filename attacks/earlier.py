@@ -59,18 +59,29 @@ def earlier_overrides(folder: Path, given: Sequence[str], whole: bool) -> list[s
     again = {override.key_or_group for override in parser.parse_overrides(list(given))}
     foreign = [o for o in earlier if not _describes(o) and o.key_or_group not in again]
     if foreign and whole:
-        repeated = pasted(str(override.input_line) for override in foreign)
+        repeated = pasted(_with_groups(foreign, earlier))
         raise UserError(
             f"{folder}: a run's folder may be somebody else's, so that keys which name files, "
             f"programs or machines must be given again: add {repeated}"
         )
-    return [str(override.input_line) for override in earlier if _describes(override)]
+    kept = [o for o in earlier if _describes(o) and o.key_or_group not in again]
+    return [str(override.input_line) for override in kept]
 
 
 def must_be_given_again(overrides: Sequence[str]) -> list[str]:
     """Return those overrides that no command takes over from a run's folder."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [str(override.input_line) for override in parsed if not _describes(override)]
+    return _with_groups([override for override in parsed if not _describes(override)], parsed)
+
+
+def _with_groups(chosen: Sequence[Override], among: Sequence[Override]) -> list[str]:
+    """Return overrides, and those that choose the options which these are keys of."""
+    groups = {override.key_or_group.partition(".")[0] for override in chosen}
+    return [
+        str(override.input_line)
+        for override in among
+        if override in chosen or override.key_or_group in groups
+    ]
 
 
 def refuse_links(folder: Path) -> None:

@@ -120,7 +120,7 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     _check_depth(found)
-    json.dumps(found, ensure_ascii=False).encode()  # a surrogate alone cannot be written
+    _check_text(found)
     return found
 
 
@@ -138,7 +138,9 @@ def read_yaml(path: Path) -> Any:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("aliases")
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
+        _check_text(found)
+        return found
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError("not YAML that is written here") from error
 
@@ -159,6 +161,11 @@ def read_table(path: Path) -> pd.DataFrame:
     if about.num_rows > MOST_ROWS or about.num_columns > MOST_COLUMNS or size > MOST_TABLE_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return pd.read_parquet(path)
+
+
+def _check_text(found: Any) -> None:
+    """Refuse half a character (a surrogate), which no file or table can hold."""
+    json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
 
 
 def _check_depth(found: Any) -> None:

@@ -167,6 +167,20 @@ def packed(arrays, metrics):
     return RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord(metrics)})
 
 
+def not_a_number(message):
+    fields = honest(message)
+    arrays = {name: np.full_like(array, np.nan) for name, array in fields["arrays"].items()}
+    return Message(packed(arrays, fields["metrics"]), reply_to=message)
+
+
+def without_loss(message):
+    fields = honest(message)
+    losses = [float("nan")] * len(fields["metrics"]["loss"])
+    return Message(
+        packed(fields["arrays"], {**fields["metrics"], "loss": losses}), reply_to=message
+    )
+
+
 def truthful(message):
     content = packed(**honest(message))
     content["evaluation"] = MetricRecord(TOLD)
@@ -238,5 +252,12 @@ def test_no_hostile_reply_moves_the_model_or_stops_the_server(mechanism, remote,
     with capsys.disabled():
         print(f"\n{replies} hostile replies, {mechanism}: {dict(counted)}")
     assert replies >= examples
-    if examples > 500:  # so many that each reason occurs, and often
+    if examples > 500:  # so many that each reason occurs, and often, but for the two rarest
+        for change in (not_a_number, without_loss):
+            *_, strategy = run_round(
+                aggregate(),
+                remote,
+                lambda sent, change=change: [truthful(sent[0]), change(sent[1])],
+            )
+            counted.update(strategy.last_round.rejections)
         assert replies >= 1000 and set(counted) == set(REASONS)

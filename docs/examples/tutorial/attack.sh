@@ -1,2 +1,2 @@
-fedser stage=attack run=runs/plain corpus.file=mine/utterances.csv \
+fedser stage=attack run=runs/plain corpus=manifest corpus.file=mine/utterances.csv \
     'attack=[statistics,correlation,centroid]'
