@@ -17,7 +17,10 @@ settings.load_profile("fedser")
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
-LONG = ("network", "test_jobs", "test_corpora", "test_run", "test_ray_grid", "test_command")
+LONG = (
+    *("network", "test_jobs", "test_corpora", "test_run", "test_ray_grid", "test_command"),
+    *("test_study", "test_killed", "test_docs", "test_audit", "test_planted_faults"),
+)
 """Names of files or folders of tests that take long: they come first, as workers share files."""
 
 
