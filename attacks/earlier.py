@@ -123,40 +123,28 @@ def _describes(override: Override) -> bool:
         return False
     if key == "runtime":
         return value in RUNTIMES
-    named = {*below, *(part for name in _names(value) for part in name.split("."))}
-    return (
-        top in DESCRIBING
-        and not named & FILES_AND_CLASSES
-        and not any(map(_leads_out, (*below, *_texts(value))))
-    )
+    keys, texts = set(below), list(below)
+    for text, is_key in _texts(value):
+        texts.append(text)
+        keys.update(text.split(".") if is_key else ())
+    return top in DESCRIBING and not keys & FILES_AND_CLASSES and not any(map(_leads_out, texts))
 
 
 def _leads_out(text: str) -> bool:
-    return text.startswith((".", "~")) or any(part in text for part in ("/", "\\", "${", ":\\"))
+    return text.startswith((".", "~")) or any(part in text for part in ("/", "\\", "${"))
 
 
-def _names(value: Any) -> Iterator[str]:
-    """Yield the keys of mappings in a value, at any depth."""
+def _texts(value: Any) -> Iterator[tuple[str, bool]]:
+    """Yield the strings in a value, at any depth, and whether each is a key of a mapping."""
     if isinstance(value, Mapping):
         for key, below in value.items():
-            yield _plain(key)
-            yield from _names(below)
-    elif isinstance(value, list):
-        for below in value:
-            yield from _names(below)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the strings in a value, at any depth."""
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            yield _plain(key)
+            yield _plain(key), True
             yield from _texts(below)
     elif isinstance(value, list):
         for below in value:
             yield from _texts(below)
     elif isinstance(value, str | QuotedString):
-        yield _plain(value)
+        yield _plain(value), False
 
 
 def _plain(value: Any) -> str:

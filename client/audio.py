@@ -68,7 +68,7 @@ def read_mono(path: Path) -> tuple[Floats, int]:
         has samples that are not finite or far beyond 1, or if its channels cancel out.
     """
     try:
-        check_regular(path)
+        refuse_devices(path)
         with soundfile.SoundFile(path) as file:
             _check_header(file)
             mono, energy = _mixed(file)
@@ -82,7 +82,7 @@ def read_mono(path: Path) -> tuple[Floats, int]:
     return mono, rate
 
 
-def check_regular(path: Path) -> None:
+def refuse_devices(path: Path) -> None:
     """Refuse a device or a pipe, which may have no end.
 
     Raises
@@ -132,7 +132,7 @@ def _mixed(file: soundfile.SoundFile) -> tuple[Floats, float]:
 def seconds(path: Path) -> float:
     """Return how long a recording is, 0 for one that cannot be read."""
     try:
-        check_regular(path)
+        refuse_devices(path)
         return float(soundfile.info(path).duration)
     except (AudioError, OSError, RuntimeError):
         return 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.audio import AudioError, check_regular, read_mono
+from client.audio import AudioError, read_mono, refuse_devices
 from client.cache import read_array, write_array
 from client.errors import brief
 from client.threads import cores, spread
@@ -25,7 +25,7 @@ def file_digest(path: Path) -> str:
     OSError
         If it cannot be read.
     """
-    check_regular(path)
+    refuse_devices(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(PIECE):

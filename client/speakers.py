@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from client.corpora.ages import with_age_groups
-from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, shared_attributes
+from client.corpora.base import EMOTIONS, Corpus, Utterance, check_speakers, speaker_attributes
 from client.errors import UserError, brief, check_choice
 from client.features import Extractor, extract
 from client.frames import unpad
@@ -80,10 +80,7 @@ class CorpusData:
 
     @cached_property
     def _attributes(self) -> dict[str, dict[str, str]]:
-        own = defaultdict[str, list[Utterance]](list)
-        for utterance in self.utterances:
-            own[utterance.speaker].append(utterance)
-        return {speaker: shared_attributes(utterances) for speaker, utterances in own.items()}
+        return speaker_attributes(self.utterances)
 
 
 def load_corpus(

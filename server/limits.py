@@ -20,7 +20,7 @@ from client.training_config import TrainingConfig
 Floats64 = npt.NDArray[np.float64]
 
 SLACK = 1e-3
-"""Share by which rounding may exceed a bound on real numbers, at most."""
+"""Largest relative error that rounding adds to a bound on real numbers."""
 
 ROUNDING = 2.0**-23
 """Relative error of a weight in float32, of one step."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from client.corpora import records, table
 from client.corpora.ages import with_age_groups
-from client.corpora.base import EMOTIONS, Utterance, refuse_variants, shared_attributes
+from client.corpora.base import EMOTIONS, Utterance, refuse_variants, speaker_attributes
 from client.errors import UserError
 from client.hosting import Hosting
 from client.speakers import name_units, training_sizes
@@ -21,9 +21,6 @@ from server.disk import read_json, write_text
 
 FILE = "roster.json"
 """Name of a roster in a run's folder."""
-
-MOST = 2**31
-"""Utterances of a speaker, at most: sums of such numbers do not overflow."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +196,9 @@ def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, di
         columns = ", ".join(found.rows[0])
         raise UserError(f"{file}: no column 'speaker' (there are {columns}): rename one")
     records.check_attributes(found)
-    by_speaker = defaultdict[str, list[Utterance]](list)
-    for row in found.rows:
-        about = {"corpus": name, **records.known(row)}
-        by_speaker[row["speaker"]].append(Utterance(file, row["speaker"], EMOTIONS[0], about))
-    refuse_variants(name, by_speaker)
-    return {
-        speaker: shared_attributes(with_age_groups(rows, age_bounds))
-        for speaker, rows in by_speaker.items()
-    }
+    rows = [
+        Utterance(file, row["speaker"], EMOTIONS[0], {"corpus": name, **records.known(row)})
+        for row in found.rows
+    ]
+    refuse_variants(name, rows)
+    return speaker_attributes(with_age_groups(rows, age_bounds))

@@ -2,7 +2,7 @@
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -105,7 +105,7 @@ class Corpus(ABC):
             If the folder has another layout or a row is unusable, or one speaker goes by two names.
         """
         found, named = self.read(cache), {"corpus": self.name}
-        refuse_variants(self.name, {u.speaker: [u] for u in reversed(found.utterances)})
+        refuse_variants(self.name, found.utterances)
         utterances = [
             replace(
                 u,
@@ -159,7 +159,7 @@ class Recordings(Corpus):
         return replace(found, utterances=chosen)
 
 
-def refuse_variants(name: str, speakers: Mapping[str, Sequence[Utterance]]) -> None:
+def refuse_variants(name: str, utterances: Sequence[Utterance]) -> None:
     """Refuse speakers who are one, as far as names tell: one person would be trained and tested.
 
     Raises
@@ -167,11 +167,12 @@ def refuse_variants(name: str, speakers: Mapping[str, Sequence[Utterance]]) -> N
     UserError
         Naming both.
     """
+    first = {u.speaker: u.path.name for u in reversed(utterances)}
     known = dict[str, str]()
-    for speaker in sorted(speakers):
+    for speaker in sorted(first):
         other = known.setdefault(identity(speaker), speaker)
         if other != speaker:
-            pair = [f"{s!r} (such as {speakers[s][0].path.name})" for s in (other, speaker)]
+            pair = [f"{s!r} (such as {first[s]})" for s in (other, speaker)]
             raise UserError(
                 f"corpus {name}: speakers {' and '.join(pair)} differ only in how they are "
                 "written: call one person the same everywhere"
@@ -181,6 +182,14 @@ def refuse_variants(name: str, speakers: Mapping[str, Sequence[Utterance]]) -> N
 def shared_attributes(utterances: Sequence[Utterance]) -> dict[str, str]:
     """Return what the metadata says the same of all these utterances, sorted by key."""
     return dict(sorted(set.intersection(*(set(u.attributes.items()) for u in utterances))))
+
+
+def speaker_attributes(utterances: Sequence[Utterance]) -> dict[str, dict[str, str]]:
+    """Return what the metadata says the same of all utterances of each speaker."""
+    own = defaultdict[str, list[Utterance]](list)
+    for utterance in utterances:
+        own[utterance.speaker].append(utterance)
+    return {speaker: shared_attributes(spoken) for speaker, spoken in own.items()}
 
 
 def check_speakers(name: str, utterances: Sequence[Utterance], minimum: int) -> None:

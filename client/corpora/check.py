@@ -1,14 +1,15 @@
 """Show what a corpus holds, and what is missing of one that was published."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from rich.table import Table
 
-from client.corpora.base import EMOTIONS, Corpus, Listing, Utterance, shared_attributes
+from client.corpora.base import EMOTIONS, Corpus, Listing, Utterance, speaker_attributes
 from client.corpora.manifest import Manifest
 from client.corpora.pooled import Pooled
 from client.corpora.published import DOCS, Part, Published
@@ -27,7 +28,8 @@ AUDIO = {
 def in_folders(corpus: Corpus) -> list[Published | Manifest]:
     """List the corpora in folders that a corpus is made of: itself, or the parts of a pool."""
     if isinstance(corpus, Pooled):
-        return [found for part in corpus.parts for found in in_folders(part)]
+        parts = (replace(part, on_bad_file=corpus.on_bad_file) for part in corpus.parts)
+        return [found for part in parts for found in in_folders(part)]
     return [corpus] if isinstance(corpus, Published | Manifest) else []
 
 
@@ -119,7 +121,7 @@ def table(
     how many recordings are left out for which reason.
     """
     counts = Counter((u.speaker, u.emotion) for u in utterances)
-    known = _speaker_attributes(utterances)
+    known = speaker_attributes(utterances)
     genders = {s: attributes["gender"] for s, attributes in known.items() if "gender" in attributes}
     speakers = sorted(known)
     totals = [sum(counts[speaker, emotion] for speaker in speakers) for emotion in EMOTIONS]
@@ -147,13 +149,6 @@ def table(
         gender = [genders.get(speaker, "")] if genders else []
         shown.add_row(*map(plain, (speaker, *gender, *row, sum(row))))
     return shown
-
-
-def _speaker_attributes(utterances: Sequence[Utterance]) -> dict[str, dict[str, str]]:
-    by_speaker = defaultdict(list)
-    for utterance in utterances:
-        by_speaker[utterance.speaker].append(utterance)
-    return {speaker: shared_attributes(own) for speaker, own in by_speaker.items()}
 
 
 def _differences(known: Sequence[Mapping[str, str]]) -> list[str]:

@@ -62,27 +62,27 @@ def from_table(
         _refuse(f"{table.file}: no {key}", empty, "fill the cell")
     names = _NAMES | {name.lower(): emotion for name, emotion in (emotions or {}).items()}
     _check_emotions(table.file, numbered, names)
+    folder = root or table.file.parent
+    paths = [Path(os.path.normpath(folder / row["file"])) for row in table.rows]
     kept = [
-        (number, row, emotion)
-        for number, row in numbered
+        (number, row, path, emotion)
+        for (number, row), path in zip(numbered, paths, strict=True)
         if (emotion := names[row["emotion"].lower()]) is not None
     ]
     check_attributes(
-        Table(table.file, [row for _, row, _ in kept], [number for number, _, _ in kept])
+        Table(table.file, [row for _, row, _, _ in kept], [number for number, *_ in kept])
     )
-    folder = root or table.file.parent
-    paths = [Path(os.path.normpath(folder / row["file"])) for _, row, _ in kept]
-    rows = list(zip((number for number, _, _ in kept), paths, strict=True))
+    rows = [(number, path) for number, _, path, _ in kept]
     if not allow_outside:
         _check_inside(table.file, folder, rows)
     _check_files(table.file, rows, skip_missing)
     records = [
         Utterance(path, row["speaker"], emotion, {**(attributes or {}), **known(row)})
-        for path, (_, row, emotion) in zip(paths, kept, strict=True)
+        for _, row, path, emotion in kept
     ]
     left_out = Counter(e for row in table.rows if names[(e := row["emotion"]).lower()] is None)
-    named = frozenset(Path(os.path.normpath(folder / row["file"])) for row in table.rows)
-    return Listing(sorted(records, key=lambda utterance: utterance.path), left_out, named)
+    in_order = sorted(records, key=lambda utterance: utterance.path)
+    return Listing(in_order, left_out, frozenset(paths))
 
 
 def _check_emotions(

@@ -140,8 +140,13 @@ def _read_text(file: Path) -> Table:
     except ValueError:
         raise UserError(f"{file}: the table has no rows") from None
     names = [column.strip() for column in header]
-    numbered = [(number, list(map(str.strip, row))) for number, row in enumerate(rows, 2)]
-    filled = [(number, row) for number, row in numbered if any(row)]
+    _check_names(file, names)
+    return _numbered(file, names, [list(map(str.strip, row)) for row in rows])
+
+
+def _numbered(file: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return the rows that hold a text, without columns that have no name."""
+    filled = [(number, row) for number, row in enumerate(rows, 2) if any(row)]
     for number, row in filled:
         # Spreadsheets end rows with delimiters, also where the header has none.
         if len(row) < len(names) or any(row[len(names) :]):
@@ -149,7 +154,6 @@ def _read_text(file: Path) -> Table:
                 f"{file}: row {number} has {len(row)} cells, the header {len(names)}: "
                 "quote cells that hold the delimiter"
             )
-    _check_names(file, names)
     return Table(
         file,
         [{n: cell for n, cell in zip(names, row, strict=False) if n} for _, row in filled],
@@ -179,20 +183,14 @@ def _check_names(file: Path, names: Sequence[str]) -> None:
 def _read_parquet(file: Path) -> Table:
     try:
         about = pyarrow.parquet.read_metadata(file)
-        _check_names(file, [name.strip() for name in about.schema.to_arrow_schema().names])
+        names = [name.strip() for name in about.schema.to_arrow_schema().names]
+        _check_names(file, names)
         groups = map(about.row_group, range(about.num_row_groups))
         if sum(group.total_byte_size for group in groups) > MOST_BYTES:
             raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
-        found = pyarrow.parquet.read_table(file)
-        cells = [column.to_pylist() for column in found.columns]
+        cells = [column.to_pylist() for column in pyarrow.parquet.read_table(file).columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: not a Parquet file ({reason})") from None
-    names = [name.strip() for name in found.column_names]
     rows = [["" if v is None else str(v).strip() for v in row] for row in zip(*cells, strict=True)]
-    filled = [(number, row) for number, row in enumerate(rows, 2) if any(row)]
-    return Table(
-        file,
-        [{n: cell for n, cell in zip(names, row, strict=True) if n} for _, row in filled],
-        [number for number, _ in filled],
-    )
+    return _numbered(file, names, rows)

@@ -65,7 +65,7 @@ def as_dtype(dtype):
 
 
 def as_bytes(make, **claims):
-    """Arrays of which the bytes, or what is said of them, are made up."""
+    """Arrays with invented bytes, or with an invented description."""
 
     def lie(content):
         record = ArrayRecord()

@@ -139,3 +139,9 @@ def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
         "not read: 1 file(s) that the corpus does not name as its own, such as "
         f"{root / 'audio/b.flac'}\n"
     )
+
+
+def test_what_a_pool_says_of_bad_files_holds_for_its_parts() -> None:
+    emodb = Emodb("emodb", 4, "error", "")
+    (part,) = check.in_folders(Pooled("pooled", 1, "skip", [emodb]))
+    assert part.on_bad_file == "skip"
