@@ -8,7 +8,7 @@ TINY := corpus.speakers=10 corpus.utterances_per_speaker=8 folds=[0] rounds=8 co
 	'shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]' privacy=udp \
 	adversary.shadow_federations=2 adversary.bootstraps=100 runtime=local
 
-.PHONY: setup study test lint docs bench clean
+.PHONY: setup study test lint docs bench lock clean
 
 setup: $(READY)
 
@@ -40,6 +40,14 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.noise
+
+# What the image installs, with the hashes of each file. PyTorch's builds differ by accelerator and
+# lie on an index of their own: it is pinned by its version.
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	--no-annotate --no-header --config-file docker/uv.toml -c constraints.txt
+lock: $(READY)
+	printf 'setuptools\nwheel\n' | $(LOCK) --output-file docker/build.txt -
+	$(LOCK) --no-emit-package torch --output-file docker/requirements.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) outputs multirun build site

@@ -2,10 +2,11 @@
 
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +20,25 @@ from server.disk import read_json, write_text
 Results = dict[str, Any]
 Attack = dict[str, Any]
 
+ABSOLUTE = re.compile(r"[~/\\]|[A-Za-z]:[/\\]")
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://).+", re.DOTALL)
+
 SCHEMA = json.loads(resources.files("attacks").joinpath("results.schema.json").read_text("utf-8"))
+
+
+def without_folders(value: Any) -> Any:
+    """Return a configuration as others may read it: without folders and addresses of its user.
+
+    ``/home/somebody/ravdess`` becomes ``…/ravdess``, and ``https://user:secret@host`` becomes
+    ``https://…``.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and ABSOLUTE.match(value):
+        return f"…/{PureWindowsPath(value).name}"  # of either kind of slash
+    return ADDRESS.sub(r"\1…", value) if isinstance(value, str) else value
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -27,7 +27,7 @@ from attacks.lessons import Learned, learn_run
 from attacks.loggers import Place, RunLog, flatten, logged
 from attacks.online import with_readers
 from attacks.report import write_report
-from attacks.results import Results, read_results, write_results
+from attacks.results import Results, read_results, without_folders, write_results
 from attacks.several_runs import statements
 from attacks.summary import summary_table, sweep_table
 from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
@@ -253,12 +253,13 @@ def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None
     Parameters
     ----------
     record : dict
-        The configuration as ``results.json`` shows it.
+        The configuration as it was composed. ``results.json`` and loggers get it without folders.
     folder : Path
         Where everything is written.
     sweep : Path, optional
         Folder of the multirun that it is a part of.
     """
+    record = without_folders(record)
     logger = build_group("logger", config.logger)
     with logged(RunLog(logger, Place(folder, sweep, flatten(record)))) as log:
         _run_stages(config, record, folder, log)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,11 +66,13 @@ class CorpusData:
         return sorted({u.speaker for u in self.utterances})
 
     def summary(self) -> dict[str, Any]:
-        """What ``results.json`` says of it."""
+        """What ``results.json`` says of it; folders above the corpus may name a user, and go."""
+        folders = {path.parent for path in (*self.skipped, *(u.path for u in self.utterances))}
+        root = os.path.commonpath(folders)
         return {
             "name": self.name,
             "utterances": len(self.utterances),
-            "skipped": [str(path) for path in self.skipped],
+            "skipped": [os.path.relpath(path, root) for path in self.skipped],
             "left_out": dict(sorted(self.left_out.items())),
             "emotions": dict(sorted(Counter(u.emotion for u in self.utterances).items())),
         }

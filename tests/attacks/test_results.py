@@ -14,6 +14,7 @@ from attacks.results import (
     leaked_order,
     read_results,
     strongest,
+    without_folders,
     write_results,
 )
 from client.errors import UserError
@@ -264,3 +265,20 @@ def test_chance_is_the_uar_of_always_naming_one_emotion(present):
         confusion = np.zeros((4, 4), int)
         confusion[list(present), named] = np.arange(1, len(present) + 1)
         assert fold_chance({"confusion": confusion.tolist()}) == pytest.approx(uar(confusion))
+
+
+def test_a_configuration_is_shown_without_folders_and_addresses():
+    shown = without_folders(
+        {
+            "corpus": {"root": "/home/somebody/ravdess/", "name": "ravdess", "shards": 1},
+            "shadow": [{"file": r"C:\Users\somebody\speech table.csv"}, "~/nemo", "data/emodb"],
+            "logger": {"tracking_uri": "https://user:secret@host:5000/x", "run": None},
+            "emotions": {"a/b": "fear"},
+        }
+    )
+    assert shown == {
+        "corpus": {"root": "…/ravdess", "name": "ravdess", "shards": 1},
+        "shadow": [{"file": "…/speech table.csv"}, "…/nemo", "data/emodb"],
+        "logger": {"tracking_uri": "https://…", "run": None},
+        "emotions": {"a/b": "fear"},
+    }

@@ -767,7 +767,11 @@ def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
         "folds=[0]",
     )
     assert status == 0
-    corpus = read_results(only_run(tmp_path) / "results.json")["corpus"]
+    results = read_results(only_run(tmp_path) / "results.json")
+    corpus = results["corpus"]
     assert corpus["utterances"] == 29
-    assert [Path(p).name for p in corpus["skipped"]] == ["2-1.wav"]
+    assert corpus["skipped"] == ["2-1.wav"]
     assert corpus["left_out"] == {"fear": 1}
+    assert results["config"]["corpus"]["file"] == f"…/{table.name}"
+    for name in ("results.json", "report.html"):  # others may read them: no folder of the user's
+        assert str(tmp_path) not in (only_run(tmp_path) / name).read_text()

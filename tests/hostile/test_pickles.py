@@ -1,0 +1,220 @@
+"""No file that somebody else may have made is unpickled."""
+
+import ast
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import transformers
+
+from attacks.results import read_results
+from client.cache import read_array
+from client.corpora.table import read as read_corpus_table
+from client.dataset import Dataset
+from client.hosting import Holdings
+from client.huggingface import HuggingFace
+from client.pretrained import prepare_torchaudio
+from client.s3prl_upstream import UPSTREAMS, S3prl
+from server.checkpoint import saved_rounds
+from server.disk import read_table, read_yaml
+from server.transcript import Transcript
+from tests.hostile.test_corpora import Runs
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("client", "server", "attacks", "conf")
+SAFE: dict[str, dict[str, object]] = {
+    "torch.load": {"weights_only": True},
+    "np.load": {"allow_pickle": False},
+    "yaml.safe_load": {},
+    "json.load": {},
+    "json.loads": {},
+    "Holdings.load": {},
+    "Dataset.load": {},
+    "checkpoint.load": {},
+    "Database.load": {},  # of a header that `client.corpora.audformat` has checked
+    "AutoFeatureExtractor.from_pretrained": {"trust_remote_code": False},
+    "AutoModel.from_pretrained": {"trust_remote_code": False, "weights_only": True},
+}
+"""Calls that may read by a name as below, and the arguments without which they could run code."""
+READS = {"load", "loads", "from_pretrained", "unsafe_load", "full_load", "read_hdf"}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path, ast.parse(path.read_text("utf-8"))
+
+
+def constants(call: ast.Call, tree: ast.Module) -> dict[str, object]:
+    """Return the keyword arguments of a call that are constants, ``**local`` resolved as well."""
+    found: dict[str, object] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            assigned = [
+                node.value
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Assign)
+                and ast.unparse(node.targets[0]) == ast.unparse(keyword.value)
+            ]
+            for value in assigned:
+                found |= ast.literal_eval(value)
+        elif isinstance(keyword.value, ast.Constant):
+            found[keyword.arg] = keyword.value.value
+    return found
+
+
+def test_every_call_that_can_unpickle_is_told_not_to():
+    """Each call of a name that reads is one of those known to be safe, and has its arguments."""
+    seen = set()
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            name = ast.unparse(node.func)
+            if node.func.attr not in READS or "pickle" in name:
+                continue
+            assert name in SAFE, f"{path}:{node.lineno}: {name}"
+            given = constants(node, tree)
+            assert SAFE[name].items() <= given.items(), f"{path}:{node.lineno}: {name}"
+            seen.add(name)
+    assert {"torch.load", "np.load", "AutoModel.from_pretrained"} <= seen
+
+
+def test_no_unpickler_is_imported():
+    """Neither one, nor what libraries read pickles with beside their calls of ``load``."""
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                assert name.split(".")[0] not in UNPICKLERS, f"{path}:{node.lineno}: {name}"
+            reader = isinstance(node, ast.Attribute) and node.attr in {"read_pickle", "Unpickler"}
+            assert not reader, f"{path}:{getattr(node, 'lineno', 0)}"
+
+
+_found: list[str] | None = None
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "pickle.find_class" and _found is not None:
+        _found.append(".".join(map(str, arguments)))
+
+
+sys.addaudithook(_note)
+
+
+@contextmanager
+def unpickled() -> Iterator[list[str]]:
+    """Collect the names of what is unpickled meanwhile."""
+    global _found
+    _found = []
+    try:
+        yield _found
+    finally:
+        _found = None
+
+
+class PickledType(pa.ExtensionType):
+    """As pyarrow wrote types of Python before version 14.0.1: read back, they were unpickled."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        super().__init__(pa.int64(), "arrow.py_extension_type")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return self._content
+
+    @classmethod
+    def __arrow_ext_deserialize__(
+        cls, storage_type: pa.DataType, serialized: bytes
+    ) -> "PickledType":
+        return cls(serialized)
+
+
+def parquet(path: Path, content: bytes) -> None:
+    column = pa.ExtensionArray.from_storage(PickledType(content), pa.array([1, 2]))
+    pq.write_table(pa.table({"file": column}), path)
+
+
+def numpy_objects(path: Path, content: bytes) -> None:
+    np.save(path, np.array([0]))
+    data = path.read_bytes().replace(b"'<i8'", b"'|O' ")
+    path.write_bytes(data[:-8] + content)
+
+
+def plain(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def yaml_object(path: Path, content: bytes) -> None:
+    path.write_text("!!python/object/apply:pickle.loads [!!binary " + content.hex() + "]")
+
+
+def hub_model(path: Path, content: bytes) -> None:
+    prepare_torchaudio()
+    transformers.Wav2Vec2Config(num_hidden_layers=1).save_pretrained(path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(path)
+    (path / "pytorch_model.bin").write_bytes(content)
+
+
+def transcript(path: Path, content: bytes) -> None:
+    path.mkdir()
+    for name in ("meta.json", "updates-00000.safetensors", "models-00000.safetensors"):
+        (path / name).write_bytes(content)
+
+
+def read_transcript(path: Path) -> None:
+    Transcript(path).global_models()
+
+
+CASES: dict[str, tuple[str, Callable[[Path, bytes], None], Callable[[Path], object]]] = {
+    "results": ("results.json", plain, read_results),
+    "figures of rounds": ("rounds.parquet", plain, read_table),
+    "a type in Parquet": ("rounds.parquet", parquet, read_table),
+    "a corpus' Parquet": ("table.parquet", parquet, read_corpus_table),
+    "a corpus' table": ("table.csv", plain, read_corpus_table),
+    "options": ("overrides.yaml", yaml_object, read_yaml),
+    "a cached array": ("x.npy", plain, read_array),
+    "objects in a cached array": ("x.npy", numpy_objects, read_array),
+    "a node's holdings": ("x.safetensors", plain, Holdings.load),
+    "a client's data": ("x.safetensors", plain, lambda path: Dataset.load(path, "cpu")),
+    "a checkpoint": ("state.safetensors", plain, lambda path: saved_rounds(path.parent, 0)),
+    "a transcript": ("transcript", transcript, read_transcript),
+    "an encoder": ("model", hub_model, lambda path: HuggingFace(str(path), 0, 1)._loaded),
+    **{
+        f"a checkpoint of {name}": (
+            "x.ckpt",
+            plain,
+            lambda path, n=name: S3prl(n, str(path), 0)._model,
+        )
+        for name in UPSTREAMS
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pickle_in_its_place_is_not_opened(case: str, tmp_path: Path):
+    name, write, read = CASES[case]
+    mark = tmp_path / "ran"
+    write(tmp_path / name, pickle.dumps(Runs(mark), protocol=2))  # torch's
+    with unpickled() as names, suppress(Exception):  # what it says is tested elsewhere
+        read(tmp_path / name)
+    assert names == []
+    assert not mark.exists()
+
+
+def test_the_harness_sees_what_is_unpickled(tmp_path: Path):
+    mark = tmp_path / "ran"
+    with unpickled() as names:
+        pickle.loads(pickle.dumps(Runs(mark)))
+    assert len(names) == 1 and mark.exists()
