@@ -51,6 +51,11 @@ RELEASED = {
     "released": "those of all folds",
     "evaluation": "that of one fold; the others only estimate utility, and are not shown",
 }
+MOST = {
+    **dict.fromkeys(("validation_uar", "test_uar"), 1.0),
+    **dict.fromkeys(("fold", "round", "clients", "rejected"), 1e9),
+}
+"""Largest figure that a column of ``rounds.parquet`` may hold."""
 NONE = pd.Series(dtype=float)
 NOISE = {
     "seeded": "the seed: reproducible, and no protection against anybody who knows the seed",
@@ -126,9 +131,15 @@ def read_rounds(path: Path) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: columns {sorted(missing)} are missing; {mend} again")
     rounds = rounds[rounds["role"] == "private"]
-    # A column without any number comes back as objects.
-    numeric = rounds.columns.intersection(["validation_uar", "test_uar", "clients", "rejected"])
-    return rounds.assign(**{column: pd.to_numeric(rounds[column]) for column in numeric})
+    for column in rounds.columns.intersection(list(MOST)):
+        try:  # a column without any number comes back as objects
+            figures = pd.to_numeric(rounds[column])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {column} holds no numbers ({error}); {mend} again") from None
+        if not figures.dropna().between(0, MOST[column]).all():
+            raise UserError(f"{path}: {column} is out of range; {mend} again")
+        rounds = rounds.assign(**{column: figures})
+    return rounds
 
 
 def refusals(rounds: pd.DataFrame) -> list[tuple[int, str]]:

@@ -88,7 +88,8 @@ def schema_problem(results: object) -> str | None:
     """Where and how the results break the schema in one short line, or None."""
     error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
     if error is None:
-        return None
+        assert isinstance(results, Mapping)  # as the schema has it
+        return _unpaired(results)
     return f"{error.json_path}: {textwrap.shorten(error.message, 160)}"
 
 
@@ -154,3 +155,15 @@ def _traits(attack: Attack) -> tuple[str, ...]:
     aware = "aware" if attack["aware"] else "unaware"
     place = target(attack), attack["layer"], "+".join(attack["shadow_corpora"]), aware
     return *place, attack["vantage"], attack["selection"], attack["combination"]
+
+
+def _unpaired(results: Mapping[str, Any]) -> str | None:
+    """Say where lists that belong together differ in length, which no schema can ask for."""
+    for number, attack in enumerate(results["attacks"]):
+        if (roc := attack["roc"]) and len(roc["fpr"]) != len(roc["tpr"]):
+            return f"$.attacks[{number}].roc: fpr and tpr differ in length"
+    for number, fold in enumerate(results["utility"]["per_fold"]):
+        confusion = fold.get("confusion", [])
+        if any(len(row) != len(confusion) for row in confusion):
+            return f"$.utility.per_fold[{number}].confusion: not square"
+    return None

@@ -4,14 +4,19 @@ Each must end in one line or in a page, run no code, and read and write nothing 
 """
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from attacks.earlier import earlier_overrides, must_be_given_again
+from attacks.report import write_report
 from attacks.sweep import write_sweep
 from client.errors import UserError
 from tests.attacks.conftest import command, make_rounds, results  # noqa: F401
@@ -190,3 +195,152 @@ def test_what_is_no_list_of_overrides_is_one_line(world, name):
     assert str(said.value).isprintable()
     write_sweep(world.pages, [world.run])
     assert not world.sprung.exists()
+
+
+PLACES = [
+    "results.json",
+    "report.html",
+    "report.html.partial",
+    "results.json.partial",
+    "rounds.parquet",
+    "run.json",
+    "training.json",
+    ".lock",
+    ".hydra/overrides.yaml",
+    "figures/utility.png",
+    "deep/below/link",
+]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_but_files_is_read_or_written(world, place, kind):
+    path = world.run / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to(world.outside)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    printed = world.withstands("stage=report", f"run={world.run}")
+    if kind != "folder":
+        assert printed.startswith("fedser: ") and printed.count("\n") == 1
+    write_sweep(world.pages, [world.run])
+    assert world.outside.read_text() == PRECIOUS
+
+
+def test_a_folder_that_is_a_link_is_refused(world):
+    elsewhere = world.outside.with_name("elsewhere")
+    elsewhere.mkdir()
+    (world.run / "figures").symlink_to(elsewhere)
+    printed = world.withstands("stage=report", f"run={world.run}")
+    assert "figures: a link or a device, which no run leaves" in printed
+    assert not list(elsewhere.iterdir())
+
+
+def change(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(results: dict[str, Any]) -> None:  # noqa: F811
+        *above, last = path
+        for key in above:
+            results = results[key]
+        results[last] = to
+
+    return apply
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+CHANGED = {
+    "nested configuration": change("config", "deep", to=nested(200)),
+    "text for a number": change("seed", to="7"),
+    "text for a share": change("utility", "uar", to="0.5"),
+    "a negative count": change("clients", to=-1),
+    "curve of unequal lists": change("attacks", 0, "roc", to={"fpr": [0.0, 1.0], "tpr": [0.0]}),
+    "curve without points": change("attacks", 0, "roc", to={"fpr": [], "tpr": []}),
+    "a bound alone": change("attacks", 0, "ci95_auc", to=[0.5]),
+    "three bounds": change("attacks", 0, "ci95_auc", to=[0.5, 0.6, 0.7]),
+    "no attacks": change("attacks", to=[]),
+    "no folds": change("utility", "per_fold", to=[]),
+    "a fold far away": change("utility", "per_fold", 0, "fold", to=10**9),
+    "a best round far away": change("utility", "per_fold", 0, "best_round", to=10**9),
+    "another confusion": change("utility", "per_fold", 0, "confusion", to=[[1, 2], [3]]),
+    "a script for a name": change("corpus", "name", to="<script>alert(1)</script>"),
+    "markup for a name": change("corpus", "name", to="[/b][link=http://x]"),
+    "no name": change("corpus", "name", to=""),
+    "a long name": change("corpus", "name", to="x" * 100_000),
+    "no releases": change("privacy", "composition", to={"noise_multiplier": 1, "releases": []}),
+    "releases without end": change(
+        "privacy",
+        "composition",
+        to={"noise_multiplier": 1e-9, "releases": [{"count": 1e17, "rate": 1.0, "clients": 1}]},
+    ),
+    "noise of zero": change(
+        "privacy",
+        "composition",
+        to={"noise_multiplier": 0, "releases": [{"count": 1e9, "rate": 0.5, "clients": 9}]},
+    ),
+    "many sampled clients": change(
+        "privacy",
+        "composition",
+        to={"noise_multiplier": 0.3, "releases": [{"count": 1e9, "rate": 0.5, "clients": 10**9}]},
+    ),
+    "an unknown mechanism": change("privacy", "mechanism", to="../../etc/passwd"),
+    "an unknown relation": change("privacy", "relation", to="none of yours"),
+    "a delta of zero": change("privacy", "delta", to=0),
+}
+TEXTS = {
+    "nested too deep": "[" * 100_000,
+    "a list": "[]",
+    "a number of 400 digits": '{"seed": 1' + "0" * 400 + "}",
+    "an infinite number": '{"seed": 1e999}',
+    "NaN": '{"seed": NaN}',
+    "nothing": "",
+    "half a file": '{"seed": 1',
+    "a surrogate alone": '{"seed": "\\ud800"}',
+    "null": "null",
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGED, *TEXTS])
+def test_results_of_somebody_else_are_one_line_or_a_page(world, name):
+    if name in CHANGED:
+        CHANGED[name](world.results)
+    world.write(TEXTS.get(name))
+    with suppress(UserError):
+        page = write_report(world.run).read_text()
+        assert "<script>alert" not in page
+    write_sweep(world.pages, [world.run, world.run])
+    assert "<script>alert" not in (world.pages / "sweep.html").read_text()
+
+
+ROUNDS = {
+    "no columns": pd.DataFrame(),
+    "texts": make_rounds().assign(round="x", fold="y"),
+    "texts for figures": make_rounds().assign(test_uar="high"),
+    "lists": make_rounds().assign(clients=[[1]] * len(make_rounds())),
+    "no rows": make_rounds().iloc[:0],
+    "NaN": make_rounds().assign(validation_uar=np.nan, test_uar=np.nan),
+    "endless": make_rounds().assign(validation_uar=np.inf),
+    "another role": make_rounds().assign(role="<b>"),
+    "far rounds": make_rounds().assign(round=2**62),
+}
+
+
+@pytest.mark.parametrize("name", [*ROUNDS, "no Parquet", "too many rows"])
+def test_rounds_of_somebody_else_are_one_line_or_a_page(world, name):
+    path = world.run / "rounds.parquet"
+    if name in ROUNDS:
+        ROUNDS[name].to_parquet(path)
+    elif name == "no Parquet":
+        path.write_bytes(b"PAR1 and no more")
+    else:  # a constant column takes no room in the file
+        pd.DataFrame({"role": pd.Categorical(["private"]).repeat(10**7 + 1)}).to_parquet(path)
+    with suppress(UserError):
+        write_report(world.run)
