@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -50,7 +50,6 @@ from client.run import build_corpus, build_group, named_corpus
 from client.speakers import CorpusData
 from client.terminal import plain
 from conf.schema import StudyConfig
-from server.network import Network
 from server.roster import Roster
 from server.run import private_corpus, read_corpus, run_federations, run_over, study_config
 from server.run_folder import (
@@ -69,6 +68,9 @@ from server.study import (
     write_training,
 )
 from server.turns import absent, check_turns
+
+if TYPE_CHECKING:
+    from server.network import Network
 
 CRASHED = 1
 AUDIT_VIOLATED = 3
@@ -362,7 +364,7 @@ def _train(
     data: CorpusData | Roster,
     folder: Path,
     learned: Learned | None,
-    nodes: Network | None,
+    nodes: "Network | None",
     log: RunLog,
 ) -> None:
     started = time.perf_counter()

@@ -13,7 +13,6 @@ from attacks import figures
 from attacks.jobs import PROBLEM_FILE
 from attacks.results import Results, attack_series, chance_uar, read_results
 from attacks.sweep_figure import sweep_figure
-from attacks.sweep_page import render_page
 from attacks.sweep_points import COUNTS, sweep_points
 from client.errors import UserError
 from server.disk import read_text, read_yaml, write_text
@@ -120,6 +119,8 @@ def write_sweep(folder: Path, runs: Sequence[Path]) -> Path:
         figures.save_png(sweep_figure(points), folder / "sweep.png")
     else:
         (folder / "sweep.png").unlink(missing_ok=True)  # of runs that were there before
+    from attacks.sweep_page import render_page  # Bokeh takes a second to import
+
     page = render_page(folder, runs, [read_config(run) for run in runs], varied, read, points)
     write_text(folder / PAGE, page)
     return folder / "sweep.csv"

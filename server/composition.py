@@ -14,25 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from dp_accounting import (
-    GaussianDpEvent,
-    NeighboringRelation,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-)
-from dp_accounting.pld.privacy_loss_distribution import (
-    PrivacyLossDistribution,
-    from_gaussian_mechanism,
-    from_mixture_gaussian_mechanism,
-)
-from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 from scipy.stats import binom
 
 from server.gaussian import gaussian_epsilon, gaussian_mu
 
-ADD_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
 RESOLUTION = 0.05
 COARSEST = 5e-3
 """The privacy loss is discretised in steps of `RESOLUTION` times its scale q / z."""
@@ -54,6 +42,9 @@ PRECISION = 1e-6
 """Of calibrated noise, relative."""
 ROUNDING = 1e-9
 """By which exact noise is larger, so that a ledger's rounded sums do not end above epsilon."""
+
+if TYPE_CHECKING:  # it takes a second to import, which runs without sampling need not wait for
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # dp-accounting reports orders it leaves out
 
@@ -210,7 +201,7 @@ def _mu(groups: Sequence[Group]) -> float:
 class _Curve:
     """Epsilon over the number of releases, each composed with the ones before it."""
 
-    def __init__(self, one: PrivacyLossDistribution, delta: float) -> None:
+    def __init__(self, one: "PrivacyLossDistribution", delta: float) -> None:
         self._lock = Lock()
         self._one, self._delta = one, delta
         self._composed = one
@@ -261,7 +252,10 @@ def _pld_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> flo
 
 
 def _rdp_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
-    rdp = RdpAccountant(neighboring_relation=ADD_REMOVE)
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    rdp = RdpAccountant()  # data sets differ by one more or less
     for r, noise in sampled:
         one = PoissonSampledDpEvent(r.rate, GaussianDpEvent(noise))
         rdp.compose(SelfComposedDpEvent(one, round(r.count)))
@@ -292,13 +286,17 @@ def _prv_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> flo
 @lru_cache(maxsize=64)
 def _loss(
     rate: float, clients: int, noise_multiplier: float, step: float
-) -> PrivacyLossDistribution:
+) -> "PrivacyLossDistribution":
+    from dp_accounting.pld.privacy_loss_distribution import (
+        from_gaussian_mechanism,
+        from_mixture_gaussian_mechanism,
+    )
+
     if clients == 1:
         return from_gaussian_mechanism(
             noise_multiplier,
             value_discretization_interval=step,
             sampling_prob=rate,
-            neighboring_relation=ADD_REMOVE,
         )
     held = range(clients + 1)
     return from_mixture_gaussian_mechanism(

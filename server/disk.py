@@ -15,10 +15,10 @@ import yaml
 from pyarrow import parquet
 
 PARTIAL = ".fedser-"
-MOST_BYTES = 2**26
-"""Of a text file that is read."""
+MOST_BYTES, MOST_YAML_BYTES = 2**26, 2**18
+"""Of a text file that is read, and of a YAML file, which takes long."""
 MOST_DEPTH, MOST_DIGITS = 50, 18
-"""Of nested values and of whole numbers in a JSON file that is read."""
+"""Of nested values and of whole numbers in a file that is read."""
 MOST_ROWS, MOST_COLUMNS, MOST_TABLE_BYTES = 10**7, 1000, 2**30
 """Of a Parquet file that is read."""
 
@@ -134,10 +134,14 @@ def read_yaml(path: Path) -> Any:
     ValueError
         If it is not YAML, nested too deep, or has aliases, which a few of make gigabytes.
     """
-    text = read_text(path)
+    check_regular(path, MOST_YAML_BYTES)
+    text, depth = read_text(path), 0
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("aliases")
+        for event in yaml.parse(text):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > MOST_DEPTH:
+                raise ValueError("aliases, or nested too deep")
         found = yaml.safe_load(text)
         _check_text(found)
         return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import Grid
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +29,6 @@ from server.audit_noise import Collected, collect
 from server.audit_path import AuditPath
 from server.federation import Evidence, Federation, Outcome, Protocol
 from server.grid import Server, sharing_cores
-from server.network import Network, network
 from server.roster import Roster, read_roster, read_truth
 from server.run_folder import alone, note_command, note_run, refuse_used
 from server.runtime import run_on
@@ -40,6 +39,9 @@ from server.study import (
     write_training,
 )
 from server.values import refuse_added
+
+if TYPE_CHECKING:  # a second to import, which a simulation need not wait for
+    from server.network import Network
 
 register()
 
@@ -84,7 +86,7 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
 @contextmanager
 def private_corpus(
     config: StudyConfig, folder: Path, nodes: bool
-) -> Iterator[tuple[CorpusData | Roster, Network | None]]:
+) -> Iterator[tuple[CorpusData | Roster, "Network | None"]]:
     """Read the private corpus, or have real nodes tell what they hold of it.
 
     Parameters
@@ -99,11 +101,13 @@ def private_corpus(
     elif not nodes:
         yield read_roster(folder), None
     else:
+        from server.network import network
+
         with network(config.runtime, folder) as connected:
             yield _roster(config, connected, folder), connected
 
 
-def _roster(config: StudyConfig, connected: Network, folder: Path) -> Roster:
+def _roster(config: StudyConfig, connected: "Network", folder: Path) -> Roster:
     roster, corpus = connected.roster(config.runtime.patience), config.corpus
     wanted = (corpus["name"], corpus["shards"], build_group("features", config.features).key)
     for key, found, right in zip(
@@ -121,7 +125,7 @@ def _roster(config: StudyConfig, connected: Network, folder: Path) -> Roster:
     return roster
 
 
-def run_over(connected: Network, federations: Sequence[Federation]) -> list[Outcome]:
+def run_over(connected: "Network", federations: Sequence[Federation]) -> list[Outcome]:
     """Run federations one after another over a network; raises as `federate` does."""
     with sharing_cores():
         return [federate(connected.grid, each, each.folder, "cpu") for each in federations]
