@@ -26,6 +26,21 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://).+", re.DOTALL)
 SCHEMA = json.loads(resources.files("attacks").joinpath("results.schema.json").read_text("utf-8"))
 
 
+_PARTS = {
+    **{k: SCHEMA["properties"][k] for k in ("corpus", "clients", "speakers", "utility", "privacy")},
+    "rounds_per_second": SCHEMA["$defs"]["timing"]["properties"]["rounds_per_second"],
+    "seconds": SCHEMA["$defs"]["timing"]["properties"]["train_seconds"],
+}
+TRAINING: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": list(_PARTS),
+    "properties": _PARTS,
+    "$defs": SCHEMA["$defs"],
+}
+"""Schema of ``training.json``: the parts of the results that training leaves."""
+
+
 def without_folders(value: Any) -> Any:
     """Return a configuration as others may read it: without folders and addresses of its user.
 
@@ -84,13 +99,35 @@ def read_results(path: Path) -> Results:
     return dict(results)
 
 
+def read_training(folder: Path) -> dict[str, Any]:
+    """Read what training left for the results.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no finished training, or one that is not of this version.
+    """
+    path = folder / "training.json"
+    try:
+        training = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
+    if problem := _break(TRAINING, training):
+        raise UserError(f"{path}: not of this version ({problem}); run fedser stage=train again")
+    return dict(training)
+
+
 def schema_problem(results: object) -> str | None:
     """Where and how the results break the schema in one short line, or None."""
-    error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
-    if error is None:
-        assert isinstance(results, Mapping)  # as the schema has it
-        return _unpaired(results)
-    return f"{error.json_path}: {textwrap.shorten(error.message, 160)}"
+    if problem := _break(SCHEMA, results):
+        return problem
+    assert isinstance(results, Mapping)  # as the schema has it
+    return _unpaired(results)
+
+
+def _break(schema: Mapping[str, Any], found: object) -> str | None:
+    error = best_match(Draft202012Validator(schema).iter_errors(found))
+    return f"{error.json_path}: {textwrap.shorten(error.message, 160)}" if error else None
 
 
 def fold_chance(fold: Mapping[str, Any]) -> float:

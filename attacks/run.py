@@ -27,7 +27,7 @@ from attacks.lessons import Learned, learn_run
 from attacks.loggers import Place, RunLog, flatten, logged
 from attacks.online import with_readers
 from attacks.report import write_report
-from attacks.results import Results, read_results, without_folders, write_results
+from attacks.results import Results, read_results, read_training, without_folders, write_results
 from attacks.several_runs import statements
 from attacks.summary import summary_table, sweep_table
 from attacks.sweep import find_runs, globs, read_runs, runs_below, write_sweep
@@ -63,7 +63,6 @@ from server.run_folder import (
 )
 from server.study import (
     private_federations,
-    read_training,
     remove_checkpoints,
     write_training,
 )
@@ -296,8 +295,8 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
             if config.transcript.store == "features":
                 learned = learn_run(config, data, shadows, classes)
             _train(config, data, folder, learned, nodes, log)
-    audit = audit_run(config, data, folder) if config.stage != "train" else None
     training = read_training(folder)
+    audit = audit_run(config, data, folder) if config.stage != "train" else None
     figures, timing = (
         attack_run(config, data, shadows, classes, folder, learned) if attacking else ([], {})
     )

@@ -42,7 +42,7 @@ from server.accountant import (
 from server.checkpoint import repeated_cohorts
 from server.cohort import cohort_sampler
 from server.composition import Releases
-from server.disk import read_json, replacing, write_text
+from server.disk import replacing, write_text
 from server.federation import Federation, Outcome, Protocol, Round
 from server.plan import PrivacyPlan
 from server.privacy_config import PrivacyConfig
@@ -288,20 +288,6 @@ def write_training(
 def remove_checkpoints(folder: Path) -> None:
     """Remove what only a run that is not finished needs."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """Read what `write_training` summed up.
-
-    Raises
-    ------
-    UserError
-        If the folder holds no finished training.
-    """
-    try:
-        return dict(read_json(folder / "training.json"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
 
 
 def round_columns(row: Round) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +22,6 @@ from server.run import compose, run_federations, study_config
 from server.study import (
     check_config,
     private_federations,
-    read_training,
     write_training,
 )
 from tests import examples
@@ -201,7 +201,12 @@ def trained(tmp_path_factory):
         federations = private_federations(config, data, folder)
         outcomes = run_federations(federations, RuntimeConfig("local"))
         write_training(folder, data, outcomes, "speaker", 1.0)
-        return config, outcomes, read_training(folder)["privacy"], folder
+        return (
+            config,
+            outcomes,
+            json.loads((folder / "training.json").read_text())["privacy"],
+            folder,
+        )
 
     return train
 
