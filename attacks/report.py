@@ -54,6 +54,7 @@ RELEASED = {
 MOST = {
     **dict.fromkeys(("validation_uar", "test_uar"), 1.0),
     **dict.fromkeys(("fold", "round", "clients", "rejected"), 1e9),
+    **{f"rejected_{reason}": 1e9 for reason in REASONS},
 }
 """Largest figure that a column of ``rounds.parquet`` may hold."""
 NONE = pd.Series(dtype=float)

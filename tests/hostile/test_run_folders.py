@@ -324,6 +324,7 @@ ROUNDS = {
     "no columns": pd.DataFrame(),
     "texts": make_rounds().assign(round="x", fold="y"),
     "texts for figures": make_rounds().assign(test_uar="high"),
+    "texts for counts": make_rounds().assign(rejected_missing="many"),
     "lists": make_rounds().assign(clients=[[1]] * len(make_rounds())),
     "no rows": make_rounds().iloc[:0],
     "NaN": make_rounds().assign(validation_uar=np.nan, test_uar=np.nan),
