@@ -3,9 +3,9 @@
 import argparse
 from collections import Counter
 
-from attacks.audit import judge_audit
-from conf.schema import AuditConfig, RuntimeConfig
-from server.run import run_canaries
+from fedser.attacks.evaluation.audit import judge_audit
+from fedser.conf.schema import AuditConfig, RuntimeConfig
+from fedser.server.study.run import run_canaries
 from tests import examples
 from tests.attacks.test_planted_faults import MECHANISMS
 

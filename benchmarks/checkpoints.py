@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.engines import WARM_UP, federation
-from conf.schema import RuntimeConfig
-from server.run import run_federations
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.study.run import run_federations
 
 
 def mean_seconds(clients: int, cohort: int, rounds: int, every: int | None) -> float:

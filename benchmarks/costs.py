@@ -11,14 +11,14 @@ from pathlib import Path
 import soundfile
 from joblib.externals.loky import get_reusable_executor
 
-from client.corpora.synthetic import Synthetic
-from client.features import extract
-from client.run import build
-from client.training_config import TrainingConfig
-from server.accountant import Accountant
-from server.composition import Releases
-from server.plan import PrivacyPlan
-from server.run import compose, study_config
+from fedser.client.corpora.synthetic.corpus import Synthetic
+from fedser.client.features.extract import extract
+from fedser.conf.build import build
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.privacy.accountant import Accountant
+from fedser.server.privacy.composition import Releases
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.study.run import compose, study_config
 
 ROUNDS, CLIENTS, UTTERANCES = 200, 70, 26
 

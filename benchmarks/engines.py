@@ -24,24 +24,24 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
-from client.app import STACKED, chunks_of
-from client.corpora.base import EMOTIONS
-from client.mlp import Mlp
-from client.model import initial_arrays
-from client.seeds import SystemEntropy
-from client.speakers import Clients
-from client.training_config import TrainingConfig
-from client.wire import to_record
-from conf.schema import RuntimeConfig
-from server.aggregate import aggregation
-from server.cohort import cohort_sampler
-from server.config import AlgorithmConfig, TranscriptConfig
-from server.federation import Federation, Protocol
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
-from server.run import run_federations
-from server.runtime import run_on
-from server.strategy import TappedAveraging
+from fedser.client.app import STACKED, chunks_of
+from fedser.client.corpora.base import EMOTIONS
+from fedser.client.messages import to_record
+from fedser.client.models.base import initial_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.speakers.clients import Clients
+from fedser.common.seeds import SystemEntropy
+from fedser.conf.algorithm_keys import AlgorithmConfig, TranscriptConfig
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.schema import RuntimeConfig
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.federation.cohort import cohort_sampler
+from fedser.server.federation.federation import Federation, Protocol
+from fedser.server.grids.side_by_side import run_on
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy.aggregate import aggregation
+from fedser.server.strategy.averaging import TappedAveraging
+from fedser.server.study.run import run_federations
 
 FEATURES, HIDDEN, TRAINING, HELD_OUT = 988, (256, 128), 26, 6
 SIZES = (FEATURES, *HIDDEN, len(EMOTIONS))

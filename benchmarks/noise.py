@@ -9,8 +9,8 @@ from statistics import median
 
 import numpy as np
 
-from client.rounded_gaussian import add_noise, grid_step
-from client.seeds import SystemEntropy
+from fedser.client.privacy.rounded_gaussian import add_noise, grid_step
+from fedser.common.seeds import SystemEntropy
 
 SIZE, REPEATS = 286_596, 101
 

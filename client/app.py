@@ -21,21 +21,21 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.corpora.base import EMOTIONS
-from client.dataset import Dataset, Examples
-from client.engine import Training
-from client.evaluation import confusion_matrices
-from client.hosting import Holdings, Hosted, Hosting
-from client.jit import compiling_alone
-from client.mechanism import Arrays, NoiseSource
-from client.mlp import Mlp
-from client.model import initial_arrays, load_arrays
-from client.privacy import NoMechanism
-from client.request import TrainRequest
-from client.seeds import SystemEntropy, noise_source
-from client.threads import cores, spread
-from client.training_config import TrainingConfig
-from client.wire import from_record, to_record
+from fedser.client.corpora.base import EMOTIONS
+from fedser.client.holdings import Holdings, Hosted
+from fedser.client.messages import from_record, to_record
+from fedser.client.models.base import initial_arrays, load_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.training.dataset import Dataset, Examples
+from fedser.client.training.engine import Training
+from fedser.client.training.evaluation import confusion_matrices
+from fedser.client.training.request import Hosting, TrainRequest
+from fedser.common.arrays import Arrays
+from fedser.common.jit import compiling_alone
+from fedser.common.seeds import NoiseSource, SystemEntropy, noise_source
+from fedser.common.threads import cores, spread
+from fedser.conf.training_keys import TrainingConfig
 
 STACKED = {"cpu": 16, "cuda": 1024}
 """Clients trained together at most: on a CPU so many that their weights fit its caches."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.training_config import TrainingConfig
-from server.config import AlgorithmConfig, TranscriptConfig
-from server.privacy_config import PrivacyConfig
+from fedser.conf.algorithm_keys import AlgorithmConfig, TranscriptConfig
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.training_keys import TrainingConfig
 
 
 @dataclass

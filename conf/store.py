@@ -6,8 +6,8 @@ from functools import partial
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from conf.privacy_points import PRIVACY_POINTS
-from conf.schema import StudyConfig
+from fedser.conf.privacy_points import PRIVACY_POINTS
+from fedser.conf.schema import StudyConfig
 
 
 def register() -> None:
@@ -25,12 +25,12 @@ def register() -> None:
 
 # Slow to import: not for help and completion.
 def _corpora_below(data_root: str) -> list[str]:
-    from server.turns import corpora_below
+    from fedser.client.corpora.rotation import corpora_below
 
     return corpora_below(data_root)
 
 
 def _others(corpora: Sequence[str], private: str) -> list[str]:
-    from server.turns import others
+    from fedser.client.corpora.rotation import others
 
     return others(corpora, private)

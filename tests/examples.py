@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from client.attention import Attention
-from client.corpora.base import EMOTIONS, Utterance
-from client.frames import pad
-from client.mlp import Mlp
-from client.model import ModelConfig, parameter_sizes
-from client.speakers import Clients, CorpusData, held_out_set, make_clients
-from client.training_config import TrainingConfig
-from server.composition import Releases
-from server.config import AlgorithmConfig, TranscriptConfig
-from server.federation import Federation, Protocol
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
+from fedser.client.corpora.base import EMOTIONS, Utterance
+from fedser.client.features.frames import pad
+from fedser.client.models.attention import Attention
+from fedser.client.models.base import ModelConfig, parameter_sizes
+from fedser.client.models.mlp import Mlp
+from fedser.client.speakers.clients import Clients, held_out_set, make_clients
+from fedser.client.speakers.corpus_data import CorpusData
+from fedser.conf.algorithm_keys import AlgorithmConfig, TranscriptConfig
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.federation.federation import Federation, Protocol
+from fedser.server.privacy.composition import Releases
+from fedser.server.privacy.plan import PrivacyPlan
 
 FEATURES = 12
 MLP = Mlp(hidden=[8, 6])

@@ -5,8 +5,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.corpora.base import Utterance
-from client.errors import UserError
+from fedser.client.corpora.base import Utterance
+from fedser.common.errors import UserError
 
 
 def is_age(text: str) -> bool:

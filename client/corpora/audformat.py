@@ -14,10 +14,11 @@ import yaml
 from iso639 import Lang
 from iso639.exceptions import InvalidLanguageValue
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
-from client.errors import UserError, check_choice
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
+from fedser.common.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     import pandas

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from client.errors import UserError
-from client.names import identity
+from fedser.client.corpora.names import identity
+from fedser.common.errors import UserError
 
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
 """The four classes of the task, in label order."""

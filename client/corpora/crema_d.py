@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
-from client.errors import UserError
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
+from fedser.common.errors import UserError
 
 _NAME = re.compile(
     r"(?P<speaker>\d{4})_(?P<sentence>[A-Z]{3})_(?P<intended>[A-Z]{3})_(?P<intensity>[A-Z]{2}|X)"

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
-from client.errors import check_choice
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
+from fedser.common.errors import check_choice
 
 # [start - end], turn, label, [valence, activation, dominance]; a dialog is named by its session,
 # by whose motion was captured and by its script or topic, a turn by its speaker

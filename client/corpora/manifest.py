@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.corpora import records, table
-from client.corpora.base import Listing, Recordings
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing, Recordings
 
 
 @dataclass(frozen=True)

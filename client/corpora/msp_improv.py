@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
 
 # sentence and target emotion, speaker, kind of recording, turn; the label that most votes agree on
 _LINE = re.compile(

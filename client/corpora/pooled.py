@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.corpora.base import Corpus, Listing, Recordings
-from client.errors import UserError
+from fedser.client.corpora.base import Corpus, Listing, Recordings
+from fedser.common.errors import UserError
 
 
 @dataclass(frozen=True)

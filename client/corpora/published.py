@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora.base import Recordings
-from client.corpora.table import FILE, Row, Table, read
-from client.errors import UserError
+from fedser.client.corpora.base import Recordings
+from fedser.client.corpora.table import FILE, Row, Table, read
+from fedser.common.errors import UserError
 
 DOCS = "docs/corpora.md"
 """Says of every corpus how its folder looks and where it comes from."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from client.errors import UserError
+from fedser.common.errors import UserError
 
 MOST_BYTES = 2**28
 """Of a table."""

@@ -12,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
 
 # speaker, how many of the speaker, emotion (its initial), how many of the emotion
 _NAME = re.compile(r"(?P<speaker>S(?P<gender>[FM])\d+)_F\d+_(?P<emotion>[AHNS])\d+")

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from server.checkpoint import saved_rounds
+from fedser.server.rounds.checkpoint import saved_rounds
 
 ROOT = Path(__file__).parents[2]
 STUDY = [
@@ -44,7 +44,13 @@ class Bench:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command in a group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "attacks.run", *arguments, f"cache={self.folder / 'cache'}"],
+            [
+                sys.executable,
+                "-m",
+                "fedser",
+                *arguments,
+                f"cache={self.folder / 'cache'}",
+            ],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

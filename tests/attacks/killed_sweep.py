@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import Any
 
-from attacks.run import main
-from server.recorder import Recorder
+from fedser.server.rounds.bookkeeping import Recorder
+from fedser.stages.run import main
 
 record = Recorder.record
 

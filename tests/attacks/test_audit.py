@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from attacks.audit import _highest, _lowest, audit_figures
-from client import privacy, rounded_gaussian
-from client.seeds import Reproducible
-from conf.schema import AuditConfig, RuntimeConfig
-from server import aggregate, strategy
-from server.cohort import Sampler
-from server.composition import Releases, composed_epsilon
-from server.federation import Evidence
-from server.gaussian import gaussian_epsilon, gaussian_mu
-from server.plan import PrivacyPlan
-from server.run import run_canaries
+from fedser.attacks.evaluation.audit import _highest, _lowest, audit_figures
+from fedser.client.privacy import mechanisms as privacy
+from fedser.client.privacy import rounded_gaussian
+from fedser.common.seeds import Reproducible
+from fedser.conf.schema import AuditConfig, RuntimeConfig
+from fedser.server.federation.cohort import Sampler
+from fedser.server.federation.federation import Evidence
+from fedser.server.privacy.composition import Releases, composed_epsilon
+from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy import aggregate
+from fedser.server.strategy import averaging as strategy
+from fedser.server.study.run import run_canaries
 from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
 
 SUM = replace(CENTRAL, vantage="sum", relation="zero_out")

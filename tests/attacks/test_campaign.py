@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attacks import campaign
-from attacks.campaign import _evaluate
-from attacks.checks import check_adversary
-from attacks.evaluate import FIGURES
-from attacks.reidentify import score_pairs
-from attacks.verification import evaluate_verification
-from client.errors import UserError
-from server.run import compose, study_config
-from server.study import private_federations
+from fedser.attacks.adversary.reidentify import score_pairs
+from fedser.attacks.evaluation.attribute import FIGURES
+from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.common.errors import UserError
+from fedser.server.study.federations import private_federations
+from fedser.server.study.run import compose, study_config
+from fedser.stages import attack as campaign
+from fedser.stages.attack import _evaluate
+from fedser.stages.check import check_adversary
 from tests.examples import corpus
 
 PRIVATE, SHADOWS = corpus("private"), [corpus("a", seed=1), corpus("b", speakers=6, seed=2)]

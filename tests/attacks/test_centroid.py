@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from attacks.centroid import Centroid
-from attacks.tap import Batch
+from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.centroid import Centroid
 
 
 def gradients(count, seed=0, shift=0.0, classes=2):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.run import console
+from fedser.stages.run import console
 from tests.client.corpora.trees import TREES, Speech
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from attacks import cnn
-from attacks.cnn import Cnn, Network, pooling
-from attacks.tap import Batch
-from client.errors import UserError
+from fedser.attacks.algorithms import cnn
+from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.cnn import Cnn, Network, pooling
+from fedser.common.errors import UserError
 
 H, D = 64, 128
 QUICK = {"epochs": 4, "settling_epochs": 1, "learning_rate": 1e-3}

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from attacks.results import read_results
+from fedser.results.results import read_results
 
 TINY = [
     "corpus.speakers=10",
@@ -24,7 +24,7 @@ TINY = [
     "adversary.shadow_federations=2",
     "adversary.bootstraps=20",
 ]
-FEDSER = [sys.executable, "-c", "from attacks.command import main; main()"]
+FEDSER = [sys.executable, "-c", "from fedser.cli.main import main; main()"]
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
 
 def test_a_bad_number_is_refused_before_anything_slow_is_imported(tmp_path):
     script = (
-        "import sys\nfrom attacks.command import main\n"
+        "import sys\nfrom fedser.cli.main import main\n"
         "try: main()\nexcept SystemExit as stop:\n"
         " print(stop.code, *{'torch', 'flwr', 'ray', 'scipy', 'sklearn'} & set(sys.modules))\n"
     )

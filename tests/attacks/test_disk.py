@@ -7,8 +7,8 @@ import shlex
 import numpy as np
 import pytest
 
-from attacks.results import read_results
-from client.quoting import override
+from fedser.common.quoting import override
+from fedser.results.results import read_results
 
 STUDY = [
     "corpus.speakers=10",

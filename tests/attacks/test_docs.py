@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from joblib.externals.loky import get_reusable_executor
 
-from attacks.results import read_results
-from client.corpora.synthetic import Synthetic, render
-from client.seeds import Reproducible
-from server.transcript import Transcript
+from fedser.client.corpora.synthetic.corpus import Synthetic, render
+from fedser.common.seeds import Reproducible
+from fedser.results.results import read_results
+from fedser.server.transcript.transcript import Transcript
 from tests.client.corpora.trees import Speech
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -138,7 +138,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import minimize
 
-from attacks.tap import gather
+from fedser.attacks.adversary.tap import gather
 
 
 @dataclass
@@ -196,7 +196,7 @@ def test_input_norms_reads_the_norms(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "attack")
     from input_norms import InputNorms
 
-    from attacks.tap import Batch
+    from fedser.attacks.algorithms.base import Batch
 
     attack = InputNorms(None, 1.0)
     gradient = np.zeros((2, 3, 2), np.float32)

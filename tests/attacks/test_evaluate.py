@@ -9,11 +9,11 @@ from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
-import attacks
-from attacks.evaluate import FIGURES, evaluate_attack, speakers_of
-from attacks.results import SCHEMA
-from client.errors import UserError
-from conf.schema import AdversaryConfig
+from fedser import attacks
+from fedser.attacks.evaluation.attribute import FIGURES, evaluate_attack, speakers_of
+from fedser.common.errors import UserError
+from fedser.conf.schema import AdversaryConfig
+from fedser.results.results import SCHEMA
 from tests.attacks.test_significance import brute_force, two_class
 
 CLASSES = ["female", "male"]
@@ -383,8 +383,12 @@ def test_victims_are_known_to_the_evaluation_alone():
     }
     naming = {path for path, text in sources.items() if "truth.parquet" in text}
     # the study writes it, the campaign passes its path on, verification says so in a docstring
-    others = {"server/study.py", "attacks/campaign.py", "attacks/verification.py"}
-    assert naming <= {"attacks/evaluate.py"} | others
-    assert {p for p in naming if "read_table" in sources[p]} == {"attacks/evaluate.py"}
+    others = {
+        "server/study/federations.py",
+        "fedser/stages/attack.py",
+        "attacks/evaluation/reidentification.py",
+    }
+    assert naming <= {"attacks/evaluation/attribute.py"} | others
+    assert {p for p in naming if "read_table" in sources[p]} == {"attacks/evaluation/attribute.py"}
     told = {path for path, text in sources.items() if "speakers_of" in text}
-    assert told == {"attacks/evaluate.py", "attacks/verification.py"}
+    assert told == {"attacks/evaluation/attribute.py", "attacks/evaluation/reidentification.py"}

@@ -5,8 +5,8 @@ import pytest
 import yaml
 from hydra import initialize_config_module
 
-from conf.privacy_points import PRIVACY_POINTS
-from server.run import compose, study_config
+from fedser.conf.privacy_points import PRIVACY_POINTS
+from fedser.server.study.run import compose, study_config
 
 UDP = [name for name in PRIVACY_POINTS if name.startswith("udp_")]
 EXPERIMENTS = {
@@ -22,7 +22,7 @@ EXPERIMENTS = {
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_sweeps_what_its_table_shows(name: str) -> None:
-    text = resources.files("conf").joinpath("experiment", f"{name}.yaml").read_text("utf-8")
+    text = resources.files("fedser.conf").joinpath("experiment", f"{name}.yaml").read_text("utf-8")
     experiment = yaml.safe_load(text)
     table, swept = EXPERIMENTS[name]
     assert experiment["table"] == table
@@ -50,7 +50,7 @@ def test_paper_experiment_takes_every_corpus_in_turn(name: str) -> None:
     table, stage, swept, folder = PAPER[name]
     last = {"privacy": "udp_5", "algorithm": "fedsgd", "model.dropout": "0.6"}
     point = [f"{key}={last[key]}" for key in swept]
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("fedser.conf", version_base="1.3"):
         chosen = [f"experiment={name}", "corpora=[ravdess,nemo,emodb]", "corpus=emodb", *point]
         composed = hydra.compose("config", overrides=chosen, return_hydra_config=True)
     params = composed.hydra.sweeper.params

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from attacks.fusion import Fusion
+from fedser.attacks.algorithms.fusion import Fusion
 
 KNOWN, JUDGED = 2000, 3000
 

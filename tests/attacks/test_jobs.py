@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from attacks.results import read_results
-from server.recorder import Recorder
+from fedser.results.results import read_results
+from fedser.server.rounds.bookkeeping import Recorder
 
 SMALL = [
     "experiment=paper_leakage",
@@ -37,7 +37,7 @@ RUNS = ("synthetic-emobase-udp_50", "synthetic-emobase-none")
 def whole(cache, tmp_path_factory) -> Path:
     """The folder of a sweep that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "attacks.run", *SMALL, f"cache={cache}"]
+    command = [sys.executable, "-m", "fedser", *SMALL, f"cache={cache}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     sweep = folder / "multirun" / "paper_leakage"  # where no folder is asked for
@@ -144,7 +144,7 @@ def test_no_corpus_at_all_ends_the_sweep_before_it_starts(fedser, tmp_path):
 def test_runs_side_by_side_end_the_same(whole, cache, tmp_path):
     launch = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
     # As the console command does: what joblib sends to its workers must be in a module.
-    program = "from attacks.run import main; main()"
+    program = "from fedser.stages.run import main; main()"
     command = [sys.executable, "-c", program, *SMALL, *launch, f"cache={cache}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

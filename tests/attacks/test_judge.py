@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attacks import judge as judging
-from attacks.judge import join_scores, judge, judge_at_snapshots, judge_shadow
-from attacks.learn import Fitted, Shadow, View
-from attacks.rehearsal import make_cast, rehearse
-from attacks.snapshot import Resemblance, Snapshot
-from client.app import app as client_app
-from conf.schema import AdversaryConfig
-from server.app import federate
-from server.grid import LocalGrid
-from server.transcript import Transcript
+from fedser.attacks.adversary import score as judging
+from fedser.attacks.adversary.fit import Fitted, Shadow, View
+from fedser.attacks.adversary.own_speakers import make_cast, rehearse
+from fedser.attacks.adversary.score import join_scores, judge, judge_at_snapshots, judge_shadow
+from fedser.attacks.adversary.snapshot import Resemblance, Snapshot
+from fedser.client.app import app as client_app
+from fedser.conf.schema import AdversaryConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import clients, corpus, federation
 
 VIEW = View("attributed", ["dense.0.weight", "dense.0.bias"], True)

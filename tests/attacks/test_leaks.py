@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from attacks.leaks import choose_leaks, combine_scores, score_leaks
-from attacks.statistics import Statistics
-from attacks.tap import Batch, Seen
-from conf.schema import AdversaryConfig
+from fedser.attacks.adversary.leaked_updates import choose_leaks, combine_scores, score_leaks
+from fedser.attacks.adversary.tap import Seen
+from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.statistics import Statistics
+from fedser.conf.schema import AdversaryConfig
 
 SELECTIONS = ("random", "earliest", "latest")
 

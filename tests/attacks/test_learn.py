@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from attacks.learn import Shadow, View, fit_attacks, speaker_groups
-from client import threads
-from client.errors import UserError
-from server.transcript import Releases, Transcript, TranscriptMeta
-from server.writer import TranscriptWriter
+from fedser.attacks.adversary.fit import Shadow, View, fit_attacks, speaker_groups
+from fedser.common import threads
+from fedser.common.errors import UserError
+from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.writer import TranscriptWriter
 
 NAMES = ["dense.0.weight", "dense.0.bias"]
 VIEW = View("attributed", NAMES, initial_weights=True)

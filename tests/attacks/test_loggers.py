@@ -16,13 +16,13 @@ from mlflow.entities import Run
 from mlflow.telemetry import get_telemetry_client
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from attacks import loggers
-from attacks.log_mlflow import Mlflow
-from attacks.log_tensorboard import EventFiles, TensorBoard
-from attacks.loggers import FINISHED, Place, RunLog, flatten, logged
-from attacks.report import write_report
-from client.errors import Suspended, UserError
-from server.recorder import Recorder
+from fedser.common.errors import Suspended, UserError
+from fedser.loggers import base as loggers
+from fedser.loggers.base import FINISHED, Place, RunLog, flatten, logged
+from fedser.loggers.mlflow import Mlflow
+from fedser.loggers.tensorboard import EventFiles, TensorBoard
+from fedser.reports.page import write_report
+from fedser.server.rounds.bookkeeping import Recorder
 from tests.attacks.conftest import make_attack
 from tests.attacks.test_run import SMALL, Killed
 

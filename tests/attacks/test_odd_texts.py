@@ -10,11 +10,11 @@ import soundfile
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from attacks.results import read_results
-from client.corpora.base import EMOTIONS
-from client.quoting import override
-from client.terminal import plain
-from server.run import compose
+from fedser.client.corpora.base import EMOTIONS
+from fedser.common.console import plain
+from fedser.common.quoting import override
+from fedser.results.results import read_results
+from fedser.server.study.run import compose
 
 ODD = ["a=b", "c,d", "e(1)", "ö ß", "it's", 'say "a"', "back\\slash\\", "${x}", "~", "#1", "[/b]"]
 ODD += ["[f01]", "[red]x", "null", "1e3", "{a: b}", "a\nb", "\x1b[31m", "`id`", "a;b&c", "*", ":-)"]
@@ -107,7 +107,7 @@ def shown(data: object) -> str:
 
 @pytest.mark.parametrize("first", range(0, len(ODD), 6))
 def test_odd_cells_are_shown_as_they_are(first, tmp_path, fedser, monkeypatch):
-    monkeypatch.setattr("attacks.run.console.width", 300)
+    monkeypatch.setattr("fedser.stages.run.console.width", 300)
     odd = [text for text in (ODD * 2)[first : first + 6] if text != "null"]
     speakers = [*odd, *(f"s{n}" for n in range(6 - len(odd)))]
     table = write_corpus(tmp_path, speakers, [*odd, *speakers[len(odd) :]])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from attacks.one_run import epsilon_bound, one_run_bound, p_value
-from server.audit_batches import OneRun
-from server.composition import Releases
+from fedser.attacks.evaluation.one_run import epsilon_bound, one_run_bound, p_value
+from fedser.server.privacy.composition import Releases
+from fedser.server.rounds.audit_batches import OneRun
 
 
 @pytest.mark.parametrize("guesses", [20, 400])

@@ -6,21 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attacks import online
-from attacks.checks import check_store
-from attacks.judge import judge
-from attacks.learn import Fitted, View
-from attacks.lessons import Lesson
-from attacks.online import OnlineReader, judge_numbers
-from client.app import app as client_app
-from client.errors import UserError
-from conf.schema import AdversaryConfig
-from server.app import federate
-from server.config import TranscriptConfig
-from server.grid import LocalGrid
-from server.run import compose, study_config
-from server.transcript import Releases, Transcript
-from server.writer import TranscriptWriter
+from fedser.attacks.adversary import score_online as online
+from fedser.attacks.adversary.fit import Fitted, View
+from fedser.attacks.adversary.prepare import Lesson
+from fedser.attacks.adversary.score import judge
+from fedser.attacks.adversary.score_online import OnlineReader, judge_numbers
+from fedser.client.app import app as client_app
+from fedser.common.errors import UserError
+from fedser.conf.algorithm_keys import TranscriptConfig
+from fedser.conf.schema import AdversaryConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.study.run import compose, study_config
+from fedser.server.transcript.transcript import Releases, Transcript
+from fedser.server.transcript.writer import TranscriptWriter
+from fedser.stages.check import check_store
 from tests.examples import CENTRAL, SHARED, federation
 
 LAST = ["dense.2.weight", "dense.2.bias"]

@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from attacks.correlation import Correlation
-from attacks.invariants import samples
-from attacks.linear import LinearClassifier, class_scores
-from attacks.statistics import Statistics
-from attacks.tap import Batch
-from client.corpora.base import EMOTIONS
+from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.correlation import Correlation
+from fedser.attacks.algorithms.layer_samples import samples
+from fedser.attacks.algorithms.linear import LinearClassifier, class_scores
+from fedser.attacks.algorithms.statistics import Statistics
+from fedser.client.corpora.base import EMOTIONS
 
 INPUTS, SIZES = 9, (40, 12, 7)
 FIRST, LAST = "dense.0", f"dense.{len(SIZES)}"

@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.audit import judge_audit
-from client import app, privacy, rounded_gaussian, training
-from client.engine import Training
-from client.privacy import LocalDP
-from client.seeds import Reproducible
-from conf.schema import AuditConfig, RuntimeConfig
-from server import aggregate, strategy
-from server.aggregate import NoisedMean, update_norms
-from server.cohort import Sampler
-from server.composition import Releases
-from server.run import run_canaries
+from fedser.attacks.evaluation.audit import judge_audit
+from fedser.client import app
+from fedser.client.privacy import mechanisms as privacy
+from fedser.client.privacy import rounded_gaussian
+from fedser.client.privacy.mechanisms import LocalDP
+from fedser.client.training import local as training
+from fedser.client.training.engine import Training
+from fedser.common.seeds import Reproducible
+from fedser.conf.schema import AuditConfig, RuntimeConfig
+from fedser.server.federation.cohort import Sampler
+from fedser.server.privacy.composition import Releases
+from fedser.server.strategy import aggregate
+from fedser.server.strategy import averaging as strategy
+from fedser.server.strategy.aggregate import NoisedMean, update_norms
+from fedser.server.study.run import run_canaries
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, FEATURES, LAYERED, LOCAL, NoNoise, protocol
 
 AUDIT = AuditConfig("canary", canaries=100, releases=1, magnitudes=[1.0])

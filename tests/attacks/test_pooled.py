@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from attacks.results import read_results
-from client.corpora.base import EMOTIONS
+from fedser.client.corpora.base import EMOTIONS
+from fedser.results.results import read_results
 
 PARTS = ("east", "west")
 AGES = ("20", "40", "70", "34", "35", "60")  # of s0 to s5 in both parts

@@ -4,9 +4,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attacks.published import CORPORA, FEATURES, read_published
-from attacks.records import differences
-from server.run import compose
+from fedser.reports.paper.published import CORPORA, FEATURES, read_published
+from fedser.reports.paper.rows import differences
+from fedser.server.study.run import compose
 from tests.attacks.conftest import make_attack
 
 Results = dict[str, Any]
@@ -106,7 +106,7 @@ def test_published_recognition() -> None:
 
 
 def test_each_published_file_is_explained() -> None:
-    folder = resources.files("attacks.published")
+    folder = resources.files("fedser.reports.paper.published")
     readme = folder.joinpath("README.md").read_text("utf-8")
     files = [path.name for path in folder.iterdir() if path.name.endswith(".csv")]
     assert len(files) == 4

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.rehearsal import make_cast, rehearse, victim_size
-from client.app import app as client_app
-from client.draws import Draws, client_keys
-from client.model import initial_arrays
-from client.training import fedavg_update, fedsgd_gradient
-from server.app import federate
-from server.config import TranscriptConfig
-from server.grid import LocalGrid
-from server.privacy_config import PrivacyConfig
-from server.transcript import Transcript
+from fedser.attacks.adversary.own_speakers import make_cast, rehearse, victim_size
+from fedser.client.app import app as client_app
+from fedser.client.models.base import initial_arrays
+from fedser.client.training.draws import Draws, client_keys
+from fedser.client.training.local import fedavg_update, fedsgd_gradient
+from fedser.conf.algorithm_keys import TranscriptConfig
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import LOCAL, UDP, NoNoise, clients, corpus, federation
 
 PLAIN = PrivacyConfig()
@@ -116,7 +116,7 @@ def test_every_answer_has_noise_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 9000, 2**25])
 def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk_bytes)
     played, stored, cast = play(tmp_path, rounds=5)
     scenes = list(rehearse(stored, played.protocol, cast, asked=1))
     chunks = list(stored)
@@ -134,9 +134,11 @@ def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chu
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**25])
 def test_rounds_of_an_empty_cohort_are_passed_over(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk_bytes)
     drawn = {1: [], 2: [3, 5], 3: [0], 4: []}  # the last may be a file of its own
-    monkeypatch.setattr("server.cohort.Sampler.__call__", lambda self, r, attempt: drawn[r])
+    monkeypatch.setattr(
+        "fedser.server.federation.cohort.Sampler.__call__", lambda self, r, attempt: drawn[r]
+    )
     played, stored, cast = play(tmp_path, privacy=replace(LOCAL, epsilon=500.0))
     scenes = list(rehearse(stored, played.protocol, cast, asked=1))
     assert {s.round: s.victims.client.tolist() for s in scenes} == {2: [3, 5], 3: [0]}
@@ -182,7 +184,8 @@ def test_the_size_of_victims_is_the_median_of_what_they_say(tmp_path, monkeypatc
     played, stored, _ = play(tmp_path, rounds=3)
     said = {"a": [10, 10, 40], "b": [20, 30, 60, 90]}
     monkeypatch.setattr(
-        "attacks.rehearsal.Transcript", lambda path: type("T", (), {"num_examples": said[path]})
+        "fedser.attacks.adversary.own_speakers.Transcript",
+        lambda path: type("T", (), {"num_examples": said[path]}),
     )
     assert victim_size(["a"], played.protocol) == 10
     assert victim_size(["a", "b"], played.protocol) == 30

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 
-from attacks.reidentify import choose_sides, score_pairs
-from attacks.verification import evaluate_verification
-from conf.schema import AdversaryConfig
+from fedser.attacks.adversary.reidentify import choose_sides, score_pairs
+from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.conf.schema import AdversaryConfig
 from tests.attacks.test_evaluate import write_truth
 
 

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from attacks.figures import leakage_figure, utility_figure
-from attacks.report import read_rounds, write_report
-from attacks.results import attack_series, write_results
-from attacks.summary import summary_table
-from attacks.verdict import (
+from fedser.common.errors import UserError
+from fedser.reports.figures import leakage_figure, utility_figure
+from fedser.reports.page import read_rounds, write_report
+from fedser.reports.terminal import summary_table
+from fedser.reports.wording import (
     attack_remark,
     delta_text,
     epsilon_text,
@@ -23,7 +23,7 @@ from attacks.verdict import (
     p_text,
     privacy_finding,
 )
-from client.errors import UserError
+from fedser.results.results import attack_series, write_results
 from tests.attacks.conftest import make_attack, make_rounds, make_verification, points
 
 Results = dict[str, Any]

@@ -6,7 +6,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from attacks.results import (
+from fedser.common.errors import UserError
+from fedser.results.results import (
     SCHEMA,
     attack_series,
     chance_uar,
@@ -17,8 +18,7 @@ from attacks.results import (
     without_folders,
     write_results,
 )
-from client.errors import UserError
-from server.evaluate import uar
+from fedser.server.federation.scores import uar
 from tests.attacks.conftest import make_attack, make_verification
 
 Results = dict[str, Any]

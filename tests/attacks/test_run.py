@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from attacks.results import read_results
-from client import privacy
-from server.recorder import Recorder
+from fedser.client.privacy import mechanisms as privacy
+from fedser.results.results import read_results
+from fedser.server.rounds.bookkeeping import Recorder
 
 SMALL = [
     "corpus.speakers=10",
@@ -106,7 +106,7 @@ def test_a_model_that_reads_frames_is_trained_and_attacked(fedser, tmp_path):
         "dense.5.bias": (4,),
     }
     results = read_results(run / "results.json")
-    assert results["config"]["model"]["_target_"] == "client.attention.Attention"
+    assert results["config"]["model"]["_target_"] == "fedser.client.models.attention.Attention"
     assert np.sum(results["utility"]["per_fold"][0]["confusion"]) == 2 * 8
     assert [(a["layer"], a["name"]) for a in results["attacks"]] == [
         ("first", "statistics"),

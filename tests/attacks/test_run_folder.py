@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.run_folder import alone
+from fedser.common.run_folder import alone
 from tests.attacks.test_run import SMALL
 
 
@@ -19,7 +19,7 @@ def trained(cache, tmp_path_factory) -> Path:
     """The folder of a small run."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     overrides = [*SMALL, "stage=train", f"cache={cache}", f"hydra.run.dir={folder}"]
-    subprocess.run([sys.executable, "-m", "attacks.run", *overrides], check=True)
+    subprocess.run([sys.executable, "-m", "fedser", *overrides], check=True)
     return folder
 
 

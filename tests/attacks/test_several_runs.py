@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from attacks.several_runs import spent_together, statements
-from server.composition import Releases, composed_epsilon
-from server.gaussian import gaussian_epsilon
+from fedser.reports.several_runs import spent_together, statements
+from fedser.server.privacy.composition import Releases, composed_epsilon
+from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server import privacy_loss
 
 SAMPLED = {"count": 400.0, "rate": 0.1, "clients": 1}

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-import attacks
-from attacks import shadow
-from client.app import app as client_app
-from client.errors import UserError
-from client.privacy import NoMechanism
-from client.speakers import join_clients, make_clients
-from server.app import federate
-from server.grid import LocalGrid
-from server.plan import PrivacyConfig
-from server.transcript import Transcript
+from fedser import attacks
+from fedser.attacks.adversary import shadow_federations as shadow
+from fedser.client.app import app as client_app
+from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.speakers.clients import join_clients, make_clients
+from fedser.common.errors import UserError
+from fedser.server.grids.local import LocalGrid
+from fedser.server.privacy.plan import PrivacyConfig
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import LAYERED, LOCAL, UDP, corpus, protocol
 
 PACKAGE = Path(attacks.__file__).parent
@@ -53,10 +53,10 @@ def test_classes_need_two_values_that_every_speaker_states():
 def study(tmp_path, **changes):
     from hydra import compose, initialize_config_module
 
-    from server.run import study_config
+    from fedser.server.study.run import study_config
 
     overrides = [f"{key}={value}" for key, value in changes.items()]
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("fedser.conf", version_base="1.3"):
         return study_config(compose("config", overrides=[f"cache={tmp_path}", *overrides]))
 
 
@@ -160,7 +160,7 @@ def test_the_cache_knows_the_code_of_a_custom_mechanism(tmp_path, monkeypatch):
     code = tmp_path / "negation.py"
     code.write_text(
         "from dataclasses import dataclass\n"
-        "from client.privacy import NoMechanism\n"
+        "from fedser.client.privacy.mechanisms import NoMechanism\n"
         "@dataclass(frozen=True)\n"
         "class Negation(NoMechanism): pass\n"
     )

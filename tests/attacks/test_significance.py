@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 
-from attacks.significance import (
+from fedser.attacks.evaluation.significance import (
     FoldSamples,
     count_pairs,
     in_folds,
@@ -120,7 +120,7 @@ def test_random_permutations_agree_with_all_of_them(monkeypatch):
     rng = np.random.default_rng(1)
     counts = count_pairs(samples(rng, np.arange(12) % 2, [(0,), (1,)], shift=0.5))
     exact = p_value(counts, rng)  # 924 assignments
-    monkeypatch.setattr("attacks.significance.PERMUTATIONS", 923)
+    monkeypatch.setattr("fedser.attacks.evaluation.significance.PERMUTATIONS", 923)
     found = [p_value(counts, np.random.default_rng(seed)) for seed in range(40)]
     assert all(round(p * 924, 6) == round(p * 924) for p in found)  # (1 + count) / (1 + 923)
     # 40 * 923 random assignments: the mean is within five standard errors

@@ -12,12 +12,19 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from attacks import snapshot
-from attacks.rehearsal import Cast
-from attacks.snapshot import RIDGE, Estimates, Evidence, Lens, Resemblance, first_layer
-from client.dataset import Dataset, Examples
-from client.errors import UserError
-from client.frames import pad
+from fedser.attacks.adversary import snapshot
+from fedser.attacks.adversary.own_speakers import Cast
+from fedser.attacks.adversary.snapshot import (
+    RIDGE,
+    Estimates,
+    Evidence,
+    Lens,
+    Resemblance,
+    first_layer,
+)
+from fedser.client.features.frames import pad
+from fedser.client.training.dataset import Dataset, Examples
+from fedser.common.errors import UserError
 
 D, HIDDEN = 7, 15
 

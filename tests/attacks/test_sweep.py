@@ -18,17 +18,24 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
-from attacks import figures
-from attacks.figures import GREY
-from attacks.results import write_results
-from attacks.summary import sweep_table
-from attacks.sweep import UNFINISHED, find_runs, read_runs, runs_below, sweep_folder, write_sweep
-from attacks.sweep_figure import LARGE, SMALL
-from attacks.sweep_plot import sweep_plots
-from attacks.sweep_points import sweep_points
-from client.errors import UserError
-from conf.privacy_points import PRIVACY_POINTS
-from server.run import compose, study_config
+from fedser.common.errors import UserError
+from fedser.conf.privacy_points import PRIVACY_POINTS
+from fedser.reports import figures
+from fedser.reports.figures import GREY
+from fedser.reports.sweep.figure import LARGE, SMALL
+from fedser.reports.sweep.plot import sweep_plots
+from fedser.reports.sweep.points import sweep_points
+from fedser.reports.sweep.sweep import (
+    UNFINISHED,
+    find_runs,
+    read_runs,
+    runs_below,
+    sweep_folder,
+    write_sweep,
+)
+from fedser.reports.terminal import sweep_table
+from fedser.results.results import write_results
+from fedser.server.study.run import compose, study_config
 from tests.attacks.conftest import (
     legend_of_bare_figure,
     make_attack,
@@ -494,7 +501,7 @@ FRONTIER = ["none", *PRIVACY_POINTS]
 
 
 def test_frontier_sweeps_over_every_point_once() -> None:
-    experiment = resources.files("conf").joinpath("experiment", "privacy_frontier.yaml")
+    experiment = resources.files("fedser.conf").joinpath("experiment", "privacy_frontier.yaml")
     hydra = yaml.safe_load(experiment.read_text("utf-8"))["hydra"]
     swept = [name.strip() for name in hydra["sweeper"]["params"]["privacy"].split(",")]
     assert swept == FRONTIER
@@ -528,7 +535,14 @@ def test_point_and_defaults_of_the_frontier_can_be_overridden() -> None:
 def test_frontier_is_a_multirun_by_itself(tmp_path: Path) -> None:
     small = ["corpus=synthetic", "corpus.speakers=6", "corpus.utterances_per_speaker=4"]
     changes = ["privacy=none,udp_50", "shadow=[]", "stage=check", f"cache={tmp_path / 'cache'}"]
-    command = [sys.executable, "-m", "attacks.run", "experiment=privacy_frontier", *small, *changes]
+    command = [
+        sys.executable,
+        "-m",
+        "fedser",
+        "experiment=privacy_frontier",
+        *small,
+        *changes,
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr.count("6 speakers") == 2
     runs = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/.hydra"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from attacks.sweep import UNFINISHED, runs_below, write_sweep
+from fedser.reports.sweep.sweep import UNFINISHED, runs_below, write_sweep
 from tests.attacks.test_sweep import CENTRAL, NO_GUARANTEE, add_run, variant
 
 Results = dict[str, Any]

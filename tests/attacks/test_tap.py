@@ -5,13 +5,14 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from attacks.tap import layers_of, pseudo_gradients, tap
-from client.app import app as client_app
-from client.errors import UserError
-from server.app import federate
-from server.grid import LocalGrid
-from server.transcript import Releases, Transcript, TranscriptMeta
-from server.writer import TranscriptWriter
+from fedser.attacks.adversary.tap import pseudo_gradients, tap
+from fedser.attacks.algorithms.base import layers_of
+from fedser.client.app import app as client_app
+from fedser.common.errors import UserError
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.writer import TranscriptWriter
 from tests.examples import federation
 
 NAMES = ["dense.0.weight", "dense.0.bias"]
@@ -148,7 +149,7 @@ def test_a_run_moves_by_the_mean_of_what_was_sent(tmp_path):
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
 def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch, vantage):
     run(tmp_path / "whole", rounds=6)
-    monkeypatch.setattr("server.transcript.CHUNK_BYTES", 4000)
+    monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", 4000)
     run(tmp_path / "chunks", rounds=6)
     whole, parts = (Transcript(tmp_path / name / "t") for name in ("whole", "chunks"))
     assert len(list(whole)) == 1 < len(list(parts))

@@ -5,12 +5,12 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from attacks.evaluate import FIGURES
-from attacks.results import SCHEMA
-from attacks.significance import resample_speakers
-from attacks.verification import evaluate_verification
-from client.errors import UserError
-from client.seeds import numpy_stream
+from fedser.attacks.evaluation.attribute import FIGURES
+from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.attacks.evaluation.significance import resample_speakers
+from fedser.common.errors import UserError
+from fedser.common.seeds import numpy_stream
+from fedser.results.results import SCHEMA
 from tests.attacks.test_evaluate import as_recorded, write_truth
 
 ACROSS = ["rounds", "shards"]
@@ -123,7 +123,7 @@ def test_the_interval_is_that_of_a_slow_loop_over_resampled_speakers(tmp_path, a
 def test_resamples_in_chunks_are_those_of_one(tmp_path, monkeypatch):
     pairs, path = study(tmp_path)
     whole = evaluate_verification(pairs, path, "rounds", 50, seed=0)
-    monkeypatch.setattr("attacks.verification.CHUNK", 7)
+    monkeypatch.setattr("fedser.attacks.evaluation.reidentification.CHUNK", 7)
     assert evaluate_verification(pairs, path, "rounds", 50, seed=0) == whole
 
 

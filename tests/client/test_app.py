@@ -6,22 +6,22 @@ import sys
 import numpy as np
 import torch
 
-from client import app
-from client.corpora.base import EMOTIONS
-from client.engine import Training
-from client.mlp import Mlp
-from client.model import initial_arrays
-from client.request import TrainRequest
-from client.training_config import TrainingConfig
-from client.wire import from_record
+from fedser.client import app
+from fedser.client.corpora.base import EMOTIONS
+from fedser.client.messages import from_record
+from fedser.client.models.base import initial_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.training.engine import Training
+from fedser.client.training.request import TrainRequest
+from fedser.conf.training_keys import TrainingConfig
 from tests.client.test_stacked import UDP, dataset
 
 SCRIPT = """
 from pathlib import Path
 from client import compiled
-from client.app import app, warm_up
-from server.app import federate
-from server.grid import LocalGrid
+from fedser.client.app import app, warm_up
+from fedser.server.app import federate
+from fedser.server.grids.local import LocalGrid
 from tests.examples import UDP, federation
 
 def signatures():

@@ -4,13 +4,19 @@ import torch
 from scipy.special import softmax
 from torch.nn import functional as F
 
-from client.attention import Attention, Attentive
-from client.dataset import trim
-from client.draws import Draws, client_keys
-from client.errors import UserError
-from client.frames import pad
-from client.model import in_order, initial_arrays, load_arrays, parameter_sizes, to_arrays
-from client.request import MODELS
+from fedser.client.features.frames import pad
+from fedser.client.models.attention import Attention, Attentive
+from fedser.client.models.base import (
+    in_order,
+    initial_arrays,
+    load_arrays,
+    parameter_sizes,
+    to_arrays,
+)
+from fedser.client.training.dataset import trim
+from fedser.client.training.draws import Draws, client_keys
+from fedser.client.training.request import MODELS
+from fedser.common.errors import UserError
 
 CONFIG = Attention(frame_units=[6, 5], attention_units=3, hidden=[8], dropout=0.2)
 LENGTHS = (4, 1, 6, 3)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from client import buffers
-from client.buffers import borrow
+from fedser.common import buffers
+from fedser.common.buffers import borrow
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.canary import canary_update, part_of, unflatten
-from client.mlp import Mlp
-from client.training import Examples
-from client.training_config import TrainingConfig
+from fedser.client.models.mlp import Mlp
+from fedser.client.training.canary import canary_update, part_of
+from fedser.client.training.local import Examples
+from fedser.common.arrays import unflatten
+from fedser.conf.training_keys import TrainingConfig
 
 START = {
     "w": np.arange(1, 13, dtype=np.float32).reshape(3, 4),

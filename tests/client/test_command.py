@@ -7,7 +7,7 @@ import pytest
 
 ENDING = """
 import os, signal, sys, threading
-from client.command import Interrupted, interruptible
+from fedser.conf.messages import Interrupted, interruptible
 
 def lost() -> None:
     after.wait()

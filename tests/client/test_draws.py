@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from client.draws import Draws, client_keys, counted, counted_on_device
+from fedser.client.training.draws import Draws, client_keys, counted, counted_on_device
 
 DRAWS = Draws(client_keys(0, range(2000), "training", "f", 3), 0.2)
 

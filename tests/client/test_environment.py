@@ -3,7 +3,7 @@ import os
 import httpx
 import pytest
 
-from client.environment import proxy_hint, spare_loopback
+from fedser.common.environment import proxy_hint, spare_loopback
 
 PROXY = "http://me:secret@proxy.example:3128"
 

@@ -8,12 +8,14 @@ import soundfile
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
-from client.audio import AudioError, read_audio
-from client.errors import UserError
-from client.features import Extractor, OpenSmile, extract
-from client.huggingface import HuggingFace
-from client.logmel import LogMel
-from client.s3prl_upstream import S3prl
+from fedser.client.features.audio import AudioError, read_audio
+from fedser.client.features.base import Extractor
+from fedser.client.features.extract import extract
+from fedser.client.features.huggingface import HuggingFace
+from fedser.client.features.logmel import LogMel
+from fedser.client.features.opensmile import OpenSmile
+from fedser.client.features.s3prl import S3prl
+from fedser.common.errors import UserError
 
 
 class Loudness:
@@ -200,6 +202,6 @@ def test_an_unknown_feature_set_and_unusable_samples_are_refused(tmp_path):
     ],
 )
 def test_the_choices_of_the_configuration(overrides, expected):
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("fedser.conf", version_base="1.3"):
         config = compose(overrides=["+" + overrides[0], *overrides[1:]])
     assert instantiate(config.features) == expected

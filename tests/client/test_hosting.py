@@ -7,16 +7,16 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import app
-from client.dataset import Dataset
-from client.engine import Training
-from client.errors import UserError
-from client.hosting import Holdings, Hosting
-from client.mlp import Mlp
-from client.model import initial_arrays, load_arrays
-from client.request import TrainRequest
-from client.speakers import held_out_set, make_clients, training_sizes
-from client.wire import from_record, to_record
+from fedser.client.app import app
+from fedser.client.holdings import Holdings
+from fedser.client.messages import from_record, to_record
+from fedser.client.models.base import initial_arrays, load_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.speakers.clients import held_out_set, make_clients, training_sizes
+from fedser.client.training.dataset import Dataset
+from fedser.client.training.engine import Training
+from fedser.client.training.request import Hosting, TrainRequest
+from fedser.common.errors import UserError
 from tests.examples import ATTENTION, NoNoise, corpus, corpus_of_frames, federation
 
 

@@ -11,11 +11,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from client.audio import read_audio
-from client.errors import UserError
-from client.features import extract
-from client.huggingface import HuggingFace
-from client.pretrained import prepare_torchaudio
+from fedser.client.features.audio import read_audio
+from fedser.client.features.extract import extract
+from fedser.client.features.huggingface import HuggingFace
+from fedser.client.features.pretrained import prepare_torchaudio
+from fedser.common.errors import UserError
 
 prepare_torchaudio()
 SIZES = {

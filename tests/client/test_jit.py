@@ -5,7 +5,7 @@ SCRIPT = """
 from numba.core.caching import CacheImpl
 CacheImpl._locator_classes = []
 import numpy as np
-from client.jit import KEEPS_CODE, compiling_alone, sum_of_squares
+from fedser.common.jit import KEEPS_CODE, compiling_alone, sum_of_squares
 with compiling_alone():
     print(KEEPS_CODE, sum_of_squares(np.arange(4.0)))
 """

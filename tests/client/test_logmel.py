@@ -5,10 +5,10 @@ import pytest
 import soundfile
 import torch
 
-from client.errors import UserError
-from client.features import extract
-from client.logmel import LogMel
-from client.pretrained import prepare_torchaudio
+from fedser.client.features.extract import extract
+from fedser.client.features.logmel import LogMel
+from fedser.client.features.pretrained import prepare_torchaudio
+from fedser.common.errors import UserError
 
 prepare_torchaudio()
 from torchaudio.transforms import MelSpectrogram  # noqa: E402

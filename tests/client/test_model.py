@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.draws import Draws, client_keys
-from client.mlp import Mlp, Perceptron
-from client.model import initial_arrays, load_arrays, to_arrays
+from fedser.client.models.base import initial_arrays, load_arrays, to_arrays
+from fedser.client.models.mlp import Mlp, Perceptron
+from fedser.client.training.draws import Draws, client_keys
 
 
 def test_shapes_are_those_of_the_2022_study():

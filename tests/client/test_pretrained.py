@@ -4,8 +4,8 @@ from unittest.mock import patch
 
 import pytest
 
-from client.errors import UserError
-from client.pretrained import check_layer, fingerprint, prepare_torchaudio, release
+from fedser.client.features.pretrained import check_layer, fingerprint, prepare_torchaudio, release
+from fedser.common.errors import UserError
 
 
 def test_a_package_that_is_missing_is_named_with_what_brings_it():

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from client.mechanism import (
-    GradientClip,
-    clip_factor,
-    keep_only,
-    l2_norm,
-    udp_stddev,
-)
-from client.mlp import Mlp
-from client.privacy import (
+from fedser.client.models.mlp import Mlp
+from fedser.client.privacy.mechanisms import (
     DPSGD,
     CentralDP,
     LocalDP,
@@ -25,10 +18,12 @@ from client.privacy import (
     UserLevelDP,
     build_mechanism,
 )
-from client.request import TrainRequest
-from client.rounded_gaussian import add_gaussian, grid_step
-from client.seeds import Reproducible, SystemEntropy
-from client.training_config import TrainingConfig
+from fedser.client.privacy.noise import GradientClip, clip_factor, keep_only, udp_stddev
+from fedser.client.privacy.rounded_gaussian import add_gaussian, grid_step
+from fedser.client.training.request import TrainRequest
+from fedser.common.arrays import l2_norm
+from fedser.common.seeds import Reproducible, SystemEntropy
+from fedser.conf.training_keys import TrainingConfig
 from tests.examples import NoNoise
 
 UDP = UserLevelDP(gradient_clip=0.25, sampling_rate=0.1, num_rounds=200, epsilon=5, delta=0.5)
@@ -270,10 +265,26 @@ def test_a_request_makes_the_round_trip(mechanism, noise_seed):
 @pytest.mark.parametrize(
     ("target", "anywhere", "message"),
     [
-        ("subprocess.Popen", False, "subprocess.Popen is not a mechanism of client.privacy"),
-        ("subprocess.Popen", True, "subprocess.Popen is not a subclass of client.privacy.Mechan"),
-        ("client.privacy.clip_factor", False, "client.privacy.clip_factor is not a subclass of"),
-        ("client.privacy.None", True, "client.privacy.None: no such class"),
+        (
+            "subprocess.Popen",
+            False,
+            "subprocess.Popen is not a mechanism of fedser.client.privacy.mechanisms",
+        ),
+        (
+            "subprocess.Popen",
+            True,
+            "subprocess.Popen is not a subclass of fedser.client.privacy.mechanisms.Mechan",
+        ),
+        (
+            "fedser.client.privacy.mechanisms.clip_factor",
+            False,
+            "fedser.client.privacy.mechanisms.clip_factor is not a subclass of",
+        ),
+        (
+            "fedser.client.privacy.mechanisms.None",
+            True,
+            "fedser.client.privacy.mechanisms.None: no such class",
+        ),
         ("nowhere.Mechanism", True, "nowhere.Mechanism: no such class"),
         ("Mechanism", True, "Mechanism: no such class"),
     ],
@@ -284,6 +295,8 @@ def test_only_mechanisms_are_built_and_for_strangers_only_ours(target, anywhere,
 
 
 def test_a_mechanism_with_other_fields_is_refused():
-    settings = {"_target_": "client.privacy.DPSGD", "sigma": 1}
-    with pytest.raises(ValueError, match="client.privacy.DPSGD: .* argument 'sigma'"):
+    settings = {"_target_": "fedser.client.privacy.mechanisms.DPSGD", "sigma": 1}
+    with pytest.raises(
+        ValueError, match="fedser.client.privacy.mechanisms.DPSGD: .* argument 'sigma'"
+    ):
         build_mechanism(settings)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import UserError
-from client.private_folder import place, private_folder
+from fedser.common.errors import UserError
+from fedser.common.private_folder import place, private_folder
 
 HOLDER = """
 import sys
-from client.private_folder import private_folder
+from fedser.common.private_folder import private_folder
 with private_folder() as folder:
     (folder / "secret").write_text("s")
     print(folder, flush=True)
@@ -19,9 +19,9 @@ with private_folder() as folder:
 """
 NODE = """
 import sys
-from client.hosting import Holdings
-from client.node import NodeConfig, serve
-from client.processes import free_port
+from fedser.client.holdings import Holdings
+from fedser.client.node.supernode import NodeConfig, serve
+from fedser.common.processes import free_port
 from tests.examples import corpus
 settings = [f"127.0.0.1:{free_port()}", None, None, True, 1, "cpu"]
 serve(NodeConfig(*settings), Holdings(corpus(), "made-up"))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from joblib import delayed
 
-from client.processes import side_by_side
+from fedser.common.processes import side_by_side
 
 WORKING = """
 import os, time
 import numpy as np
 from joblib import delayed
-from client.processes import side_by_side
+from fedser.common.processes import side_by_side
 
 def work(array):
     print(os.getpid(), array.filename, flush=True)

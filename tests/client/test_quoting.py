@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from client.quoting import home_expanded, override, pasted, visible
+from fedser.common.quoting import home_expanded, override, pasted, visible
 
 ODD = [
     "a=b",

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare, kstest, norm
 
-from client.mechanism import clip_factor
-from client.rounded_gaussian import (
+from fedser.client.privacy.noise import clip_factor
+from fedser.client.privacy.rounded_gaussian import (
     QUANTILE_ERROR,
     TAIL_CELLS,
     _polynomials,
@@ -18,8 +18,8 @@ from client.rounded_gaussian import (
     grid_step,
     standard_normal,
 )
-from client.seeds import Reproducible
-from server.gaussian import gaussian_mu
+from fedser.common.seeds import Reproducible
+from fedser.server.privacy.gaussian import gaussian_mu
 from tests.examples import NoNoise
 
 

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 import torch
 
-from client.errors import UserError
-from client.features import extract
-from client.pretrained import prepare_torchaudio
-from client.s3prl_upstream import UPSTREAMS, S3prl
+from fedser.client.features.extract import extract
+from fedser.client.features.pretrained import prepare_torchaudio
+from fedser.client.features.s3prl import UPSTREAMS, S3prl
+from fedser.common.errors import UserError
 
 prepare_torchaudio()
 

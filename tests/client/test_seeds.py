@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm
 
-from client.seeds import Reproducible, SystemEntropy, noise_source, numpy_stream, uniforms
+from fedser.common.seeds import Reproducible, SystemEntropy, noise_source, numpy_stream, uniforms
 
 COUNT = 200_000
 

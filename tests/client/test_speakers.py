@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.corpora.base import Listing, Utterance
-from client.dataset import Dataset
-from client.errors import UserError
-from client.speakers import (
-    CorpusData,
-    held_out_set,
-    join_clients,
-    load_corpus,
-    make_clients,
-    speaker_folds,
-)
+from fedser.client.corpora.base import Listing, Utterance
+from fedser.client.speakers.clients import held_out_set, join_clients, make_clients, speaker_folds
+from fedser.client.speakers.corpus_data import CorpusData, load_corpus
+from fedser.client.training.dataset import Dataset
+from fedser.common.errors import UserError
 from tests.examples import FEATURES, corpus, corpus_of_frames
 
 

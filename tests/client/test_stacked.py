@@ -8,15 +8,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.compiled import Compiled
-from client.dataset import Dataset, Examples
-from client.engine import STACKS, Training
-from client.mlp import Mlp
-from client.model import initial_arrays
-from client.privacy import DPSGD, NoMechanism, UserLevelDP
-from client.seeds import noise_source
-from client.stacked import Stack
-from client.training_config import TrainingConfig
+from fedser.client.models.base import initial_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.privacy.mechanisms import DPSGD, NoMechanism, UserLevelDP
+from fedser.client.training.compiled import Compiled
+from fedser.client.training.dataset import Dataset, Examples
+from fedser.client.training.engine import STACKS, Training
+from fedser.client.training.stacked import Stack
+from fedser.common.seeds import noise_source
+from fedser.conf.training_keys import TrainingConfig
 
 UNEQUAL = (26, 1, 45, 20, 7, 21, 40, 1)
 PLAIN = NoMechanism()

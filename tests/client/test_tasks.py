@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from client.tasks import retries
+from fedser.client.node.tasks import retries
 
 
 class Api:

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from client import threads
-from client.threads import cores, spread
+from fedser.common import threads
+from fedser.common.threads import cores, spread
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -47,7 +47,7 @@ def test_omp_num_threads_lowers_the_number_of_cores(said, expected, monkeypatch)
 
 def test_cores_follow_the_affinity_of_the_process():
     asked = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
-    script = f"{asked}; from client.threads import cores; print(cores())"
+    script = f"{asked}; from fedser.common.threads import cores; print(cores())"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert told.stdout == b"1\n"
 

@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch.nn import functional as F
 
-from client import training
-from client.attention import Attention
-from client.dataset import Examples
-from client.draws import Draws, client_keys
-from client.frames import pad
-from client.mechanism import GradientClip, l2_norm
-from client.mlp import Mlp, Perceptron
-from client.model import initial_arrays, load_arrays
-from client.seeds import Reproducible
-from client.training import fedavg_update, fedsgd_gradient, poisson_batch
-from client.training_config import TrainingConfig
+from fedser.client.features.frames import pad
+from fedser.client.models.attention import Attention
+from fedser.client.models.base import initial_arrays, load_arrays
+from fedser.client.models.mlp import Mlp, Perceptron
+from fedser.client.privacy.noise import GradientClip
+from fedser.client.training import local as training
+from fedser.client.training.dataset import Examples
+from fedser.client.training.draws import Draws, client_keys
+from fedser.client.training.local import fedavg_update, fedsgd_gradient, poisson_batch
+from fedser.common.arrays import l2_norm
+from fedser.common.seeds import Reproducible
+from fedser.conf.training_keys import TrainingConfig
 
 MODEL = Mlp(hidden=[6, 5], dropout=0.2)
 NO_DROPOUT = Mlp(hidden=[6, 5], dropout=0.0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from client import vmapped
-from client.attention import Attention, Attentive
-from client.engine import STACKS
-from client.vmapped import Vmapped
+from fedser.client.models.attention import Attention, Attentive
+from fedser.client.training import vmapped
+from fedser.client.training.engine import STACKS
+from fedser.client.training.vmapped import Vmapped
 from tests.client.test_stacked import PLAIN, UDP, UNEQUAL, dataset, errors, train
 
 ATTENTION = Attention(frame_units=[9, 5], attention_units=4, hidden=[6])

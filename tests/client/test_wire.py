@@ -10,8 +10,8 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from client.mechanism import Arrays
-from client.wire import from_record, to_record
+from fedser.client.messages import from_record, to_record
+from fedser.common.arrays import Arrays
 
 
 @pytest.fixture

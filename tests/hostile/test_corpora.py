@@ -17,10 +17,10 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from client.corpora.audformat import Audformat
-from client.corpora.manifest import Manifest
-from client.errors import UserError
-from client.speakers import COPIES, CorpusData, load_corpus
+from fedser.client.corpora.audformat import Audformat
+from fedser.client.corpora.manifest import Manifest
+from fedser.client.speakers.corpus_data import COPIES, CorpusData, load_corpus
+from fedser.common.errors import UserError
 from tests.client.test_features import Loudness
 
 SPEAKERS, UTTERANCES, RATE = 2, 4, 16000

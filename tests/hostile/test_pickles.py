@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import transformers
 
-from attacks.results import read_results
-from client.cache import read_array
-from client.corpora.table import read as read_corpus_table
-from client.dataset import Dataset
-from client.hosting import Holdings
-from client.huggingface import HuggingFace
-from client.pretrained import prepare_torchaudio
-from client.s3prl_upstream import UPSTREAMS, S3prl
-from server.checkpoint import saved_rounds
-from server.disk import read_table, read_yaml
-from server.transcript import Transcript
+from fedser.client.corpora.table import read as read_corpus_table
+from fedser.client.features.huggingface import HuggingFace
+from fedser.client.features.pretrained import prepare_torchaudio
+from fedser.client.features.s3prl import UPSTREAMS, S3prl
+from fedser.client.holdings import Holdings
+from fedser.client.training.dataset import Dataset
+from fedser.common.cache import read_array
+from fedser.common.files import read_table, read_yaml
+from fedser.results.results import read_results
+from fedser.server.rounds.checkpoint import saved_rounds
+from fedser.server.transcript.transcript import Transcript
 from tests.hostile.test_corpora import Runs
 
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ import pytest
 import ray
 from flwr.clientapp import ClientApp
 
-import server.run  # noqa: F401  (sets the environment that Ray reads)
-from client.errors import UserError
-from conf.schema import RuntimeConfig
-from server.ray_auth import ANYTHING, MODE
-from server.ray_grid import ray_grids
-from server.run import run_federations
+import fedser.server.study.run  # noqa: F401  (sets the environment that Ray reads)
+from fedser.common.errors import UserError
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.grids.ray import ray_grids
+from fedser.server.grids.ray_auth import ANYTHING, MODE
+from fedser.server.study.run import run_federations
 from tests.examples import federation
 
 SHORT = {

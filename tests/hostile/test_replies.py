@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord
 
-from client.app import app as client_app
-from client.errors import Suspended
-from client.model import initial_arrays
-from client.wire import from_record, to_record
-from server.app import federate
-from server.checkpoint import STATE
-from server.evaluate import FiniteScores
-from server.grid import LocalGrid
-from server.transcript import Transcript
+from fedser.client.app import app as client_app
+from fedser.client.messages import from_record, to_record
+from fedser.client.models.base import initial_arrays
+from fedser.common.errors import Suspended
+from fedser.server.federation.scores import FiniteScores
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.checkpoint import STATE
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.examples import ATTENTION, CENTRAL, MLP
 from tests.server.test_remote import RealNodes, remote  # noqa: F401
@@ -217,7 +217,7 @@ def test_a_model_that_diverges_is_not_kept_and_the_last_good_one_is_offered(tmp_
     made = examples.federation(tmp_path / "t", rounds=6, algorithm="fedsgd")
     made = replace(made, checkpoint=tmp_path / "c")
     finite = [True] * 4 + [False]
-    monkeypatch.setattr("server.app.FiniteScores.__call__", lambda *_: finite.pop(0))
+    monkeypatch.setattr("fedser.server.app.FiniteScores.__call__", lambda *_: finite.pop(0))
     with pytest.raises(Suspended, match=r"round 5: the model .* is not kept; .*/c/state\.safe"):
         federate(LocalGrid(client_app), made, tmp_path, "cpu")
     assert (tmp_path / "c" / STATE).exists()

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from client.app import app as client_app
-from client.errors import UserError
-from client.hosting import Holdings
-from server.admission import merge_rosters
-from server.app import federate
-from server.grid import LocalGrid, node_context
-from server.network import Network, look_often
-from server.transcript import Transcript
+from fedser.client.app import app as client_app
+from fedser.client.holdings import Holdings
+from fedser.common.errors import UserError
+from fedser.server.federation.admission import merge_rosters
+from fedser.server.grids.local import LocalGrid, node_context
+from fedser.server.network.superlink import Network, look_often
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.server.test_remote import HELD
 

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from attacks.earlier import earlier_overrides, must_be_given_again
-from attacks.report import write_report
-from attacks.sweep import write_sweep
-from client.errors import UserError
+from fedser.cli.earlier import earlier_overrides, must_be_given_again
+from fedser.common.errors import UserError
+from fedser.reports.page import write_report
+from fedser.reports.sweep.sweep import write_sweep
 from tests.attacks.conftest import command, make_rounds, results  # noqa: F401
 
 SECRET = "hunter2-of-the-environment"

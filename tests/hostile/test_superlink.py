@@ -12,10 +12,10 @@ from flwr.proto.control_pb2 import ListNodesRequest, StartRunRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from client.processes import free_port, running
-from conf.schema import RuntimeConfig
-from server import network as network_module
-from server.network import listens, network
+from fedser.common.processes import free_port, running
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.network import superlink as network_module
+from fedser.server.network.superlink import listens, network
 from tests.network.compose import ROOT, proxied, services, up
 
 needs_nginx = pytest.mark.skipif(

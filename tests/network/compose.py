@@ -11,12 +11,15 @@ from pathlib import Path
 
 import yaml
 
-from client.processes import free_port, running
-from server.network import listens
+from fedser.common.processes import free_port, running
+from fedser.server.network.superlink import listens
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-MODULES = {"fedser": "attacks.run", "fedser-node": "client.run"}  # whether installed or not
+MODULES = {
+    "fedser": "fedser",
+    "fedser-node": "fedser.client.node.main",
+}  # whether installed or not
 
 
 def services(variables: Mapping[str, str]) -> tuple[dict, dict]:

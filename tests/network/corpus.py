@@ -4,7 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
-from client.corpora.synthetic import Synthetic
+from fedser.client.corpora.synthetic.corpus import Synthetic
 
 
 def deal_out(folder: Path, speakers: int, nodes: int, utterances: int) -> None:

@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from attacks.run import run_study
-from client.processes import free_port
-from server.cohort import cohort_sampler
-from server.privacy_config import PrivacyConfig
-from server.run import compose, study_config
-from server.transcript import Transcript
+from fedser.common.processes import free_port
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.federation.cohort import cohort_sampler
+from fedser.server.study.run import compose, study_config
+from fedser.server.transcript.transcript import Transcript
+from fedser.stages.run import run_study
 from tests.network.compose import ROOT, as_process, services
 from tests.network.corpus import deal_out
 
@@ -171,7 +171,7 @@ class Soak:
         ]
         self._server = Party(
             [
-                *(sys.executable, "-m", "attacks.run", *self.study, "corpus.file=null"),
+                *(sys.executable, "-m", "fedser", *self.study, "corpus.file=null"),
                 *("runtime=network", f"runtime.address=localhost:{port}"),
                 *(
                     f"runtime.certificates={certificates}",

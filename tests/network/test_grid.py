@@ -6,9 +6,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.errors import UserError
-from server.grid import NODE_ID, LocalGrid
-from server.network import CLOCKS_SECONDS, Network, look_often
+from fedser.common.errors import UserError
+from fedser.server.grids.local import NODE_ID, LocalGrid
+from fedser.server.network.superlink import CLOCKS_SECONDS, Network, look_often
 
 
 class Mailbox(LocalGrid):

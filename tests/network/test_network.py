@@ -13,11 +13,11 @@ import pytest
 from flwr.superlink.grid import HttpGrid
 from safetensors.numpy import load_file
 
-from attacks.run import run_study
-from client.processes import free_port
-from server.network import listens
-from server.run import compose, study_config
-from server.transcript import Transcript
+from fedser.common.processes import free_port
+from fedser.server.network.superlink import listens
+from fedser.server.study.run import compose, study_config
+from fedser.server.transcript.transcript import Transcript
+from fedser.stages.run import run_study
 from tests.network.compose import BIN, ROOT, proxied, services, up
 from tests.network.corpus import deal_out
 

@@ -9,12 +9,12 @@ import psutil
 import pytest
 import yaml
 
-from client.errors import Suspended, UserError
-from client.node import NodeConfig, serve
-from client.processes import command, free_port, running
-from conf.schema import RuntimeConfig
-from server.network import listens, network
-from server.run import compose, study_config, train_from_overrides
+from fedser.client.node.supernode import NodeConfig, serve
+from fedser.common.errors import Suspended, UserError
+from fedser.common.processes import command, free_port, running
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.network.superlink import listens, network
+from fedser.server.study.run import compose, study_config, train_from_overrides
 from tests.network.compose import ROOT, image_environment, services
 from tests.network.soak import is_flower
 

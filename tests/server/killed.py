@@ -13,18 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from client.engine import Training
-from conf.schema import RuntimeConfig
-from server import disk, study
-from server.aggregate import NoisedMean, WeightedMean
-from server.checkpoint import Checkpoint
-from server.composition import Releases
-from server.federation import Federation, Outcome
-from server.privacy_config import PrivacyConfig
-from server.recorder import Recorder
-from server.run import run_federations
-from server.run_folder import alone
-from server.writer import TranscriptWriter
+from fedser.client.training.engine import Training
+from fedser.common import files as disk
+from fedser.common.run_folder import alone
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.federation.federation import Federation, Outcome
+from fedser.server.privacy.composition import Releases
+from fedser.server.rounds.bookkeeping import Recorder
+from fedser.server.rounds.checkpoint import Checkpoint
+from fedser.server.strategy.aggregate import NoisedMean, WeightedMean
+from fedser.server.study import federations as study
+from fedser.server.study.run import run_federations
+from fedser.server.transcript.writer import TranscriptWriter
 from tests import examples
 
 NAME, ROUNDS, FATAL = "private-fold0", 6, 4

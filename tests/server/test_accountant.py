@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from client.privacy import UserLevelDP
-from client.training_config import TrainingConfig
-from server.accountant import (
+from fedser.client.privacy.mechanisms import UserLevelDP
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.federation.cohort import Sampler, cohort_sampler
+from fedser.server.privacy.accountant import (
     Accountant,
     Schedule,
     adam_sensitivity,
@@ -23,11 +25,9 @@ from server.accountant import (
     squared_sensitivities,
     udp_mu,
 )
-from server.cohort import Sampler, cohort_sampler
-from server.composition import Releases, composed_epsilon
-from server.gaussian import gaussian_epsilon, gaussian_mu
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
+from fedser.server.privacy.composition import Releases, composed_epsilon
+from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
+from fedser.server.privacy.plan import PrivacyPlan
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
 
 PARAMETERS = 286_596  # 988-256-128-4
@@ -394,15 +394,18 @@ def test_releases_of_a_unit_add_up_over_federations():
 
 
 def test_a_class_of_the_user_s_own_is_not_accounted_for():
-    for target in ("client.privacy.LocalDP", "client.privacy.UserLevelDP"):
+    for target in (
+        "fedser.client.privacy.mechanisms.LocalDP",
+        "fedser.client.privacy.mechanisms.UserLevelDP",
+    ):
         ours = {
-            "client.privacy.LocalDP": {
+            "fedser.client.privacy.mechanisms.LocalDP": {
                 "share_metrics": False,
                 "groups": [list(SHARED)],
                 "clipping_norms": [0.1],
                 "noise": [0.1],
             },
-            "client.privacy.UserLevelDP": vars(udp(5)),
+            "fedser.client.privacy.mechanisms.UserLevelDP": vars(udp(5)),
         }[target]
         config = PrivacyConfig(mechanism="custom", custom={"_target_": target, **ours})
         assert spend(accountant(config), [[0]]) is None

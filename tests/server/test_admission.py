@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from client.hosting import Holdings
-from server.admission import (
+from fedser.client.holdings import Holdings
+from fedser.server.federation.admission import (
     MOST_BYTES,
     MOST_SPEAKERS,
     BadRoster,

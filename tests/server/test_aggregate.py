@@ -7,13 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
-from client.errors import UserError
-from client.privacy import CentralDP, LocalDP, NoMechanism
-from client.rounded_gaussian import grid_step
-from client.seeds import Reproducible
-from server.aggregate import NoisedMean, Received, WeightedMean, aggregation, update_norms
-from server.plan import PrivacyPlan
-from server.transcript import Releases
+from fedser.client.privacy.mechanisms import CentralDP, LocalDP, NoMechanism
+from fedser.client.privacy.rounded_gaussian import grid_step
+from fedser.common.errors import UserError
+from fedser.common.seeds import Reproducible
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy.aggregate import (
+    NoisedMean,
+    Received,
+    WeightedMean,
+    aggregation,
+    update_norms,
+)
+from fedser.server.transcript.transcript import Releases
 from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise, word_of
 
 SHAPES = {"w": (4, 3), "b": (4,), "kept": (5,)}

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from client import app as client_module
-from client.app import app as client_app
-from client.engine import Training
-from client.errors import UserError
-from client.seeds import SystemEntropy
-from server.accountant import largest, planned_exposures
-from server.app import federate
-from server.composition import Releases, composed_epsilon
-from server.config import TranscriptConfig
-from server.gaussian import gaussian_epsilon
-from server.grid import LocalGrid
-from server.privacy_config import PrivacyConfig
-from server.transcript import Transcript
+from fedser.client import app as client_module
+from fedser.client.app import app as client_app
+from fedser.client.training.engine import Training
+from fedser.common.errors import UserError
+from fedser.common.seeds import SystemEntropy
+from fedser.conf.algorithm_keys import TranscriptConfig
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.privacy.accountant import largest, planned_exposures
+from fedser.server.privacy.composition import Releases, composed_epsilon
+from fedser.server.privacy.gaussian import gaussian_epsilon
+from fedser.server.rounds.federate import federate
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import (
     ADAPTIVE,
     CENTRAL,

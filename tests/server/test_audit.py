@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest, norm
 
-from client.canary import part_of, unflatten
-from conf.schema import AuditConfig, RuntimeConfig
-from server.audit import _log_likelihood_ratio
-from server.cohort import Sampler
-from server.run import run_canaries
+from fedser.client.training.canary import part_of
+from fedser.common.arrays import unflatten
+from fedser.conf.schema import AuditConfig, RuntimeConfig
+from fedser.server.federation.cohort import Sampler
+from fedser.server.rounds.canaries import _log_likelihood_ratio
+from fedser.server.study.run import run_canaries
 from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
 
 SUM = replace(CENTRAL, vantage="sum", relation="zero_out")

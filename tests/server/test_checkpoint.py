@@ -7,15 +7,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from client.errors import UserError
-from conf.schema import RuntimeConfig
-from server.checkpoint import Checkpoint, State
-from server.composition import Releases
-from server.federation import Outcome
-from server.privacy_config import PrivacyConfig
-from server.recorder import Recorder
-from server.run import run_federations
-from server.transcript import Transcript
+from fedser.common.errors import UserError
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.federation.federation import Outcome
+from fedser.server.privacy.composition import Releases
+from fedser.server.rounds.bookkeeping import Recorder
+from fedser.server.rounds.checkpoint import Checkpoint, State
+from fedser.server.study.run import run_federations
+from fedser.server.transcript.transcript import Transcript
 from tests import examples
 
 ROUNDS = 9

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chisquare
 
-from client.seeds import SystemEntropy
-from server.cohort import Sampler, cohort_sampler
+from fedser.common.seeds import SystemEntropy
+from fedser.server.federation.cohort import Sampler, cohort_sampler
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, UDP
 
 ROUNDS = 3000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from server import composition
-from server.composition import (
+from fedser.server.privacy import composition
+from fedser.server.privacy.composition import (
     Releases,
     accountant_used,
     calibrated_noise,
@@ -20,7 +20,7 @@ from server.composition import (
     composed_epsilon,
     running_epsilon,
 )
-from server.gaussian import gaussian_epsilon
+from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server import privacy_loss
 
 DELTA = 1e-5

@@ -3,11 +3,11 @@ import pytest
 import torch
 from sklearn import metrics
 
-from client.evaluation import confusion_matrix
-from client.frames import unpad
-from client.mlp import Mlp
-from client.model import initial_arrays, load_arrays
-from server.evaluate import Evaluator, uar
+from fedser.client.features.frames import unpad
+from fedser.client.models.base import initial_arrays, load_arrays
+from fedser.client.models.mlp import Mlp
+from fedser.client.training.evaluation import confusion_matrix
+from fedser.server.federation.scores import Evaluator, uar
 from tests.examples import ATTENTION, FEATURES, corpus_of_frames
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
-from client.app import app as client_app
-from client.errors import Suspended
-from client.rounded_gaussian import grid_step
-from server.app import federate
-from server.grid import LocalGrid
-from server.privacy_config import PrivacyConfig
-from server.strategy import wait_for_nodes
-from server.transcript import Transcript
+from fedser.client.app import app as client_app
+from fedser.client.privacy.rounded_gaussian import grid_step
+from fedser.common.errors import Suspended
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.strategy.averaging import wait_for_nodes
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import ADAPTIVE, CENTRAL, LOCAL, SHARED, UDP, federation
 
 ROUNDS = 6

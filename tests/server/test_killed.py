@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conf.schema import RuntimeConfig
-from server.checkpoint import saved_rounds
-from server.run import run_federations
-from server.study import remove_checkpoints
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.rounds.checkpoint import saved_rounds
+from fedser.server.study.federations import remove_checkpoints
+from fedser.server.study.run import run_federations
 from tests.server.killed import MOMENTS, PRIVACY, ROUNDS, federation, train
 
 IN_A_ROUND = ["in the first round", "after the round was announced", "before the checkpoint"]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from client.app import app as client_app
-from client.privacy import CentralDP, LocalDP, Mechanism, NoMechanism, UserLevelDP
-from client.training_config import TrainingConfig
-from server.app import federate
-from server.federation import Federation
-from server.grid import LocalGrid
-from server.limits import ABSURD, OUTLIER, SCALED_DOWN, UpdateLimit, adam_reach
+from fedser.client.app import app as client_app
+from fedser.client.privacy.mechanisms import CentralDP, LocalDP, Mechanism, NoMechanism, UserLevelDP
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.federation.federation import Federation
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.strategy.limits import ABSURD, OUTLIER, SCALED_DOWN, UpdateLimit, adam_reach
 from tests.examples import ADAPTIVE, ATTENTION, CENTRAL, DP_SGD, LOCAL, MLP, UDP, federation
 
 MODEL = {"w": np.full((2, 3), 0.5, np.float32), "b": np.zeros(2, np.float32)}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.packing import pack, unpack
+from fedser.server.transcript.packing import pack, unpack
 
 
 def through(arrays):

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.errors import UserError
-from client.mechanism import GradientClip
-from client.privacy import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
-from server.composition import Releases, composed_epsilon
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
+from fedser.client.privacy.mechanisms import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from fedser.client.privacy.noise import GradientClip
+from fedser.common.errors import UserError
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.privacy.composition import Releases, composed_epsilon
+from fedser.server.privacy.plan import PrivacyPlan
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP, NoNoise
 
 NONE = PrivacyConfig()

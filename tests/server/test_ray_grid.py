@@ -11,13 +11,13 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError
 
-import server.run  # noqa: F401  (sets the environment that Ray reads)
-from client.errors import UserError
-from client.threads import cores
-from client.wire import from_record, to_record
-from server.grid import Stopped
-from server.progress import bar
-from server.ray_grid import RayGrid, ray_grids
+import fedser.server.study.run  # noqa: F401  (sets the environment that Ray reads)
+from fedser.client.messages import from_record, to_record
+from fedser.common.errors import UserError
+from fedser.common.threads import cores
+from fedser.server.grids.local import Stopped
+from fedser.server.grids.progress import bar
+from fedser.server.grids.ray import RayGrid, ray_grids
 
 SHAPE = (1000, 1000)
 HALF = {"num_cpus": cores() / 2}
@@ -189,7 +189,7 @@ def test_a_cluster_that_is_not_there_is_refused(address):
 
 
 def test_ray_is_told_the_cores_of_this_process(monkeypatch):
-    monkeypatch.setattr("server.ray_grid.cores", lambda: 3)
+    monkeypatch.setattr("fedser.server.grids.ray.cores", lambda: 3)
     given = {}
 
     def init(*_, **options):

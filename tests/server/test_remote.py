@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord
 
-from client.app import app as client_app
-from client.errors import Suspended
-from client.hosting import Holdings
-from server.admission import merge_rosters
-from server.app import federate
-from server.grid import LocalGrid, node_context
-from server.study import write_training
-from server.transcript import Transcript
+from fedser.client.app import app as client_app
+from fedser.client.holdings import Holdings
+from fedser.common.errors import Suspended
+from fedser.server.federation.admission import merge_rosters
+from fedser.server.grids.local import LocalGrid, node_context
+from fedser.server.rounds.federate import federate
+from fedser.server.study.federations import write_training
+from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.examples import ADAPTIVE, corpus
 

@@ -11,16 +11,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from client.hosting import Hosting
-from client.privacy import NoMechanism
-from client.seeds import Reproducible
-from client.training_config import TrainingConfig
-from server.aggregate import NoisedMean, WeightedMean
-from server.limits import UpdateLimit
-from server.plan import PrivacyPlan
-from server.replies import REASONS, TABLES
-from server.roster import RemoteClients
-from server.strategy import TappedAveraging
+from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.training.request import Hosting
+from fedser.common.seeds import Reproducible
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.federation.remote_clients import RemoteClients
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy.aggregate import NoisedMean, WeightedMean
+from fedser.server.strategy.averaging import TappedAveraging
+from fedser.server.strategy.limits import UpdateLimit
+from fedser.server.strategy.replies import REASONS, TABLES
 from tests.examples import CENTRAL
 from tests.server.test_strategy import HELD, SIZES, START, Nodes, honest, request
 

@@ -3,10 +3,10 @@ import csv
 import numpy as np
 import pytest
 
-from client.errors import UserError
-from client.speakers import make_clients
-from server.admission import merge_rosters
-from server.roster import Roster, read_roster, read_truth
+from fedser.client.speakers.clients import make_clients
+from fedser.common.errors import UserError
+from fedser.server.federation.admission import merge_rosters
+from fedser.server.federation.remote_clients import Roster, read_roster, read_truth
 from tests.examples import corpus
 
 TOLD = {"version": "1", "corpus": "made", "shards": 2, "features": "made-up", "dimension": 12}

@@ -11,24 +11,25 @@ from omegaconf.errors import OmegaConfBaseException
 from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 
-import client
-from client.app import app as client_app
-from client.corpora.emodb import Emodb
-from client.corpora.nemo import Nemo
-from client.corpora.pooled import Pooled
-from client.errors import UserError
-from client.features import OpenSmile
-from client.run import build, build_corpus, build_group, named_corpus
-from client.run import compose as compose_from
-from conf.schema import RuntimeConfig
-from server import app as server_app
-from server import ray_grid
-from server.grid import LocalGrid
-from server.ray_auth import MODE, _environment
-from server.ray_grid import RayGrid
-from server.run import compose, run_federations, study_config
-from server.strategy import TappedAveraging
-from server.transcript import Transcript
+from fedser import client
+from fedser.client.app import app as client_app
+from fedser.client.corpora.build import build_corpus, named_corpus
+from fedser.client.corpora.emodb import Emodb
+from fedser.client.corpora.nemo import Nemo
+from fedser.client.corpora.pooled import Pooled
+from fedser.client.features.opensmile import OpenSmile
+from fedser.common.errors import UserError
+from fedser.conf.build import build, build_group
+from fedser.conf.build import compose as compose_from
+from fedser.conf.schema import RuntimeConfig
+from fedser.server import app as server_app
+from fedser.server.grids import ray as ray_grid
+from fedser.server.grids.local import LocalGrid
+from fedser.server.grids.ray import RayGrid
+from fedser.server.grids.ray_auth import MODE, _environment
+from fedser.server.strategy.averaging import TappedAveraging
+from fedser.server.study.run import compose, run_federations, study_config
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import ATTENTION, CENTRAL, MLP, UDP, federation
 
 LOCAL = RuntimeConfig("local")
@@ -163,7 +164,7 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
 
 def test_build_checks_fields_and_types():
     settings = {
-        "_target_": "client.features.OpenSmile",
+        "_target_": "fedser.client.features.opensmile.OpenSmile",
         "feature_set": "emobase",
         "sampling_rate": 16000,
     }
@@ -175,7 +176,11 @@ def test_build_checks_fields_and_types():
 
 
 def test_a_missing_value_of_a_group_is_named():
-    settings = {"_target_": "client.huggingface.HuggingFace", "path": "???", "batch_size": 8}
+    settings = {
+        "_target_": "fedser.client.features.huggingface.HuggingFace",
+        "path": "???",
+        "batch_size": 8,
+    }
     with pytest.raises(UserError, match=r"features\.path: .* missing mandatory value"):
         build_group("features", {**settings, "layer": -1})
     with pytest.raises(UserError, match=r"features\.layer: Value 'last' .* Integer"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import UserError
-from server.disk import replacing, write_text
-from server.run_folder import (
+from fedser.common.errors import UserError
+from fedser.common.files import replacing, write_text
+from fedser.common.run_folder import (
     LOCK,
     RUN_FILE,
     Busy,
@@ -24,7 +24,7 @@ from server.run_folder import (
 HOLDER = """
 import sys, time
 from pathlib import Path
-from server.run_folder import alone
+from fedser.common.run_folder import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client import threads
-from client.errors import UserError
-from conf.schema import RuntimeConfig
-from server.recorder import Recorder
-from server.run import run_federations
-from server.runtime import run_on
+from fedser.common import threads
+from fedser.common.errors import UserError
+from fedser.conf.schema import RuntimeConfig
+from fedser.server.grids.side_by_side import run_on
+from fedser.server.rounds.bookkeeping import Recorder
+from fedser.server.study.run import run_federations
 from tests.examples import ATTENTION, CENTRAL, DP_SGD, MLP, UDP, federation
 
 LOCAL = RuntimeConfig("local")

@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.app import app as client_app
-from client.mechanism import below
-from client.seeds import noise_source
-from server import aggregate
-from server.aggregate import NoisedMean
-from server.app import federate
-from server.grid import LocalGrid
-from server.transcript import Transcript
+from fedser.client.app import app as client_app
+from fedser.client.privacy.noise import below
+from fedser.common.seeds import noise_source
+from fedser.server.grids.local import LocalGrid
+from fedser.server.rounds.federate import federate
+from fedser.server.strategy import aggregate
+from fedser.server.strategy.aggregate import NoisedMean
+from fedser.server.transcript.transcript import Transcript
 from tests.examples import CENTRAL, LOCAL, SHARED, NoNoise, federation
 from tests.server.test_failures import Flaky
 from tests.server.test_remote import RealNodes, remote  # noqa: F401  a fixture

@@ -3,10 +3,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from server.composition import Releases
-from server.plan import PrivacyPlan
-from server.privacy_config import PrivacyConfig
-from server.statement import (
+from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.privacy.composition import Releases
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.privacy.statement import (
     CLIPPED_GRADIENTS,
     EVALUATION,
     FIXED_SPLITS,

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from client.app import app as client_app
-from client.errors import Suspended
-from client.mlp import Mlp
-from client.privacy import LocalDP, Mechanism, NoMechanism
-from client.request import TrainRequest
-from client.training_config import TrainingConfig
-from server.aggregate import Aggregate, WeightedMean
-from server.grid import LocalGrid
-from server.strategy import TappedAveraging
-from server.transcript import Releases
+from fedser.client.app import app as client_app
+from fedser.client.models.mlp import Mlp
+from fedser.client.privacy.mechanisms import LocalDP, Mechanism, NoMechanism
+from fedser.client.training.request import TrainRequest
+from fedser.common.errors import Suspended
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.grids.local import LocalGrid
+from fedser.server.strategy.aggregate import Aggregate, WeightedMean
+from fedser.server.strategy.averaging import TappedAveraging
+from fedser.server.transcript.transcript import Releases
 
 START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float32)}
 SIZES = {0: 5, 2: 10, 3: 1, 7: 4}

@@ -5,14 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.errors import UserError
-from server.transcript import (
-    Releases,
-    Transcript,
-    TranscriptMeta,
-    choose_layers,
-)
-from server.writer import TranscriptWriter
+from fedser.common.errors import UserError
+from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta, choose_layers
+from fedser.server.transcript.writer import TranscriptWriter
 
 PARAMETERS = [
     "dense.0.weight",
@@ -82,7 +77,7 @@ def test_a_zero_update_stays_zero(tmp_path):
 
 
 def test_full_chunks_are_written_at_once_and_read_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("server.transcript.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", 1000)
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, 8):
             writer.record(server_round, {}, [releases(server_round)])
@@ -151,7 +146,7 @@ def test_clients_are_read_one_after_another_whatever_the_chunks(
     folder = tmp_path_factory.mktemp("t")
     sent = [random_releases(r, sorted(cohort)) for r, cohort in enumerate(cohorts, 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.transcript.CHUNK_BYTES", chunk)
+        patch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk)
         with TranscriptWriter(folder, meta(), {}) as writer:
             for server_round, releases_of_round in enumerate(sent, 1):
                 writer.record(server_round, {}, [releases_of_round])
@@ -194,7 +189,7 @@ def test_an_empty_transcript_has_no_clients(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 400, 10**6])
 def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("server.transcript.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk)
     rng = np.random.default_rng(0)
     made = {r: {n: rng.normal(size=(3, 2)).astype(np.float32) for n in "ab"} for r in range(1, 7)}
     with TranscriptWriter(tmp_path, meta(), {}) as writer:

@@ -2,9 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import UserError
-from server.run import compose, study_config
-from server.turns import OPEN, STUDY, absent, check_turns, corpora_below, missing, others
+from fedser.client.corpora.rotation import (
+    OPEN,
+    STUDY,
+    absent,
+    check_turns,
+    corpora_below,
+    missing,
+    others,
+)
+from fedser.common.errors import UserError
+from fedser.server.study.run import compose, study_config
 from tests.client.corpora.trees import TREES, Speech
 
 

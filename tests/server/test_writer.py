@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from client.errors import Suspended
-from server import transcript
-from server import writer as module
-from server.transcript import Releases, Transcript, TranscriptMeta
-from server.writer import PENDING, TranscriptWriter
+from fedser.common.errors import Suspended
+from fedser.server.transcript import transcript
+from fedser.server.transcript import writer as module
+from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.writer import PENDING, TranscriptWriter
 
 META = TranscriptMeta("f", "fedavg", 9, 3, ["w"], "float16", {})
 

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from attacks.tap import Floats, Stream, gather
+from fedser.attacks.algorithms.base import Stream, gather
+from fedser.common.arrays import Floats
 
 
 @dataclass

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from client.corpora import records, table
-from client.corpora.base import Listing
-from client.corpora.published import Part, Published, Source
+from fedser.client.corpora import table
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.published import Part, Published, Source
 
 NAME = re.compile(r"(?P<speaker>[a-z]+)_(?P<gender>[fm])_(?P<emotion>[a-z]+)_\d+")
 

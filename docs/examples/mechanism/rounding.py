@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.mechanism import Arrays, NoiseSource
-from client.privacy import Mechanism
-from client.seeds import uniforms
+from fedser.client.privacy.mechanisms import Mechanism
+from fedser.common.arrays import Arrays
+from fedser.common.seeds import NoiseSource, uniforms
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.corpora.ages import age_group, is_age, with_age_groups
-from client.corpora.base import Corpus, Utterance, shared_attributes
-from client.corpora.emodb import Emodb
-from client.corpora.nemo import Nemo
-from client.corpora.ravdess import Ravdess
-from client.errors import UserError
+from fedser.client.corpora.ages import age_group, is_age, with_age_groups
+from fedser.client.corpora.base import Corpus, Utterance, shared_attributes
+from fedser.client.corpora.emodb import Emodb
+from fedser.client.corpora.nemo import Nemo
+from fedser.client.corpora.ravdess import Ravdess
+from fedser.common.errors import UserError
 
 BOUNDS = st.lists(st.integers(1, 110), min_size=1, max_size=8, unique=True).map(sorted)
 NAME = re.compile(r"below (\d+)|(\d+) and above|(\d+) to (\d+)|(\d+)")

@@ -5,9 +5,9 @@ from typing import Any
 import audformat
 import pytest
 
-from client.corpora.audformat import Audformat
-from client.corpora.base import Listing
-from client.errors import UserError
+from fedser.client.corpora.audformat import Audformat
+from fedser.client.corpora.base import Listing
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Tree
 
 DEFAULTS: dict[str, Any] = {

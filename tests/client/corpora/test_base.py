@@ -3,8 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.base import Listing, Recordings, Utterance, check_speakers, shared_attributes
-from client.errors import UserError
+from fedser.client.corpora.base import (
+    Listing,
+    Recordings,
+    Utterance,
+    check_speakers,
+    shared_attributes,
+)
+from fedser.common.errors import UserError
 
 FOUND = [Utterance(Path(f"{n}.wav"), "b" if n else "a", "anger") for n in range(3)]
 

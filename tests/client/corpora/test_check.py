@@ -3,13 +3,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from client.corpora import check
-from client.corpora.base import Utterance
-from client.corpora.crema_d import CremaD
-from client.corpora.emodb import Emodb
-from client.corpora.manifest import Manifest
-from client.corpora.pooled import Pooled
-from client.corpora.synthetic import Synthetic
+from fedser.client.corpora import overview as check
+from fedser.client.corpora.base import Utterance
+from fedser.client.corpora.crema_d import CremaD
+from fedser.client.corpora.emodb import Emodb
+from fedser.client.corpora.manifest import Manifest
+from fedser.client.corpora.pooled import Pooled
+from fedser.client.corpora.synthetic.corpus import Synthetic
 from tests.client.corpora.conftest import Grow, Tree
 
 

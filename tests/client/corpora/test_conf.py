@@ -5,9 +5,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
-from client.corpora.manifest import Manifest
-from client.corpora.nemo import Nemo
-from client.corpora.synthetic import Synthetic
+from fedser.client.corpora.manifest import Manifest
+from fedser.client.corpora.nemo import Nemo
+from fedser.client.corpora.synthetic.corpus import Synthetic
 
 PUBLISHED = [
     *("iemocap", "msp_improv", "crema_d", "urdu"),
@@ -16,7 +16,7 @@ PUBLISHED = [
 
 
 def build(*overrides: str) -> Any:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("fedser.conf", version_base="1.3"):
         config = compose(overrides=["+data_root=/data", *overrides])
     return instantiate(config.corpus)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from client.corpora.base import Listing
-from client.corpora.crema_d import CremaD
-from client.errors import UserError
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.crema_d import CremaD
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Tree
 
 VOTES = "processedResults/summaryTable.csv"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.emodb import Emodb
-from client.errors import UserError
+from fedser.client.corpora.emodb import Emodb
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.corpora.espeak import Espeak, Prosody
+from fedser.client.corpora.synthetic.espeak import Espeak, Prosody
 
 PLAIN = Prosody(rate=180, volume=100, pitch=50, pitch_range=50)
 TEXT = "My brother finds the letter."

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from client.corpora.base import Corpus
-from client.corpora.check import AUDIO, completeness
-from client.corpora.manifest import Manifest
-from client.corpora.ravdess import Ravdess
-from client.errors import UserError
-from client.speakers import CorpusData, load_corpus
+from fedser.client.corpora.base import Corpus
+from fedser.client.corpora.manifest import Manifest
+from fedser.client.corpora.overview import AUDIO, completeness
+from fedser.client.corpora.ravdess import Ravdess
+from fedser.client.speakers.corpus_data import CorpusData, load_corpus
+from fedser.common.errors import UserError
 from tests.client.test_features import Loudness
 
 TABLES, FOLDERS = 400, 100

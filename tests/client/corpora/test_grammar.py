@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from client.corpora.grammar import GRAMMARS
+from fedser.client.corpora.synthetic.grammar import GRAMMARS
 
 
 @pytest.mark.parametrize("language", GRAMMARS)

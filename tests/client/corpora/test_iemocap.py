@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.base import Listing
-from client.corpora.iemocap import Iemocap
-from client.errors import UserError
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.iemocap import Iemocap
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Tree
 
 DIALOG = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"

@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from client.corpora.manifest import Manifest
-from client.errors import UserError
+from fedser.client.corpora.manifest import Manifest
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 COLUMNS = {"file": ["x/a.wav"], "who": ["s1"], "emotion": ["fear"], "gender": ["m"]}

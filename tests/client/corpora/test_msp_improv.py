@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.base import Listing
-from client.corpora.msp_improv import MspImprov
-from client.errors import UserError
+from fedser.client.corpora.base import Listing
+from fedser.client.corpora.msp_improv import MspImprov
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Tree
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.nemo import Nemo
-from client.errors import UserError
+from fedser.client.corpora.nemo import Nemo
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 HEADER = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.corpora.base import Corpus, Utterance
-from client.corpora.emodb import Emodb
-from client.corpora.manifest import Manifest
-from client.corpora.pooled import Pooled
-from client.corpora.ravdess import Ravdess
-from client.corpora.synthetic import Synthetic
-from client.errors import UserError
-from client.speakers import CorpusData, make_clients
+from fedser.client.corpora.base import Corpus, Utterance
+from fedser.client.corpora.emodb import Emodb
+from fedser.client.corpora.manifest import Manifest
+from fedser.client.corpora.pooled import Pooled
+from fedser.client.corpora.ravdess import Ravdess
+from fedser.client.corpora.synthetic.corpus import Synthetic
+from fedser.client.speakers.clients import make_clients
+from fedser.client.speakers.corpus_data import CorpusData
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")

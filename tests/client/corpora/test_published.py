@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from client.corpora.published import Part, Published
-from client.errors import UserError
-from client.run import build_corpus
+from fedser.client.corpora.build import build_corpus
+from fedser.client.corpora.published import Part, Published
+from fedser.common.errors import UserError
 from tests.client.corpora.trees import TREES, Speech
 
 NAMES = sorted({layout.split()[0] for layout in TREES})
@@ -18,7 +18,7 @@ FILES = {  # as errors about names show them
 
 
 def corpus(name: str, root: Path) -> Published:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("fedser.conf", version_base="1.3"):
         config = compose(overrides=["+data_root=/data", f"+corpus={name}", f"corpus.root={root}"])
     made = build_corpus(config.corpus, "/data")
     assert isinstance(made, Published)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.ravdess import Ravdess
-from client.errors import UserError
+from fedser.client.corpora.ravdess import Ravdess
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 NAMED = "03-01-05-01-01-01-01.flac"

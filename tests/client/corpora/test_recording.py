@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.corpora.espeak import Prosody
-from client.corpora.recording import SAMPLE_RATE, record
-from client.corpora.voices import BANDS, Delivery, Voice
+from fedser.client.corpora.synthetic.espeak import Prosody
+from fedser.client.corpora.synthetic.recording import SAMPLE_RATE, record
+from fedser.client.corpora.synthetic.voices import BANDS, Delivery, Voice
 
 VOICE = Voice(
     gender="female",

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from client.corpora import records
-from client.corpora.base import Listing, Utterance
-from client.corpora.table import Row, Table
-from client.errors import UserError
+from fedser.client.corpora import utterances as records
+from fedser.client.corpora.base import Listing, Utterance
+from fedser.client.corpora.table import Row, Table
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Grow
 
 

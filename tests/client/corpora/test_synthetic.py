@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import soundfile
 
-from client.corpora import synthetic
-from client.corpora.synthetic import Synthetic, render
-from client.errors import UserError
+from fedser.client.corpora.synthetic import corpus as synthetic
+from fedser.client.corpora.synthetic.corpus import Synthetic, render
+from fedser.common.errors import UserError
 
 CORPUS = Synthetic(
     name="synthetic",

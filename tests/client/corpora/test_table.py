@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from client.corpora import table
-from client.errors import UserError
+from fedser.client.corpora import table
+from fedser.common.errors import UserError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from client.corpora.urdu import Urdu
-from client.errors import UserError
+from fedser.client.corpora.urdu import Urdu
+from fedser.common.errors import UserError
 from tests.client.corpora.conftest import Tree
 
 

@@ -4,9 +4,9 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from client.corpora.base import EMOTIONS
-from client.corpora.espeak import Espeak, Prosody
-from client.corpora.voices import VARIANTS, draw_delivery, draw_voice
+from fedser.client.corpora.base import EMOTIONS
+from fedser.client.corpora.synthetic.espeak import Espeak, Prosody
+from fedser.client.corpora.synthetic.voices import VARIANTS, draw_delivery, draw_voice
 
 
 def test_emotions_move_the_prosody() -> None:

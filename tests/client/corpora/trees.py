@@ -9,8 +9,8 @@ import audformat
 import pandas as pd
 import soundfile
 
-from client.corpora.base import EMOTIONS
-from client.corpora.synthetic import Synthetic, render
+from fedser.client.corpora.base import EMOTIONS
+from fedser.client.corpora.synthetic.corpus import Synthetic, render
 
 IEMOCAP_LABELS = ("neu", "hap", "sad", "ang", "exc", "fru", "xxx", "oth")
 MSP_LABELS = "NHSAXO"

@@ -1,0 +1,143 @@
+"""The adversary's own speakers, trained at the very models that the victims started from.
+
+Whoever runs the protocol knows every round's global model, so it can answer each round's
+request in the place of speakers whose attributes it knows, under the same mechanism.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedser.attacks.adversary.tap import pseudo_gradients
+from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.speakers.clients import Clients
+from fedser.client.training.dataset import Dataset, Examples
+from fedser.client.training.engine import Training
+from fedser.common.arrays import Floats, Ints
+from fedser.common.seeds import noise_source, numpy_stream
+from fedser.server.federation.federation import Protocol
+from fedser.server.transcript.transcript import Releases, Transcript
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The adversary's A speakers as clients.
+
+    Attributes
+    ----------
+    examples : Dataset
+        Of A clients.
+    labels, speakers : ndarray of int64, shape (A,)
+        Class of the attribute, and number of the speaker.
+    """
+
+    examples: Dataset
+    labels: Ints
+    speakers: Ints
+
+    def __len__(self) -> int:
+        """Return A."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One round: k releases of the victims' clients, and what a of the cast would have sent.
+
+    Attributes
+    ----------
+    round : int
+    victims : Releases
+    cast : ndarray of int64, shape (a,)
+        Who of the cast was asked.
+    plain, sent : dict of str to ndarray of float32, shape (a, ...)
+        Pseudo-gradients of their updates before and after the mechanism.
+    """
+
+    round: int
+    victims: Releases
+    cast: Ints
+    plain: dict[str, Floats]
+    sent: dict[str, Floats]
+
+
+def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int | None, seed: int) -> Cast:
+    """Give each client so many of its utterances, or all it has: of fewer, or for None."""
+    examples = []
+    for client in range(len(clients)):
+        rows = np.flatnonzero(clients.client == client)
+        rng = numpy_stream(seed, "cast", clients.corpora[client], client)
+        kept = rng.permutation(rows)[:size]
+        features, emotions = clients.features[kept], clients.labels[kept]
+        examples.append(Examples(torch.from_numpy(features), torch.from_numpy(emotions)))
+    return Cast(Dataset.of(examples), labels, speakers)
+
+
+def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
+    """Return the median number of utterances that victims say they have, a release.
+
+    None where the mechanism withholds it: a transcript then counts each client as one.
+    """
+    if not _told(protocol.plan.client_mechanism()):
+        return None
+    return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
+
+
+def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int) -> Iterator[Scene]:
+    """Yield every round in which victims sent something, with what some of the cast would have.
+
+    Parameters
+    ----------
+    asked : int
+        How many of the cast are drawn in a round.
+    """
+    models, mechanism = transcript.global_models(), protocol.plan.client_mechanism()
+    for victims in _rounds(transcript):
+        server_round = int(victims.round[0])
+        model = next(found for number, found in models if number == server_round)
+        stream = ("rehearsal", transcript.meta.federation, server_round)
+        rng = numpy_stream(protocol.seed, *stream)
+        chosen = np.sort(rng.permutation(len(cast))[:asked])
+        training = Training(
+            protocol.algorithm.name,
+            protocol.model,
+            model,
+            cast.examples,
+            chosen.tolist(),
+            protocol.training,
+            mechanism,
+            protocol.seed,
+            stream,
+            [noise_source(protocol.seed, "noise", *stream, c) for c in chosen.tolist()],
+        )
+        training.train(slice(None))
+        plain = training.updates
+        sent = {name: array.copy() for name, array in plain.items()}
+        training.protect(slice(None), sent)
+        told = np.array(training.sizes if _told(mechanism) else [1] * len(chosen))
+        rounds = np.full(len(chosen), server_round)
+        plain, sent = (
+            pseudo_gradients(transcript.meta, Releases(rounds, chosen, told, updates))
+            for updates in (plain, sent)
+        )
+        yield Scene(server_round, victims, chosen, plain, sent)
+
+
+def _told(mechanism: Mechanism) -> bool:
+    """Return whether clients say how many utterances they have."""
+    return "num_examples" in mechanism.metrics
+
+
+def _rounds(transcript: Transcript) -> Iterator[Releases]:
+    """Yield the releases of each round together: no file ends within one."""
+    for chunk in transcript:
+        for rows in np.split(np.arange(len(chunk)), np.flatnonzero(np.diff(chunk.round)) + 1):
+            yield Releases(
+                chunk.round[rows],
+                chunk.client[rows],
+                chunk.num_examples[rows],
+                {name: array[rows] for name, array in chunk.arrays.items()},
+            )

@@ -1,0 +1,212 @@
+"""Empirical audit: what an adversary can prove about the noise that is really applied.
+
+Canary clients send directions that are known to the audit through the real path. Telling what
+they sent from its opposite, or from nothing, is a test between neighbouring data sets, so its
+success bounds epsilon from below; a bound above the accountant's epsilon proves a fault in the
+mechanism.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta, norm
+
+from fedser.attacks.evaluation.direct_tests import judge_directly
+from fedser.attacks.evaluation.one_run import one_run_bound
+from fedser.conf.schema import AuditConfig
+from fedser.server.federation.federation import Evidence
+from fedser.server.privacy.composition import Releases
+from fedser.server.privacy.gaussian import gaussian_epsilon
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.rounds.audit_batches import OneRun
+from fedser.server.study.run import Audited
+
+Floats64 = npt.NDArray[np.float64]
+
+ALARM_CONFIDENCE = 0.9999
+"""Of the bounds that make a run fail: a false alarm must be rare however often one audits."""
+
+
+TESTED = (
+    "the clip, with all mass of an update in each single parameter and in all, at three times the "
+    "clipping norm, in a pass with next to no noise",
+    "the noise of each parameter: size, normality, tails, and independence over rounds, clients, "
+    "rows and columns, of canaries with 1 to 40 utterances and of real training",
+)
+TESTED_CENTRAL = (
+    "cohorts: rate, spread of sizes, and independence over rounds",
+    "the noise on the count of unclipped clients, if the clip is adaptive",
+)
+TESTED_PRIVATE = (
+    "the noise on each parameter's gradient, of clients with 1 to 40 utterances",
+    "batches: rate, spread of sizes, and independence over rounds and clients",
+    "guesses of which canary utterances one training used (one-run audit)",
+)
+NOT_TESTED = (
+    "the network, files, logs and everybody who can read them",
+    "timing, memory and messages that fail to arrive",
+    "the secrecy and quality of the operating system's entropy",
+    "the clip of each utterance's gradient, but for its effect on the guesses (dp_sgd)",
+    "attributes of speakers that are inferred within the guarantee",
+)
+
+
+def judge_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> dict[str, Any]:
+    """Return ``audit`` of ``results.json``: bounds on epsilon, direct tests, and their scope."""
+    checks = [
+        audit_figures(found, plan, audit.canaries, magnitude, audit.confidence)
+        for magnitude, kinds in zip(audit.magnitudes, audited.evidence, strict=True)
+        for found in kinds
+    ]
+    if audited.one_run:
+        checks.append(_one_run_figures(audited.one_run, plan, audit.confidence))
+    tests = judge_directly(audited.collected)
+    tested = TESTED_PRIVATE if plan.config.mechanism == "dp_sgd" else TESTED
+    failed = [*(check["violated"] for check in checks), *(test["failed"] for test in tests)]
+    return {
+        "checks": checks,
+        "tests": tests,
+        "tested": [*tested, *(TESTED_CENTRAL if plan.central else ())],
+        "not_tested": list(NOT_TESTED),
+        "violated": any(failed),
+    }
+
+
+def _one_run_figures(found: OneRun, plan: PrivacyPlan, confidence: float) -> dict[str, Any]:
+    delta, upper = plan.config.delta, plan.epsilon(found.releases)
+    return {
+        "canaries": len(found.scores),
+        "participation": "secret",
+        "releases": round(found.releases.count),
+        "magnitude": 1.0,
+        "confidence": confidence,
+        "epsilon_upper": upper,
+        "epsilon_plug_in": None,
+        "epsilon_gaussian_lower": None,
+        "epsilon_clopper_pearson_lower": one_run_bound(found, delta, confidence),
+        "violated": one_run_bound(found, delta, ALARM_CONFIDENCE) > upper,
+    }
+
+
+def audit_figures(
+    evidence: Evidence, plan: PrivacyPlan, canaries: int, magnitude: float, confidence: float
+) -> dict[str, Any]:
+    """Set lower bounds on epsilon from the evidence beside the accountant's epsilon.
+
+    Parameters
+    ----------
+    canaries : int
+        How many clients of the audit there were.
+    magnitude : float
+        Norm of the canaries' updates over the clipping norm: above 1 the clip is tested too.
+    confidence : float
+        Of each lower bound, one-sided.
+
+    Returns
+    -------
+    dict
+        An entry of ``audit.checks`` in ``results.json``.
+    """
+    delta = plan.config.delta
+    upper = plan.epsilon(_accounted(evidence, plan))
+    gaussian, exact = lower_bounds(evidence, delta, confidence)
+    certain = lower_bounds(evidence, delta, ALARM_CONFIDENCE)
+    return {
+        "canaries": canaries,
+        "participation": evidence.participation,
+        "releases": evidence.releases,
+        "magnitude": magnitude,
+        "confidence": confidence,
+        "epsilon_upper": upper,
+        "epsilon_plug_in": _finite(gaussian_epsilon(max(0.0, _effect_size(evidence)), delta)),
+        "epsilon_gaussian_lower": _finite(gaussian),
+        "epsilon_clopper_pearson_lower": exact,
+        "violated": max(bound for bound in certain if bound is not None) > upper,
+    }
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _accounted(evidence: Evidence, plan: PrivacyPlan) -> Releases:
+    if evidence.participation == "secret":
+        return Releases(evidence.releases, plan.sampling_rate)
+    return Releases(evidence.releases)
+
+
+def lower_bounds(evidence: Evidence, delta: float, confidence: float) -> tuple[float, float | None]:
+    """Return the Gaussian and the Clopper-Pearson lower bound on epsilon.
+
+    The Gaussian one takes scores to be normal with one variance under both hypotheses, and the
+    standardised difference of their means to be normal with variance ``1/n + 1/m + effect^2 /
+    (2 (n + m))`` (Hedges, 1981). The other assumes nothing and exists where the hypotheses are
+    neighbours.
+    """
+    n, m = len(evidence.present), len(evidence.absent)
+    effect = _effect_size(evidence) * evidence.apart
+    if math.isinf(effect):  # all scores share their noise, or there is none
+        least = math.inf
+    else:
+        error = math.sqrt(1 / n + 1 / m + effect**2 / (2 * (n + m)))
+        least = (effect - float(norm.ppf(confidence)) * error) / evidence.apart
+    gaussian = gaussian_epsilon(max(0.0, least), delta)
+    if evidence.apart > 1:
+        return gaussian, None
+    return gaussian, _clopper_pearson(evidence, delta, confidence)
+
+
+def _effect_size(evidence: Evidence) -> float:
+    """Return the difference of means over the standard deviation, a neighbouring step.
+
+    The deviation is measured, not taken from the plan: noise that is smaller than planned
+    shows as a larger effect.
+    """
+    present, absent = evidence.present, evidence.absent
+    spread = math.sqrt(
+        (present.var(ddof=1) * (len(present) - 1) + absent.var(ddof=1) * (len(absent) - 1))
+        / (len(present) + len(absent) - 2)
+    )
+    moved = float(present.mean() - absent.mean())
+    return moved / spread / evidence.apart if spread else math.copysign(math.inf, moved)
+
+
+def _clopper_pearson(evidence: Evidence, delta: float, confidence: float) -> float:
+    """Lower bound on epsilon without assuming a distribution.
+
+    The threshold is chosen on the first half of the scores and judged on the second
+    (Jagielski, Ullman and Oprea, 2020), each rate at half of the error allowed.
+    """
+    (learn_in, judge_in), (learn_out, judge_out) = (
+        (scores[: len(scores) // 2], scores[len(scores) // 2 :])
+        for scores in (evidence.present, evidence.absent)
+    )
+    both = np.concatenate([learn_in, learn_out])
+    thresholds = np.quantile(both, np.linspace(0.01, 0.99, 99))
+    alpha = (1 - confidence) / 2
+    bounds = [_bound_at(t, learn_in, learn_out, delta, alpha) for t in thresholds]
+    best = thresholds[int(np.argmax(bounds))]
+    return _bound_at(best, judge_in, judge_out, delta, alpha)
+
+
+def _bound_at(
+    threshold: float, present: Floats64, absent: Floats64, delta: float, alpha: float
+) -> float:
+    hits, alarms = int((present > threshold).sum()), int((absent > threshold).sum())
+    heads, tails = len(present), len(absent)
+    both = [
+        (_lowest(hits, heads, alpha), _highest(alarms, tails, alpha)),
+        # the same test the other way round: below the threshold means tails
+        (_lowest(tails - alarms, tails, alpha), _highest(heads - hits, heads, alpha)),
+    ]
+    return max(0.0, *(math.log(hit - delta) - math.log(miss) for hit, miss in both if hit > delta))
+
+
+def _lowest(successes: int, trials: int, alpha: float) -> float:
+    return float(beta.ppf(alpha, successes, trials - successes + 1)) if successes else 0.0
+
+
+def _highest(successes: int, trials: int, alpha: float) -> float:
+    return float(beta.isf(alpha, successes + 1, trials - successes)) if successes < trials else 1.0

@@ -1,0 +1,66 @@
+"""Make corpora from their settings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedser.client.corpora.base import Corpus
+from fedser.common.errors import UserError
+from fedser.conf.build import build_group, compose
+
+
+def build_corpus(settings: Any, data_root: str) -> Corpus:
+    """Make a corpus, and first the parts of a pooled one.
+
+    Raises
+    ------
+    UserError
+        Naming the key, if a value has not the right type.
+    """
+    fields = dict(settings)
+    if "parts" in fields:
+        entries = fields["parts"]
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
+        named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
+        fields["parts"] = [build_corpus(part, data_root) for part in named]
+    if "emotions" in fields:
+        fields["emotions"] = _renamed(fields["emotions"])
+    corpus: Corpus = build_group("corpus", fields)
+    return corpus
+
+
+def _renamed(given: Any) -> dict[str, str | None]:
+    """Return what to call emotions; pairs serve names that no key can be, such as ``joy/fun``."""
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    try:
+        return {str(name): emotion for name, emotion in given}
+    except (TypeError, ValueError):
+        raise UserError(
+            f"corpus.emotions={given}: write {{NAME: EMOTION}}, or pairs [[NAME, EMOTION]]"
+        ) from None
+
+
+def named_corpus(key: str, entry: Any, data_root: str) -> Any:
+    """Compose the settings of a corpus that a list names.
+
+    Parameters
+    ----------
+    key : str
+        What the list is called.
+    entry : str or mapping
+        A name in ``conf/corpus``, or ``{corpus: NAME}`` with keys to change.
+
+    Raises
+    ------
+    UserError
+        If the entry is neither.
+    """
+    changes = dict(entry) if isinstance(entry, Mapping) else {"corpus": entry}
+    if not isinstance(changes.get("corpus"), str):
+        raise UserError(f"{key}: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
+    composed = compose("node", [f"corpus={changes.pop('corpus')}"])
+    composed.data_root = data_root
+    return OmegaConf.merge(composed.corpus, changes)

@@ -1,0 +1,137 @@
+"""What a real node holds, which of it a federation uses, and what the node tells of it."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fedser.client.corpora.base import EMOTIONS, Utterance
+from fedser.client.corpora.names import name_fault
+from fedser.client.speakers.clients import Clients, held_out_set, make_clients
+from fedser.client.speakers.corpus_data import CorpusData
+from fedser.client.training.dataset import Dataset, Examples
+from fedser.client.training.request import Hosting
+from fedser.common.errors import UserError, check_choice
+
+NORMALISATIONS = ("speaker", "none")
+"""Those that need no statistics of other nodes' features."""
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A node's data for a federation.
+
+    Attributes
+    ----------
+    training : Dataset
+        By the federation's client numbers; other nodes' clients are empty here.
+    validation, test : Examples
+        Held-out utterances of its clients, and utterances of its test speakers.
+    """
+
+    training: Dataset
+    validation: Examples
+    test: Examples
+
+
+class Holdings:
+    """The utterances of a node's speakers: features and emotions, no audio and no paths.
+
+    Parameters
+    ----------
+    data : CorpusData
+    features : str
+        The key of the extractor.
+
+    Raises
+    ------
+    UserError
+        If the corpus or a speaker has a name that no server accepts.
+    """
+
+    def __init__(self, data: CorpusData, features: str) -> None:
+        for kind, name in [("corpus.name", data.name), *(("speaker", s) for s in data.speakers)]:
+            if fault := name_fault(name):
+                raise UserError(f"{kind} {ascii(name[:80])}: {fault}; rename it at this node")
+        self._data, self._features = data, features
+
+    def save(self, path: Path) -> None:
+        """Write to a file of this node."""
+        about = {
+            "corpus": self._data.name,
+            "shards": self._data.shards,
+            "features": self._features,
+            "speakers": [u.speaker for u in self._data.utterances],
+        }
+        tensors: dict[str, np.ndarray[Any, Any]] = {
+            "features": self._data.features,
+            "labels": self._data.labels,
+        }
+        save_file(tensors, path, metadata={"about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Holdings":
+        """Read what `save` wrote."""
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["about"])
+            features, labels = file.get_tensor("features"), file.get_tensor("labels")
+        utterances = [
+            Utterance(Path(), speaker, EMOTIONS[label])
+            for speaker, label in zip(about["speakers"], labels, strict=True)
+        ]
+        data = CorpusData(about["corpus"], about["shards"], utterances, features, [], [])
+        return cls(data, about["features"])
+
+    @cached_property
+    def roster(self) -> dict[str, Any]:
+        """All that a server is told: whose utterances these are and how many, and versions."""
+        spoken = Counter(u.speaker for u in self._data.utterances)
+        return {
+            "version": version("fedser"),
+            "corpus": self._data.name,
+            "shards": self._data.shards,
+            "features": self._features,
+            "dimension": int(self._data.features.shape[-1]),
+            "speakers": {speaker: spoken[speaker] for speaker in self._data.speakers},
+        }
+
+    def hosted(self, hosting: Hosting, seed: int, device: str) -> Hosted:
+        """Return the data of a federation, cut and normalised as a simulation does it.
+
+        Raises
+        ------
+        UserError, KeyError
+            If the normalisation needs other nodes' features, or a speaker is not held here.
+        """
+        check_choice("normalisation", hosting.normalisation, NORMALISATIONS)
+        empty = self._examples(np.zeros(0, np.int64), self._data.features[:0], device)
+        clients = [empty] * (1 + max((number for number, *_ in hosting.clients), default=-1))
+        validation, test = empty, empty
+        if trained := sorted({speaker for _, speaker, _ in hosting.clients}):
+            own = make_clients(self._data, trained, seed, hosting.normalisation)
+            for number, speaker, shard in hosting.clients:
+                place = trained.index(speaker) * self._data.shards + shard
+                clients[number] = self._training(own, place, device)
+            features, labels = own.validation_set()
+            validation = self._examples(labels, features, device)
+        if hosting.test:
+            features, labels = held_out_set(self._data, hosting.test, None, hosting.normalisation)
+            test = self._examples(labels, features, device)
+        return Hosted(Dataset.of(clients or [empty]), validation, test)
+
+    def _training(self, own: Clients, place: int, device: str) -> Examples:
+        rows = (own.client == place) & ~own.validation
+        return self._examples(own.labels[rows], own.features[rows], device)
+
+    def _examples(
+        self, labels: np.ndarray[Any, Any], features: np.ndarray[Any, Any], device: str
+    ) -> Examples:
+        return Examples(torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device))

@@ -1,0 +1,49 @@
+"""The recogniser of the 2022 study: one vector an utterance."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fedser.client.models.base import Masks, ModelConfig, Recogniser
+
+
+@dataclass
+class Mlp(ModelConfig):
+    """Multilayer perceptron of Feng, Peri and Narayanan (Interspeech 2022).
+
+    Attributes
+    ----------
+    hidden : list of int
+        Units of each hidden layer.
+    dropout : float
+        Share of hidden units dropped during training.
+    """
+
+    name: ClassVar[str] = "mlp"
+    reads_frames: ClassVar[bool] = False
+
+    hidden: list[int] = field(default_factory=lambda: [256, 128])
+    dropout: float = 0.2
+
+    def network(self, inputs: int, classes: int) -> Recogniser:
+        """Return the network for vectors of `inputs` features."""
+        return Perceptron(self, inputs, classes)
+
+
+class Perceptron(Recogniser):
+    """ReLU network from utterance features (n, inputs) to class scores."""
+
+    def __init__(self, config: Mlp, inputs: int, classes: int) -> None:
+        sizes = [inputs, *config.hidden, classes]
+        layers = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+        super().__init__(layers, config.hidden, config.dropout)
+
+    def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
+        """Return class scores of shape (n, classes)."""
+        for number, layer in enumerate(self.dense[:-1]):
+            x = self.activate(number, layer(x), masks)
+        scores: torch.Tensor = self.dense[-1](x)
+        return scores

@@ -1,0 +1,57 @@
+"""The console command ``fedser-node``: a real client; and corpora from configurations."""
+
+import os
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fedser.client.corpora.build import build_corpus
+from fedser.client.holdings import Holdings
+from fedser.client.speakers.corpus_data import load_corpus
+from fedser.common.cache import cache_folder
+from fedser.common.environment import keep_quiet
+from fedser.common.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem
+from fedser.common.quoting import home_expanded, visible
+from fedser.conf.build import build, build_group
+from fedser.conf.messages import explain
+
+
+def main() -> None:
+    """Run the command line: an error that a user can mend ends in one line."""
+    keep_quiet()
+    sys.argv[1:] = home_expanded(sys.argv[1:])
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
+    try:
+        _hydra_main()
+    except UserError as error:
+        line, status = str(error), SUSPENDED if isinstance(error, Suspended) else BAD_INPUT
+    except (HydraException, OmegaConfBaseException) as error:
+        line, status = explain(error), BAD_INPUT
+    except OSError as error:
+        line, status = os_problem(error), SUSPENDED
+    else:
+        return
+    print(f"fedser-node: {visible(line)}", file=sys.stderr)
+    sys.exit(status)
+
+
+@hydra.main(config_path="pkg://fedser.conf", config_name="node", version_base="1.3")
+def _hydra_main(composed: DictConfig) -> None:
+    from fedser.client.node.supernode import (  # not where only corpora are composed
+        NodeConfig,
+        serve,
+    )
+
+    settings = build({"_target_": "fedser.client.node.supernode.NodeConfig", **composed.node})
+    assert isinstance(settings, NodeConfig)
+    corpus = build_corpus(composed.corpus, composed.data_root)
+    extractor = build_group("features", composed.features)
+    data = load_corpus(corpus, extractor, cache_folder(composed.cache))
+    serve(settings, Holdings(data, extractor.key))
+
+
+if __name__ == "__main__":
+    main()

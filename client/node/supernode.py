@@ -1,0 +1,155 @@
+"""A real client: Flower's SuperNode, and the ClientApp in a process that stays.
+
+Flower starts a process for every message, which must import PyTorch before it can answer. Here
+its SuperNode runs in process isolation, as Flower calls it, and this process takes the SuperNode's
+tasks in the place of ``flower-superexec``. It runs the ClientApp that is installed on this
+machine, never code that a server sends.
+"""
+
+import logging
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.supercore.constant import TaskType
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from rich.console import Console
+
+from fedser.client.app import STACKED, app, warm_up
+from fedser.client.holdings import Holdings
+from fedser.client.node.tasks import Runtime, retries
+from fedser.common.environment import proxy_hint
+from fedser.common.errors import UserError, brief, check_choice
+from fedser.common.private_folder import private_folder
+from fedser.common.processes import command, free_port, running
+
+INSECURE = "{}.insecure=true: no TLS and no authentication; within one machine only"
+
+POLL_SECONDS = 0.4
+"""Between two questions for a task, of a SuperNode on this machine."""
+
+RESTART_SECONDS = (1.0, 16.0)
+"""Before a SuperNode that ended is started again: at first, and when it ended many times."""
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Keys of ``node`` in ``conf/node.yaml``."""
+
+    superlink: str
+    root_certificates: str | None
+    private_key: str | None
+    insecure: bool
+    threads: int
+    device: str
+
+
+def serve(config: NodeConfig, holdings: Holdings) -> None:
+    """Answer a SuperLink's messages about what this node holds, until it is told to end.
+
+    Raises
+    ------
+    UserError
+        If files for TLS and authentication are missing.
+    """
+    _check(config)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # leaving nothing behind
+    with private_folder() as folder:
+        holdings.save(folder / "holdings.safetensors")
+        (folder / "secret").write_bytes(secrets.token_bytes(32))
+        speakers = holdings.roster["speakers"]
+        print(f"fedser-node: holds {', '.join(speakers)}; SuperLink {config.superlink}", flush=True)
+        warm_up(config.device)  # before anybody waits for it
+        pause, longest = RESTART_SECONDS
+        while True:
+            port = free_port()
+            with running(_supernode(config, folder, port)) as supernode:
+                taken = _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
+            pause = RESTART_SECONDS[0] if taken else min(2 * pause, longest)
+            _say(
+                f"no connection to {config.superlink}: is it up, and does it know this node's "
+                f"key? Trying again in {pause:.0f} s{proxy_hint(config.superlink)}"
+            )
+            time.sleep(pause)
+
+
+def _check(config: NodeConfig) -> None:
+    if config.threads < 1:
+        raise UserError(f"node.threads={config.threads} must be at least 1")
+    check_choice("node.device", config.device, STACKED)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("node.device=cuda: no GPU is to be seen; set node.device=cpu")
+    if config.insecure:
+        Console(stderr=True).print(INSECURE.format("node"), style="bold red", highlight=False)
+        return
+    for key in ("root_certificates", "private_key"):
+        file = getattr(config, key)
+        if file is None or not Path(file).is_file():
+            raise UserError(
+                f"node.{key}={file}: no such file; docker/certificates.sh makes it "
+                "(node.insecure=true does without TLS, within one machine)"
+            )
+
+
+def _supernode(config: NodeConfig, folder: Path, port: int) -> list[str]:
+    holdings = folder / "holdings.safetensors"
+    about = f'holdings="{holdings}" device="{config.device}" threads={config.threads}'
+    secure = (
+        ["--insecure"]
+        if config.insecure
+        else [
+            *("--root-certificates", str(config.root_certificates)),
+            *("--auth-supernode-private-key", str(config.private_key)),
+        ]
+    )
+    return [
+        command("flower-supernode"),
+        *("--superlink", config.superlink, *secure, "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(folder / "secret")),
+        *("--host", "127.0.0.1", "--port", str(port), "--node-config", about),
+    ]
+
+
+def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -> int:
+    """Run the SuperNode's tasks until it ends, and return how many it had."""
+    taken = 0
+    gone = retries(lambda: supernode.poll() is not None, None)
+    with Runtime(address, None, secret, gone) as runtime:
+        while supernode.poll() is None:
+            try:
+                if (token := runtime.acquire(TaskType.CLIENT_APP)) is not None:
+                    taken += 1
+                    with runtime.task(token) as task:
+                        _run(task)
+                    continue
+            except Exception as error:
+                # The SuperNode ended, or gave the task up while this machine slept; it tells
+                # the server so itself.
+                _say(f"a message remains without a reply: {brief(error)}")
+            time.sleep(POLL_SECONDS)
+    return taken
+
+
+def _run(task: RuntimeHttpClient) -> None:
+    """Answer a message."""
+    message, context, _, _ = pull_task_input(task)
+    try:
+        reply = app(message, context)
+    except Exception as error:
+        failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
+        reply = Message(failure, reply_to=message)
+    push_message(task, reply, context)
+    push_task_output(task, None, SubStatus.COMPLETED, "")
+
+
+def _say(line: str) -> None:
+    print(f"fedser-node: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,339 @@
+"""Local training on a CPU as compiled code: client after client, with no Python in between.
+
+What a client gets is what `client.training.local` gives it alone, to rounding, and does not depend
+on whose turn comes before. All that a client needs lies in a scratch that is used again for the
+next; only its update goes to memory. The gradient is written out for the multilayer perceptron.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg  # noqa: F401  Numba takes BLAS from it
+
+from fedser.client.models.base import ModelConfig
+from fedser.client.models.mlp import Mlp
+from fedser.client.training.batches import Batches
+from fedser.client.training.dataset import Dataset
+from fedser.client.training.draws import Draws
+from fedser.common.arrays import Arrays, Ints
+from fedser.common.buffers import borrow
+from fedser.common.jit import compiled, sum_of_squares
+from fedser.conf.training_keys import TrainingConfig
+
+Floats = npt.NDArray[np.floating]
+
+
+class Compiled:
+    """k clients about to train from the same weights, any chunk of them at a time.
+
+    Parameters
+    ----------
+    algorithm : str
+        ``fedavg`` or ``fedsgd``: does as `fedavg_update` or `fedsgd_gradient` do.
+    start : Arrays
+        Global weights of the round, in the order of the network.
+    data : Dataset
+        On the CPU.
+    batches : Batches
+        Of these clients, who take one step of them with ``fedsgd``.
+    draws : Draws
+        Of these clients.
+    clipping_norm : float or None
+        Bound on the L2 norm of each batch's gradient.
+    into : ndarray, shape (k * P,)
+        Takes the updates or gradients, to `common.buffers.split`.
+    """
+
+    def __init__(
+        self,
+        algorithm: str,
+        model: ModelConfig,
+        start: Arrays,
+        data: Dataset,
+        batches: Batches,
+        config: TrainingConfig,
+        draws: Draws,
+        clipping_norm: float | None,
+        into: Floats,
+    ) -> None:
+        self._data, self._batches, self._draws, self._into = data, batches, draws, into
+        assert isinstance(model, Mlp)  # which this is written for
+        classes = len(list(start.values())[-1])
+        self._widths = np.array([data.features.shape[1], *model.hidden, classes])
+        self._start = np.concatenate([array.ravel() for array in start.values()])
+        self._bounds = np.cumsum([0, *(array.size for array in start.values())])
+        self._moves = algorithm == "fedavg"
+        self._clip = np.inf if clipping_norm is None else clipping_norm
+        beta1, beta2, dtype = config.beta1, config.beta2, self._start.dtype
+        adam = [beta1, 1 - beta1, beta2, 1 - beta2, config.adam_epsilon, config.weight_decay]
+        self._adam = np.array([config.learning_rate, *adam], dtype)
+        self._unbiased = _unbiased(config, batches.counts.shape[1]).astype(dtype)
+
+    def train(self, chunk: slice) -> list[float]:
+        """Train some of the clients; returns each one's mean cross entropy over its steps.
+
+        Threads may train different chunks at a time.
+        """
+        clients = len(self._batches.rows)
+        first, end, _ = chunk.indices(clients)
+        rows, counts = (part[chunk].numpy() for part in (self._batches.rows, self._batches.counts))
+        draws = Draws(self._draws.keys[chunk], self._draws.dropout)
+        units = int(self._widths[1:-1].sum()) if draws.dropout > 0 else 0
+        kept = np.empty((*rows.shape, units), np.bool_)
+        if units:
+            for step in range(rows.shape[1] if self._moves else 1):
+                kept[:, step] = draws.kept(step, rows.shape[2], units).numpy()
+        losses = np.empty(end - first)
+        _train(
+            self._start,
+            self._widths,
+            self._bounds,
+            self._data.features.numpy(),
+            self._data.labels.numpy(),
+            rows,
+            counts,
+            kept,
+            self._start.dtype.type(1 / (1 - draws.dropout)),
+            self._moves,
+            self._adam,
+            self._unbiased,
+            self._clip,
+            borrow((5, len(self._start)), self._start.dtype),
+            self._into,
+            clients,
+            first,
+            losses,
+        )
+        return losses.tolist()
+
+
+def _unbiased(config: TrainingConfig, steps: int) -> npt.NDArray[np.float64]:
+    """Return what makes Adam's mean and root mean square unbiased in each step, (steps, 2)."""
+    power = np.arange(1, steps + 1)
+    return np.stack([1 / (1 - config.beta1**power), (1 - config.beta2**power) ** -0.5], axis=1)
+
+
+@compiled
+def _train(
+    start: Floats,
+    widths: Ints,
+    bounds: Ints,
+    features: Floats,
+    labels: Ints,
+    rows: Ints,
+    counts: Ints,
+    kept: npt.NDArray[np.bool_],
+    scale: np.floating,
+    moves: bool,
+    adam: Floats,
+    unbiased: Floats,
+    clipping_norm: float,
+    scratch: Floats,
+    into: Floats,
+    clients: int,
+    first: int,
+    losses: Floats,
+) -> None:
+    """Train clients `first`, `first` + 1, ... of so many, whose batches these are."""
+    one = start.dtype.type(1)
+    params, before, gradient = scratch[0], scratch[1], scratch[2]
+    means, squares = scratch[3], scratch[4]
+    activations = np.empty(rows.shape[2] * widths.sum(), start.dtype)
+    slopes = np.empty_like(activations)
+    for client in range(len(rows)):
+        steps = (counts[client] > 0).sum() if moves else 1
+        loss, factor_before = 0.0, one
+        for step in range(steps):
+            weights = params if step else start
+            slope = gradient if step else before
+            utterances = rows[client, step, : counts[client, step]]
+            size = len(utterances)
+            for i in range(size):
+                activations[i * widths[0] : (i + 1) * widths[0]] = features[utterances[i]]
+            _forward(weights, widths, activations, size, kept[client, step], scale)
+            loss += _loss(widths, activations, slopes, labels[utterances])
+            _backward(weights, widths, activations, slopes, size, scale, slope)
+            factor = one
+            if clipping_norm < np.inf:
+                norm = math.sqrt(sum_of_squares(slope))
+                factor = start.dtype.type(min(1.0, clipping_norm / (norm + 1e-6)))
+            for part in range(len(bounds) - 1):
+                i, j = bounds[part], bounds[part + 1]
+                row = clients * i + (first + client) * (j - i)
+                out = into[row : row + j - i]
+                if not moves:
+                    for at in range(j - i):
+                        out[at] = factor * slope[i + at]
+                elif step == 0:
+                    _first_step(
+                        start[i:j],
+                        before[i:j],
+                        factor,
+                        adam,
+                        params[i:j],
+                        out,
+                        step == steps - 1,
+                    )
+                else:
+                    _next_step(
+                        start[i:j],
+                        before[i:j],
+                        factor_before,
+                        gradient[i:j],
+                        factor,
+                        adam,
+                        unbiased[step],
+                        means[i:j],
+                        squares[i:j],
+                        params[i:j],
+                        out,
+                        step == 1,
+                        step == steps - 1,
+                    )
+            factor_before = factor
+        losses[client] = loss / steps
+
+
+@compiled
+def _forward(
+    weights: Floats,
+    widths: Ints,
+    activations: Floats,
+    size: int,
+    kept: npt.NDArray[np.bool_],
+    scale: np.floating,
+) -> None:
+    """Fill in the activations of a batch, layer after layer, from those of the first."""
+    layers, begin, at, unit = len(widths) - 1, 0, 0, 0
+    zero = weights.dtype.type(0)
+    for layer in range(layers):
+        n, m = widths[layer], widths[layer + 1]
+        weight, bias = weights[begin : begin + m * n].reshape(m, n), weights[begin + m * n :]
+        inputs = activations[at : at + size * n].reshape(size, n)
+        at += size * n
+        outputs = activations[at : at + size * m].reshape(size, m)
+        np.dot(inputs, weight.T, outputs)
+        for i in range(size):
+            for j in range(m):
+                outputs[i, j] += bias[j]
+        if layer < layers - 1:
+            for i in range(size):
+                for j in range(m):
+                    if outputs[i, j] < zero:
+                        outputs[i, j] = zero
+            if kept.shape[1]:
+                for i in range(size):
+                    for j in range(m):
+                        outputs[i, j] *= scale if kept[i, unit + j] else zero
+        unit += m
+        begin += m * n + m
+
+
+@compiled
+def _loss(widths: Ints, activations: Floats, slopes: Floats, truth: Ints) -> float:
+    """Return a batch's mean cross entropy, and write its derivative by the scores."""
+    size, classes = len(truth), widths[-1]
+    at = size * widths[:-1].sum()
+    total = 0.0
+    for i in range(size):
+        scores = activations[at + i * classes : at + (i + 1) * classes]
+        slope = slopes[at + i * classes : at + (i + 1) * classes]
+        shifted = scores - scores.max()
+        slope[:] = np.exp(shifted)
+        partition = slope.sum()
+        total += np.log(partition) - shifted[truth[i]]
+        slope /= partition
+        slope[truth[i]] -= 1
+        slope /= size
+    return total / size
+
+
+@compiled
+def _backward(
+    weights: Floats,
+    widths: Ints,
+    activations: Floats,
+    slopes: Floats,
+    size: int,
+    scale: np.floating,
+    gradient: Floats,
+) -> None:
+    """Write a batch's gradient by all weights, given its derivative by the scores."""
+    begin, at = len(weights), size * widths.sum()
+    zero = weights.dtype.type(0)
+    for layer in range(len(widths) - 2, -1, -1):
+        n, m = widths[layer], widths[layer + 1]
+        at -= size * m
+        begin -= m * n + m
+        slope = slopes[at : at + size * m].reshape(size, m)
+        inputs = activations[at - size * n : at].reshape(size, n)
+        np.dot(slope.T, inputs, gradient[begin : begin + m * n].reshape(m, n))
+        by_bias = gradient[begin + m * n : begin + m * n + m]
+        by_bias[:] = zero
+        for i in range(size):
+            for j in range(m):
+                by_bias[j] += slope[i, j]
+        if layer:
+            weight = weights[begin : begin + m * n].reshape(m, n)
+            further = slopes[at - size * n : at].reshape(size, n)
+            np.dot(slope, weight, further)
+            for i in range(size):
+                for j in range(n):  # what dropout left out is 0, too
+                    further[i, j] *= scale if inputs[i, j] > zero else zero
+
+
+@compiled
+def _first_step(
+    start: Floats,
+    gradient: Floats,
+    factor: np.floating,
+    adam: Floats,
+    params: Floats,
+    out: Floats,
+    last: bool,
+) -> None:
+    """Adam's first step, in which the moments are the gradient and its square."""
+    rate, epsilon, decay = adam[0], adam[5], adam[6]
+    for i in range(len(start)):
+        g = factor * gradient[i] + decay * start[i]
+        move = rate * g / (abs(g) + epsilon)
+        if last:
+            out[i] = -move
+        else:
+            params[i] = start[i] - move
+
+
+@compiled
+def _next_step(
+    start: Floats,
+    before: Floats,
+    factor_before: np.floating,
+    gradient: Floats,
+    factor: np.floating,
+    adam: Floats,
+    unbiased: Floats,
+    means: Floats,
+    squares: Floats,
+    params: Floats,
+    out: Floats,
+    second: bool,
+    last: bool,
+) -> None:
+    """A later step of Adam; the moments before the second one are those of the first gradient."""
+    rate, beta1, rest1, beta2, rest2, epsilon, decay = adam
+    length, spread = rate * unbiased[0], unbiased[1]
+    for i in range(len(start)):
+        if second:
+            h = factor_before * before[i] + decay * start[i]
+            mean, square = rest1 * h, rest2 * h * h
+        else:
+            mean, square = means[i], squares[i]
+        g = factor * gradient[i] + decay * params[i]
+        mean = beta1 * mean + rest1 * g
+        square = beta2 * square + rest2 * g * g
+        moved = params[i] - length * mean / (np.sqrt(square) * spread + epsilon)
+        if last:
+            out[i] = moved - start[i]
+        else:
+            means[i], squares[i], params[i] = mean, square, moved

@@ -1,0 +1,77 @@
+"""Training data of clients as tensors on the device that trains."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features of shape (n, d) or (n, T, d) in float32 and labels of shape (n,) in int64."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Utterances of M clients, one client's after another's.
+
+    Attributes
+    ----------
+    features : Tensor of float32, shape (n, d), or (n, T, d) of frames: see `client.features.frames`
+    labels : Tensor of int64, shape (n,)
+    bounds : Tensor of int64, shape (M + 1,)
+        Where each client's utterances begin, and the last one's end; on the CPU.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    bounds: torch.Tensor
+
+    @classmethod
+    def of(cls, clients: Sequence[Examples]) -> "Dataset":
+        """Put clients' utterances together."""
+        sizes = torch.tensor([0, *map(len, clients)])
+        features = torch.cat([examples.features for examples in clients])
+        return cls(features, torch.cat([e.labels for e in clients]), sizes.cumsum(0))
+
+    @classmethod
+    def load(cls, path: Path, device: str) -> "Dataset":
+        """Read what `Clients.save_training` wrote."""
+        stored = load_file(path)
+        features, labels = stored["features"].to(device), stored["labels"].to(device)
+        return cls(features, labels, stored["bounds"])
+
+    def __len__(self) -> int:
+        """Return M."""
+        return len(self.bounds) - 1
+
+    def __getitem__(self, client: int) -> Examples:
+        """Return one client's utterances, not a copy."""
+        own = slice(*self.bounds[client : client + 2].tolist())
+        return Examples(self.features[own], self.labels[own])
+
+    def __iter__(self) -> Iterator[Examples]:
+        """Yield one client's utterances after another's."""
+        return (self[client] for client in range(len(self)))
+
+    def sizes(self, clients: Sequence[int]) -> torch.Tensor:
+        """Return how many utterances each of k clients has, shape (k,)."""
+        first = torch.tensor(clients)
+        return self.bounds[first + 1] - self.bounds[first]
+
+
+def trim(features: torch.Tensor) -> torch.Tensor:
+    """Leave out frames that are padding in each of n sequences; vectors (n, d) stay as they are."""
+    if features.ndim == 2:
+        return features
+    used = ~features[:, :, 0].isnan().all(dim=0)
+    return features[:, : max(1, int(used.sum()))]

@@ -1,0 +1,120 @@
+"""Random orders and dropout masks of local training, counted out instead of drawn in turn.
+
+Each number is a hash of a client's key and of its own place, so that a client gets the same
+ones alone or stacked with others, on any worker and on any device. The hash is SplitMix
+(Steele, Lea and Flood, 2014) in 32 bits, with the finaliser of MurmurHash3. That is enough for
+shuffling and dropout; what a guarantee rests on is drawn from a `NoiseSource`.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedser.common.jit import compiled
+from fedser.common.seeds import numpy_stream
+
+GOLDEN = 0x9E3779B9 - 2**32
+"""SplitMix's increment, as a signed integer."""
+
+ORDER, MASK = 0, 1
+
+Ints = npt.NDArray[np.int32]
+
+
+def client_keys(seed: int, clients: Sequence[int], *name: str | int) -> torch.Tensor:
+    """Return a key for each of k clients, int32 of shape (k,).
+
+    Parameters
+    ----------
+    name : str or int
+        Names the streams, together with `seed` and the client.
+    """
+    first, second = numpy_stream(seed, *name).integers(-(2**31), 2**31, 2).tolist()
+    numbers = torch.tensor(clients, dtype=torch.int32)
+    return _mix(_mix(numbers * GOLDEN + first) + second)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Numbers of k clients.
+
+    Attributes
+    ----------
+    keys : Tensor of int32, shape (k,)
+        On the device that trains.
+    dropout : float
+        Share of hidden units dropped.
+    """
+
+    keys: torch.Tensor
+    dropout: float
+
+    def orders(self, epoch: int, sizes: torch.Tensor) -> torch.Tensor:
+        """Return each client's utterances in random order, then padding: (k, largest size).
+
+        Parameters
+        ----------
+        sizes : Tensor of int64, shape (k,)
+            How many utterances each client has.
+        """
+        places = torch.arange(int(sizes.max()), device=sizes.device)
+        drawn = self._numbers(len(places), ORDER, epoch).long()
+        drawn = drawn.masked_fill(places >= sizes[:, None], 2**31)
+        return drawn.argsort(dim=1, stable=True)
+
+    def masks(self, step: int, rows: int, widths: Sequence[int]) -> list[torch.Tensor]:
+        """Return what to multiply each hidden layer's outputs (k, rows, width) by in a step."""
+        kept = self.kept(step, rows, sum(widths)).to(torch.get_default_dtype())
+        kept /= 1 - self.dropout
+        return list(torch.split(kept, list(widths), dim=2))
+
+    def kept(self, step: int, rows: int, units: int) -> torch.Tensor:
+        """Return which hidden units stay in a step, bool (k, rows, units), all layers' in turn.
+
+        It depends on a number's row and unit, not on how many rows there are.
+        """
+        drawn = self._numbers(rows * units, MASK, step)
+        drawn &= 0xFFFFFF
+        return (drawn >= round(self.dropout * 2**24)).view(len(self.keys), rows, units)
+
+    def _numbers(self, count: int, kind: int, number: int) -> torch.Tensor:
+        """Return int32 numbers (k, count)."""
+        start = zlib.crc32(f"{kind}/{number}".encode()) - 2**31
+        if self.keys.is_cpu:
+            return torch.from_numpy(counted(self.keys.numpy(), start, count))
+        return counted_on_device(self.keys, start, count)
+
+
+@compiled
+def counted(keys: Ints, start: int, count: int) -> Ints:
+    """Return the hash of each of k keys plus start plus each multiple of GOLDEN, (k, count)."""
+    numbers = np.empty((len(keys), count), np.int32)
+    for row in range(len(keys)):
+        first = np.uint32(keys[row] + start)
+        for i in range(count):
+            x = np.uint32(first + np.uint32(i) * np.uint32(GOLDEN & 0xFFFFFFFF))
+            x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+            x = np.uint32((x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+            numbers[row, i] = np.int32(x ^ (x >> np.uint32(16)))
+    return numbers
+
+
+def counted_on_device(keys: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Do as `counted` where the keys are."""
+    steps = torch.arange(count, dtype=torch.int32, device=keys.device)
+    return _mix(keys[:, None] + steps.mul_(GOLDEN).add_(start))
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """Return MurmurHash3's finaliser of each number: every bit depends on every other."""
+    for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32), (16, 1)):
+        high = x >> shift
+        high &= (1 << (32 - shift)) - 1  # a shift of signed integers copies the sign
+        x = high.bitwise_xor_(x)
+        if factor != 1:
+            x *= factor
+    return x

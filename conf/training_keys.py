@@ -1,0 +1,36 @@
+"""The keys of ``training``: how a client learns from its own data."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class TrainingConfig:
+    """Local optimisation; the defaults are those of the 2022 study.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        Passes over a client's utterances and utterances a step (FedSGD: one step, one batch).
+    learning_rate, weight_decay, beta1, beta2, adam_epsilon : float
+        Adam's settings (Kingma and Ba, 2015); FedSGD uses none of them on the client.
+    engine : str
+        ``stacked`` (many clients at a time where that pays: see `client.training.engine.STACKS`) or
+        ``loop`` (one by one, in plain PyTorch).
+    """
+
+    epochs: int = 1
+    batch_size: int = 20
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.98
+    adam_epsilon: float = 1e-9
+    engine: str = "stacked"
+
+    def steps(self, num_examples: int) -> int:
+        """Adam steps that a client of this size takes in a round."""
+        return self.epochs * -(-num_examples // self.batch_size)
+
+    def sampling_rate(self, num_examples: int) -> float:
+        """Chance of each of a client's utterances to be in a step's Poisson batch."""
+        return min(1.0, self.batch_size / num_examples)

@@ -1,0 +1,366 @@
+"""The participation ledger of a run, and the privacy really spent."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from fedser.client.privacy.mechanisms import UserLevelDP
+from fedser.conf.privacy_keys import CENTRAL, PrivacyConfig
+from fedser.conf.training_keys import TrainingConfig
+from fedser.server.privacy.composition import Releases, running_epsilon
+from fedser.server.privacy.plan import PrivacyPlan
+
+Exposures = Mapping[str, Releases]
+"""What is released of each unit, by its name. A unit has one name in all federations of a run."""
+
+
+class Ledger:
+    """Who released what in one federation, round by round: planned beforehand, or spent.
+
+    Parameters
+    ----------
+    rate : float
+        Sampling rate of Poisson cohorts.
+    units : sequence of str, length N
+        Name of the unit that each client's data belongs to; a speaker may hold several clients.
+    batches : sequence of Releases, length N
+        What one update of each client releases of its utterances.
+    mus : sequence of float, length N
+        Sensitivity over noise of one release of each client.
+
+    Attributes
+    ----------
+    releases : Counter
+        How often each client's update may have left its device.
+    """
+
+    def __init__(
+        self,
+        privacy: PrivacyConfig,
+        rate: float,
+        units: Sequence[str],
+        batches: Sequence[Releases],
+        mus: Sequence[float],
+    ) -> None:
+        self._privacy, self._rate, self._units = privacy, rate, units
+        self._batches, self._mus = batches, mus
+        self._squared: defaultdict[str, float] = defaultdict(float)
+        self._rounds = 0
+        self.releases: Counter[int] = Counter()
+
+    def add(self, cohort: Iterable[int]) -> None:
+        """Note a round and its clients."""
+        present = {client: self._mus[client] for client in cohort}
+        together = self._privacy.mechanism in CENTRAL
+        for unit, cost in squared_sensitivities(present, self._units, together).items():
+            self._squared[unit] += cost
+        self.releases.update(present.keys())
+        self._rounds += 1
+
+    def copy(self) -> "Ledger":
+        """Return a ledger that goes on from here by itself."""
+        other = copy(self)
+        other._squared, other.releases = self._squared.copy(), self.releases.copy()
+        return other
+
+    @property
+    def exposures(self) -> Exposures:
+        """Releases of each unit against the plan's vantage.
+
+        A unit without releases has no entry, unless cohorts are secret: then every round may have
+        held it.
+        """
+        if self._privacy.unit == "utterance":
+            return {
+                self._units[client]: replace(self._batches[client], count=batch_count * updates)
+                for client, updates in self.releases.items()
+                for batch_count in [self._batches[client].count]
+            }
+        if self._privacy.vantage == "outsider" and self._rounds:
+            return {
+                unit: Releases(self._rounds, self._rate, clients)
+                for unit, clients in Counter(self._units).items()
+            }
+        return self.known
+
+    @property
+    def known(self) -> Exposures:
+        """Releases of each unit against an observer who knows who took part."""
+        return {unit: Releases(squared) for unit, squared in self._squared.items()}
+
+
+def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
+    """Return the releases of each unit in several federations together.
+
+    A unit's rate and number of clients do not depend on the federation: shards and training
+    parts are cut speaker by speaker.
+    """
+    total: dict[str, Releases] = {}
+    for part in parts:
+        for unit, releases in part.items():
+            before = total.get(unit, replace(releases, count=0))
+            if replace(before, count=0) != replace(releases, count=0):
+                raise ValueError(f"{unit}: {before} and {releases} do not add up to one count")
+            total[unit] = replace(releases, count=before.count + releases.count)
+    return total
+
+
+def largest(exposures: Iterable[Releases]) -> tuple[Releases, ...]:
+    """Return the releases of the units that may be worst off.
+
+    Of two units with one rate, a unit with more clients and more releases is worse off.
+    """
+    found: list[Releases] = []
+    for one in sorted(set(exposures), key=lambda r: (r.rate, r.clients, r.count), reverse=True):
+        if not any(o.rate == one.rate and o.count >= one.count for o in found):
+            found.append(one)  # those before it have as many clients or more
+    return tuple(reversed(found))
+
+
+def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
+    """Return the epsilon of the unit that is worst off; None without a finite guarantee.
+
+    Without any releases it is 0.
+    """
+    noise_multiplier = accounted_noise(plan)
+    if noise_multiplier is None:
+        return None
+    c = plan.config
+    epsilon = max(
+        (
+            running_epsilon(releases, noise_multiplier, c.delta, c.accountant or "")
+            for releases in largest(exposures)
+        ),
+        default=0.0,
+    )
+    return None if math.isinf(epsilon) else epsilon
+
+
+def accounted_noise(plan: PrivacyPlan) -> float | None:
+    """Return the noise multiplier of a ledger's unit sensitivity; None without a guarantee.
+
+    The noise of UDP depends on the client, and its ledger counts in multiples of that noise.
+    """
+    return 1.0 if plan.config.mechanism == "udp" else plan.noise_multiplier
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The releases that another federation of the run makes of the same units.
+
+    Attributes
+    ----------
+    sizes, units
+        As in `Accountant`.
+    cohorts : list of list of int
+        One list per round, as planned. Of secret cohorts only the number of rounds matters.
+    repeated : list of list of int
+        Cohorts that were asked once more after an interruption.
+    """
+
+    sizes: Sequence[int]
+    units: Sequence[str]
+    cohorts: Sequence[Sequence[int]]
+    repeated: Sequence[Sequence[int]] = ()
+
+
+class Accountant:
+    """Keeps the ledger of a federation, and tells the privacy spent in it.
+
+    Parameters
+    ----------
+    sizes : sequence of int, length N
+        Training utterances of each client.
+    units : sequence of str, length N
+        As in `Ledger`.
+    num_parameters : int
+        Shared weights d.
+    algorithm : str
+        ``fedavg`` or ``fedsgd``.
+    others : sequence of Schedule
+        The federations that count together with this one and go on beside it.
+
+    Attributes
+    ----------
+    cohorts : list of list of int
+        One list per round: the clients whose update may have left its device.
+    """
+
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        sizes: Sequence[int],
+        units: Sequence[str],
+        num_parameters: int,
+        algorithm: str,
+        training: TrainingConfig,
+        others: Sequence[Schedule] = (),
+    ) -> None:
+        self._plan, mechanism = plan, plan.client_mechanism()
+
+        def ledger(sizes: Sequence[int], units: Sequence[str]) -> Ledger:
+            mus = [1.0] * len(sizes)
+            # The configuration names the mechanism: a class of the user's own that inherits from
+            # a mechanism is not accounted for as that mechanism.
+            if plan.config.mechanism == "udp":
+                assert isinstance(mechanism, UserLevelDP)
+                mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
+            batches = [batch_releases(n, algorithm, training) for n in sizes]
+            return Ledger(plan.config, plan.sampling_rate, units, batches, mus)
+
+        self._ledger = ledger(sizes, units)
+        self._others = [(iter(o.cohorts), ledger(o.sizes, o.units)) for o in others]
+        for other, (_, own) in zip(others, self._others, strict=True):
+            for cohort in other.repeated:
+                own.add(cohort)
+        self._seen = 0
+        self.cohorts: list[list[int]] = []
+
+    def add(self, cohort: Iterable[int]) -> None:
+        """Note a round and the clients whose update may have left its device in it."""
+        self.cohorts.append(sorted(cohort))
+        self._ledger.add(self.cohorts[-1])
+
+    @property
+    def releases(self) -> Counter[int]:
+        """How often each client is in the ledger."""
+        return self._ledger.releases
+
+    @property
+    def exposures(self) -> Exposures:
+        """Releases of each unit in this federation, against the plan's vantage."""
+        return self._ledger.exposures
+
+    @property
+    def known(self) -> Exposures | None:
+        """The same against an observer who knows who took part; None if `exposures` assumes it."""
+        return self._ledger.known if self._plan.config.vantage == "outsider" else None
+
+    @property
+    def epsilon(self) -> float | None:
+        """Spent so far in this federation by the unit that spent most; None without a guarantee."""
+        return spent(self._plan, self.exposures.values())
+
+    @property
+    def known_epsilon(self) -> float | None:
+        """The same against an observer who knows who took part; None if `epsilon` assumes it."""
+        return None if self.known is None else spent(self._plan, self.known.values())
+
+    def overspends(self, server_round: int, cohort: Iterable[int]) -> bool:
+        """Tell whether a round with this cohort would spend more than the plan allows.
+
+        The other federations of the run count as far as their schedules go up to this round:
+        none of them releases more, so together they keep to the limit.
+        """
+        limit = self._plan.config.stop_at_epsilon
+        if limit is None:
+            return False
+        after = self._ledger.copy()
+        after.add(cohort)
+        for ahead, other in self._others:
+            for planned in islice(ahead, max(0, server_round - self._seen)):
+                other.add(planned)
+        self._seen = max(self._seen, server_round)
+        together = composed([after.exposures, *(other.exposures for _, other in self._others)])
+        epsilon = spent(self._plan, (together[unit] for unit in after.exposures))
+        return epsilon is None or epsilon > limit
+
+
+def planned_exposures(
+    privacy: PrivacyConfig,
+    cohorts: Sequence[Sequence[int]],
+    rate: float,
+    sizes: Sequence[int],
+    units: Sequence[str],
+    algorithm: str,
+    training: TrainingConfig,
+) -> Exposures:
+    """Return the releases of each unit that a schedule of cohorts will cause in a federation.
+
+    Parameters
+    ----------
+    cohorts : sequence of sequence of int
+        Clients of each round; of secret cohorts only the number of rounds matters.
+    rate, units
+        As in `Ledger`.
+    """
+    batches = [batch_releases(n, algorithm, training) for n in sizes]
+    ledger = Ledger(privacy, rate, units, batches, [1.0] * len(sizes))
+    for cohort in cohorts:
+        ledger.add(cohort)
+    return ledger.exposures
+
+
+def squared_sensitivities(
+    mus: dict[int, float], units: Sequence[str], together: bool
+) -> dict[str, float]:
+    """Return how far a round moves what is released of each unit, squared, over the noise.
+
+    Parameters
+    ----------
+    mus : dict of client to float
+        Sensitivity over noise of the round's clients.
+    together : bool
+        Whether their updates are summed before one noise is added, so that a unit's clients
+        add up; noised one by one, their squares do.
+    """
+    by_unit: dict[str, list[float]] = {}
+    for client, mu in mus.items():
+        by_unit.setdefault(units[client], []).append(mu)
+    if together:
+        return {unit: sum(own) ** 2 for unit, own in by_unit.items()}
+    return {unit: sum(mu * mu for mu in own) for unit, own in by_unit.items()}
+
+
+def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) -> Releases:
+    """Return what one update by DP-SGD releases of each utterance of a client."""
+    steps = 1 if algorithm == "fedsgd" else training.steps(num_examples)
+    return Releases(steps, training.sampling_rate(num_examples))
+
+
+def udp_mu(
+    mechanism: UserLevelDP,
+    num_examples: int,
+    dimension: int,
+    algorithm: str,
+    config: TrainingConfig,
+) -> float:
+    """Sensitivity over noise of one UDP release, replacing all data of the client.
+
+    The sensitivity is that of the code as published, not of its claim 2 C / n: an Adam update
+    is bounded by `adam_sensitivity`, a clipped gradient (FedSGD) by 2 C.
+    """
+    if algorithm == "fedsgd":
+        sensitivity = 2 * mechanism.gradient_clip
+    else:
+        sensitivity = adam_sensitivity(dimension, config.steps(num_examples), config)
+    return sensitivity / mechanism.stddev(num_examples)
+
+
+def adam_sensitivity(dimension: int, steps: int, config: TrainingConfig) -> float:
+    """Bound on how far replacing all of a client's data moves an Adam update, in L2 norm.
+
+    Adam's step in a coordinate is ``lr |sum a_i g_i| / sqrt(sum b_i g_i^2)``, at most
+    ``lr sqrt(sum a_i^2 / b_i)`` by Cauchy and Schwarz, whatever the gradients are: exactly lr in
+    the first step. Clipping gradients does not lower it. Two updates differ by up to twice
+    the norm of one.
+
+    Parameters
+    ----------
+    dimension : int
+        Number of shared weights d.
+    steps : int
+        Adam steps in one update.
+    """
+    total = 0.0
+    for t in range(1, steps + 1):
+        age = np.arange(t)[::-1]
+        a = (1 - config.beta1) * config.beta1**age / (1 - config.beta1**t)
+        b = (1 - config.beta2) * config.beta2**age / (1 - config.beta2**t)
+        total += math.sqrt(float(np.sum(a * a / b)))
+    return 2 * config.learning_rate * math.sqrt(dimension) * total

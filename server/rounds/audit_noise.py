@@ -1,0 +1,262 @@
+"""What the audit collects to test a mechanism directly: its noise, clip, cohorts and batches.
+
+Canaries whose update is known go through the real path. What arrives, less what should arrive
+without noise, is the noise itself: many thousand samples a release, where a canary that is told
+from its opposite is one. A second pass with next to no noise reads the clip to high precision.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fedser.client.privacy.mechanisms import LocalDP
+from fedser.client.speakers.clients import Clients
+from fedser.common.arrays import Arrays, Bools, l2_norm
+from fedser.conf.privacy_keys import LOCAL, PrivacyConfig
+from fedser.server.federation.cohort import cohort_sampler
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
+
+Floats64 = npt.NDArray[np.float64]
+
+SIZES = (1, 7, 40)
+"""Utterances of the canaries: noise must not depend on them."""
+SAMPLES, LEAST_ROUNDS, MOST_ROUNDS = 400_000, 12, 250
+"""Noise samples wanted over all tensors, and the rounds that they may take."""
+TIMES_THE_CLIP = 3.0
+QUIET = 1e-7
+"""Noise multiplier of the pass that reads the clip."""
+SAMPLED_CLIENTS, SAMPLED_ROUNDS = 60, 400
+COUNT_ROUNDS = 120
+
+
+@dataclass(frozen=True)
+class NoiseSamples:
+    """Noise over its planned standard deviation: independent standard normals, if all is well.
+
+    Attributes
+    ----------
+    of : str
+        Where it was found.
+    tensors : dict of str to ndarray, shape (R, K, *shape)
+        By parameter: R rounds, K releases in each.
+    """
+
+    of: str
+    tensors: dict[str, Floats64]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who was drawn: R independent draws of n, each with probability `rate`.
+
+    Attributes
+    ----------
+    present : ndarray of bool, shape (R, n)
+    """
+
+    of: str
+    rate: float
+    present: Bools
+
+
+@dataclass
+class Collected:
+    """All that the direct tests judge.
+
+    Attributes
+    ----------
+    norms : dict of str to float
+        Norm that arrived over the clipping norm, by where the whole update lay.
+    count_noise : ndarray, shape (R,)
+        Noise on the count of adaptive clipping over its planned deviation; empty without it.
+    """
+
+    noises: list[NoiseSamples] = field(default_factory=list)
+    memberships: list[Membership] = field(default_factory=list)
+    norms: dict[str, float] = field(default_factory=dict)
+    count_noise: Floats64 = field(default_factory=lambda: np.zeros(0))
+
+
+def collect(path: AuditPath) -> Collected:
+    """Send canaries through the mechanism of the path's protocol."""
+    plan = path.protocol.plan
+    found = Collected()
+    if plan.config.mechanism in LOCAL:
+        _collect_local(path, found)
+    else:
+        _collect_central(path, found)
+    sampler = cohort_sampler(
+        plan.config, SAMPLED_CLIENTS, plan.sampling_rate, path.protocol.seed, "audit-cohorts"
+    )
+    if sampler.poisson and plan.sampling_rate < 1:
+        present = np.zeros((SAMPLED_ROUNDS, SAMPLED_CLIENTS), bool)
+        for row in range(SAMPLED_ROUNDS):
+            present[row, sampler(row + 1)] = True
+        found.memberships.append(Membership("cohorts", plan.sampling_rate, present))
+    return found
+
+
+def _collect_local(path: AuditPath, found: Collected) -> None:
+    mechanism = path.protocol.plan.client_mechanism()
+    assert isinstance(mechanism, LocalDP)
+    stddev = {
+        name: noise
+        for group, noise in zip(mechanism.groups, mechanism.noise, strict=True)
+        for name in group
+    }
+    silent = {name: np.zeros_like(array) for name, array in path.like.items()}
+    everybody = [list(range(len(SIZES)))] * noise_rounds(path, len(SIZES))
+    recorded = path.run("audit-noise", _canaries(SIZES), silent, everybody, "canary")
+    clean = dict.fromkeys(everybody[0], silent)
+    found.noises.append(_samples("updates of canaries", recorded, [clean] * len(everybody), stddev))
+    trained, expected = _trained(path)
+    clipped = [
+        {client: _clipped(update, mechanism) for client, update in of_round.items()}
+        for of_round in expected.updates
+    ]
+    found.noises.append(_samples("updates of real training", trained, clipped, stddev))
+    quiet = _quiet(path.protocol.plan)
+    for name, direction in _directions(path, mechanism.groups, mechanism.clipping_norms).items():
+        (sent,) = path.run(
+            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", quiet
+        ).updates
+        for group, clip in zip(mechanism.groups, mechanism.clipping_norms, strict=True):
+            own = l2_norm({n: sent[0][n] for n in group}) / clip
+            found.norms[name] = max(found.norms.get(name, 0.0), own)
+
+
+def _collect_central(path: AuditPath, found: Collected) -> None:
+    plan = path.protocol.plan
+    silent = {name: np.zeros_like(array) for name, array in path.like.items()}
+    rounds = max(noise_rounds(path, 1), COUNT_ROUNDS if plan.count_noise else 0)
+    # Every third cohort is empty: its sum must be noised like any other.
+    cohorts = [[] if r % 3 == 2 else list(range(len(SIZES))) for r in range(rounds)]
+    recorded = path.run("audit-noise", _canaries(SIZES), silent, cohorts, "canary")
+    found.noises.append(_sums("sums of canaries", plan, recorded, [silent] * rounds))
+    if plan.count_noise is not None:
+        found.count_noise = _count_noise(plan, recorded, np.array([len(c) for c in cohorts]))
+    trained, expected = _trained(path)
+    sums = [
+        _sum_of_clipped(of_round, plan, aggregate.clipping_norm)
+        for of_round, aggregate in zip(expected.updates, trained.aggregates, strict=True)
+    ]
+    found.noises.append(_sums("sums of real training", plan, trained, sums))
+    clip, quiet = plan.config.clipping_norm, _quiet(plan)
+    assert clip is not None  # checked
+    for name, direction in _directions(path, [list(plan.shared)], [clip]).items():
+        (aggregate,) = path.run(
+            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", quiet
+        ).aggregates
+        found.norms[name] = l2_norm(aggregate.mean) * plan.expected_cohort / clip
+
+
+def _count_noise(
+    plan: PrivacyPlan, recorded: Recording, present: npt.NDArray[np.int64]
+) -> Floats64:
+    """Read the noise on the count off the clip: every canary is below it, so it is known."""
+    c, clips = plan.config, np.array([a.clipping_norm for a in recorded.aggregates])
+    assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
+    below = c.target_quantile - np.diff(np.log(clips)) / c.clip_learning_rate
+    count = (below - 0.5) * plan.expected_cohort
+    assert plan.count_noise is not None
+    noise: Floats64 = (count - present[:-1] / 2) / plan.count_noise
+    return noise
+
+
+def _trained(path: AuditPath) -> tuple[Recording, Recording]:
+    """Train made-up clients under the mechanism, and once more without any mechanism."""
+    algorithm, random = path.protocol.algorithm.name, np.random.default_rng(0)
+    shape = (sum(SIZES), *path.utterance)
+    clients = made_up_clients(
+        random.standard_normal(shape, np.float32), random.integers(0, 4, sum(SIZES)), SIZES
+    )
+    cohorts, start = [list(range(len(SIZES)))] * 4, path.like
+    plain = replace(path.protocol.plan, config=PrivacyConfig())
+    trained = path.run("audit-training", clients, start, cohorts, algorithm)
+    return trained, path.run("audit-training", clients, start, cohorts, algorithm, plain)
+
+
+def noise_rounds(path: AuditPath, releases: int) -> int:
+    """Return the rounds that give enough noise samples, with so many releases in each."""
+    size = sum(array.size for array in path.like.values())
+    return int(np.clip(SAMPLES // (size * releases), LEAST_ROUNDS, MOST_ROUNDS))
+
+
+def _quiet(plan: PrivacyPlan) -> PrivacyPlan:
+    config = replace(plan.config, epsilon=None, noise_multiplier=QUIET)
+    return replace(plan, config=config)
+
+
+def _canaries(sizes: Sequence[int]) -> Clients:
+    """Canaries that send the whole model, which the audit chooses, with so many utterances."""
+    features = np.tile(np.array([[0.0, 1.0]], np.float32), (sum(sizes), 1))
+    return made_up_clients(features, np.ones(sum(sizes), np.int64), sizes)
+
+
+def _directions(
+    path: AuditPath, groups: Sequence[Sequence[str]], clips: Sequence[float]
+) -> dict[str, Arrays]:
+    """Return updates at three times the clip: all mass in each single tensor, and in all."""
+    random, like = np.random.default_rng(1), path.like
+    clip_of = {n: c for group, c in zip(groups, clips, strict=True) for n in group}
+    drawn = {n: random.standard_normal(array.shape, np.float32) for n, array in like.items()}
+    found = {}
+    for name in (*clip_of, "all"):
+        own = {n: drawn[n] * np.float32(name in (n, "all")) for n in like}
+        clip = max(clips) if name == "all" else clip_of[name]
+        factor = np.float32(TIMES_THE_CLIP * clip / l2_norm(own))
+        found[name] = {n: array * factor for n, array in own.items()}
+    return found
+
+
+def _clipped(update: Arrays, mechanism: LocalDP) -> Arrays:
+    """Clip in float64 by the definition, for comparison with the mechanism's own code."""
+    found = {name: np.zeros_like(array) for name, array in update.items()}
+    for group, clip in zip(mechanism.groups, mechanism.clipping_norms, strict=True):
+        norm = np.sqrt(sum(np.square(update[n], dtype=np.float64).sum() for n in group))
+        for name in group:
+            found[name] = (update[name] * min(1.0, clip / norm)).astype(np.float32)
+    return found
+
+
+def _sum_of_clipped(updates: dict[int, Arrays], plan: PrivacyPlan, clip: float) -> Arrays:
+    total: Arrays = {}
+    for update in updates.values():
+        own = {n: update[n].astype(np.float64) for n in plan.shared}
+        norm = np.sqrt(sum(np.square(array).sum() for array in own.values()))
+        for name, array in own.items():
+            total[name] = total.get(name, 0) + array * min(1.0, clip / norm)
+    return total
+
+
+def _samples(
+    of: str, recorded: Recording, clean: Sequence[dict[int, Arrays]], stddev: dict[str, float]
+) -> NoiseSamples:
+    """Standardise the noise of each client in each round."""
+    tensors = {
+        name: np.stack(
+            [
+                np.stack([updates[c][name] - known[c][name] for c in sorted(known)])
+                for updates, known in zip(recorded.updates, clean, strict=True)
+            ]
+        ).astype(np.float64)
+        / noise
+        for name, noise in stddev.items()
+    }
+    return NoiseSamples(of, tensors)
+
+
+def _sums(of: str, plan: PrivacyPlan, recorded: Recording, clean: Sequence[Arrays]) -> NoiseSamples:
+    """Standardise the noise that the server added to each round's sum."""
+    tensors: dict[str, Floats64] = {}
+    for name in plan.shared:
+        rounds = [
+            (a.mean[name].astype(np.float64) * plan.expected_cohort - known[name])
+            / plan.sum_stddev(a.clipping_norm)
+            for a, known in zip(recorded.aggregates, clean, strict=True)
+        ]
+        tensors[name] = np.stack(rounds)[:, None]
+    return NoiseSamples(of, tensors)

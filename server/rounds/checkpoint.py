@@ -1,0 +1,198 @@
+"""Saves what a federation needs to go on after an interruption, and reads it back.
+
+A checkpoint is one safetensors file: the model, the best model so far, and in its header the
+books as JSON. It is written beside its place, taken to the disk and renamed, so that there is
+always a whole one. A journal says who was asked, before any message goes out: a round that is
+run again may already have released something.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedser.common.arrays import Arrays
+from fedser.common.errors import UserError
+from fedser.common.files import make_private, replacing, sync
+from fedser.server.federation.federation import Outcome, Round
+from fedser.server.federation.scores import Scores
+
+FORMAT = 3
+STATE, JOURNAL = "state.safetensors", "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class State:
+    """A federation after some rounds.
+
+    Attributes
+    ----------
+    arrays : Arrays
+        The global model.
+    clipping_norm : float
+        The server's clip of the next round.
+    cohorts : list of list of int
+        The participation ledger.
+    chunks : dict of str to int
+        Files that the transcript consists of, by kind.
+    announced : int
+        Lines of the journal that the ledger knows of.
+    """
+
+    arrays: Arrays
+    clipping_norm: float
+    cohorts: list[list[int]]
+    chunks: dict[str, int]
+    announced: int
+
+
+class Checkpoint:
+    """The checkpoint of one federation, in a folder that no other process works in.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder of its own.
+    digest : str
+        Of all that determines the federation: another one's checkpoint is refused.
+
+    Attributes
+    ----------
+    announced : list of (int, list of int)
+        The journal: rounds, and whom they asked.
+    """
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self._folder, self._digest = folder, digest
+        self._state, self._journal = folder / STATE, folder / JOURNAL
+        self._rows: list[str] = []
+        self._cohorts: list[str] = []
+        self.announced: list[tuple[int, list[int]]] = []
+        make_private(folder)
+
+    def announce(self, server_round: int, cohort: Sequence[int], durably: bool) -> None:
+        """Note in the journal whom the next messages ask; durably: on the disk by now."""
+        self.announced.append((server_round, list(cohort)))
+        try:
+            with self._journal.open("a") as file:
+                file.write(json.dumps(self.announced[-1]) + "\n")
+            if durably:
+                sync(self._journal)
+        except OSError as error:
+            error.filename = self._journal  # a write says none
+            raise
+
+    def save(self, state: State, outcome: Outcome) -> None:
+        """Write the state and the books in one step."""
+        # What earlier checkpoints held is text already.
+        self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
+        self._cohorts += [json.dumps(cohort) for cohort in state.cohorts[len(self._cohorts) :]]
+        books = {
+            "format": FORMAT,
+            "digest": self._digest,
+            "names": list(state.arrays),
+            "clipping_norm": state.clipping_norm,
+            "chunks": state.chunks,
+            "announced": state.announced,
+            "best_round": outcome.best_round,
+            "best_scores": _plain(outcome.best_scores),
+        }
+        best = {}
+        if outcome.best_arrays and outcome.best_arrays is not state.arrays:
+            best = {f"best.{name}": array for name, array in outcome.best_arrays.items()}
+        model = {f"model.{name}": array for name, array in state.arrays.items()}
+        lists = {"rounds": self._rows, "cohorts": self._cohorts}
+        texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
+        with replacing(self._state) as part:
+            part.write_bytes(
+                save({**model, **best}, {"books": json.dumps(books), **texts})
+            )  # others may run while this is written
+            sync(part)
+        sync(self._folder)
+
+    def load(self, outcome: Outcome) -> State | None:
+        """Read the journal, fill in `outcome` and return the state; None where there is none.
+
+        Raises
+        ------
+        UserError
+            If a file is damaged, of another version or of another federation.
+        """
+        if self._journal.exists():
+            self._read_journal()
+        if not self._state.exists() and not self.announced:
+            return None
+        try:
+            with safe_open(self._state, framework="numpy") as file:
+                texts = file.metadata()
+                arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+            books = json.loads(texts["books"])
+            if (books.get("format"), books.get("digest")) != (FORMAT, self._digest):
+                raise UserError(
+                    f"{self._state}: made with another configuration, corpus or version; resume "
+                    "without changes, or start the run anew"
+                )
+            outcome.rounds = [Round(**row) for row in json.loads(texts["rounds"])]
+            outcome.best_round = books["best_round"]
+            # safetensors has an order of its own, and noise is drawn in that of the network.
+            model = {name: arrays[f"model.{name}"] for name in books["names"]}
+            if scores := books["best_scores"]:
+                confusion = np.array(scores["confusion"])
+                outcome.best_scores = Scores(**{**scores, "confusion": confusion})
+                # The best model so far may be the last one, which is there once.
+                outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
+            fields = ("clipping_norm", "chunks", "announced")
+            told = {name: books[name] for name in fields}
+            state = State(model, cohorts=json.loads(texts["cohorts"]), **told)
+        except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:
+            raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from e
+        if state.announced > len(self.announced):
+            raise UserError(f"{self._journal}: damaged journal; start the run anew")
+        return state
+
+    def _read_journal(self) -> None:
+        text = self._journal.read_bytes()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):  # a line that was cut short was followed by no message
+            os.truncate(self._journal, whole)
+        try:
+            lines = [json.loads(line) for line in text[:whole].splitlines()]
+            self.announced = [(int(number), list(cohort)) for number, cohort in lines]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self._journal}: damaged journal; start the run anew") from error
+
+
+def repeated_cohorts(folder: Path) -> list[list[int]]:
+    """Return the cohorts that a federation asked once more after interruptions; of none, none."""
+    seen: set[int] = set()
+    again: list[list[int]] = []
+    with suppress(FileNotFoundError):
+        for line in (folder / JOURNAL).read_bytes().split(b"\n")[:-1]:
+            server_round, cohort = json.loads(line)
+            if server_round in seen:
+                again.append(cohort)
+            seen.add(server_round)
+    return again
+
+
+def saved_rounds(folder: Path, after: int) -> list[Round]:
+    """Return the rows that a checkpoint holds after so many; none before there is one.
+
+    May be called while the federation runs.
+    """
+    try:
+        with safe_open(folder / STATE, framework="numpy") as file:
+            return [Round(**row) for row in json.loads(file.metadata()["rounds"])[after:]]
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError):
+        return []
+
+
+def _plain(scores: Scores | None) -> dict[str, Any] | None:
+    return {**asdict(scores), "confusion": scores.confusion.tolist()} if scores else None

@@ -1,0 +1,255 @@
+"""What the server makes of a round's updates: a weighted mean, or a noised sum."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.privacy.noise import below
+from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers, grid_step
+from fedser.common.arrays import Arrays
+from fedser.common.jit import as_rows, compiled, sum_of_squares
+from fedser.common.seeds import NoiseSource
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.transcript.transcript import Releases
+
+Floats64 = npt.NDArray[np.float64]
+
+TINY = 1e-30
+
+COUNT_STEP = 2.0**-20
+"""Step of the grid on which the count of adaptive clipping and its noise lie."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What a round's updates come to.
+
+    Attributes
+    ----------
+    mean : Arrays
+        Along which the server steps; empty where nothing was received and nothing is added.
+    norms : ndarray of float, shape (k,)
+        L2 norms of the updates as they were received.
+    noise_stddev : float
+        Noise on each coordinate: of the mean where the server adds it, else the clients' own.
+    clip_fraction : float
+        Share of the updates that the server scaled down.
+    clipping_norm : float
+        The server's own clip that was applied; NaN where it only checks its clients'.
+    """
+
+    mean: Arrays
+    norms: Floats64
+    noise_stddev: float
+    clip_fraction: float
+    clipping_norm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Received:
+    """Updates of one round as the server received them, and their norms.
+
+    Attributes
+    ----------
+    releases : Releases
+        Of k clients.
+    norms : ndarray of float64, shape (k,)
+    """
+
+    releases: Releases
+    norms: Floats64
+
+    def only(self, rows: Sequence[int]) -> "Received":
+        """Return some of the updates."""
+        r, kept = self.releases, np.array(rows, dtype=np.int64)
+        arrays = {name: array[kept] for name, array in r.arrays.items()}
+        releases = Releases(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
+        return Received(releases, self.norms[kept])
+
+
+class Aggregation(Protocol):
+    """How a round is aggregated.
+
+    Attributes
+    ----------
+    clipping_norm : float
+        The server's own clip of the next round; NaN where it only checks its clients'.
+    """
+
+    clipping_norm: float
+
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Aggregate the updates of a round that started from `model`, sorted by client."""
+
+
+class WeightedMean:
+    """The mean of the updates, weighted by utterances where their number is known.
+
+    An update above the norm that its mechanism allows is scaled down to it.
+    """
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self._mechanism = mechanism
+        self.clipping_norm = math.nan
+
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Aggregate; without any update the mean is empty."""
+        norms = all_norms(received)
+        if not len(norms):
+            return Aggregate({}, norms, math.nan, math.nan)
+        sizes = np.concatenate([part.releases.num_examples for part in received])
+        weights, bound = sizes / sizes.sum(), self._mechanism.norm_bound(model)
+        weights *= np.minimum(1, bound / np.maximum(norms, TINY))
+        noise = [self._mechanism.stddev(n) for n in sizes.tolist()]
+        return Aggregate(
+            mean=_weighted_sum(received, weights, model),
+            norms=norms,
+            noise_stddev=float(np.mean(noise)),
+            clip_fraction=float((norms > bound).mean()),
+        )
+
+
+class NoisedMean:
+    """DP-FedAvg: clip each update, sum, add noise once, divide by the public q N.
+
+    Every client has the same weight, and an empty cohort gets noise like any other. With adaptive
+    clipping the clip follows a quantile of the norms, from a count that gets noise too. Updates
+    and noise are multiples of one step and are summed as integers, so that the bits of the sum
+    tell no more than epsilon allows.
+
+    Parameters
+    ----------
+    noise : callable
+        Round to the source of its noise; each attempt of a round must have another one.
+
+    References
+    ----------
+    McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871.
+    """
+
+    def __init__(self, plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> None:
+        assert plan.config.clipping_norm is not None  # checked
+        self._plan, self._noise = plan, noise
+        self.clipping_norm = plan.config.clipping_norm
+        plan.sum_stddev(self.clipping_norm)  # refuses a count noise that is too small
+
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Aggregate; `model` gives the shapes."""
+        clip, noise = self.clipping_norm, self._noise(server_round)
+        norms = all_norms(received)
+        weights = np.minimum(1, below(clip) / np.maximum(norms, TINY))
+        stddev, cohort = self._plan.sum_stddev(clip), self._plan.expected_cohort
+        step = grid_step(clip, sum(self._plan.shared.values()), stddev)
+        mean = {name: np.zeros_like(array) for name, array in model.items()}
+        for name in self._plan.shared:
+            total = _sum_on_grid(received, name, weights, step, model[name].size)
+            total += gaussian_integers(total.size, stddev / step, noise)
+            mean[name] = (total * (step / cohort)).astype(np.float32).reshape(model[name].shape)
+        self._adapt(norms, noise)
+        clipped = float((norms > clip).mean()) if len(norms) else math.nan
+        return Aggregate(mean, norms, stddev / cohort, clipped, clip)
+
+    def _adapt(self, norms: Floats64, noise: NoiseSource) -> None:
+        """Move the clip towards the target quantile of the norms."""
+        if self._plan.count_noise is None:
+            return
+        c = self._plan.config
+        assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
+        # Counted from one half, a client moves the count by half as much (theorem 1).
+        halves = 2 * int((norms <= self.clipping_norm).sum()) - len(norms)
+        # A count is a multiple of one half, so the step is a power of two up to that.
+        step = min(0.5, max(COUNT_STEP, grid_step(1.0, 1, self._plan.count_noise)))
+        drawn = int(gaussian_integers(1, self._plan.count_noise / step, noise)[0])
+        count = (halves * round(0.5 / step) + drawn) * step
+        below = count / self._plan.expected_cohort + 0.5
+        self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
+
+
+def aggregation(plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> Aggregation:
+    """Return how a federation aggregates under its plan; `noise` as in `NoisedMean`."""
+    return NoisedMean(plan, noise) if plan.central else WeightedMean(plan.client_mechanism())
+
+
+def all_norms(received: Sequence[Received]) -> Floats64:
+    """Return the norms of all updates, one part's after another's."""
+    return np.concatenate([np.zeros(0), *(part.norms for part in received)])
+
+
+def rechunk(received: Sequence[Received], size: int) -> list[Received]:
+    """Put updates that arrived one by one into chunks of k, sorted by client.
+
+    Sums then do not depend, to the last bit, on which node sent which update.
+    """
+    if not received:
+        return []
+    releases = [part.releases for part in received]
+    order = np.argsort(np.concatenate([r.client for r in releases]))
+    rounds, client, sizes = (
+        np.concatenate([getattr(r, name) for r in releases])[order]
+        for name in ("round", "client", "num_examples")
+    )
+    norms = all_norms(received)[order]
+    rows = [(r, row) for r in releases for row in range(len(r))]
+    chunks = []
+    for first in range(0, len(order), size):
+        own = slice(first, first + size)
+        chosen = [rows[i] for i in order[own]]
+        arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
+        chunk = Releases(rounds[own], client[own], sizes[own], arrays)
+        chunks.append(Received(chunk, norms[own]))
+    return chunks
+
+
+def update_norms(arrays: Arrays) -> Floats64:
+    """Return the L2 norm of each of k updates over all arrays (k, ...); finite if they are.
+
+    Squares are summed in float64.
+    """
+    squares = np.zeros(len(next(iter(arrays.values()))))
+    for array in arrays.values():
+        _add_squares(as_rows(array), squares)
+    return np.sqrt(squares)
+
+
+@compiled
+def _add_squares(rows: npt.NDArray[np.float32], squares: Floats64) -> None:
+    for row in range(len(rows)):
+        squares[row] += sum_of_squares(rows[row])
+
+
+def _sum_on_grid(
+    received: Sequence[Received], name: str, weights: Floats64, step: float, size: int
+) -> npt.NDArray[np.int64]:
+    """Sum one parameter of all updates, scaled by their weights, in multiples of `step`."""
+    total = np.zeros(size, np.int64)
+    rows = (row for part in received for row in part.releases.arrays[name])
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        add_truncated(total, row.reshape(-1), weight, step)
+    return total
+
+
+def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:
+    """Sum the updates in float32, but those in float64 whose weight is too small for float32.
+
+    One part is summed after another, so that how nodes shared out the clients does not show.
+    """
+    tiny = (weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)
+    usual = np.where(tiny, 0, weights).astype(np.float32)
+    total = Arrays()
+    ends = np.cumsum([len(part.norms) for part in received])
+    for part, end in zip(received, ends.tolist(), strict=True):
+        rows = slice(end - len(part.norms), end)
+        for name, array in part.releases.arrays.items():
+            added = np.tensordot(usual[rows], array, axes=1)
+            for row in np.flatnonzero(tiny[rows]):
+                added += (array[row] * weights[rows][row]).astype(np.float32)
+            if name in total:
+                total[name] += added
+            else:
+                total[name] = added
+    return total or {name: np.zeros_like(array) for name, array in like.items()}

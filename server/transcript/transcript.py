@@ -1,0 +1,240 @@
+"""What a server at its vantage sees, streamed to disk: the seam between training and attack.
+
+A transcript is a folder. ``meta.json`` says how the federation was run, which the server
+knows. ``updates-00000.safetensors`` and so on hold releases: for k of them ``round`` (k,),
+``client`` (k,), ``num_examples`` (k,) and each recorded layer stacked to (k, ...), together
+with ``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the global model at
+the start of each round, and the one that the last round left as that of a round after it. No
+speaker, label or attribute is in it: a client is a number.
+
+Where a `Reader` reads each update as it passes, its few numbers (k, p) are kept in the place of
+layers, and no model.
+
+In float16 each array of a release is divided by a power of two near its norm, so that what is
+lost is mantissa alone: small updates do not drown in subnormal numbers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from fedser.common.arrays import Floats, Ints
+from fedser.common.errors import UserError
+from fedser.common.files import read_json
+from fedser.server.transcript.packing import unpack
+
+CHUNK_BYTES = 32 * 2**20
+"""About as much is written to a file, and read, at a time."""
+
+
+@dataclass(frozen=True)
+class TranscriptMeta:
+    """What the server knows of a federation.
+
+    Attributes
+    ----------
+    algorithm : str
+        ``fedavg`` (an update is a weight difference) or ``fedsgd`` (a gradient).
+    layers : list of str
+        Parameters of updates recorded; of models all are.
+    training : dict
+        Local optimisation, which the server prescribes.
+    numbers : dict of str to str
+        Kept in the place of layers: names of numbers, and of all that determines each.
+    """
+
+    federation: str
+    algorithm: str
+    num_clients: int
+    num_rounds: int
+    layers: list[str]
+    dtype: str
+    training: dict[str, float]
+    numbers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> list[str]:
+        """Names of what is recorded of each update."""
+        return [*self.layers, *self.numbers]
+
+
+@dataclass(frozen=True)
+class Releases:
+    """k updates as the server received them.
+
+    Attributes
+    ----------
+    round, client, num_examples : ndarray of int64, shape (k,)
+    arrays : mapping of str to ndarray of float32, shape (k, ...)
+        Recorded parameters, or numbers, by name.
+    """
+
+    round: Ints
+    client: Ints
+    num_examples: Ints
+    arrays: dict[str, Floats]
+
+    def __len__(self) -> int:
+        """Return k."""
+        return len(self.round)
+
+
+class Reader(Protocol):
+    """Reads updates as they pass, in a thread of its federation: none is kept."""
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """What it reads, as of `TranscriptMeta`."""
+        ...
+
+    def __call__(
+        self, server_round: int, model: Mapping[str, Floats], releases: Releases
+    ) -> dict[str, Floats]:
+        """Return numbers (k, p) by name for a round's k > 0 releases."""
+        ...
+
+
+def choose_layers(layers: str, parameters: Sequence[str], key: str) -> list[str]:
+    """Return the names of the parameters of the layers that `key` of the configuration names.
+
+    Raises
+    ------
+    UserError
+        If a layer is unknown.
+    """
+    known = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in parameters))
+    named = {"first": known[:1], "second": known[1:2], "last": known[-1:], "all": known}
+    wanted = [x for part in layers.split(",") for x in named.get(part.strip(), [part.strip()])]
+    for layer in wanted:
+        if layer not in known:
+            choices = ", ".join([*named, *known])
+            raise UserError(f"{key}: {layer} is not one of {choices}")
+    return [name for name in parameters if name.rsplit(".", 1)[0] in wanted]
+
+
+class Transcript:
+    """A transcript on disk.
+
+    Raises
+    ------
+    UserError
+        If the folder holds none, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self.meta = TranscriptMeta(**read_json(folder / "meta.json"))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
+
+    def __iter__(self) -> Iterator[Releases]:
+        """Yield the releases in order, a chunk at a time: of one large file, or of several."""
+        with self._open("updates") as files:
+            chunk: list[tuple[Any, slice]] = []
+            size = 0
+            for file, path in zip(files, self._paths("updates"), strict=True):
+                if not file.get_slice("round").get_shape()[0]:
+                    continue  # empty cohorts alone, of which safetensors reads no slice
+                if chunk and size + path.stat().st_size > CHUNK_BYTES:
+                    yield self._releases(chunk, self.meta.recorded)
+                    chunk, size = [], 0
+                chunk.append((file, slice(None)))
+                size += path.stat().st_size
+            if chunk:
+                yield self._releases(chunk, self.meta.recorded)
+
+    def of_clients(
+        self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
+    ) -> Iterator[Releases]:
+        """Yield the releases of one client after another, in the order of rounds.
+
+        One client's are in memory at a time.
+
+        Parameters
+        ----------
+        parameters : sequence of str
+            Those of the recorded parameters, or numbers, to read.
+        rows : mapping of int to ndarray of int, optional
+            Clients to read, and which of theirs; all by default.
+        """
+        with self._open("updates") as files:
+            sent = [(file, file.get_tensor("client")) for file in files]
+            for client in np.unique(np.concatenate([c for _, c in sent])) if sent else []:
+                own = [(f, i) for f, who in sent for i in np.flatnonzero(who == client)]
+                if rows is not None:
+                    own = [own[row] for row in rows.get(int(client), ())]
+                if own:
+                    yield self._releases([(f, slice(i, i + 1)) for f, i in own], parameters)
+
+    def global_models(self) -> Iterator[tuple[int, dict[str, Floats]]]:
+        """Yield each round with the model its clients started from."""
+        with self._open("globals") as files:
+            for file in files:
+                stored = {name: file.get_tensor(name) for name in list(file.keys())}
+                for row, server_round in enumerate(stored.pop("round")):
+                    yield int(server_round), {name: a[row] for name, a in stored.items()}
+
+    @property
+    def num_examples(self) -> Ints:
+        """What each release said of its client's number of utterances, shape (k,)."""
+        with self._open("updates") as files:
+            found = [file.get_tensor("num_examples") for file in files]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+
+    @property
+    def num_models(self) -> int:
+        """How many global models there are, one more than rounds that were run."""
+        return len(self._model_rows)
+
+    def models(self, rounds: Ints, parameters: Sequence[str]) -> dict[str, Floats]:
+        """Return these parameters of the models that k rounds start from, shape (k, ...)."""
+        with self._open("globals") as files:
+            rows = [self._model_rows[server_round] for server_round in rounds.tolist()]
+            return {
+                name: np.concatenate([files[f].get_slice(name)[i : i + 1] for f, i in rows])
+                for name in parameters
+            }
+
+    @cached_property
+    def _model_rows(self) -> dict[int, tuple[int, int]]:
+        """File and row of the model that a round starts from."""
+        with self._open("globals") as files:
+            rounds = [file.get_tensor("round").tolist() for file in files]
+        return {r: (f, i) for f, stored in enumerate(rounds) for i, r in enumerate(stored)}
+
+    def _releases(self, rows: Sequence[tuple[Any, slice]], parameters: Sequence[str]) -> Releases:
+        """Read rows of files."""
+
+        def read(name: str) -> npt.NDArray[np.generic]:
+            return np.concatenate([file.get_slice(name)[part] for file, part in rows])
+
+        rounds, client, sizes = (
+            read(name).astype(np.int64) for name in ("round", "client", "num_examples")
+        )
+        arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
+        return Releases(rounds, client, sizes, arrays)
+
+    def _paths(self, kind: str) -> list[Path]:
+        return sorted(self._folder.glob(f"{kind}-*.safetensors"))
+
+    @contextmanager
+    def _open(self, kind: str) -> Iterator[list[Any]]:
+        """Open all files of a kind, in order; nothing is read yet."""
+        with ExitStack() as stack:
+            files = []
+            for path in self._paths(kind):
+                try:
+                    files.append(stack.enter_context(safe_open(path, framework="numpy")))
+                except SafetensorError as error:
+                    raise UserError(
+                        f"{path}: damaged transcript; run fedser stage=train"
+                    ) from error
+            yield files
