@@ -183,7 +183,7 @@ def _read_truth(path: Path) -> pd.DataFrame:
 
 def _check_truth(path: Path, truth: pd.DataFrame) -> None:
     """Refuse what no run leaves: somebody else may have written it."""
-    missing = sorted({"federation", "fold", "client", "speaker"} - set(truth.columns))
+    missing = {"federation", "fold", "client", "speaker"} - set(truth.columns)
     numbers = [name for name in ("fold", "client") if name in truth]
     others = truth.drop(columns=numbers)
     if (

@@ -23,12 +23,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 from safetensors import SafetensorError, safe_open
 
 from client.errors import UserError, brief
-from server.disk import read_json
+from server.disk import read_json, schema_problem
 from server.packing import unpack
 
 Floats = npt.NDArray[np.float32]
@@ -156,8 +154,8 @@ class Transcript:
         self._checked = set[Path]()
         try:
             found = read_json(folder / "meta.json")
-            if problem := best_match(Draft202012Validator(SCHEMA).iter_errors(found)):
-                raise ValueError(problem.message)
+            if problem := schema_problem(SCHEMA, found):
+                raise ValueError(problem)
             self.meta = TranscriptMeta(**found)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
@@ -276,13 +274,8 @@ class Transcript:
     def _check(self, file: Any, kind: str) -> None:
         """Refuse a file in which something is missing, or of another length or range."""
         names, columns = set(file.keys()), COLUMNS if kind == "updates" else COLUMNS[:1]
-        if kind == "updates":
-            needed = {
-                *columns,
-                *(f"{n}{end}" for n in self.meta.recorded for end in ("", ".scale")),
-            }
-        else:
-            needed = {*columns}
+        recorded = self.meta.recorded if kind == "updates" else []
+        needed = {*columns, *recorded, *(f"{name}.scale" for name in recorded)}
         if missing := sorted(needed - names):
             raise ValueError(f"{missing[0]} is missing")
         lengths = {name: file.get_slice(name).get_shape()[:1] for name in names}
