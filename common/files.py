@@ -5,7 +5,8 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,8 +89,8 @@ def check_regular(path: Path, most: int | None = None) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
 
 
-def read_text(path: Path) -> str:
-    """Read a text file that somebody else may have made.
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a text file, of so many bytes at most, that somebody else may have made.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def read_text(path: Path) -> str:
     ValueError
         If it is not UTF-8.
     """
-    check_regular(path, MOST_BYTES)
+    check_regular(path, most)
     return path.read_text("utf-8")
 
 
@@ -124,6 +125,15 @@ def read_json(path: Path) -> Any:
     return found
 
 
+def schema_problem(schema: Mapping[str, Any], found: object) -> str | None:
+    """Say in one short line where and how a value breaks a JSON schema, or return None."""
+    from jsonschema import Draft202012Validator  # slow to import: not for help and completion
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema).iter_errors(found))
+    return f"{error.json_path}: {textwrap.shorten(error.message, 160)}" if error else None
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file that somebody else may have made; none of fedser's has aliases.
 
@@ -134,8 +144,7 @@ def read_yaml(path: Path) -> Any:
     ValueError
         If it is not YAML, nested too deep, or has aliases, which a few of make gigabytes.
     """
-    check_regular(path, MOST_YAML_BYTES)
-    text, depth = read_text(path), 0
+    text, depth = read_text(path, MOST_YAML_BYTES), 0
     try:
         for event in yaml.parse(text):
             depth += isinstance(event, yaml.CollectionStartEvent)

@@ -33,6 +33,7 @@ from fedser.server.federation.remote_clients import Roster
 
 Floats64 = npt.NDArray[np.float64]
 
+AGAIN = "run fedser stage=train"
 FPR_GRID = np.linspace(0, 1, 101)
 BINS = 10
 FIGURES = (
@@ -71,19 +72,21 @@ def evaluate_attack(
     Raises
     ------
     UserError
-        If the truth is not there, or a victim lacks the attribute or has an unknown value.
+        If the truth is not there, or no run's own: it lacks a client, or a speaker has two values;
+        if a victim lacks the attribute or has an unknown value.
     ValueError
-        If a score is NaN or infinite, or of a client that is not in the truth.
+        If a score is NaN or infinite.
     """
     columns = [f"score_{c}" for c in range(len(classes))]
     refuse_not_finite(scores, columns)
     truth = _read_truth(truth_path)
     _check_values(truth, config.attribute, classes)
+    if (truth.groupby(["fold", "speaker"])[config.attribute].nunique() > 1).any():
+        raise UserError(f"{truth_path}: a speaker has two values of {config.attribute}; {AGAIN}")
     truth["label"] = truth[config.attribute].map(list(classes).index)
     known = truth[["federation", "client", "fold", "speaker", "label"]]
     joined = scores.merge(known, on=["federation", "client"], validate="many_to_one")
-    if len(joined) < len(scores):
-        raise ValueError(f"scores of clients that {truth_path.name} does not list")
+    refuse_unlisted(truth_path, scores, joined)
     entries = []
     for leaked, drawn in joined.groupby("leaked", sort=False):
         folds = [_samples(part, columns) for _, part in drawn.groupby("fold")]
@@ -137,6 +140,12 @@ def refuse_not_finite(scores: pd.DataFrame, columns: Sequence[str]) -> None:
             raise ValueError(f"{many} value(s) of {column} are NaN or infinite")
 
 
+def refuse_unlisted(truth_path: Path, scores: pd.DataFrame, joined: pd.DataFrame) -> None:
+    """Refuse scores of clients that the truth does not list: it is of another run."""
+    if len(joined) < len(scores):
+        raise UserError(f"{truth_path}: clients of the transcript are missing; {AGAIN}")
+
+
 def check_victims(private: CorpusData | Roster, attribute: str, classes: Sequence[str]) -> None:
     """Refuse, before anything is trained, a corpus whose outcome could not be evaluated.
 
@@ -166,8 +175,23 @@ def _read_truth(path: Path) -> pd.DataFrame:
     try:
         truth = read_table(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable; run fedser stage=train") from error
+        raise UserError(f"{path}: not readable; {AGAIN}") from error
+    _check_truth(path, truth)
     return truth.assign(speaker=pd.factorize(truth["speaker"])[0])
+
+
+def _check_truth(path: Path, truth: pd.DataFrame) -> None:
+    """Refuse what no run leaves: somebody else may have written it."""
+    missing = {"federation", "fold", "client", "speaker"} - set(truth.columns)
+    numbers = [name for name in ("fold", "client") if name in truth]
+    others = truth.drop(columns=numbers)
+    if (
+        missing
+        or not all(pd.api.types.is_integer_dtype(truth[name]) for name in numbers)
+        or not all(all(isinstance(cell, str) for cell in others[name].dropna()) for name in others)
+        or truth.duplicated(["federation", "client"]).any()
+    ):
+        raise UserError(f"{path}: not written by a run; {AGAIN}")
 
 
 def _samples(drawn: pd.DataFrame, columns: Sequence[str]) -> FoldSamples:

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fedser.attacks.evaluation.attribute import FIGURES, refuse_not_finite, speakers_of, who_leaked
+from fedser.attacks.evaluation.attribute import (
+    FIGURES,
+    refuse_not_finite,
+    refuse_unlisted,
+    speakers_of,
+    who_leaked,
+)
 from fedser.attacks.evaluation.significance import (
     CHUNK,
     mean_defined,
@@ -88,17 +94,17 @@ def evaluate_verification(
     Raises
     ------
     UserError
-        If the truth is not there.
+        If the truth is not there, or lacks a client.
     ValueError
-        If a score is NaN or infinite or of a client that is not in the truth, or `across` is
-        neither of the two.
+        If a score is NaN or infinite, or `across` is neither of the two.
     """
     refuse_not_finite(pairs, ["score"])
     speakers = speakers_of(truth_path)
-    size = int(speakers["speaker"].max()) + 1
     entries = []
     for leaked, scored in pairs.groupby("leaked", sort=False):
         sides = _with_speakers(scored, speakers)
+        refuse_unlisted(truth_path, scored, sides)
+        size = int(speakers["speaker"].max()) + 1
         both = [sides[["fold", f"speaker_{s}", f"client_{s}"]].to_numpy() for s in "ab"]
         clients = pd.DataFrame(np.concatenate(both), columns=["fold", "speaker", "client"])
         folds = [_count_scores(part, across, size) for _, part in sides.groupby("fold")]
@@ -115,8 +121,6 @@ def _with_speakers(pairs: pd.DataFrame, speakers: pd.DataFrame) -> pd.DataFrame:
         known = speakers.rename(columns=names)
         known = known if side == "a" else known.drop(columns="fold")
         joined = joined.merge(known, on=["federation", f"client_{side}"], validate="many_to_one")
-    if len(joined) < len(pairs):
-        raise ValueError("pairs of clients that the truth does not list")
     return joined
 
 

@@ -126,15 +126,15 @@ def read_rounds(path: Path) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: columns {sorted(missing)} are missing; {mend} again")
     rounds = rounds[rounds["role"] == "private"]
+    numbers = {}
     for column in rounds.columns.intersection(list(MOST)):
         try:  # a column without any number comes back as objects
-            figures = pd.to_numeric(rounds[column])
+            numbers[column] = pd.to_numeric(rounds[column])
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: {column} holds no numbers ({error}); {mend} again") from None
-        if not figures.dropna().between(0, MOST[column]).all():
+        if not numbers[column].dropna().between(0, MOST[column]).all():
             raise UserError(f"{path}: {column} is out of range; {mend} again")
-        rounds = rounds.assign(**{column: figures})
-    return rounds
+    return rounds.assign(**numbers)
 
 
 def refusals(rounds: pd.DataFrame) -> list[tuple[int, str]]:

@@ -3,19 +3,15 @@
 import json
 import math
 import re
-import textwrap
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path, PureWindowsPath
 from statistics import fmean
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from fedser.client.corpora.base import EMOTIONS
 from fedser.common.errors import UserError
-from fedser.common.files import read_json, write_text
+from fedser.common.files import read_json, schema_problem, write_text
 
 Results = dict[str, Any]
 Attack = dict[str, Any]
@@ -74,7 +70,7 @@ def write_results(path: Path, results: Results) -> None:
         If a value is NaN or infinite, or the results break the schema.
     """
     text = json.dumps(results, allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True)
-    problem = schema_problem(json.loads(text))
+    problem = results_problem(json.loads(text))
     if problem:
         raise ValueError(f"results break their schema at {problem}")
     write_text(path, text + "\n")
@@ -95,7 +91,7 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path}: there are no results yet; {mend} first") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a complete JSON file ({error}); {mend} again") from None
-    problem = schema_problem(results)
+    problem = results_problem(results)
     if problem:
         raise UserError(f"{path}: not a results file of this version ({problem}); {mend} again")
     return dict(results)
@@ -114,22 +110,17 @@ def read_training(folder: Path) -> dict[str, Any]:
         training = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no finished training; run fedser stage=train") from error
-    if problem := _break(TRAINING, training):
+    if problem := schema_problem(TRAINING, training):
         raise UserError(f"{path}: not of this version ({problem}); run fedser stage=train again")
     return dict(training)
 
 
-def schema_problem(results: object) -> str | None:
+def results_problem(results: object) -> str | None:
     """Where and how the results break the schema in one short line, or None."""
-    if problem := _break(SCHEMA, results):
+    if problem := schema_problem(SCHEMA, results):
         return problem
     assert isinstance(results, Mapping)  # as the schema has it
     return _unpaired(results)
-
-
-def _break(schema: Mapping[str, Any], found: object) -> str | None:
-    error = best_match(Draft202012Validator(schema).iter_errors(found))
-    return f"{error.json_path}: {textwrap.shorten(error.message, 160)}" if error else None
 
 
 def fold_chance(fold: Mapping[str, Any]) -> float:

@@ -26,12 +26,31 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from fedser.common.arrays import Floats, Ints
-from fedser.common.errors import UserError
-from fedser.common.files import read_json
+from fedser.common.errors import UserError, brief
+from fedser.common.files import read_json, schema_problem
 from fedser.server.transcript.packing import unpack
 
 CHUNK_BYTES = 32 * 2**20
 """About as much is written to a file, and read, at a time."""
+COLUMNS, MOST_COUNT = ("round", "client", "num_examples"), 2**31
+_COUNT, _ABOVE_0 = {"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0}
+_TRAINING = {
+    **{"epochs": _COUNT, "batch_size": _COUNT, "learning_rate": _ABOVE_0},
+    **dict.fromkeys(("weight_decay", "beta1", "beta2"), {"type": "number", "minimum": 0}),
+    **{"adam_epsilon": _ABOVE_0, "engine": {"type": "string"}},
+}
+_META = {
+    "federation": {"type": "string", "maxLength": 200},
+    "algorithm": {"enum": ["fedavg", "fedsgd"]},
+    "num_clients": _COUNT,
+    "num_rounds": _COUNT,
+    "layers": {"type": "array", "items": {"type": "string"}},
+    "dtype": {"enum": ["float16", "float32"]},
+    "numbers": {"type": "object", "additionalProperties": {"type": "string"}},
+    "training": {"type": "object", "properties": _TRAINING, "additionalProperties": False},
+}
+SCHEMA = {"type": "object", "properties": _META, "additionalProperties": False}
+"""Of ``meta.json``, which somebody else may have written."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +144,17 @@ class Transcript:
     Raises
     ------
     UserError
-        If the folder holds none, or a file of it is damaged.
+        If the folder holds none, or one that no run leaves, such as a damaged one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._checked = set[Path]()
         try:
-            self.meta = TranscriptMeta(**read_json(folder / "meta.json"))
+            found = read_json(folder / "meta.json")
+            if problem := schema_problem(SCHEMA, found):
+                raise ValueError(problem)
+            self.meta = TranscriptMeta(**found)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
 
@@ -179,6 +202,7 @@ class Transcript:
         with self._open("globals") as files:
             for file in files:
                 stored = {name: file.get_tensor(name) for name in list(file.keys())}
+                self._refuse_not_finite(stored)
                 for row, server_round in enumerate(stored.pop("round")):
                     yield int(server_round), {name: a[row] for name, a in stored.items()}
 
@@ -198,10 +222,12 @@ class Transcript:
         """Return these parameters of the models that k rounds start from, shape (k, ...)."""
         with self._open("globals") as files:
             rows = [self._model_rows[server_round] for server_round in rounds.tolist()]
-            return {
+            found = {
                 name: np.concatenate([files[f].get_slice(name)[i : i + 1] for f, i in rows])
                 for name in parameters
             }
+        self._refuse_not_finite(found)
+        return found
 
     @cached_property
     def _model_rows(self) -> dict[int, tuple[int, int]]:
@@ -220,6 +246,7 @@ class Transcript:
             read(name).astype(np.int64) for name in ("round", "client", "num_examples")
         )
         arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
+        self._refuse_not_finite(arrays)
         return Releases(rounds, client, sizes, arrays)
 
     def _paths(self, kind: str) -> list[Path]:
@@ -233,8 +260,39 @@ class Transcript:
             for path in self._paths(kind):
                 try:
                     files.append(stack.enter_context(safe_open(path, framework="numpy")))
-                except SafetensorError as error:
+                    if path not in self._checked:
+                        self._check(files[-1], kind)
+                        self._checked.add(path)
+                except (SafetensorError, ValueError, OSError) as error:
                     raise UserError(
-                        f"{path}: damaged transcript; run fedser stage=train"
+                        f"{path}: damaged transcript ({brief(error)}); run fedser stage=train"
                     ) from error
             yield files
+
+    def _check(self, file: Any, kind: str) -> None:
+        """Refuse a file in which something is missing, or of another length or range."""
+        names, columns = set(file.keys()), COLUMNS if kind == "updates" else COLUMNS[:1]
+        recorded = self.meta.recorded if kind == "updates" else []
+        needed = {*columns, *recorded, *(f"{name}.scale" for name in recorded)}
+        if missing := sorted(needed - names):
+            raise ValueError(f"{missing[0]} is missing")
+        lengths = {name: file.get_slice(name).get_shape()[:1] for name in names}
+        if {*map(len, lengths.values())} != {1} or len({n for (n,) in lengths.values()}) > 1:
+            raise ValueError("arrays of unequal length")
+        ranges = {"client": (0, self.meta.num_clients - 1), "num_examples": (1, MOST_COUNT)}
+        for name in columns:
+            column = file.get_tensor(name)
+            if column.ndim != 1 or column.dtype.kind not in "iu":
+                raise ValueError(f"{name} does not hold whole numbers")
+            least, most = ranges.get(name, (0, MOST_COUNT))
+            if len(column) and not least <= column.min() <= column.max() <= most:
+                raise ValueError(f"{name} is out of range")
+
+    def _refuse_not_finite(self, arrays: Mapping[str, Floats]) -> None:
+        """Refuse NaN and infinity, which the server rejects: no run records them."""
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise UserError(
+                    f"{self._folder}: damaged transcript ({name} is not finite); "
+                    "run fedser stage=train"
+                )

@@ -300,7 +300,7 @@ def test_a_score_that_is_no_number_is_refused(tmp_path, value):
 def test_scores_of_a_client_that_nobody_is_are_refused(tmp_path):
     scores, path = study(tmp_path)
     scores.loc[3, "client"] = 99
-    with pytest.raises(ValueError, match=r"truth\.parquet does not list"):
+    with pytest.raises(UserError, match=r"truth\.parquet: clients of the transcript are missing"):
         evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
 
 
@@ -392,3 +392,26 @@ def test_victims_are_known_to_the_evaluation_alone():
     assert {p for p in naming if "read_table" in sources[p]} == {"attacks/evaluation/attribute.py"}
     told = {path for path, text in sources.items() if "speakers_of" in text}
     assert told == {"attacks/evaluation/attribute.py", "attacks/evaluation/reidentification.py"}
+
+
+TRUTHS = {
+    "no federation": lambda truth: truth.drop(columns="federation"),
+    "no fold": lambda truth: truth.drop(columns="fold"),
+    "no speaker": lambda truth: truth.drop(columns="speaker"),
+    "clients in words": lambda truth: truth.assign(client="zz"),
+    "federations in numbers": lambda truth: truth.assign(federation=7),
+    "genders in numbers": lambda truth: truth.assign(gender=7),
+    "no rows": lambda truth: truth.iloc[:0],
+    "one client": lambda truth: truth.assign(client=0),
+    "one speaker": lambda truth: truth.assign(speaker="x"),
+    "other clients": lambda truth: truth.assign(client=truth["client"] + 1000),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_a_truth_that_no_run_wrote_is_refused_in_one_line(tmp_path, name):
+    scores, path = study(tmp_path)
+    TRUTHS[name](pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(UserError, match=r"truth\.parquet: .*; run fedser stage=train$") as said:
+        evaluate_attack(scores, path, CLASSES, CONFIG, seed=0)
+    assert "\n" not in str(said.value)

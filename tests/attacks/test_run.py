@@ -119,7 +119,7 @@ def test_a_model_that_reads_frames_is_trained_and_attacked(fedser, tmp_path):
 
 
 def test_frames_under_noise_are_audited_and_attacked_as_they_pass(fedser, tmp_path):
-    noise = ["privacy=local", "privacy.noise_multiplier=4", "adversary.aware=true"]
+    noise = ["privacy=local", "privacy.noise_multiplier=1", "adversary.aware=true"]
     audit = ["audit=canary", "audit.canaries=100", "audit.releases=1", "audit.magnitudes=[1]"]
     assert fedser(*FRAMES, *noise, *audit, "transcript.store=features")[0] == 0
     results = read_results(only_run(tmp_path) / "results.json")

@@ -71,7 +71,7 @@ def constants(call: ast.Call, tree: ast.Module) -> dict[str, object]:
 
 
 def test_every_call_that_can_unpickle_is_told_not_to():
-    """Each call of a name that reads is one of those known to be safe, and has its arguments."""
+    """Every call with a name in READS must be in SAFE, and must pass the arguments listed there."""
     seen = set()
     for path, tree in sources():
         for node in ast.walk(tree):
