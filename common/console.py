@@ -1,8 +1,13 @@
-"""Data on the terminal: shown as it is, whatever it looks like."""
+"""What the terminal shows: data as it is, whatever it looks like, and the line that ends a run."""
 
+import sys
+
+from rich.console import Console
 from rich.text import Text
 
 from fedser.common.quoting import visible
+
+console = Console(stderr=True)
 
 
 def plain(data: object) -> Text:
@@ -12,3 +17,10 @@ def plain(data: object) -> Text:
     could move the cursor, are escaped.
     """
     return Text("\n".join(map(visible, str(data).split("\n"))))
+
+
+def say(line: str) -> str:
+    """Print one line to the error stream, after the command's name; return it as it was printed."""
+    line = visible(line)
+    print(f"fedser: {line}", file=sys.stderr)
+    return line

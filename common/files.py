@@ -11,17 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pandas as pd
 import yaml
-from pyarrow import parquet
 
 PARTIAL = ".fedser-"
 MOST_BYTES, MOST_YAML_BYTES = 2**26, 2**18
 """Of a text file that is read, and of a YAML file, which takes long."""
 MOST_DEPTH, MOST_DIGITS = 50, 18
 """Of nested values and of whole numbers in a file that is read."""
-MOST_ROWS, MOST_COLUMNS, MOST_TABLE_BYTES = 10**7, 1000, 2**30
-"""Of a Parquet file that is read."""
 
 
 def sync(path: Path) -> None:
@@ -156,24 +152,6 @@ def read_yaml(path: Path) -> Any:
         return found
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError("not YAML that is written here") from error
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file that somebody else may have made.
-
-    Raises
-    ------
-    OSError
-        If it is not there, not a regular file, or would fill the memory.
-    ValueError
-        If it is no Parquet file.
-    """
-    check_regular(path)
-    about = parquet.read_metadata(path)
-    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-    if about.num_rows > MOST_ROWS or about.num_columns > MOST_COLUMNS or size > MOST_TABLE_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return pd.read_parquet(path)
 
 
 def _check_text(found: Any) -> None:

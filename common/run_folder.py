@@ -1,18 +1,13 @@
 """The folder of a run: one process at a time works in it, and on one run."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from fedser.common.errors import UserError, refusal
-from fedser.common.files import make_private, read_json, remove_leftovers, write_text
-from fedser.common.quoting import override, pasted
+from fedser.common.files import remove_leftovers
 
 LOCK = ".lock"
 RUN_FILE = "run.json"
@@ -20,14 +15,10 @@ RUN_FILE = "run.json"
 HYDRA = ".hydra"
 TRACES = (RUN_FILE, "checkpoint", "transcript", "training.json", "results.json")
 """A folder that holds one of them holds a run."""
-
-FREE = {
-    *("runtime", "cache", "checkpoint_every", "table", "corpora"),
-    *("keep_transcript", "keep_shadows", "run", "runs", "resume", "logger"),
-}
-"""Keys that change no result, at the top of the configuration."""
-AFTER_TRAINING = {"stage", "shadow", "attack", "adversary", "audit", "age_bounds", "data_root"}
-"""Keys, at the top as well, that a command may change for a run that it goes on with."""
+PROBLEM_FILE = "problem.txt"
+"""Of a run in a sweep that failed: the reason."""
+TRACEBACK_FILE = "traceback.txt"
+"""Beside it, if the failure is no user's error: the traceback."""
 
 
 class Busy(UserError):
@@ -73,80 +64,6 @@ def is_used(folder: Path) -> bool:
     return any((folder / name).exists() for name in TRACES)
 
 
-def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds a run, for a new one.
-
-    Raises
-    ------
-    UserError
-        Naming the ways on.
-    """
-    if is_used(folder):
-        resume = pasted([override("resume", folder)])
-        raise UserError(
-            f"{folder} holds a run already: set {resume} to go on with it, or "
-            "hydra.run.dir to another folder; stage=attack and stage=report take run="
-        )
-
-
-def note_command(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Write down what was asked for: a configuration, and the overrides that it comes from."""
-    if {path.name for path in folder.iterdir()} <= {LOCK}:
-        folder.chmod(0o700)  # whoever put something there may have reasons for its mode
-    make_private(folder / HYDRA)
-    write_text(folder / HYDRA / "overrides.yaml", yaml.safe_dump(list(overrides)))
-    write_text(folder / HYDRA / "config.yaml", OmegaConf.to_yaml(composed))
-
-
-def note_run(folder: Path, record: Any) -> None:
-    """Write down with which configuration, resolved, a run begins."""
-    write_text(folder / RUN_FILE, json.dumps(record, indent=2))
-
-
-def changes(folder: Path, record: Mapping[str, Any], but: set[str]) -> list[str]:
-    """Say in which keys a configuration differs from the one that a run was begun with.
-
-    Parameters
-    ----------
-    record : mapping
-        The configuration, resolved.
-    but : set of str
-        Keys at the top that may differ.
-
-    Raises
-    ------
-    UserError
-        If the note of the run is not readable.
-    """
-    try:
-        begun = read_json(folder / RUN_FILE)
-        old, new = (
-            dict(_flat({key: config[key] for key in config.keys() - but}))
-            for config in (begun, json.loads(json.dumps(record)))
-        )
-    except FileNotFoundError:  # of a version that noted none, or killed before
-        return []
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / RUN_FILE}: damaged; start the run anew") from error
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    return [f"{key} was {old.get(key)} and is {new.get(key)}" for key in differing]
-
-
-def refuse_changes(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse another configuration for a run that has begun, but for what comes after training.
-
-    Raises
-    ------
-    UserError
-        Saying what differs.
-    """
-    if found := changes(folder, record, FREE | AFTER_TRAINING):
-        raise UserError(
-            f"{folder} was begun with another configuration ({'; '.join(found)}): leave these "
-            "keys out, or start a new run"
-        )
-
-
 def remove_run(folder: Path, outputs: Path) -> None:
     """Remove a folder if it holds nothing but its lock, and then the empty ones in `outputs`."""
     if {path.name for path in folder.iterdir()} - {LOCK}:
@@ -158,11 +75,3 @@ def remove_run(folder: Path, outputs: Path) -> None:
             if not parent.is_relative_to(outputs):
                 break
             parent.rmdir()
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

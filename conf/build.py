@@ -40,7 +40,7 @@ def build_group(group: str, settings: Any) -> Any:
         raise UserError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], name: str = "config") -> DictConfig:
     """Compose ``conf/NAME.yaml``, within a Hydra application or outside of one."""
     if GlobalHydra.instance().is_initialized():  # it may know of more configuration folders
         return hydra.compose(name, overrides=list(overrides))

@@ -13,7 +13,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from platformdirs import user_cache_dir
 
 from fedser.common.errors import first_line, nearest
-from fedser.common.quoting import override, pasted
+from fedser.common.quoting import pasted
+from fedser.conf.overrides import override
 
 KEY = re.compile(r"[\w./@+]+")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\n1\. ", re.DOTALL)

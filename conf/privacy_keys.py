@@ -172,15 +172,6 @@ class PrivacyConfig:
         for refused, reason in self._refusals():
             if refused:
                 raise UserError(reason)
-        if self.custom is not None:
-            from fedser.client.privacy.mechanisms import (
-                build_mechanism,  # slow to import: not for help
-            )
-
-            try:
-                build_mechanism(self.custom)
-            except ValueError as error:
-                raise UserError(f"privacy.custom: {error}") from error
         calibrated = self.mechanism in GUARANTEED
         if calibrated and (self.epsilon is None) == (self.noise_multiplier is None):
             raise UserError(

@@ -1,9 +1,10 @@
 """What Hydra composes a study from besides the files of this folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 
 from hydra.core.config_store import ConfigStore
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from fedser.conf.privacy_points import PRIVACY_POINTS
@@ -18,19 +19,11 @@ def register() -> None:
         store.store(group="privacy", name=name, node=node)
     # What experiments that take corpora in turn are written with.
     resolve = partial(OmegaConf.register_new_resolver, replace=True)
-    resolve("corpora_below", _corpora_below, use_cache=True)
-    resolve("others", _others)
+    resolve("corpora_below", _lazily("corpora_below"), use_cache=True)
+    resolve("others", _lazily("others"))
     resolve("joined", ",".join)
 
 
-# Slow to import: not for help and completion.
-def _corpora_below(data_root: str) -> list[str]:
-    from fedser.client.corpora.rotation import corpora_below
-
-    return corpora_below(data_root)
-
-
-def _others(corpora: Sequence[str], private: str) -> list[str]:
-    from fedser.client.corpora.rotation import others
-
-    return others(corpora, private)
+def _lazily(name: str) -> Callable[..., list[str]]:
+    """Return a function that is imported when it is first called."""
+    return lambda *given: list(get_method(f"fedser.client.corpora.rotation.{name}")(*given))

@@ -1,0 +1,5 @@
+"""The server: privacy, strategy, transcript, rounds, grids, network and studies."""
+
+from fedser.common.environment import keep_quiet
+
+keep_quiet()  # before Flower is imported

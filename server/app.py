@@ -1,9 +1,24 @@
 """The Flower ServerApp: runs federations one after another over one grid."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from omegaconf import OmegaConf
+
+from fedser.common.errors import UserError
+from fedser.common.private_folder import private_folder
+from fedser.common.run_folder import alone
+from fedser.conf.build import compose
+from fedser.conf.run_record import note_command, note_run, refuse_used
+from fedser.server.rounds.federate import federate
+from fedser.server.study.federations import (
+    private_federations,
+    write_training,
+)
+from fedser.server.study.run import load_private, study_config
 
 app = ServerApp()
 
@@ -17,9 +32,38 @@ def main(grid: Grid, context: Context) -> None:
     ``run_config["overrides"]`` holds Hydra overrides separated by spaces, and
     ``run_config["output"]`` the folder for the results.
     """
-    from fedser.server.study.run import train_from_overrides  # imports this module
-
     if hasattr(grid, "pull_interval"):  # that of Flower's simulation engine sleeps 100 ms a poll
         grid.pull_interval = POLL_SECONDS
     overrides = str(context.run_config["overrides"]).split()
     train_from_overrides(overrides, Path(str(context.run_config["output"])), grid)
+
+
+def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> None:
+    """Train a study's private federations over a grid that somebody else started.
+
+    The folder can then be attacked with ``fedser stage=attack run=FOLDER``.
+
+    Raises
+    ------
+    UserError
+        If the folder holds a run, or another process works in it; for ``runtime=network``.
+    """
+    started = time.perf_counter()
+    composed = compose(overrides)
+    config = study_config(composed)
+    if config.runtime.name == "network":
+        raise UserError(
+            "runtime=network: a SuperLink that flwr run can use runs any app for anybody; start "
+            "the study with fedser (docs/real-clients.md)"
+        )
+    folder = folder.expanduser().absolute()
+    with alone(folder), private_folder() as workspace:
+        refuse_used(folder)
+        note_command(folder, composed, overrides)
+        note_run(folder, OmegaConf.to_container(composed, resolve=True))
+        data = load_private(config)
+        outcomes = [
+            federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
+        ]
+        seconds = time.perf_counter() - started
+        write_training(folder, data, outcomes, config.normalisation, seconds)

@@ -26,8 +26,8 @@ from fedser.attacks.evaluation.significance import (
 )
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import UserError
-from fedser.common.files import read_table
 from fedser.common.seeds import numpy_stream
+from fedser.common.tables import read_table
 from fedser.conf.schema import AdversaryConfig
 from fedser.server.federation.remote_clients import Roster
 

@@ -61,6 +61,6 @@ def named_corpus(key: str, entry: Any, data_root: str) -> Any:
     changes = dict(entry) if isinstance(entry, Mapping) else {"corpus": entry}
     if not isinstance(changes.get("corpus"), str):
         raise UserError(f"{key}: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
-    composed = compose("node", [f"corpus={changes.pop('corpus')}"])
+    composed = compose([f"corpus={changes.pop('corpus')}"], "node")
     composed.data_root = data_root
     return OmegaConf.merge(composed.corpus, changes)

@@ -14,9 +14,10 @@ from fedser.client.speakers.corpus_data import load_corpus
 from fedser.common.cache import cache_folder
 from fedser.common.environment import keep_quiet
 from fedser.common.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem
-from fedser.common.quoting import home_expanded, visible
+from fedser.common.quoting import visible
 from fedser.conf.build import build, build_group
 from fedser.conf.messages import explain
+from fedser.conf.overrides import home_expanded
 
 
 def main() -> None:

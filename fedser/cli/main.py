@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedser.common.errors import BAD_INPUT, DISK, SUSPENDED, UserError, os_problem
-from fedser.common.quoting import home_expanded, visible
+from fedser.common.quoting import visible
 from fedser.common.run_folder import alone, remove_run
 from fedser.common.signals import Interrupted, interruptible
 from fedser.conf.messages import explain, group_options
+from fedser.conf.overrides import home_expanded
 from fedser.conf.store import register
 from fedser.conf.values import refuse_early
 
@@ -53,7 +54,7 @@ def main() -> None:
 def _hydra_main(composed: DictConfig) -> None:
     if HydraConfig.get().mode is RunMode.RUN:  # a job of a sweep says so in its folder
         _refuse_early(composed)
-    from fedser.stages.run import run_composed  # slow to import: not for help and completion
+    from fedser.cli.run import run_composed  # slow to import: not for help and completion
 
     run_composed(composed)
 
@@ -76,7 +77,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what can be before the first job."""
-        from fedser.stages.run import SweepTable
+        from fedser.cli.sweep_callback import SweepTable
 
         self._table = SweepTable()
         self._table.on_multirun_start(config, **kwargs)

@@ -7,14 +7,10 @@ from typing import Any
 
 from fedser.common.errors import UserError, first_line
 from fedser.common.files import write_text
-from fedser.common.run_folder import FREE, RUN_FILE, changes, note_run, refuse_used
+from fedser.common.run_folder import PROBLEM_FILE, RUN_FILE, TRACEBACK_FILE
+from fedser.conf.run_record import FREE, changes, note_run, refuse_used
 from fedser.conf.schema import StudyConfig
 from fedser.results.results import Results, read_results
-
-PROBLEM_FILE = "problem.txt"
-"""In the folder of a job that failed: why."""
-TRACEBACK_FILE = "traceback.txt"
-"""Beside it, where that was no user's error: where."""
 
 
 def take_up(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Results:

@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import Any, Protocol
 
 from fedser.common.errors import Suspended, UserError, brief
-from fedser.common.files import read_table
+from fedser.common.tables import read_table
 from fedser.results.results import Results, attack_series
 from fedser.server.federation.federation import Federation
 from fedser.server.rounds.checkpoint import saved_rounds

@@ -6,7 +6,8 @@ import pandas as pd
 import yaml
 
 from fedser.common.errors import UserError
-from fedser.common.files import read_table, write_text
+from fedser.common.files import write_text
+from fedser.common.tables import read_table
 from fedser.reports import figures
 from fedser.reports.pages import render
 from fedser.reports.several_runs import statements

@@ -1,12 +1,18 @@
 """What the adversary and the audit are refused before anything is trained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.attacks.adversary.fit import speaker_groups
 from fedser.attacks.adversary.prepare import corpus_numbers
 from fedser.attacks.evaluation.attribute import check_victims
+from fedser.client.corpora import overview
+from fedser.client.corpora.build import build_corpus, named_corpus
+from fedser.client.corpora.published import Published
 from fedser.client.speakers.corpus_data import CorpusData
+from fedser.common.cache import cache_folder
+from fedser.common.console import console, plain
 from fedser.common.errors import UserError, check_choice
 from fedser.conf.build import build
 from fedser.conf.privacy_keys import GUARANTEED
@@ -143,3 +149,31 @@ def check_store(config: StudyConfig, attacking: bool) -> None:
             f"attack=cnn reads whole updates, of which {store} keeps nothing as large; set "
             "adversary.combination=log_odds, leave it out, or set transcript.store=updates"
         )
+
+
+def shadow_settings(config: StudyConfig) -> list[Any]:
+    """Return the settings of each shadow corpus."""
+    return [named_corpus("shadow", entry, config.data_root) for entry in config.shadow]
+
+
+def show_sources(config: StudyConfig) -> None:
+    """Print what is there of published corpora, before a missing part ends the run."""
+    here = [] if config.runtime.name == "network" else [config.corpus]  # else the nodes have it
+    for settings in (*here, *shadow_settings(config)):
+        for corpus in overview.in_folders(build_corpus(settings, config.data_root)):
+            if isinstance(corpus, Published):
+                console.print(overview.parts(corpus))
+                console.print(plain(overview.origin(corpus)), soft_wrap=True)
+            found = corpus.listing(cache_folder(config.cache))
+            if told := overview.completeness(corpus, found):
+                console.print(plain(f"corpus {corpus.name}\n{told}"), soft_wrap=True)
+
+
+def show_corpus(corpus: CorpusData | Roster) -> None:
+    """Print how many speakers and utterances of each emotion a corpus has."""
+    if isinstance(corpus, Roster):
+        console.print(plain(f"{corpus.name}: {len(corpus.speakers)} speakers at the nodes"))
+        return
+    unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
+    left_out = {**corpus.left_out, **unreadable}
+    console.print(overview.table(corpus.name, corpus.utterances, left_out))

@@ -53,6 +53,11 @@ class PrivacyPlan:
     def __post_init__(self) -> None:
         """Refuse what cannot be applied or guaranteed; raises UserError naming the key."""
         self.config.check()
+        if self.config.custom is not None:
+            try:
+                build_mechanism(self.config.custom)
+            except ValueError as error:
+                raise UserError(f"privacy.custom: {error}") from error
         shares = self.config.layer_shares
         if shares is not None and len(shares) != len(self._layers):
             raise UserError(

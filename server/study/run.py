@@ -1,26 +1,17 @@
-"""Run federations on Ray, in this process or over a network; compose studies with Hydra."""
+"""Run federations on Ray, in this process or over a network."""
 
-from fedser.common.environment import keep_quiet
-
-keep_quiet()
-
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.serverapp import Grid
 from omegaconf import DictConfig, OmegaConf
 
 from fedser.client.corpora.build import build_corpus
-from fedser.client.node import main as client_run
 from fedser.client.speakers.corpus_data import CorpusData, load_corpus
 from fedser.common.cache import cache_folder
 from fedser.common.errors import UserError
-from fedser.common.private_folder import private_folder
-from fedser.common.run_folder import alone, note_command, note_run, refuse_used
 from fedser.conf.build import build_group
 from fedser.conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from fedser.conf.store import register
@@ -37,8 +28,6 @@ from fedser.server.rounds.federate import federate
 from fedser.server.study.federations import (
     check_config,
     check_frames,
-    private_federations,
-    write_training,
 )
 
 if TYPE_CHECKING:  # a second to import, which a simulation need not wait for
@@ -155,7 +144,8 @@ def run_canaries(
 ) -> Audited:
     """Run the audit; raises as `run_on` does."""
 
-    def path(grid: Grid, folder: Path, device: str) -> AuditPath:
+    def path(*where: Any) -> AuditPath:
+        grid, folder, device = where
         return AuditPath(grid, protocol, dimension, folder, device)
 
     def sent(magnitude: float) -> Server[list[Evidence]]:
@@ -169,39 +159,3 @@ def run_canaries(
     evidence = run_on(runtime, [sent(magnitude) for magnitude in audit.magnitudes])
     ((collected, one_run),) = run_on(runtime, [direct])
     return Audited(evidence, collected, one_run)
-
-
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/config.yaml``, within a Hydra application or outside of one."""
-    return client_run.compose("config", overrides)
-
-
-def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> None:
-    """Train a study's private federations over a grid that somebody else started.
-
-    The folder can then be attacked with ``fedser stage=attack run=FOLDER``.
-
-    Raises
-    ------
-    UserError
-        If the folder holds a run, or another process works in it; for ``runtime=network``.
-    """
-    started = time.perf_counter()
-    composed = compose(overrides)
-    config = study_config(composed)
-    if config.runtime.name == "network":
-        raise UserError(
-            "runtime=network: a SuperLink that flwr run can use runs any app for anybody; start "
-            "the study with fedser (docs/real-clients.md)"
-        )
-    folder = folder.expanduser().absolute()
-    with alone(folder), private_folder() as workspace:
-        refuse_used(folder)
-        note_command(folder, composed, overrides)
-        note_run(folder, OmegaConf.to_container(composed, resolve=True))
-        data = load_private(config)
-        outcomes = [
-            federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
-        ]
-        seconds = time.perf_counter() - started
-        write_training(folder, data, outcomes, config.normalisation, seconds)

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedser.cli.main import main
 from fedser.results.results import write_results
-from fedser.stages.run import main
 
 SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
 

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import Any
 
+from fedser.cli.main import main
 from fedser.server.rounds.bookkeeping import Recorder
-from fedser.stages.run import main
 
 record = Recorder.record
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedser.stages.run import console
+from fedser.common.console import console
 from tests.client.corpora.trees import TREES, Speech
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from fedser.cli.main import main
 from fedser.results.results import read_results
-from fedser.stages.run import main
 
 pytestmark = pytest.mark.corpora
 

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from fedser.common.quoting import override
+from fedser.conf.overrides import override
 from fedser.results.results import read_results
 
 STUDY = [

@@ -144,7 +144,7 @@ def test_no_corpus_at_all_ends_the_sweep_before_it_starts(fedser, tmp_path):
 def test_runs_side_by_side_end_the_same(whole, cache, tmp_path):
     launch = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
     # As the console command does: what joblib sends to its workers must be in a module.
-    program = "from fedser.stages.run import main; main()"
+    program = "from fedser.cli.main import main; main()"
     command = [sys.executable, "-c", program, *SMALL, *launch, f"cache={cache}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

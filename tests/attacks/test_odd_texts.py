@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedser.client.corpora.base import EMOTIONS
 from fedser.common.console import plain
-from fedser.common.quoting import override
+from fedser.conf.overrides import override
 from fedser.results.results import read_results
 from fedser.server.study.run import compose
 
@@ -107,7 +107,7 @@ def shown(data: object) -> str:
 
 @pytest.mark.parametrize("first", range(0, len(ODD), 6))
 def test_odd_cells_are_shown_as_they_are(first, tmp_path, fedser, monkeypatch):
-    monkeypatch.setattr("fedser.stages.run.console.width", 300)
+    monkeypatch.setattr("fedser.common.console.console.width", 300)
     odd = [text for text in (ODD * 2)[first : first + 6] if text != "null"]
     speakers = [*odd, *(f"s{n}" for n in range(6 - len(odd)))]
     table = write_corpus(tmp_path, speakers, [*odd, *speakers[len(odd) :]])

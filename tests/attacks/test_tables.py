@@ -15,12 +15,12 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from fedser.cli.sweep_callback import SweepTable
 from fedser.reports import figures
 from fedser.reports.paper import published
 from fedser.reports.paper.figure import GREY
 from fedser.reports.paper.tables import LAYOUTS, write_table
 from fedser.results.results import write_results
-from fedser.stages.run import SweepTable
 from tests.attacks.conftest import legend_of_bare_figure, make_attack, points
 
 Results = dict[str, Any]

@@ -18,7 +18,7 @@ from tests.client.test_stacked import UDP, dataset
 
 SCRIPT = """
 from pathlib import Path
-from client import compiled
+from fedser.client.training import compiled
 from fedser.client.app import app, warm_up
 from fedser.server.app import federate
 from fedser.server.grids.local import LocalGrid

@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fedser.common.quoting import home_expanded, override, pasted, visible
+from fedser.common.quoting import pasted, visible
+from fedser.conf.overrides import home_expanded, override
 
 ODD = [
     "a=b",

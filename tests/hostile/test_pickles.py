@@ -20,7 +20,8 @@ from fedser.client.features.s3prl import UPSTREAMS, S3prl
 from fedser.client.holdings import Holdings
 from fedser.client.training.dataset import Dataset
 from fedser.common.cache import read_array
-from fedser.common.files import read_table, read_yaml
+from fedser.common.files import read_yaml
+from fedser.common.tables import read_table
 from fedser.results.results import read_results
 from fedser.server.rounds.checkpoint import saved_rounds
 from fedser.server.transcript.transcript import Transcript

@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from client.errors import UserError
-from server.transcript import Transcript
+from fedser.common.errors import UserError
+from fedser.server.transcript.transcript import Transcript
 from tests.server.test_transcript import LAYERS, meta, write
 
 Changed = Callable[[np.ndarray], np.ndarray | None]

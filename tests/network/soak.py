@@ -24,11 +24,12 @@ import pandas as pd
 import psutil
 
 from fedser.common.processes import free_port
+from fedser.conf.build import compose
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.federation.cohort import cohort_sampler
-from fedser.server.study.run import compose, study_config
+from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
-from fedser.stages.run import run_study
+from fedser.stages.study import run_study
 from tests.network.compose import ROOT, as_process, services
 from tests.network.corpus import deal_out
 

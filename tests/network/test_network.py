@@ -14,10 +14,11 @@ from flwr.superlink.grid import HttpGrid
 from safetensors.numpy import load_file
 
 from fedser.common.processes import free_port
+from fedser.conf.build import compose
 from fedser.server.network.superlink import listens
-from fedser.server.study.run import compose, study_config
+from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
-from fedser.stages.run import run_study
+from fedser.stages.study import run_study
 from tests.network.compose import BIN, ROOT, proxied, services, up
 from tests.network.corpus import deal_out
 

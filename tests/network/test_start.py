@@ -12,9 +12,11 @@ import yaml
 from fedser.client.node.supernode import NodeConfig, serve
 from fedser.common.errors import Suspended, UserError
 from fedser.common.processes import command, free_port, running
+from fedser.conf.build import compose
 from fedser.conf.schema import RuntimeConfig
+from fedser.server.app import train_from_overrides
 from fedser.server.network.superlink import listens, network
-from fedser.server.study.run import compose, study_config, train_from_overrides
+from fedser.server.study.run import study_config
 from tests.network.compose import ROOT, image_environment, services
 from tests.network.soak import is_flower
 

@@ -19,8 +19,7 @@ from fedser.client.corpora.nemo import Nemo
 from fedser.client.corpora.pooled import Pooled
 from fedser.client.features.opensmile import OpenSmile
 from fedser.common.errors import UserError
-from fedser.conf.build import build, build_group
-from fedser.conf.build import compose as compose_from
+from fedser.conf.build import build, build_group, compose
 from fedser.conf.schema import RuntimeConfig
 from fedser.server import app as server_app
 from fedser.server.grids import ray as ray_grid
@@ -28,7 +27,7 @@ from fedser.server.grids.local import LocalGrid
 from fedser.server.grids.ray import RayGrid
 from fedser.server.grids.ray_auth import MODE, _environment
 from fedser.server.strategy.averaging import TappedAveraging
-from fedser.server.study.run import compose, run_federations, study_config
+from fedser.server.study.run import run_federations, study_config
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import ATTENTION, CENTRAL, MLP, UDP, federation
 
@@ -261,14 +260,14 @@ def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
     ],
 )
 def test_emotions_are_renamed_by_pairs_as_by_keys(given, renamed):
-    settings = compose_from("node", ["corpus=manifest", "corpus.file=x.csv", given]).corpus
+    settings = compose(["corpus=manifest", "corpus.file=x.csv", given], "node").corpus
     assert build_corpus(settings, "").emotions == renamed
 
 
 def test_emotions_that_are_no_pairs_are_refused():
     given = ["corpus=manifest", "corpus.file=x.csv", "corpus.emotions=[joyful]"]
     with pytest.raises(UserError, match=r"or pairs \[\[NAME, EMOTION\]\]"):
-        build_corpus(compose_from("node", given).corpus, "")
+        build_corpus(compose(given, "node").corpus, "")
 
 
 def test_one_shadow_corpus_needs_no_brackets():

@@ -9,17 +9,8 @@ import pytest
 
 from fedser.common.errors import UserError
 from fedser.common.files import replacing, write_text
-from fedser.common.run_folder import (
-    LOCK,
-    RUN_FILE,
-    Busy,
-    alone,
-    changes,
-    note_run,
-    refuse_changes,
-    refuse_used,
-    remove_run,
-)
+from fedser.common.run_folder import LOCK, RUN_FILE, Busy, alone, remove_run
+from fedser.conf.run_record import changes, note_run, refuse_changes, refuse_used
 
 HOLDER = """
 import sys, time

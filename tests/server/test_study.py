@@ -13,13 +13,14 @@ from safetensors import safe_open
 from fedser import conf
 from fedser.client.privacy.mechanisms import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
 from fedser.common.errors import UserError
+from fedser.conf.build import compose
 from fedser.conf.schema import RuntimeConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.federation.cohort import Sampler
 from fedser.server.privacy.composition import Releases
 from fedser.server.strategy.replies import REASONS
 from fedser.server.study.federations import check_config, private_federations, write_training
-from fedser.server.study.run import compose, run_federations, study_config
+from fedser.server.study.run import run_federations, study_config
 from tests import examples
 from tests.examples import corpus
 from tests.server import privacy_loss

@@ -12,7 +12,8 @@ from fedser.client.corpora.rotation import (
     others,
 )
 from fedser.common.errors import UserError
-from fedser.server.study.run import compose, study_config
+from fedser.conf.build import compose
+from fedser.server.study.run import study_config
 from tests.client.corpora.trees import TREES, Speech
 
 

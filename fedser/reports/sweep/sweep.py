@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 from omegaconf import ListConfig
 
-from fedser.cli.sweep_jobs import PROBLEM_FILE
 from fedser.common.errors import UserError
 from fedser.common.files import read_text, read_yaml, write_text
-from fedser.common.run_folder import HYDRA, RUN_FILE
+from fedser.common.run_folder import HYDRA, PROBLEM_FILE, RUN_FILE
 from fedser.reports import figures
 from fedser.reports.sweep.figure import sweep_figure
 from fedser.reports.sweep.points import COUNTS, sweep_points

@@ -1,0 +1,33 @@
+"""The stage that writes the results and the report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedser.common.console import console, plain
+from fedser.loggers.base import RunLog
+from fedser.reports.page import write_report
+from fedser.reports.several_runs import statements
+from fedser.reports.sweep.sweep import read_runs, write_sweep
+from fedser.reports.terminal import summary_table, sweep_table
+from fedser.results.results import (
+    Results,
+    write_results,
+)
+
+
+def finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None:
+    """Write and print the results of a run; `measured` tells a logger that they are new."""
+    write_results(folder / "results.json", results)
+    page = write_report(folder)
+    log.results(results, measured)
+    console.print(summary_table(results))
+    console.print(plain(f"report: {page}"), soft_wrap=True)
+
+
+def show_sweep(folder: Path, runs: Sequence[Path]) -> None:
+    """Write the page over several runs, and print its table."""
+    written = write_sweep(folder, runs)
+    read = [results for results in read_runs(runs)[1] if isinstance(results, dict)]
+    console.print(sweep_table(written, statements(read)))
+    console.print(plain(f"sweep: {written}"), soft_wrap=True)
+    console.print(plain(f"report: {written.with_suffix('.html')}"), soft_wrap=True)
