@@ -7,7 +7,7 @@ from fedser.attacks.evaluation.audit import judge_audit
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.study.run import run_canaries
 from tests import examples
-from tests.attacks.test_planted_faults import MECHANISMS
+from tests.fedser.test_planted_faults import MECHANISMS
 
 AUDIT = AuditConfig("canary", canaries=100, releases=1, magnitudes=[1.0])
 

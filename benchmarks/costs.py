@@ -13,12 +13,12 @@ from joblib.externals.loky import get_reusable_executor
 
 from fedser.client.corpora.synthetic.corpus import Synthetic
 from fedser.client.features.extract import extract
-from fedser.conf.build import build
+from fedser.conf.build import build, compose
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.accountant import Accountant
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.study.run import compose, study_config
+from fedser.server.study.run import study_config
 
 ROUNDS, CLIENTS, UTTERANCES = 200, 70, 26
 

@@ -9,6 +9,8 @@ import pytest
 from absl import logging as absl_logging
 from hypothesis import settings
 
+pytest_plugins = ["tests.studies"]
+
 settings.register_profile("fedser", deadline=None)  # how fast a test is depends on the machine
 settings.load_profile("fedser")
 

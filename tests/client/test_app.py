@@ -14,7 +14,7 @@ from fedser.client.models.mlp import Mlp
 from fedser.client.training.engine import Training
 from fedser.client.training.request import TrainRequest
 from fedser.conf.training_keys import TrainingConfig
-from tests.client.test_stacked import UDP, dataset
+from tests.client.training.test_stacked import UDP, dataset
 
 SCRIPT = """
 from pathlib import Path

@@ -21,7 +21,7 @@ from fedser.client.corpora.audformat import Audformat
 from fedser.client.corpora.manifest import Manifest
 from fedser.client.speakers.corpus_data import COPIES, CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.test_features import Loudness
+from tests.client.features.test_extract import Loudness
 
 SPEAKERS, UTTERANCES, RATE = 2, 4, 16000
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")

@@ -25,9 +25,9 @@ from fedser.common.tables import read_table
 from fedser.results.results import read_results
 from fedser.server.rounds.checkpoint import saved_rounds
 from fedser.server.transcript.transcript import Transcript
+from tests import ROOT
 from tests.hostile.test_corpora import Runs
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("client", "server", "attacks", "conf")
 SAFE: dict[str, dict[str, object]] = {
     "torch.load": {"weights_only": True},

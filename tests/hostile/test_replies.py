@@ -24,7 +24,7 @@ from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.examples import ATTENTION, CENTRAL, MLP
-from tests.server.test_remote import RealNodes, remote  # noqa: F401
+from tests.server.network.test_remote import RealNodes, remote  # noqa: F401
 
 LIAR = 12
 
@@ -217,7 +217,9 @@ def test_a_model_that_diverges_is_not_kept_and_the_last_good_one_is_offered(tmp_
     made = examples.federation(tmp_path / "t", rounds=6, algorithm="fedsgd")
     made = replace(made, checkpoint=tmp_path / "c")
     finite = [True] * 4 + [False]
-    monkeypatch.setattr("fedser.server.app.FiniteScores.__call__", lambda *_: finite.pop(0))
+    monkeypatch.setattr(
+        "fedser.server.rounds.federate.FiniteScores.__call__", lambda *_: finite.pop(0)
+    )
     with pytest.raises(Suspended, match=r"round 5: the model .* is not kept; .*/c/state\.safe"):
         federate(LocalGrid(client_app), made, tmp_path, "cpu")
     assert (tmp_path / "c" / STATE).exists()

@@ -19,7 +19,7 @@ from fedser.server.network.superlink import Network, look_often
 from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
-from tests.server.test_remote import HELD
+from tests.server.network.test_remote import HELD
 
 HONEST = {11: ["s00", "s05", "s09"], 13: ["s01", "s02", "s03", "s08"], 14: ["s04", "s06", "s07"]}
 LIAR = 12

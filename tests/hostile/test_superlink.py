@@ -16,7 +16,8 @@ from fedser.common.processes import free_port, running
 from fedser.conf.schema import RuntimeConfig
 from fedser.server.network import superlink as network_module
 from fedser.server.network.superlink import listens, network
-from tests.network.compose import ROOT, proxied, services, up
+from tests import ROOT
+from tests.network.compose import proxied, services, up
 
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin:/bin:/usr/local/bin") is None,

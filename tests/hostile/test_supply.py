@@ -2,14 +2,14 @@
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 FROM_PYTORCH = re.compile("torch|triton|(nvidia|cuda)-.*")
 """Comes from PyTorch's own index, by version."""
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedser.common.errors import UserError
 from fedser.server.transcript.transcript import Transcript
-from tests.server.test_transcript import LAYERS, meta, write
+from tests.server.transcript.test_transcript import LAYERS, meta, write
 
 Changed = Callable[[np.ndarray], np.ndarray | None]
 CHANGES: dict[str, Changed] = {

@@ -13,8 +13,8 @@ import yaml
 
 from fedser.common.processes import free_port, running
 from fedser.server.network.superlink import listens
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 MODULES = {
     "fedser": "fedser",

@@ -30,7 +30,8 @@ from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
-from tests.network.compose import ROOT, as_process, services
+from tests import ROOT
+from tests.network.compose import as_process, services
 from tests.network.corpus import deal_out
 
 NODES, SPEAKERS, FRACTION = 4, 8, 0.5

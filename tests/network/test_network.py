@@ -19,7 +19,8 @@ from fedser.server.network.superlink import listens
 from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
-from tests.network.compose import BIN, ROOT, proxied, services, up
+from tests import ROOT
+from tests.network.compose import BIN, proxied, services, up
 from tests.network.corpus import deal_out
 
 SPEAKERS, NODES, ROUNDS = 6, 3, 4

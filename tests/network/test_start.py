@@ -17,7 +17,8 @@ from fedser.conf.schema import RuntimeConfig
 from fedser.server.app import train_from_overrides
 from fedser.server.network.superlink import listens, network
 from fedser.server.study.run import study_config
-from tests.network.compose import ROOT, image_environment, services
+from tests import ROOT
+from tests.network.compose import image_environment, services
 from tests.network.soak import is_flower
 
 

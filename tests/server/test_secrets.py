@@ -20,8 +20,8 @@ from fedser.server.strategy import aggregate
 from fedser.server.strategy.aggregate import NoisedMean
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import CENTRAL, LOCAL, SHARED, NoNoise, federation
-from tests.server.test_failures import Flaky
-from tests.server.test_remote import RealNodes, remote  # noqa: F401  a fixture
+from tests.server.network.test_remote import RealNodes, remote  # noqa: F401  a fixture
+from tests.server.rounds.test_failures import Flaky
 
 D = sum(SHARED.values())
 STANDARD_ERROR = 1 / math.sqrt(D)

@@ -21,7 +21,7 @@ from fedser.client.corpora.overview import AUDIO, completeness
 from fedser.client.corpora.ravdess import Ravdess
 from fedser.client.speakers.corpus_data import CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.test_features import Loudness
+from tests.client.features.test_extract import Loudness
 
 TABLES, FOLDERS = 400, 100
 SPEAKERS, EACH = 4, 6

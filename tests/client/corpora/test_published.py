@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_module
 from fedser.client.corpora.build import build_corpus
 from fedser.client.corpora.published import Part, Published
 from fedser.common.errors import UserError
+from tests import ROOT
 from tests.client.corpora.trees import TREES, Speech
 
 NAMES = sorted({layout.split()[0] for layout in TREES})
@@ -87,7 +88,7 @@ def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_documentation_tells_of_every_corpus(name: str) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "corpora.md").read_text()
+    text = (ROOT / "docs" / "corpora.md").read_text()
     _, _, section = text.partition(f"## `{name}`")
     section = section.partition("\n## ")[0]
     source = corpus(name, Path()).source

@@ -1,0 +1,113 @@
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fedser.conf.build import compose
+from fedser.reports.paper.published import CORPORA, FEATURES, read_published
+from fedser.reports.paper.rows import differences
+from tests.studies import make_attack
+
+Results = dict[str, Any]
+
+STUDY = {
+    "corpus": {"name": "iemocap"},
+    "model": {"dropout": 0.2},
+    "features": {"feature_set": "emobase"},
+    "normalisation": "speaker",
+    "rounds": 200,
+    "folds": [0, 1, 2, 3, 4],
+}
+CNN = {"name": "cnn", "shadow_corpora": ["crema_d", "msp_improv"], "combination": "updates"}
+
+
+@pytest.mark.parametrize(
+    ("config", "attack", "expected"),
+    [
+        ({}, {}, []),
+        ({"corpus": {"name": "ravdess"}}, {}, ["corpus", "shadow"]),
+        ({"corpus": {"name": "emodb"}}, {}, ["corpus", "language", "shadow"]),
+        ({"corpus": {"name": "mine"}}, {}, ["corpus", "language", "shadow"]),
+        ({}, {"shadow_corpora": ["crema_d"]}, ["shadow"]),
+        ({}, {"name": "fusion"}, ["attack"]),
+        ({}, {"attribute": "age"}, ["attribute"]),
+        ({}, {"layer": "last", "aware": True}, ["layer", "aware"]),
+        ({}, {"leaked_updates": 5, "combination": "log_odds"}, ["combination"]),
+        ({}, {"leaked_updates": 1, "combination": "log_odds"}, []),
+        ({}, {"vantage": "aggregate", "selection": "earliest"}, ["vantage", "selection"]),
+        ({"attack": {"cnn": {"max_examples": 300}}}, {}, ["examples"]),
+        ({"rounds": 50, "normalisation": "corpus"}, {}, ["normalisation", "rounds"]),
+        ({"features": {"feature_set": "eGeMAPS"}}, {}, ["features"]),
+        ({"features": {"upstream": "decoar2"}}, {}, []),
+        ({"folds": [0, 1]}, {}, ["folds"]),
+        ({"model": {"dropout": 0.4}}, {}, ["dropout"]),
+    ],
+)
+def test_differences(config: Results, attack: Results, expected: list[str]) -> None:
+    assert differences(STUDY | config, make_attack(**(CNN | attack)), "updates") == expected
+
+
+def test_what_a_table_varies_is_no_difference() -> None:
+    last = make_attack(**CNN, layer="last")
+    assert differences(STUDY, last, "layers") == []
+    assert differences(STUDY | {"model": {"dropout": 0.6}}, make_attack(**CNN), "dropout") == []
+
+
+@pytest.mark.parametrize("private", CORPORA)
+def test_a_corpus_of_the_study_attacked_as_there_is_the_same(private: str) -> None:
+    others = [name for name in CORPORA if name != private]
+    same = STUDY | {"corpus": {"name": private}}
+    assert differences(same, make_attack(**(CNN | {"shadow_corpora": others})), "updates") == []
+    assert differences(same, None, "utility") == []
+    assert corpora_of_config() == set(CORPORA)
+
+
+def corpora_of_config() -> set[str]:
+    """What our adapters of the study's corpora are called."""
+    return {
+        compose([f"corpus={name}"]).corpus.name for name in ("iemocap", "msp_improv", "crema_d")
+    }
+
+
+def test_utility_differs_in_corpus_and_protocol_and_not_in_attacks() -> None:
+    own = STUDY | {"corpus": {"name": "emodb"}, "rounds": 2, "model": {"dropout": 0.4}}
+    expected = ["corpus", "language", "rounds", "dropout"]
+    assert differences(own, None, "utility") == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "uar", "where"),
+    [
+        ("layers", 18, 0.8738, {"private_corpus": "iemocap", "algorithm": "fedavg"}),
+        ("updates", 75, 0.8255, {"private_corpus": "iemocap", "privacy": "none"}),
+        ("updates", 75, 0.5175, {"private_corpus": "iemocap", "privacy": "udp 50"}),
+        ("dropout", 18, 0.8321, {"private_corpus": "iemocap", "run": "0e1554a"}),
+    ],
+)
+def test_published_figures(table: str, rows: int, uar: float, where: dict[str, str]) -> None:
+    figures_of = read_published(table)
+    figures_of = figures_of[figures_of["features"] == "emobase"]
+    assert len(figures_of) == rows
+    assert figures_of["uar_fixed"].between(0.49, 0.93).all()
+    found = figures_of[(figures_of[list(where)] == pd.Series(where)).all(axis="columns")]
+    assert found["uar_fixed"].iloc[0] == pytest.approx(uar)  # the first layer, or one update
+
+
+def test_published_recognition() -> None:
+    found = read_published("utility")
+    assert set(found["private_corpus"]) == set(CORPORA)
+    assert set(found["features"]) == set(FEATURES)
+    place = {"features": "apc", "run": "2022-05", "privacy": "none", "algorithm": "fedavg"}
+    rows = found[(found[list(place)] == pd.Series(place)).all(axis="columns")]
+    of_corpus = rows.set_index("private_corpus")[["uar", "accuracy"]]
+    assert of_corpus.loc["crema_d"].tolist() == pytest.approx([0.6713, 0.7382])
+    assert of_corpus.loc["msp_improv"].tolist() == pytest.approx([0.4961, 0.557])
+
+
+def test_each_published_file_is_explained() -> None:
+    folder = resources.files("fedser.reports.paper.published")
+    readme = folder.joinpath("README.md").read_text("utf-8")
+    files = [path.name for path in folder.iterdir() if path.name.endswith(".csv")]
+    assert len(files) == 4
+    assert all(f"`{name}`" in readme for name in files)

@@ -1,0 +1,284 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from fedser.common.errors import UserError
+from fedser.results.results import (
+    SCHEMA,
+    attack_series,
+    chance_uar,
+    fold_chance,
+    leaked_order,
+    read_results,
+    strongest,
+    without_folders,
+    write_results,
+)
+from fedser.server.federation.scores import uar
+from tests.studies import make_attack, make_verification
+
+Results = dict[str, Any]
+
+
+def test_schema_is_a_valid_schema_that_describes_every_top_level_key() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["required"]) == set(SCHEMA["properties"])
+
+
+def test_what_is_written_reads_back_equal_and_bytes_do_not_depend_on_key_order(
+    tmp_path: Path, results: Results
+) -> None:
+    write_results(tmp_path / "a.json", results)
+    write_results(tmp_path / "b.json", dict(reversed(results.items())))
+    assert read_results(tmp_path / "a.json") == results
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("privacy", "epsilon", "infinite"),
+        ("privacy", "epsilon", -0.1),
+        ("privacy", "delta", 1.5),
+        ("privacy", "unit", "household"),
+        ("privacy", "relation", None),  # an epsilon without its relation
+        ("privacy", "vantage", None),
+        ("privacy", "participation", None),
+        ("privacy", "participation", "public"),
+        ("privacy", "epsilon_known_participation", "none"),
+        ("privacy", "sampling", None),
+        ("privacy", "sampling", "shuffled"),
+        ("privacy", "noise_multiplier", 0),
+        ("privacy", "clipping_norm", "0.1"),
+        ("privacy", "noise", None),
+        ("privacy", "noise", "hardware"),
+        ("utility", "uar", 58.3),  # per cent instead of a share
+        ("utility", "best_round", 3.5),
+        ("corpus", "skipped", 2),
+        ("timing", "train_seconds", -1),
+        ("versions", "flwr", 1.41),
+    ],
+)
+def test_schema_rejects(
+    tmp_path: Path, results: Results, section: str, key: str, value: object
+) -> None:
+    results[section][key] = value
+    with pytest.raises(ValueError, match=rf"\$\.{section}\.{key}"):
+        write_results(tmp_path / "results.json", results)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auc", 1.01),
+        ("auc", "0.9"),
+        ("ci95_auc", [0.4]),
+        ("p_value", 1.2),
+        ("advantage", -0.1),
+        ("ece", "0.1"),
+        ("tpr_at_fpr_10", 10),
+        ("leaked_updates", 0),
+        ("leaked_updates", "most"),
+        ("aware", "yes"),
+        ("roc", {"fpr": [0.0, 1.0]}),
+        ("gender", "female"),
+    ],
+)
+def test_schema_rejects_in_attacks(
+    tmp_path: Path, results: Results, key: str, value: object
+) -> None:
+    results["attacks"][0][key] = value
+    with pytest.raises(ValueError, match=r"\$\.attacks\[0\]"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize("key", ["tpr_at_fpr_10", "advantage", "ece", "p_value"])
+def test_figures_of_an_attack_may_be_null_but_not_left_out(
+    tmp_path: Path, results: Results, key: str
+) -> None:
+    results["attacks"][0][key] = None
+    write_results(tmp_path / "results.json", results)
+    del results["attacks"][0][key]
+    with pytest.raises(ValueError, match=f"'{key}' is a required property"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nan_and_infinity_are_refused_and_an_earlier_file_stays(
+    tmp_path: Path, results: Results, number: float
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    before = path.read_bytes()
+    results["utility"]["uar"] = number
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results(path, results)
+    assert path.read_bytes() == before
+
+
+def test_absent_guarantee_needs_no_statement(tmp_path: Path, results: Results) -> None:
+    absent = ("unit", "relation", "vantage", "delta", "epsilon", "accountant", "releases_max")
+    results["privacy"] |= dict.fromkeys((*absent, "participation", "noise", "clipping_norm"))
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json")["privacy"]["epsilon"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("epsilon", None), ("participation", None), ("participation", "known")]
+)
+def test_epsilon_with_known_participation_needs_one_with_secret(
+    tmp_path: Path, results: Results, key: str, value: object
+) -> None:
+    secret = {"epsilon": 8.0, "epsilon_known_participation": 24.8, "participation": "secret"}
+    results["privacy"] |= secret
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json")["privacy"].items() >= secret.items()
+    results["privacy"][key] = value
+    with pytest.raises(ValueError, match=rf"\$\.privacy\.{key}"):
+        write_results(tmp_path / "results.json", results)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["epsilon_known_participation", "participation", "sampling"]
+    + ["noise_multiplier", "clipping_norm", "noise"],
+)
+def test_no_part_of_the_privacy_statement_may_be_left_out(
+    tmp_path: Path, results: Results, key: str
+) -> None:
+    del results["privacy"][key]
+    with pytest.raises(ValueError, match=rf"\$\.privacy: '{key}' is a required property"):
+        write_results(tmp_path / "results.json", results)
+
+
+def damaged(results: Results, how: str) -> str:
+    text = json.dumps(results)
+    return {
+        "truncated": text[: len(text) // 2],
+        "empty": "",
+        "nan": text.replace("0.583", "NaN"),
+        "foreign": '{"accuracy": 0.9}',
+        "other version": text.replace('"schema_version": 1', '"schema_version": 2'),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "nan", "foreign", "other version"])
+def test_damaged_file_is_a_one_line_user_error(tmp_path: Path, results: Results, how: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(damaged(results, how))
+    with pytest.raises(UserError) as caught:
+        read_results(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "run fedser stage=attack" in message
+    assert "\n" not in message
+
+
+def test_missing_file_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"results\.json: there are no results yet; run fedser"):
+        read_results(tmp_path / "results.json")
+
+
+def test_series_are_named_by_what_tells_namesakes_apart() -> None:
+    attacks = [
+        make_attack(leaked_updates="all"),
+        make_attack(leaked_updates=20),
+        make_attack(leaked_updates=3),
+        make_attack(name="cnn", layer="first"),
+        make_attack(name="cnn", layer="last", aware=True),
+        make_attack(name="cnn", layer="last", shadow_corpora=["nemo"]),
+    ]
+    series = attack_series(attacks)
+    assert list(series) == [
+        "correlation",
+        "cnn, first, nemo+emodb, unaware",
+        "cnn, last, nemo+emodb, aware",
+        "cnn, last, nemo, unaware",
+    ]
+    assert [leaked_order(record) for record in series["correlation"]] == [3, 20, float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("vantage", ["attributed", "aggregate", "final"]),
+        ("selection", ["random", "earliest"]),
+        ("combination", ["updates", "statistics", "log_odds"]),
+    ],
+)
+def test_what_the_adversary_sees_and_does_parts_series(key: str, values: list[str]) -> None:
+    attacks = [make_attack(**{key: v}, leaked_updates=n) for v in values for n in (5, 1)]
+    series = attack_series(attacks)
+    assert list(series) == [f"correlation, {value}" for value in values]
+    for value, records in zip(values, series.values(), strict=True):
+        assert [(r[key], r["leaked_updates"]) for r in records] == [(value, 1), (value, 5)]
+
+
+def test_what_speakers_are_recognised_across_parts_series() -> None:
+    attacks = [make_verification(across=a) for a in ("rounds", "shards")]
+    assert list(attack_series(attacks)) == [
+        "correlation, speaker across rounds",
+        "correlation, speaker across shards",
+    ]
+    assert list(attack_series([make_attack(), attacks[1]])) == [
+        "correlation, gender",
+        "correlation, speaker across shards",
+    ]
+
+
+def test_recognition_does_not_compete_with_inference() -> None:
+    low, none = make_attack(auc=0.6), make_attack(auc=None)
+    assert strongest([make_verification(auc=0.99), low, None, none]) is low
+    assert strongest([make_verification(), none]) is None
+
+
+@pytest.mark.parametrize(
+    ("confusions", "expected"),
+    [
+        ([], 0.25),
+        ([None], 0.25),
+        ([np.eye(4)], 0.25),
+        ([np.diag([5, 0, 2, 9])], 1 / 3),
+        ([np.diag([5, 0, 0, 9]), np.ones((4, 4))], (1 / 2 + 1 / 4) / 2),
+        ([np.zeros((4, 4))], 0.25),
+        ([[[0, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], 1.0),
+    ],
+)
+def test_chance_follows_the_classes_in_each_test_set(confusions, expected, results):
+    folds = [
+        {} if confusion is None else {"confusion": np.asarray(confusion, int).tolist()}
+        for confusion in confusions
+    ]
+    results["utility"]["per_fold"] = folds
+    assert chance_uar(results) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2, 3), (1, 3), (2,)])
+def test_chance_is_the_uar_of_always_naming_one_emotion(present):
+    for named in present:
+        confusion = np.zeros((4, 4), int)
+        confusion[list(present), named] = np.arange(1, len(present) + 1)
+        assert fold_chance({"confusion": confusion.tolist()}) == pytest.approx(uar(confusion))
+
+
+def test_a_configuration_is_shown_without_folders_and_addresses():
+    shown = without_folders(
+        {
+            "corpus": {"root": "/home/somebody/ravdess/", "name": "ravdess", "shards": 1},
+            "shadow": [{"file": r"C:\Users\somebody\speech table.csv"}, "~/nemo", "data/emodb"],
+            "logger": {"tracking_uri": "https://user:secret@host:5000/x", "run": None},
+            "emotions": {"a/b": "fear"},
+        }
+    )
+    assert shown == {
+        "corpus": {"root": "…/ravdess", "name": "ravdess", "shards": 1},
+        "shadow": [{"file": "…/speech table.csv"}, "…/nemo", "data/emodb"],
+        "logger": {"tracking_uri": "https://…", "run": None},
+        "emotions": {"a/b": "fear"},
+    }
