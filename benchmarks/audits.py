@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 
-from fedser.attacks.evaluation.audit import judge_audit
+from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.study.run import run_canaries
 from tests import examples
@@ -22,7 +22,7 @@ def main() -> None:
         name = list(MECHANISMS)[number % len(MECHANISMS)]
         made = examples.protocol(privacy=MECHANISMS[name], num_clients=20, seed=number)
         audited = run_canaries(made, examples.FEATURES, AUDIT, RuntimeConfig("local"))
-        found = judge_audit(audited, made.plan, AUDIT)
+        found = evaluate_audit(audited, made.plan, AUDIT)
         alarms[name] += found["violated"]
         tests = [test["p_value"] for test in found["tests"] if test["p_value"] is not None]
         least = min(least, len(tests) * min(tests))

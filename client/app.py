@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedser.client.corpora.base import EMOTIONS
-from fedser.client.holdings import Holdings, Hosted
+from fedser.client.holdings import FederationData, Holdings
 from fedser.client.messages import from_record, to_record
 from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
@@ -172,7 +172,9 @@ def _train(
     return RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
 
 
-def _evaluate(request: TrainRequest, model: Arrays, hosted: Hosted, threads: int) -> MetricRecord:
+def _evaluate(
+    request: TrainRequest, model: Arrays, hosted: FederationData, threads: int
+) -> MetricRecord:
     recogniser = request.model.network(hosted.test.features.shape[-1], len(EMOTIONS)).eval()
     load_arrays(recogniser, model)
     sets = [
@@ -209,7 +211,7 @@ def _holdings(path: str) -> Holdings:
 
 
 @lru_cache(maxsize=8)  # federations that take turns
-def _hosted(path: str, hosting: Hosting, seed: int, device: str) -> Hosted:
+def _hosted(path: str, hosting: Hosting, seed: int, device: str) -> FederationData:
     return _holdings(path).hosted(hosting, seed, device)
 
 

@@ -26,7 +26,7 @@ NORMALISATIONS = ("speaker", "none")
 
 
 @dataclass(frozen=True)
-class Hosted:
+class FederationData:
     """A node's data for a federation.
 
     Attributes
@@ -103,7 +103,7 @@ class Holdings:
             "speakers": {speaker: spoken[speaker] for speaker in self._data.speakers},
         }
 
-    def hosted(self, hosting: Hosting, seed: int, device: str) -> Hosted:
+    def hosted(self, hosting: Hosting, seed: int, device: str) -> FederationData:
         """Return the data of a federation, cut and normalised as a simulation does it.
 
         Raises
@@ -125,7 +125,7 @@ class Holdings:
         if hosting.test:
             features, labels = held_out_set(self._data, hosting.test, None, hosting.normalisation)
             test = self._examples(labels, features, device)
-        return Hosted(Dataset.of(clients or [empty]), validation, test)
+        return FederationData(Dataset.of(clients or [empty]), validation, test)
 
     def _training(self, own: Clients, place: int, device: str) -> Examples:
         rows = (own.client == place) & ~own.validation

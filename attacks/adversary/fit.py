@@ -12,7 +12,7 @@ import torch
 from joblib import delayed
 
 from fedser.attacks.adversary.tap import tap
-from fedser.attacks.algorithms.base import Attack, Batch, Stream
+from fedser.attacks.algorithms.base import Attack, ShadowUpdates, Stream
 from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError
 from fedser.common.processes import side_by_side
@@ -33,7 +33,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Shadow:
+class ShadowFederation:
     """A shadow federation: its transcript, and of each of N clients class and speaker (N,)."""
 
     folder: Path
@@ -42,7 +42,7 @@ class Shadow:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedAttack:
     """An attack that has learned from all shadow speakers.
 
     Attributes
@@ -96,12 +96,12 @@ def speaker_groups(labels: Ints, corpora: Ints) -> Ints:
 
 def fit_attacks(
     attacks: Sequence[Attack],
-    shadows: Sequence[Shadow],
+    shadows: Sequence[ShadowFederation],
     view: View,
     groups: Ints,
     held_out: Sequence[str],
     seed: int,
-) -> list[Fitted]:
+) -> list[FittedAttack]:
     """Fit each attack to updates of shadow clients, drawn at random where it takes fewer.
 
     Parameters
@@ -129,7 +129,7 @@ def fit_attacks(
     done = side_by_side(tasks, workers)
     fitted = dict(zip(made, done, strict=True))
     return [
-        Fitted(
+        FittedAttack(
             fitted[a.name, None],
             {g: f for (n, g), f in fitted.items() if n == a.name and g is not None},
         )
@@ -145,17 +145,19 @@ def _fit(attack: Attack, examples: Stream) -> Attack:
 
 
 def _read(
-    shadows: Sequence[Shadow],
+    shadows: Sequence[ShadowFederation],
     view: View,
     chosen: Mapping[int, Mapping[int, Ints]],
     without: Collection[int],
-) -> Iterator[Batch]:
+) -> Iterator[ShadowUpdates]:
     """Yield the chosen updates, client by client, but for those of some speakers."""
     for number, of_client in chosen.items():
         shadow = shadows[number]
         rows = {c: r for c, r in of_client.items() if shadow.speakers[c] not in without}
         for seen in tap(Transcript(shadow.folder), **vars(view), rows=rows):
-            yield Batch(seen.gradients, np.full(len(seen.round), shadow.labels[seen.client]))
+            yield ShadowUpdates(
+                seen.gradients, np.full(len(seen.round), shadow.labels[seen.client])
+            )
 
 
 def _choose(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fedser.attacks.adversary.tap import Seen
+from fedser.attacks.adversary.tap import SeenUpdates
 from fedser.attacks.algorithms.base import Attack, score_columns
 from fedser.common.arrays import Bools, Floats, Ints
 from fedser.common.seeds import numpy_stream
@@ -48,7 +48,7 @@ def choose_leaks(
 
 
 def score_leaks(
-    attack: Attack, seen: Seen, leaks: Mapping[str, Bools], combination: str
+    attack: Attack, seen: SeenUpdates, leaks: Mapping[str, Bools], combination: str
 ) -> pd.DataFrame:
     """Score each draw of a client's leaked updates.
 

@@ -19,11 +19,11 @@ from fedser.client.training.engine import Training
 from fedser.common.arrays import Floats, Ints
 from fedser.common.seeds import noise_source, numpy_stream
 from fedser.server.federation.federation import Protocol
-from fedser.server.transcript.transcript import Releases, Transcript
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript
 
 
 @dataclass(frozen=True)
-class Cast:
+class ShadowClients:
     """The adversary's A speakers as clients.
 
     Attributes
@@ -44,13 +44,13 @@ class Cast:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SimulatedRound:
     """One round: k releases of the victims' clients, and what a of the cast would have sent.
 
     Attributes
     ----------
     round : int
-    victims : Releases
+    victims : RecordedUpdates
     cast : ndarray of int64, shape (a,)
         Who of the cast was asked.
     plain, sent : dict of str to ndarray of float32, shape (a, ...)
@@ -58,13 +58,15 @@ class Scene:
     """
 
     round: int
-    victims: Releases
+    victims: RecordedUpdates
     cast: Ints
     plain: dict[str, Floats]
     sent: dict[str, Floats]
 
 
-def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int | None, seed: int) -> Cast:
+def make_shadow_clients(
+    clients: Clients, labels: Ints, speakers: Ints, size: int | None, seed: int
+) -> ShadowClients:
     """Give each client so many of its utterances, or all it has: of fewer, or for None."""
     examples = []
     for client in range(len(clients)):
@@ -73,7 +75,7 @@ def make_cast(clients: Clients, labels: Ints, speakers: Ints, size: int | None, 
         kept = rng.permutation(rows)[:size]
         features, emotions = clients.features[kept], clients.labels[kept]
         examples.append(Examples(torch.from_numpy(features), torch.from_numpy(emotions)))
-    return Cast(Dataset.of(examples), labels, speakers)
+    return ShadowClients(Dataset.of(examples), labels, speakers)
 
 
 def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
@@ -86,7 +88,9 @@ def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
     return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
 
 
-def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int) -> Iterator[Scene]:
+def simulate_rounds(
+    transcript: Transcript, protocol: Protocol, cast: ShadowClients, asked: int
+) -> Iterator[SimulatedRound]:
     """Yield every round in which victims sent something, with what some of the cast would have.
 
     Parameters
@@ -120,10 +124,10 @@ def rehearse(transcript: Transcript, protocol: Protocol, cast: Cast, asked: int)
         told = np.array(training.sizes if _told(mechanism) else [1] * len(chosen))
         rounds = np.full(len(chosen), server_round)
         plain, sent = (
-            pseudo_gradients(transcript.meta, Releases(rounds, chosen, told, updates))
+            pseudo_gradients(transcript.meta, RecordedUpdates(rounds, chosen, told, updates))
             for updates in (plain, sent)
         )
-        yield Scene(server_round, victims, chosen, plain, sent)
+        yield SimulatedRound(server_round, victims, chosen, plain, sent)
 
 
 def _told(mechanism: Mechanism) -> bool:
@@ -131,11 +135,11 @@ def _told(mechanism: Mechanism) -> bool:
     return "num_examples" in mechanism.metrics
 
 
-def _rounds(transcript: Transcript) -> Iterator[Releases]:
+def _rounds(transcript: Transcript) -> Iterator[RecordedUpdates]:
     """Yield the releases of each round together: no file ends within one."""
     for chunk in transcript:
         for rows in np.split(np.arange(len(chunk)), np.flatnonzero(np.diff(chunk.round)) + 1):
-            yield Releases(
+            yield RecordedUpdates(
                 chunk.round[rows],
                 chunk.client[rows],
                 chunk.num_examples[rows],

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from fedser.attacks.adversary import shadow_federations as shadow
-from fedser.attacks.adversary.fit import Fitted, Shadow, View, fit_attacks, speaker_groups
+from fedser.attacks.adversary.fit import (
+    FittedAttack,
+    ShadowFederation,
+    View,
+    fit_attacks,
+    speaker_groups,
+)
 from fedser.attacks.adversary.snapshot import Snapshot
 from fedser.attacks.algorithms.fusion import Fusion
 from fedser.attacks.algorithms.layer_samples import FIRST
@@ -33,14 +39,14 @@ def corpus_numbers(shadows: Sequence[CorpusData]) -> Ints:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LayerAttacks:
     """What attacks learned of some layers.
 
     Attributes
     ----------
     layers : str
         As in ``adversary.layers``.
-    fitted : list of Fitted
+    fitted : list of FittedAttack
         Attacks that carry over to the victims.
     groups : ndarray of int64, shape (S,)
         Group of each speaker; empty where nothing is fused.
@@ -50,7 +56,7 @@ class Lesson:
 
     layers: str
     view: View
-    fitted: list[Fitted]
+    fitted: list[FittedAttack]
     groups: Ints
     fusion: Fusion | None
     snapshot: Snapshot | None
@@ -62,13 +68,13 @@ class Lesson:
         return [name for name in of if name != "snapshot" or self.snapshot]
 
     @property
-    def beside(self) -> list[Fitted]:
+    def beside(self) -> list[FittedAttack]:
         """Return attacks to rehearse, each without some speakers."""
         return [known for known in self.fitted if known.without]
 
 
 @dataclass(frozen=True)
-class Learned:
+class PreparedAttacks:
     """All that the adversary learned.
 
     Attributes
@@ -76,8 +82,8 @@ class Learned:
     shadows : sequence of CorpusData
     labels : ndarray of int64, shape (S,)
         Class of each of their speakers.
-    rehearsals : list of Shadow
-    lessons : list of Lesson
+    rehearsals : list of ShadowFederation
+    lessons : list of LayerAttacks
     numbers : dict of str to str
         Names of what can be read of each update, such as ``correlation/first``, and of all
         that determines it.
@@ -87,19 +93,19 @@ class Learned:
 
     shadows: Sequence[CorpusData]
     labels: Ints
-    rehearsals: list[Shadow]
-    lessons: list[Lesson]
+    rehearsals: list[ShadowFederation]
+    lessons: list[LayerAttacks]
     numbers: dict[str, str]
     seconds: tuple[float, float]
 
 
-def learn_run(
+def prepare_attacks(
     config: StudyConfig,
     private: CorpusData | Roster,
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     kept: Mapping[str, str] | None = None,
-) -> Learned:
+) -> PreparedAttacks:
     """Train shadow federations that are not in the cache, and fit every attack to them.
 
     Parameters
@@ -128,7 +134,9 @@ def learn_run(
         run_federations(absent, config.runtime.simulated)
         shadow.keep(absent)
     rehearsals = [
-        Shadow(f.folder, labels[speakers := shadow.speaker_numbers(f.clients, shadows)], speakers)
+        ShadowFederation(
+            f.folder, labels[speakers := shadow.speaker_numbers(f.clients, shadows)], speakers
+        )
         for f in federations
     ]
     trained = time.perf_counter()
@@ -136,7 +144,7 @@ def learn_run(
         _learn(config, layers, shadows, labels, rehearsals) for layers in config.adversary.layers
     ]
     seconds = (trained - started, time.perf_counter() - trained)
-    return Learned(shadows, labels, rehearsals, lessons, numbers, seconds)
+    return PreparedAttacks(shadows, labels, rehearsals, lessons, numbers, seconds)
 
 
 def _learn(
@@ -144,8 +152,8 @@ def _learn(
     layers: str,
     shadows: Sequence[CorpusData],
     labels: Ints,
-    rehearsals: Sequence[Shadow],
-) -> Lesson:
+    rehearsals: Sequence[ShadowFederation],
+) -> LayerAttacks:
     """Fit every attack to these layers alone."""
     adversary = config.adversary
     attacks = {name: build(settings) for name, settings in config.attack.items()}
@@ -154,7 +162,7 @@ def _learn(
     if f"{FIRST}.weight" not in parameters:
         snapshot = None
     view = View(adversary.vantage, parameters, adversary.initial_weights)
-    lesson = Lesson(layers, view, [], np.zeros(0, dtype=np.int64), fusion, snapshot)
+    lesson = LayerAttacks(layers, view, [], np.zeros(0, dtype=np.int64), fusion, snapshot)
     fused = lesson.fused
     groups = speaker_groups(labels, corpus_numbers(shadows)) if fused else lesson.groups
     fitted = fit_attacks(list(attacks.values()), rehearsals, view, groups, fused, config.seed)

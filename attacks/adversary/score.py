@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedser.attacks.adversary.fit import Fitted, Shadow, View
+from fedser.attacks.adversary.fit import FittedAttack, ShadowFederation, View
 from fedser.attacks.adversary.leaked_updates import choose_leaks, combine_scores, score_leaks
-from fedser.attacks.adversary.own_speakers import Cast, rehearse
+from fedser.attacks.adversary.own_speakers import ShadowClients, simulate_rounds
 from fedser.attacks.adversary.reidentify import choose_sides
 from fedser.attacks.adversary.shadow_federations import SPEAKER
-from fedser.attacks.adversary.snapshot import Evidence, Lens, Resemblance, Snapshot, first_layer
+from fedser.attacks.adversary.snapshot import (
+    ClientSums,
+    CorrelationDiscriminant,
+    FeatureMap,
+    Snapshot,
+    first_layer,
+)
 from fedser.attacks.adversary.tap import pseudo_gradients, tap
 from fedser.common.arrays import Bools, Floats, Ints
 from fedser.conf.schema import AdversaryConfig
@@ -25,7 +31,7 @@ Chooser = Callable[..., dict[str, Bools]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoreTables:
     """Scores by attack: a row a draw of a client's leaked updates.
 
     Attributes
@@ -41,27 +47,27 @@ class Judged:
     rehearsed: Scores
 
 
-def judge(
-    path: Path, fitted: Sequence[Fitted], view: View, config: AdversaryConfig, seed: int
-) -> Judged:
+def score_private(
+    path: Path, fitted: Sequence[FittedAttack], view: View, config: AdversaryConfig, seed: int
+) -> ScoreTables:
     """Score the victims of a private transcript with attacks that carry over."""
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seen in tap(Transcript(path), **vars(view)):
-        leaks = chooser(config)(seen.round, config, seed, path.name, seen.client)
+        leaks = leak_chooser(config)(seen.round, config, seed, path.name, seen.client)
         for known in fitted if any(map(len, leaks.values())) else ():
             found = score_leaks(known.attack, seen, leaks, config.combination)
             rows[known.attack.name].append(found)
-    return Judged(name_federation(rows, path.name), {})
+    return ScoreTables(name_federation(rows, path.name), {})
 
 
-def judge_shadow(
-    shadow: Shadow,
-    fitted: Sequence[Fitted],
+def score_shadow(
+    shadow: ShadowFederation,
+    fitted: Sequence[FittedAttack],
     groups: Ints,
     view: View,
     config: AdversaryConfig,
     seed: int,
-) -> Judged:
+) -> ScoreTables:
     """Score a shadow federation's own clients, each with attacks that never met the speaker."""
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for seen in tap(Transcript(shadow.folder), **vars(view)):
@@ -71,33 +77,33 @@ def judge_shadow(
             found = score_leaks(known.without[group], seen, leaks, config.combination)
             label = shadow.labels[seen.client]
             rows[known.attack.name].append(found.assign(label=label, group=group))
-    return Judged({}, name_federation(rows, "shadow"))
+    return ScoreTables({}, name_federation(rows, "shadow"))
 
 
-def judge_at_snapshots(
+def score_at_snapshots(
     path: Path,
     protocol: Protocol,
     snapshot: Snapshot,
-    cast: Cast,
+    cast: ShadowClients,
     groups: Ints,
-    fitted: Sequence[Fitted],
+    fitted: Sequence[FittedAttack],
     view: View,
     config: AdversaryConfig,
-) -> Judged:
-    """Read victims' updates at the models that they started from, and rehearse all attacks there.
+) -> ScoreTables:
+    """Score the victims at the global models they started from.
 
     Parameters
     ----------
     groups : ndarray of int64
         Group of each speaker; empty where nothing is to be rehearsed.
-    fitted : sequence of Fitted
-        Attacks to rehearse beside this one.
+    fitted : sequence of FittedAttack
+        Attacks to simulate_rounds beside this one.
     """
-    transcript, lens = Transcript(path), Lens(cast, snapshot.components)
+    transcript, lens = Transcript(path), FeatureMap(cast, snapshot.components)
     group = groups[cast.speakers] if len(groups) else np.zeros(len(cast), dtype=np.int64)
-    victims, own = Evidence.of(transcript.meta.num_clients), Evidence.of(len(cast))
+    victims, own = ClientSums.of(transcript.meta.num_clients), ClientSums.of(len(cast))
     heard: dict[str, list[list[Floats]]] = {f.attack.name: [[] for _ in group] for f in fitted}
-    for scene in rehearse(transcript, protocol, cast, snapshot.asked):
+    for scene in simulate_rounds(transcript, protocol, cast, snapshot.asked):
         response = lens.response(scene.cast, first_layer(scene.plain))
         seen = first_layer(pseudo_gradients(transcript.meta, scene.victims))
         victims.add(scene.round, scene.victims.client, seen, response)
@@ -110,7 +116,7 @@ def judge_at_snapshots(
 
     rehearsal = replace(config, draws=snapshot.draws)
     of_cast = _leaks(own, choose_leaks, rehearsal, protocol.seed, path.name, "cast")
-    of_victims = _leaks(victims, chooser(config), config, protocol.seed, path.name, "victims")
+    of_victims = _leaks(victims, leak_chooser(config), config, protocol.seed, path.name, "victims")
     rehearsed = {
         name: [
             combine_scores(one, np.stack(of[one]), drawn, config.combination).assign(
@@ -124,7 +130,7 @@ def judge_at_snapshots(
     for leaked in map(str, config.leaked_updates):
         drawn = own.estimates(of_cast, leaked, lens.prior)
         labels, whose = cast.labels[drawn.client], group[drawn.client]
-        resemblance = Resemblance(drawn, labels, whose, int(cast.labels.max()) + 1)
+        resemblance = CorrelationDiscriminant(drawn, labels, whose, int(cast.labels.max()) + 1)
         for left_out in np.unique(whose).tolist() if len(groups) else ():
             rows = whose == left_out
             scored = drawn.rows(resemblance.score(drawn.columns[rows], left_out), rows)
@@ -133,7 +139,7 @@ def judge_at_snapshots(
         found["victims"].append(judged.rows(resemblance.score(judged.columns)))
     if len(groups):
         rehearsed[snapshot.name] = found["own"]
-    return Judged(
+    return ScoreTables(
         name_federation({snapshot.name: found["victims"]}, path.name),
         name_federation(rehearsed, path.name),
     )
@@ -149,7 +155,7 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
 
 
 def _leaks(
-    evidence: Evidence, choose: Chooser, config: AdversaryConfig, seed: int, *name: str
+    evidence: ClientSums, choose: Chooser, config: AdversaryConfig, seed: int, *name: str
 ) -> dict[int, dict[str, Bools]]:
     """Choose which updates leak of each client that evidence is of."""
     return {
@@ -159,7 +165,7 @@ def _leaks(
     }
 
 
-def chooser(config: AdversaryConfig) -> Chooser:
+def leak_chooser(config: AdversaryConfig) -> Chooser:
     """Return how the updates of a victim that leak are chosen."""
     return choose_sides if config.attribute == SPEAKER else choose_leaks
 

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from fedser.attacks.adversary.leaked_updates import read_update, score_numbers
-from fedser.attacks.adversary.prepare import Learned, Lesson, number_name
-from fedser.attacks.adversary.score import Judged, chooser, name_federation
+from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, number_name
+from fedser.attacks.adversary.score import ScoreTables, leak_chooser, name_federation
 from fedser.attacks.adversary.tap import pseudo_gradients, refuse_empty
 from fedser.attacks.algorithms.base import Attack
 from fedser.common.arrays import Floats
 from fedser.conf.schema import AdversaryConfig, StudyConfig
 from fedser.server.federation.federation import Federation
 from fedser.server.study.federations import parameter_names
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 
 BLOCK = 16
 """Updates that are read at a time."""
@@ -39,14 +39,14 @@ class OnlineReader:
     combination: str
 
     def __call__(
-        self, server_round: int, model: Mapping[str, Floats], releases: Releases
+        self, server_round: int, model: Mapping[str, Floats], releases: RecordedUpdates
     ) -> dict[str, Floats]:
         """Return every attack's numbers (k, p) of a round's k > 0 releases."""
         wanted = {name for _, parameters in self.attacks.values() for name in parameters}
         found: dict[str, list[Floats]] = defaultdict(list)
         for start in range(0, len(releases), BLOCK):
             rows = slice(start, start + BLOCK)
-            part = Releases(
+            part = RecordedUpdates(
                 releases.round[rows],
                 releases.client[rows],
                 releases.num_examples[rows],
@@ -60,7 +60,7 @@ class OnlineReader:
 
 
 def with_readers(
-    config: StudyConfig, learned: Learned, federations: Sequence[Federation]
+    config: StudyConfig, learned: PreparedAttacks, federations: Sequence[Federation]
 ) -> list[Federation]:
     """Return private federations whose updates are read by what the adversary learned."""
     attacks = {
@@ -76,20 +76,22 @@ def with_readers(
     ]
 
 
-def judge_numbers(path: Path, lesson: Lesson, config: AdversaryConfig, seed: int) -> Judged:
+def score_stored_numbers(
+    path: Path, lesson: LayerAttacks, config: AdversaryConfig, seed: int
+) -> ScoreTables:
     """Score the victims of a private transcript by the numbers that were kept of their updates.
 
-    What it returns is what `attacks.adversary.score.judge` would return of the updates.
+    What it returns is what `attacks.adversary.score.score_private` would return of the updates.
     """
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
     names = [number_name(known.attack.name, lesson.layers) for known in lesson.fitted]
     transcript = Transcript(path)
     for kept in refuse_empty(transcript.of_clients(names), transcript.meta):
         client = int(kept.client[0])
-        leaks = chooser(config)(kept.round, config, seed, path.name, client)
+        leaks = leak_chooser(config)(kept.round, config, seed, path.name, client)
         for name, known in zip(names, lesson.fitted, strict=True):
             if any(map(len, leaks.values())):
                 numbers = kept.arrays[name]
                 found = score_numbers(known.attack, client, numbers, leaks, config.combination)
                 rows[known.attack.name].append(found)
-    return Judged(name_federation(rows, path.name), {})
+    return ScoreTables(name_federation(rows, path.name), {})

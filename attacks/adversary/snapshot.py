@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import log_softmax
 
-from fedser.attacks.adversary.own_speakers import Cast
+from fedser.attacks.adversary.own_speakers import ShadowClients
 from fedser.attacks.algorithms.base import score_columns
 from fedser.attacks.algorithms.layer_samples import FIRST, samples
 from fedser.client.corpora.base import EMOTIONS
@@ -57,7 +57,7 @@ class Snapshot:
 
 
 @dataclass
-class Evidence:
+class ClientSums:
     """What updates say of the sums of K clients.
 
     Attributes
@@ -74,7 +74,7 @@ class Evidence:
     information: list[list[Floats64]]
 
     @classmethod
-    def of(cls, clients: int) -> "Evidence":
+    def of(cls, clients: int) -> "ClientSums":
         """Return none yet."""
         return cls(*([[] for _ in range(clients)] for _ in range(3)))  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ class Evidence:
 
     def estimates(
         self, leaks: Mapping[int, Mapping[str, Bools]], leaked: str, prior: Floats64
-    ) -> "Estimates":
+    ) -> "EstimatedSums":
         """Return the sums that each draw of a client's leaked updates makes most likely.
 
         Parameters
@@ -116,11 +116,11 @@ class Evidence:
             draws += range(len(masks))
         found = np.concatenate(sums).astype(np.float32)
         found /= np.linalg.norm(found, axis=1, keepdims=True) + TINY
-        return Estimates(leaked, np.array(clients), np.array(draws), found)
+        return EstimatedSums(leaked, np.array(clients), np.array(draws), found)
 
 
 @dataclass(frozen=True)
-class Estimates:
+class EstimatedSums:
     """Estimated sums of n draws, each column divided by its norm: (n, J, d + 1)."""
 
     leaked: str
@@ -136,7 +136,7 @@ class Estimates:
         )
 
 
-class Resemblance:
+class CorrelationDiscriminant:
     """Diagonal linear discriminant on the correlations of all columns of estimated sums.
 
     It takes them for independent (Bickel and Levina, 2004): with far more numbers than speakers
@@ -145,7 +145,7 @@ class Resemblance:
 
     Parameters
     ----------
-    known : Estimates
+    known : EstimatedSums
         Of the adversary's own speakers.
     labels, groups : ndarray of int64, shape (n,)
         Class and group of each; groups can be left out of what is learned.
@@ -153,7 +153,7 @@ class Resemblance:
         How many there are, should one of them not be known.
     """
 
-    def __init__(self, known: Estimates, labels: Ints, groups: Ints, classes: int) -> None:
+    def __init__(self, known: EstimatedSums, labels: Ints, groups: Ints, classes: int) -> None:
         side, self._classes = known.columns.shape[2], classes
         stacked = known.columns.reshape(-1, side)
         # Variances of what is all but constant would drown in the rounding of its square.
@@ -189,7 +189,7 @@ class Resemblance:
         return np.asarray(log_softmax(np.stack(scores, axis=1), axis=1), dtype=np.float32)
 
 
-class Lens:
+class FeatureMap:
     """What a client's data is summed up by; made from the adversary's own speakers.
 
     Attributes
@@ -200,7 +200,7 @@ class Lens:
         Their second moment.
     """
 
-    def __init__(self, cast: Cast, components: int) -> None:
+    def __init__(self, cast: ShadowClients, components: int) -> None:
         features = _cut(unpad(cast.examples.features.numpy()))
         self._centre = features.mean(axis=0)
         _, values, axes = np.linalg.svd(features - self._centre, full_matrices=False)

@@ -14,11 +14,11 @@ import numpy as np
 from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError
 from fedser.conf.training_keys import TrainingConfig
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenUpdates:
     """All that the adversary holds of one client: k pseudo-gradients in the order of rounds.
 
     Attributes
@@ -40,7 +40,7 @@ def tap(
     parameters: Sequence[str],
     initial_weights: bool,
     rows: Mapping[int, Ints] | None = None,
-) -> Iterator[Seen]:
+) -> Iterator[SeenUpdates]:
     """Yield what is seen of one client after another; one client's is in memory at a time.
 
     Parameters
@@ -71,10 +71,12 @@ def tap(
             rounds = np.array([last - 1])
             start = np.array([1]) if initial_weights else None
             gradients = _moves(transcript, start, np.array([last]), parameters)
-        yield Seen(client, rounds, gradients)
+        yield SeenUpdates(client, rounds, gradients)
 
 
-def refuse_empty(sent: Iterator[Releases], meta: TranscriptMeta) -> Iterator[Releases]:
+def refuse_empty(
+    sent: Iterator[RecordedUpdates], meta: TranscriptMeta
+) -> Iterator[RecordedUpdates]:
     """Yield what a transcript holds.
 
     Raises
@@ -90,7 +92,7 @@ def refuse_empty(sent: Iterator[Releases], meta: TranscriptMeta) -> Iterator[Rel
         raise UserError(f"the transcript of {meta.federation} holds no update: nothing to attack")
 
 
-def pseudo_gradients(meta: TranscriptMeta, releases: Releases) -> dict[str, Floats]:
+def pseudo_gradients(meta: TranscriptMeta, releases: RecordedUpdates) -> dict[str, Floats]:
     """Turn updates into what one step at learning rate 1 would have been.
 
     A FedAvg update is divided by minus the learning rate times the client's steps, which the

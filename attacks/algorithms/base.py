@@ -10,7 +10,7 @@ from fedser.common.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)
-class Batch:
+class ShadowUpdates:
     """k updates of the adversary's own speakers, to learn from.
 
     Attributes
@@ -25,7 +25,7 @@ class Batch:
     labels: Ints
 
 
-Stream = Callable[[], Iterator[Batch]]
+Stream = Callable[[], Iterator[ShadowUpdates]]
 """Reads the examples anew whenever it is called: they need not fit into memory."""
 
 

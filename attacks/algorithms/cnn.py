@@ -52,7 +52,7 @@ def pooling(rows: int, columns: int) -> list[tuple[int, tuple[int, int]]]:
     return [(1, (1, 1)), (2, (1, 4)), (2, (1, 4))]
 
 
-class Network(nn.Module):
+class GradientCnn(nn.Module):
     """Convolutions over an (h, d) weight's gradient, then a perceptron that sees the bias' too."""
 
     def __init__(self, rows: int, columns: int, classes: int, dropout: float) -> None:
@@ -79,7 +79,7 @@ class Network(nn.Module):
 
 @dataclass
 class Cnn:
-    """Train `Network` on single shadow updates, each number z-scored over all of them.
+    """Train `GradientCnn` on single shadow updates, each number z-scored over all of them.
 
     A fifth of the updates, drawn at random, validates: speakers fall on both sides, as published.
     The learning rate falls to a fifth when the validation loss has not fallen for four epochs.
@@ -131,7 +131,9 @@ class Cnn:
         features /= self._spread
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(self.seed)
-            network = Network(*self._shape, int(labels.max()) + 1, self.dropout).to(self._device)
+            network = GradientCnn(*self._shape, int(labels.max()) + 1, self.dropout).to(
+                self._device
+            )
             self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._train(torch.from_numpy(features), torch.from_numpy(labels))
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, norm
 
-from fedser.attacks.evaluation.direct_tests import judge_directly
+from fedser.attacks.evaluation.direct_tests import run_direct_tests
 from fedser.attacks.evaluation.one_run import one_run_bound
 from fedser.conf.schema import AuditConfig
-from fedser.server.federation.federation import Evidence
+from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.gaussian import gaussian_epsilon
 from fedser.server.privacy.plan import PrivacyPlan
@@ -53,7 +53,7 @@ NOT_TESTED = (
 )
 
 
-def judge_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> dict[str, Any]:
+def evaluate_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> dict[str, Any]:
     """Return ``audit`` of ``results.json``: bounds on epsilon, direct tests, and their scope."""
     checks = [
         audit_figures(found, plan, audit.canaries, magnitude, audit.confidence)
@@ -62,7 +62,7 @@ def judge_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> dict
     ]
     if audited.one_run:
         checks.append(_one_run_figures(audited.one_run, plan, audit.confidence))
-    tests = judge_directly(audited.collected)
+    tests = run_direct_tests(audited.collected)
     tested = TESTED_PRIVATE if plan.config.mechanism == "dp_sgd" else TESTED
     failed = [*(check["violated"] for check in checks), *(test["failed"] for test in tests)]
     return {
@@ -91,7 +91,7 @@ def _one_run_figures(found: OneRun, plan: PrivacyPlan, confidence: float) -> dic
 
 
 def audit_figures(
-    evidence: Evidence, plan: PrivacyPlan, canaries: int, magnitude: float, confidence: float
+    evidence: CanaryScores, plan: PrivacyPlan, canaries: int, magnitude: float, confidence: float
 ) -> dict[str, Any]:
     """Set lower bounds on epsilon from the evidence beside the accountant's epsilon.
 
@@ -131,13 +131,15 @@ def _finite(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _accounted(evidence: Evidence, plan: PrivacyPlan) -> Releases:
+def _accounted(evidence: CanaryScores, plan: PrivacyPlan) -> Releases:
     if evidence.participation == "secret":
         return Releases(evidence.releases, plan.sampling_rate)
     return Releases(evidence.releases)
 
 
-def lower_bounds(evidence: Evidence, delta: float, confidence: float) -> tuple[float, float | None]:
+def lower_bounds(
+    evidence: CanaryScores, delta: float, confidence: float
+) -> tuple[float, float | None]:
     """Return the Gaussian and the Clopper-Pearson lower bound on epsilon.
 
     The Gaussian one takes scores to be normal with one variance under both hypotheses, and the
@@ -158,7 +160,7 @@ def lower_bounds(evidence: Evidence, delta: float, confidence: float) -> tuple[f
     return gaussian, _clopper_pearson(evidence, delta, confidence)
 
 
-def _effect_size(evidence: Evidence) -> float:
+def _effect_size(evidence: CanaryScores) -> float:
     """Return the difference of means over the standard deviation, a neighbouring step.
 
     The deviation is measured, not taken from the plan: noise that is smaller than planned
@@ -173,7 +175,7 @@ def _effect_size(evidence: Evidence) -> float:
     return moved / spread / evidence.apart if spread else math.copysign(math.inf, moved)
 
 
-def _clopper_pearson(evidence: Evidence, delta: float, confidence: float) -> float:
+def _clopper_pearson(evidence: CanaryScores, delta: float, confidence: float) -> float:
     """Lower bound on epsilon without assuming a distribution.
 
     The threshold is chosen on the first half of the scores and judged on the second

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     p_value: float | None
 
 
-def judge_directly(found: Collected) -> list[dict[str, Any]]:
+def run_direct_tests(found: Collected) -> list[dict[str, Any]]:
     """Return the entries of ``audit.tests`` in ``results.json``, failed ones first."""
     outcomes = [Outcome("clip", name, norm, None) for name, norm in found.norms.items()]
     for noise in found.noises:

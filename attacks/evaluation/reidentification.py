@@ -63,7 +63,7 @@ class FoldPairs:
     ties: Floats64
 
 
-def evaluate_verification(
+def evaluate_reidentification(
     pairs: pd.DataFrame, truth_path: Path, across: str, bootstraps: int, seed: int
 ) -> list[dict[str, Any]]:
     """Evaluate how well a speaker is recognised again, for every number of leaked updates.

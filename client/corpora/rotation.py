@@ -66,7 +66,7 @@ def absent(data_root: str, chosen: Sequence[str]) -> list[str]:
     return lines
 
 
-def check_turns(corpora: Sequence[str], data_root: str, attacked: bool) -> None:
+def check_rotation(corpora: Sequence[str], data_root: str, attacked: bool) -> None:
     """Refuse corpora that cannot take turns.
 
     Parameters

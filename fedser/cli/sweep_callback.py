@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedser.client.corpora.rotation import absent, check_turns
+from fedser.client.corpora.rotation import absent, check_rotation
 from fedser.common.console import console, plain, say
 from fedser.common.errors import (
     BAD_INPUT,
@@ -97,4 +97,4 @@ def _check_corpora(config: DictConfig) -> None:
         for line in absent(data_root, corpora):
             console.print(plain(line), soft_wrap=True)
     attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
-    check_turns(corpora, data_root, attacked)
+    check_rotation(corpora, data_root, attacked)

@@ -39,7 +39,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where a run is kept, and what it was configured with.
 
     Attributes
@@ -76,7 +76,7 @@ class Logger(Protocol):
     def check(self) -> None:
         """Raise UserError where a package is missing."""
 
-    def begin(self, place: Place, anew: bool) -> Backend | None:
+    def begin(self, place: RunPlace, anew: bool) -> Backend | None:
         """Begin a run, or go on with the one of this folder unless it starts anew."""
 
 
@@ -87,7 +87,7 @@ class NoLogger:
     def check(self) -> None:
         """Nothing is needed."""
 
-    def begin(self, place: Place, anew: bool) -> None:
+    def begin(self, place: RunPlace, anew: bool) -> None:
         """Nothing is kept."""
 
 
@@ -98,7 +98,7 @@ class RunLog:
     later it is said once, nothing more is logged, and the run goes on.
     """
 
-    def __init__(self, logger: Logger, place: Place) -> None:
+    def __init__(self, logger: Logger, place: RunPlace) -> None:
         logger.check()
         self._logger, self._place = logger, place
         self._begun = self._failed = False

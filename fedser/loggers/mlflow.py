@@ -15,8 +15,8 @@ from fedser.loggers.base import (
     FAILED,
     FINISHED,
     SUSPENDED,
-    Place,
     Row,
+    RunPlace,
     require,
     result_figures,
     round_figures,
@@ -55,7 +55,7 @@ class Mlflow:
         """Make sure that MLflow is installed, with what its databases need."""
         require("mlflow", "sqlalchemy", "alembic")
 
-    def begin(self, place: Place, anew: bool) -> "StoredRun":
+    def begin(self, place: RunPlace, anew: bool) -> "StoredRun":
         """Begin a run, or go on with that of the folder, which keeps note of it."""
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of minutes otherwise
         from mlflow import MlflowClient  # slow to import
@@ -74,7 +74,7 @@ class Mlflow:
         write_text(note, json.dumps({"tracking_uri": uri, "run_id": run.info.run_id}))
         return StoredRun(client, run, place)
 
-    def _stores(self, place: Place) -> set[str]:
+    def _stores(self, place: RunPlace) -> set[str]:
         """Return the stores that the note in a folder may name: it may be somebody else's."""
         if self.tracking_uri:
             return {self.tracking_uri}
@@ -97,7 +97,7 @@ def _noted(note: Path) -> dict[str, str] | None:
     return known if whole and all(isinstance(v, str) for v in known.values()) else None
 
 
-def new_run(client: Any, experiment: str, place: Place, tags: Mapping[str, str]) -> Any:
+def new_run(client: Any, experiment: str, place: RunPlace, tags: Mapping[str, str]) -> Any:
     """Create a run with its parameters."""
     from mlflow.entities import Param
 
@@ -114,7 +114,7 @@ def new_run(client: Any, experiment: str, place: Place, tags: Mapping[str, str])
 class StoredRun:
     """A run in a store. What is there already is not logged again."""
 
-    def __init__(self, client: Any, run: Any, place: Place) -> None:
+    def __init__(self, client: Any, run: Any, place: RunPlace) -> None:
         self._client, self._run, self._place = client, run, place
         self._last: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.image import imread
 
-from fedser.loggers.base import Place, Row, require, result_figures, round_figures, statement
+from fedser.loggers.base import Row, RunPlace, require, result_figures, round_figures, statement
 from fedser.results.results import Results
 
 FOLDER = "tensorboard"
@@ -24,7 +24,7 @@ class TensorBoard:
         """Make sure that TensorBoard is installed."""
         require("tensorboard")
 
-    def begin(self, place: Place, anew: bool) -> "EventFiles":
+    def begin(self, place: RunPlace, anew: bool) -> "EventFiles":
         """Return what writes; whatever is written again takes the place of what was there."""
         return EventFiles(place)
 
@@ -35,7 +35,7 @@ class EventFiles:
     Each is written anew by every process that has something for it, so that nothing is there twice.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunPlace) -> None:
         self._place = place
         self._writers: dict[str, Any] = {}
         self._last: dict[str, int] = {}

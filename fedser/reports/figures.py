@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedser.common.files import write_bytes
-from fedser.results.results import Attack, Results, at_one, chance_uar, leaked_order
+from fedser.results.results import AttackRecord, Results, at_one, chance_uar, leaked_order
 
 CHANCE_AUC = 0.5
 INK, GREY = "#1f2328", "#8c959f"
@@ -81,7 +81,7 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
 
 
 @rc_context(STYLE)
-def roc_figure(series: dict[str, list[Attack]]) -> Figure | None:
+def roc_figure(series: dict[str, list[AttackRecord]]) -> Figure | None:
     """ROC of each attack: solid at most leaked updates, dashed at one; None without curves."""
     curves = {label: [r for r in records if r["roc"]] for label, records in series.items()}
     if not any(curves.values()):
@@ -104,7 +104,7 @@ def roc_figure(series: dict[str, list[Attack]]) -> Figure | None:
 
 
 @rc_context(STYLE)
-def leakage_figure(series: dict[str, list[Attack]]) -> Figure | None:
+def leakage_figure(series: dict[str, list[AttackRecord]]) -> Figure | None:
     """AUC over leaked updates with 95 % intervals; None when no attack has an AUC."""
     scored = {k: [r for r in records if r["auc"] is not None] for k, records in series.items()}
     scored = {label: records for label, records in scored.items() if records}
@@ -166,7 +166,7 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def victims(series: dict[str, list[Attack]]) -> str:
+def victims(series: dict[str, list[AttackRecord]]) -> str:
     """How many victims stand behind a figure of attacks."""
     records = [record for group in series.values() for record in group]
     return people(max(r["speakers"] for r in records), max(r["victims"] for r in records))
@@ -177,7 +177,7 @@ def people(speakers: int, clients: int) -> str:
     return f"n = {speakers} speakers, {clients} clients"
 
 
-def updates(attack: Attack) -> str:
+def updates(attack: AttackRecord) -> str:
     """Number of leaked updates in words."""
     leaked = attack["leaked_updates"]
     return "1 update" if leaked == 1 else f"{leaked} updates"
@@ -188,5 +188,5 @@ def _looks(series: Iterable[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(series, zip(cycle(PALETTE), cycle(MARKERS), strict=False), strict=False))
 
 
-def _roc(attack: Attack) -> Iterable[list[float]]:
+def _roc(attack: AttackRecord) -> Iterable[list[float]]:
     return attack["roc"]["fpr"], attack["roc"]["tpr"]

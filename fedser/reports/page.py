@@ -19,7 +19,7 @@ from fedser.reports.wording import (
     privacy_finding,
     utility_finding,
 )
-from fedser.results.results import Attack, Results, attack_series, fold_chance, read_results
+from fedser.results.results import AttackRecord, Results, attack_series, fold_chance, read_results
 from fedser.server.privacy.statement import epsilon_text
 from fedser.server.strategy.replies import REASONS
 
@@ -199,7 +199,7 @@ def _plain(number: float | None) -> str:
 
 
 def _draw(
-    folder: Path, rounds: pd.DataFrame, results: Results, series: dict[str, list[Attack]]
+    folder: Path, rounds: pd.DataFrame, results: Results, series: dict[str, list[AttackRecord]]
 ) -> dict[str, str]:
     """Save each figure and return it for the page; a figure without numbers is left out."""
     folder.mkdir(exist_ok=True)

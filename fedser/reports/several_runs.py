@@ -20,7 +20,7 @@ ACCOUNTANT = "pld"
 
 
 @dataclass(frozen=True)
-class Together:
+class ComposedRuns:
     """Runs that compose.
 
     Attributes
@@ -44,7 +44,7 @@ class Together:
     epsilon: float
 
 
-def spent_together(results: Sequence[Results]) -> list[Together]:
+def spent_together(results: Sequence[Results]) -> list[ComposedRuns]:
     """Compose the runs that have a guarantee, by corpus and by what it is stated for."""
     groups: dict[tuple[str, ...], list[Results]] = {}
     for result in results:
@@ -55,7 +55,7 @@ def spent_together(results: Sequence[Results]) -> list[Together]:
                 result
             )
     return [
-        Together(corpus, unit, relation, participation, float(delta), len(runs), _epsilon(runs))
+        ComposedRuns(corpus, unit, relation, participation, float(delta), len(runs), _epsilon(runs))
         for (corpus, unit, relation, participation, _, delta), runs in groups.items()
     ]
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fedser.reports import figures
-from fedser.results.results import Attack, Results, at_one, chance_uar, strongest, target
+from fedser.results.results import AttackRecord, Results, at_one, chance_uar, strongest, target
 from fedser.server.privacy.statement import LARGEST_DELTA, epsilon_text
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
@@ -48,7 +48,7 @@ def utility_finding(results: Results) -> Finding:
     return Finding(title, f"{percent(uar)} UAR", sentence, details)
 
 
-def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
+def leakage_finding(series: dict[str, list[AttackRecord]]) -> Finding:
     """What the strongest attack reads from one and from the most leaked updates."""
     title = "Leakage"
     if not series:
@@ -74,9 +74,9 @@ def leakage_finding(series: dict[str, list[Attack]]) -> Finding:
     return Finding(title, figure, _leakage_sentence(leading), details)
 
 
-def _recognition_finding(title: str, most: list[Attack]) -> Finding:
+def _recognition_finding(title: str, most: list[AttackRecord]) -> Finding:
     """How well speakers are recognised again from the most leaked updates."""
-    best: list[Attack] = []
+    best: list[AttackRecord] = []
     for across in TWO_ARE:
         scored = [a for a in most if a["across"] == across and a["eer"] is not None]
         best += sorted(scored, key=lambda attack: float(attack["eer"]))[:1]
@@ -98,7 +98,7 @@ def _recognition_finding(title: str, most: list[Attack]) -> Finding:
     return Finding(title, f"EER {eer}", sentence, details)
 
 
-def _leakage_sentence(attack: Attack) -> str:
+def _leakage_sentence(attack: AttackRecord) -> str:
     auc, attribute = decimal(attack["auc"]), attack["attribute"]
     held = figures.updates(attack)
     if leaks(attack):
@@ -165,12 +165,12 @@ def _strength(epsilon: float, delta: float, units: int) -> str:
     return "moderate" if epsilon <= REASONABLE_EPSILON else "too weak to rely on"
 
 
-def leaks(attack: Attack) -> bool:
+def leaks(attack: AttackRecord) -> bool:
     """Whether the interval of the AUC, where there is one, lies above guessing."""
     return bool(attack["ci95_auc"]) and attack["ci95_auc"][0] > figures.CHANCE_AUC
 
 
-def attack_remark(attack: Attack) -> str:
+def attack_remark(attack: AttackRecord) -> str:
     """What a reader of one row of the attack table could get wrong."""
     auc, fixed, bounds = attack["auc"], attack["uar_fixed"], attack["ci95_auc"]
     across = attack["across"]
@@ -213,7 +213,7 @@ def delta_text(delta: float | None) -> str:
     return "–" if delta is None else f"{delta:g}".replace("e-0", "e-")
 
 
-def interval(attack: Attack) -> str:
+def interval(attack: AttackRecord) -> str:
     """The interval of an AUC in words."""
     bounds = attack["ci95_auc"]
     return f"95{NBSP}% interval {bounds[0]:.2f}–{bounds[1]:.2f}" if bounds else "no interval"

@@ -14,7 +14,7 @@ from fedser.common.errors import UserError
 from fedser.common.files import read_json, schema_problem, write_text
 
 Results = dict[str, Any]
-Attack = dict[str, Any]
+AttackRecord = dict[str, Any]
 
 ABSOLUTE = re.compile(r"[~/\\]|[A-Za-z]:[/\\]")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://).+", re.DOTALL)
@@ -137,7 +137,7 @@ def chance_uar(results: Results) -> float:
     return fmean(map(fold_chance, results["utility"]["per_fold"] or [{}]))
 
 
-def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:
+def attack_series(attacks: list[AttackRecord]) -> dict[str, list[AttackRecord]]:
     """Group the attack records that differ only in how many updates leaked.
 
     Returns
@@ -147,7 +147,7 @@ def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:
         across), layer, shadow corpora, awareness, vantage, selection or combination added where
         attacks of one name differ in it; fewest leaked updates first.
     """
-    series: dict[str, list[Attack]] = {}
+    series: dict[str, list[AttackRecord]] = {}
     for attack in attacks:
         namesakes = [_traits(other) for other in attacks if other["name"] == attack["name"]]
         traits = zip(_traits(attack), zip(*namesakes, strict=True), strict=True)
@@ -156,17 +156,17 @@ def attack_series(attacks: list[Attack]) -> dict[str, list[Attack]]:
     return {label: sorted(records, key=leaked_order) for label, records in series.items()}
 
 
-def leaked_order(attack: Attack) -> float:
+def leaked_order(attack: AttackRecord) -> float:
     """Sort key: the number of leaked updates, with "all" last."""
     return math.inf if attack["leaked_updates"] == "all" else float(attack["leaked_updates"])
 
 
-def at_one(records: list[Attack]) -> Attack | None:
+def at_one(records: list[AttackRecord]) -> AttackRecord | None:
     """The record of one series with a single leaked update, if it was attacked."""
     return next((record for record in records if record["leaked_updates"] == 1), None)
 
 
-def strongest(attacks: Iterable[Attack | None]) -> Attack | None:
+def strongest(attacks: Iterable[AttackRecord | None]) -> AttackRecord | None:
     """The record of the highest AUC, if any has one.
 
     Attacks that recognise speakers again are left out: their AUC is over pairs of clients.
@@ -175,13 +175,13 @@ def strongest(attacks: Iterable[Attack | None]) -> Attack | None:
     return max(scored, key=lambda attack: float(attack["auc"]), default=None)
 
 
-def target(attack: Attack) -> str:
+def target(attack: AttackRecord) -> str:
     """What an attack is after: an attribute, or to recognise a speaker across something."""
     across = attack["across"]
     return str(attack["attribute"]) + (f" across {across}" if across else "")
 
 
-def _traits(attack: Attack) -> tuple[str, ...]:
+def _traits(attack: AttackRecord) -> tuple[str, ...]:
     aware = "aware" if attack["aware"] else "unaware"
     place = target(attack), attack["layer"], "+".join(attack["shadow_corpora"]), aware
     return *place, attack["vantage"], attack["selection"], attack["combination"]

@@ -13,21 +13,21 @@ import pandas as pd
 from joblib import delayed
 
 from fedser.attacks.adversary import shadow_federations as shadow
-from fedser.attacks.adversary.own_speakers import Cast, make_cast, victim_size
-from fedser.attacks.adversary.prepare import Learned, Lesson, learn_run
+from fedser.attacks.adversary.own_speakers import ShadowClients, make_shadow_clients, victim_size
+from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, prepare_attacks
 from fedser.attacks.adversary.reidentify import score_pairs
 from fedser.attacks.adversary.score import (
-    Judged,
     Scores,
+    ScoreTables,
     join_scores,
-    judge,
-    judge_at_snapshots,
-    judge_shadow,
+    score_at_snapshots,
+    score_private,
+    score_shadow,
 )
-from fedser.attacks.adversary.score_online import judge_numbers
+from fedser.attacks.adversary.score_online import score_stored_numbers
 from fedser.attacks.evaluation.attribute import evaluate_attack
-from fedser.attacks.evaluation.audit import judge_audit
-from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.attacks.evaluation.audit import evaluate_audit
+from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.arrays import Ints
 from fedser.common.errors import UserError
@@ -54,7 +54,7 @@ def audit_run(
     first, *_ = private_federations(config, private, folder)
     plan = first.protocol.plan
     audited = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
-    return judge_audit(audited, plan, config.audit)
+    return evaluate_audit(audited, plan, config.audit)
 
 
 def attack_run(
@@ -63,13 +63,13 @@ def attack_run(
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     folder: Path,
-    learned: Learned | None = None,
+    learned: PreparedAttacks | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train every attack on shadow federations, turn it on the private ones and evaluate it.
 
     Parameters
     ----------
-    learned : Learned, optional
+    learned : PreparedAttacks, optional
         Where the attacks were trained before the victims were.
     """
     paths = sorted((folder / "transcript").iterdir())
@@ -78,14 +78,15 @@ def attack_run(
         check_store(replace(config, transcript=replace(config.transcript, store="features")), True)
     else:
         _check_recorded(config, meta)
-    learned = learned or learn_run(config, private, shadows, classes, meta.numbers)
+    learned = learned or prepare_attacks(config, private, shadows, classes, meta.numbers)
     started = time.perf_counter()
     protocols = {f.name: f.protocol for f in private_federations(config, private, folder)}
     entries: list[dict[str, Any]] = []
     for lesson in learned.lessons:
         if meta.numbers:
             tasks = [
-                delayed(judge_numbers)(p, lesson, config.adversary, config.seed) for p in paths
+                delayed(score_stored_numbers)(p, lesson, config.adversary, config.seed)
+                for p in paths
             ]
         else:
             tasks = _judges(config, learned, lesson, protocols, paths)
@@ -124,19 +125,21 @@ def _check_recorded(config: StudyConfig, meta: TranscriptMeta) -> None:
 
 def _judges(
     config: StudyConfig,
-    learned: Learned,
-    lesson: Lesson,
+    learned: PreparedAttacks,
+    lesson: LayerAttacks,
     protocols: Mapping[str, Protocol],
     paths: Sequence[Path],
 ) -> list[Any]:
     """Return the tasks that score the victims by their updates."""
     adversary, view, snapshot = config.adversary, lesson.view, lesson.snapshot
-    tasks = [delayed(judge)(path, lesson.fitted, view, adversary, config.seed) for path in paths]
+    tasks = [
+        delayed(score_private)(path, lesson.fitted, view, adversary, config.seed) for path in paths
+    ]
     if snapshot:
         size = victim_size(paths, protocols[paths[0].name])
         cast = _cast(config, learned.shadows, learned.labels, size)
         tasks += [
-            delayed(judge_at_snapshots)(
+            delayed(score_at_snapshots)(
                 path,
                 protocols[path.name],
                 snapshot,
@@ -151,14 +154,16 @@ def _judges(
     return tasks
 
 
-def _score(config: StudyConfig, learned: Learned, lesson: Lesson, tasks: Sequence[Any]) -> Scores:
+def _score(
+    config: StudyConfig, learned: PreparedAttacks, lesson: LayerAttacks, tasks: Sequence[Any]
+) -> Scores:
     """Return every attack's scores of the victims, from some layers alone."""
     fusion, fused = lesson.fusion, lesson.fused
     if fused and not lesson.snapshot:
         own = learned.rehearsals[0], lesson.beside, lesson.groups, lesson.view
-        tasks = [*tasks, delayed(judge_shadow)(*own, config.adversary, config.seed)]
+        tasks = [*tasks, delayed(score_shadow)(*own, config.adversary, config.seed)]
     workers = min(cores(), len(tasks))
-    judged: list[Judged] = list(side_by_side(tasks, workers))
+    judged: list[ScoreTables] = list(side_by_side(tasks, workers))
     victims = join_scores([found.victims for found in judged])
     if fusion and fused:
         rehearsed = join_scores([found.rehearsed for found in judged])
@@ -170,11 +175,11 @@ def _score(config: StudyConfig, learned: Learned, lesson: Lesson, tasks: Sequenc
 
 def _cast(
     config: StudyConfig, shadows: Sequence[CorpusData], labels: Ints, size: int | None
-) -> Cast:
+) -> ShadowClients:
     """Return the adversary's speakers as clients of so many utterances."""
     whole = shadow.whole_speakers(shadows, config.seed, config.normalisation)
     speakers = shadow.speaker_numbers(whole, shadows)
-    return make_cast(whole, labels[speakers], speakers, size, config.seed)
+    return make_shadow_clients(whole, labels[speakers], speakers, size, config.seed)
 
 
 def _evaluate(
@@ -189,7 +194,9 @@ def _evaluate(
     return [
         {"classes": [], "across": across, **entry}
         for across in ("rounds", "shards")
-        for entry in evaluate_verification(pairs, truth, across, adversary.bootstraps, config.seed)
+        for entry in evaluate_reidentification(
+            pairs, truth, across, adversary.bootstraps, config.seed
+        )
     ]
 
 

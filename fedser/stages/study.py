@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedser.attacks.adversary.prepare import learn_run
+from fedser.attacks.adversary.prepare import prepare_attacks
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import (
     UserError,
 )
 from fedser.conf.build import build_group
 from fedser.conf.schema import StudyConfig
-from fedser.loggers.base import Place, RunLog, flatten, logged
+from fedser.loggers.base import RunLog, RunPlace, flatten, logged
 from fedser.results.results import (
     Results,
     read_results,
@@ -55,7 +55,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None
     """
     record = without_folders(record)
     logger = build_group("logger", config.logger)
-    with logged(RunLog(logger, Place(folder, sweep, flatten(record)))) as log:
+    with logged(RunLog(logger, RunPlace(folder, sweep, flatten(record)))) as log:
         _run_stages(config, record, folder, log)
 
 
@@ -86,7 +86,7 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
             remove_checkpoints(folder)  # the run may have been killed before it did
         if training_due:
             if config.transcript.store == "features":
-                learned = learn_run(config, data, shadows, classes)
+                learned = prepare_attacks(config, data, shadows, classes)
             train(config, data, folder, learned, nodes, log)
     training = read_training(folder)
     audit = audit_run(config, data, folder) if config.stage != "train" else None

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedser.attacks.adversary.prepare import Learned
+from fedser.attacks.adversary.prepare import PreparedAttacks
 from fedser.attacks.adversary.score_online import with_readers
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.conf.schema import StudyConfig
@@ -24,7 +24,7 @@ def train(
     config: StudyConfig,
     data: CorpusData | Roster,
     folder: Path,
-    learned: Learned | None,
+    learned: PreparedAttacks | None,
     nodes: "Network | None",
     log: RunLog,
 ) -> None:
@@ -32,7 +32,7 @@ def train(
 
     Parameters
     ----------
-    learned : Learned, optional
+    learned : PreparedAttacks, optional
         Fitted attacks that read the updates during training.
     nodes : Network, optional
         The network of real clients.

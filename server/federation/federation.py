@@ -243,7 +243,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CanaryScores:
     """What canaries gave away: scores under two hypotheses that a mechanism is to hide.
 
     Attributes

@@ -19,7 +19,7 @@ from fedser.server.grids.local import LocalGrid, Server, sharing_cores
 T = TypeVar("T")
 
 
-class Place(Protocol):
+class ServerSlot(Protocol):
     """Where servers run, one at a time."""
 
     def serve(self, server: Server[T], folder: Path, device: str) -> T:
@@ -55,7 +55,7 @@ def run_on(runtime: RuntimeConfig, servers: Sequence[Server[T]]) -> list[T]:
 
 
 @contextmanager
-def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[Place]]:
+def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[ServerSlot]]:
     """Make places for so many servers, or for as many as run at a time."""
     cpus, here = runtime.client_resources.get("num_cpus", 1), cores()
     if runtime.name == "local":
@@ -73,10 +73,10 @@ def _places(runtime: RuntimeConfig, most: int) -> Iterator[Sequence[Place]]:
 
 
 def _side_by_side(
-    servers: Sequence[Server[T]], places: Sequence[Place], folder: Path, device: str
+    servers: Sequence[Server[T]], places: Sequence[ServerSlot], folder: Path, device: str
 ) -> list[T]:
     """Run as many servers at a time as there are places; the first that fails stops the rest."""
-    idle: SimpleQueue[Place] = SimpleQueue()
+    idle: SimpleQueue[ServerSlot] = SimpleQueue()
     for place in places:
         idle.put(place)
 

@@ -117,7 +117,7 @@ LARGEST_DELTA = 0.1
 
 
 @dataclass(frozen=True)
-class Spent:
+class SpentPrivacy:
     """The privacy that a run has spent.
 
     Attributes
@@ -148,7 +148,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Guarded:
+class ProtectedUnits:
     """The people and data that a statement is about.
 
     Attributes
@@ -186,7 +186,9 @@ def epsilon_text(epsilon: float | None) -> str:
     return f"{shown:,.0f}" if epsilon >= 100 else f"{shown:.3g}"
 
 
-def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict[str, Any]:
+def privacy_statement(
+    plan: PrivacyPlan, spent: SpentPrivacy, guarded: ProtectedUnits
+) -> dict[str, Any]:
     """Return the guarantee as ``results.json`` has it; an absent guarantee is None."""
     c, guaranteed = plan.config, spent.epsilon is not None
     return {
@@ -220,7 +222,7 @@ def privacy_statement(plan: PrivacyPlan, spent: Spent, guarded: Guarded) -> dict
     }
 
 
-def _composition(spent: Spent) -> dict[str, Any]:
+def _composition(spent: SpentPrivacy) -> dict[str, Any]:
     releases = [asdict(releases) for releases in spent.exposures]
     return {"noise_multiplier": spent.noise_multiplier, "releases": releases}
 
@@ -235,7 +237,7 @@ def _participation(plan: PrivacyPlan) -> str:
     return "secret" if plan.config.vantage == "outsider" else "known"
 
 
-def _accountant(plan: PrivacyPlan, spent: Spent) -> str:
+def _accountant(plan: PrivacyPlan, spent: SpentPrivacy) -> str:
     """Name what epsilon was really composed by: another accountant may have taken the place."""
     assert spent.noise_multiplier is not None
     asked, delta = plan.config.accountant or "", plan.config.delta
@@ -247,7 +249,7 @@ def _accountant(plan: PrivacyPlan, spent: Spent) -> str:
     return " and ".join(names) or "exact Gaussian composition"
 
 
-def _warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
+def _warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
     c = plan.config
     if c.mechanism == "none":
         return [NO_MECHANISM]
@@ -278,7 +280,7 @@ def _warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
     return [line for holds, line in said if holds and line]
 
 
-def _delta_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
+def _delta_warning(plan: PrivacyPlan, guarded: ProtectedUnits) -> str:
     return (
         f"Delta {plan.config.delta:g} is large for {guarded.units:,} units: the guarantee may fail "
         f"outright for {plan.config.delta * guarded.units:.2g} of them. Choose privacy.delta="
@@ -286,7 +288,7 @@ def _delta_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
     )
 
 
-def _folds_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
+def _folds_warning(plan: PrivacyPlan, guarded: ProtectedUnits) -> str:
     if guarded.federations == 1:
         return ""
     if plan.config.cross_validation == "evaluation":
@@ -294,7 +296,7 @@ def _folds_warning(plan: PrivacyPlan, guarded: Guarded) -> str:
     return FOLDS.format(federations=guarded.federations, unit=plan.config.unit, most=guarded.most)
 
 
-def _udp_warnings(plan: PrivacyPlan, guarded: Guarded) -> list[str]:
+def _udp_warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
     if plan.config.mechanism != "udp":
         return []
     mechanism, num_examples = plan.client_mechanism(), guarded.num_examples

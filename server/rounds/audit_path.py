@@ -20,7 +20,7 @@ from fedser.server.grids.progress import bar
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.strategy.aggregate import Aggregate, Received, aggregation
 from fedser.server.strategy.averaging import TappedAveraging
-from fedser.server.transcript.transcript import Releases
+from fedser.server.transcript.transcript import RecordedUpdates
 
 CLASSES = 4
 
@@ -112,7 +112,7 @@ class AuditPath:
             recording.aggregates.append(aggregate(number, received, model))
             return recording.aggregates[-1]
 
-        def tap(number: int, model: Arrays, received: Sequence[Releases]) -> None:
+        def tap(number: int, model: Arrays, received: Sequence[RecordedUpdates]) -> None:
             recording.updates.append(
                 {
                     client: read({n: array[row] for n, array in part.arrays.items()})

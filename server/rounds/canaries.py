@@ -19,7 +19,7 @@ from fedser.common.seeds import numpy_stream
 from fedser.conf.privacy_keys import LOCAL
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.cohort import cohort_sampler
-from fedser.server.federation.federation import Evidence
+from fedser.server.federation.federation import CanaryScores
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
 
 Floats64 = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ SMALLEST_PART = 2
 """Coordinates of a part, at least."""
 
 
-def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> list[Evidence]:
+def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> list[CanaryScores]:
     """Send canaries through the path that clients' updates take, and score what arrives.
 
     Parameters
@@ -39,7 +39,7 @@ def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> l
 
     Returns
     -------
-    list of Evidence
+    list of CanaryScores
         Against an observer who knows who took part, and against one who does not if the plan's
         epsilon relies on it; none for a mechanism that does not clip whole updates.
     """
@@ -81,7 +81,7 @@ class _Aviary:
         return self._path.run(name, clients, directions, cohorts, "canary", read=read)
 
 
-def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
+def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> CanaryScores:
     """Tell canaries from as many opposites by their noised updates, summed over releases."""
     mechanism = aviary.protocol.plan.client_mechanism()
     assert isinstance(mechanism, LocalDP)  # other client-side mechanisms are not audited
@@ -110,10 +110,10 @@ def _local_evidence(aviary: _Aviary, canaries: int, releases: int) -> Evidence:
         for client, evidence in found.items():
             scores[client] += evidence
     apart = 1 if aviary.protocol.plan.config.relation == "replace_one" else 2
-    return Evidence("known", releases, scores[plus], scores[~plus], apart)
+    return CanaryScores("known", releases, scores[plus], scores[~plus], apart)
 
 
-def _central_evidence(aviary: _Aviary, coins: Bools, releases: int) -> list[Evidence]:
+def _central_evidence(aviary: _Aviary, coins: Bools, releases: int) -> list[CanaryScores]:
     """Tell canaries that took part from parts of the model that are nobody's."""
     plan = aviary.protocol.plan
     most = round(CANARIES_A_ROUND / plan.sampling_rate)
@@ -131,7 +131,7 @@ def _central_evidence(aviary: _Aviary, coins: Bools, releases: int) -> list[Evid
     if plan.config.vantage == "outsider" and plan.sampling_rate < 1:
         kinds.append(("secret", rounds, secret))
     return [
-        Evidence(
+        CanaryScores(
             participation=kind,
             releases=count,
             present=np.concatenate([sent for sent, _ in found]),

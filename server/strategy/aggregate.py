@@ -15,7 +15,7 @@ from fedser.common.arrays import Arrays
 from fedser.common.jit import as_rows, compiled, sum_of_squares
 from fedser.common.seeds import NoiseSource
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.transcript.transcript import Releases
+from fedser.server.transcript.transcript import RecordedUpdates
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -56,19 +56,19 @@ class Received:
 
     Attributes
     ----------
-    releases : Releases
+    releases : RecordedUpdates
         Of k clients.
     norms : ndarray of float64, shape (k,)
     """
 
-    releases: Releases
+    releases: RecordedUpdates
     norms: Floats64
 
     def only(self, rows: Sequence[int]) -> "Received":
         """Return some of the updates."""
         r, kept = self.releases, np.array(rows, dtype=np.int64)
         arrays = {name: array[kept] for name, array in r.arrays.items()}
-        releases = Releases(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
+        releases = RecordedUpdates(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
         return Received(releases, self.norms[kept])
 
 
@@ -200,7 +200,7 @@ def rechunk(received: Sequence[Received], size: int) -> list[Received]:
         own = slice(first, first + size)
         chosen = [rows[i] for i in order[own]]
         arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
-        chunk = Releases(rounds[own], client[own], sizes[own], arrays)
+        chunk = RecordedUpdates(rounds[own], client[own], sizes[own], arrays)
         chunks.append(Received(chunk, norms[own]))
     return chunks
 

@@ -43,7 +43,7 @@ from fedser.server.strategy.replies import (
     read_reply,
     reason_of,
 )
-from fedser.server.transcript.transcript import Releases
+from fedser.server.transcript.transcript import RecordedUpdates
 
 CHUNK = 16
 """Updates that are summed at a time, at most."""
@@ -113,7 +113,7 @@ class TappedAveraging(Strategy):
         aggregate: Callable[[int, Sequence[Received], Arrays], Aggregate],
         server_step: float,
         held: Sequence[int],
-        tap: Callable[[int, dict[str, Floats], Sequence[Releases]], None],
+        tap: Callable[[int, dict[str, Floats], Sequence[RecordedUpdates]], None],
         rounds_done: int = 0,
         min_clients: int = 1,
         patience: float = 120.0,
@@ -262,7 +262,7 @@ class TappedAveraging(Strategy):
                 part = {name: array[good] for name, array in part.items()}
             kept = first + np.flatnonzero(good)
             rounds = np.full(len(kept), server_round)
-            releases = Releases(rounds, client[kept], answer.num_examples[kept], part)
+            releases = RecordedUpdates(rounds, client[kept], answer.num_examples[kept], part)
             heard = [answer.losses[row] for row in kept.tolist() if answer.losses]
             accepted.append((Received(releases, norms[good]), heard))
         return accepted

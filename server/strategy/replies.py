@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckedReply:
     """What a reply says of k clients.
 
     Attributes
@@ -111,7 +111,7 @@ def read_reply(
     model: Arrays,
     metrics: Sequence[str],
     held: Sequence[int],
-) -> Answer:
+) -> CheckedReply:
     """Check a reply against what was asked, a client's row by itself where that is possible.
 
     Parameters
@@ -154,7 +154,7 @@ def read_reply(
     for row, (client, size) in enumerate(zip(clients, sizes, strict=True)):
         if not (isinstance(size, int) and 1 <= size <= held[client]):
             refused[row] = "num_examples"
-    return Answer(
+    return CheckedReply(
         {n: _read_array(arrays[n], (len(clients), *like.shape)) for n, like in model.items()},
         np.array([0 if row in refused else size for row, size in enumerate(sizes)], np.int64),
         losses,

@@ -41,7 +41,7 @@ from fedser.server.privacy.accountant import (
 )
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.privacy.statement import Guarded, Spent, privacy_statement
+from fedser.server.privacy.statement import ProtectedUnits, SpentPrivacy, privacy_statement
 from fedser.server.rounds.checkpoint import repeated_cohorts
 from fedser.server.strategy.replies import REASONS
 from fedser.server.transcript.transcript import choose_layers
@@ -361,7 +361,7 @@ def _mean(figures: Sequence[float | None]) -> float | None:
 def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
     """Return the privacy statement of a run: of all federations that count together."""
     federation = outcomes[0].federation
-    guarded = Guarded(
+    guarded = ProtectedUnits(
         num_examples=np.concatenate([o.federation.clients.sizes() for o in outcomes]),
         units=_count_units(outcomes),
         shards=max(Counter(federation.clients.speakers).values()),
@@ -390,7 +390,7 @@ def _count_units(outcomes: Sequence[Outcome]) -> int:
     return sum(sizes.values()) if unit == "utterance" else len(sizes)
 
 
-def run_spent(outcomes: Sequence[Outcome]) -> Spent:
+def run_spent(outcomes: Sequence[Outcome]) -> SpentPrivacy:
     """Return the privacy that the federations of a run spent, alone and together."""
     plan = outcomes[0].federation.protocol.plan
     together = counted_together([o.exposures for o in outcomes], plan.config)
@@ -402,7 +402,7 @@ def run_spent(outcomes: Sequence[Outcome]) -> Spent:
     secret, ledger = plan.config.secret_cohorts, _ledger(outcomes)
     released = plan.config.cross_validation == "released"
     by_unit = ledger.groupby(["unit"] if released else ["federation", "unit"])["releases"].sum()
-    return Spent(
+    return SpentPrivacy(
         epsilon=spent(plan, exposures),
         epsilon_one_federation=max(
             (o.epsilon for o in outcomes if o.epsilon is not None), default=None

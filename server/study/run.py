@@ -16,7 +16,7 @@ from fedser.conf.build import build_group
 from fedser.conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from fedser.conf.store import register
 from fedser.conf.values import refuse_added
-from fedser.server.federation.federation import Evidence, Federation, Outcome, Protocol
+from fedser.server.federation.federation import CanaryScores, Federation, Outcome, Protocol
 from fedser.server.federation.remote_clients import Roster, read_roster, read_truth
 from fedser.server.grids.local import Server, sharing_cores
 from fedser.server.grids.side_by_side import run_on
@@ -134,7 +134,7 @@ def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -
 class Audited:
     """What an audit collected: evidence by magnitude, samples for direct tests, and guesses."""
 
-    evidence: list[list[Evidence]]
+    evidence: list[list[CanaryScores]]
     collected: Collected
     one_run: OneRun | None
 
@@ -148,7 +148,7 @@ def run_canaries(
         grid, folder, device = where
         return AuditPath(grid, protocol, dimension, folder, device)
 
-    def sent(magnitude: float) -> Server[list[Evidence]]:
+    def sent(magnitude: float) -> Server[list[CanaryScores]]:
         return lambda *where: release_canaries(path(*where), audit, magnitude)
 
     def direct(*where: Any) -> tuple[Collected, OneRun | None]:

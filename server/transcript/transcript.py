@@ -85,7 +85,7 @@ class TranscriptMeta:
 
 
 @dataclass(frozen=True)
-class Releases:
+class RecordedUpdates:
     """k updates as the server received them.
 
     Attributes
@@ -114,7 +114,7 @@ class Reader(Protocol):
         ...
 
     def __call__(
-        self, server_round: int, model: Mapping[str, Floats], releases: Releases
+        self, server_round: int, model: Mapping[str, Floats], releases: RecordedUpdates
     ) -> dict[str, Floats]:
         """Return numbers (k, p) by name for a round's k > 0 releases."""
         ...
@@ -158,7 +158,7 @@ class Transcript:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
 
-    def __iter__(self) -> Iterator[Releases]:
+    def __iter__(self) -> Iterator[RecordedUpdates]:
         """Yield the releases in order, a chunk at a time: of one large file, or of several."""
         with self._open("updates") as files:
             chunk: list[tuple[Any, slice]] = []
@@ -176,7 +176,7 @@ class Transcript:
 
     def of_clients(
         self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
-    ) -> Iterator[Releases]:
+    ) -> Iterator[RecordedUpdates]:
         """Yield the releases of one client after another, in the order of rounds.
 
         One client's are in memory at a time.
@@ -236,7 +236,9 @@ class Transcript:
             rounds = [file.get_tensor("round").tolist() for file in files]
         return {r: (f, i) for f, stored in enumerate(rounds) for i, r in enumerate(stored)}
 
-    def _releases(self, rows: Sequence[tuple[Any, slice]], parameters: Sequence[str]) -> Releases:
+    def _releases(
+        self, rows: Sequence[tuple[Any, slice]], parameters: Sequence[str]
+    ) -> RecordedUpdates:
         """Read rows of files."""
 
         def read(name: str) -> npt.NDArray[np.generic]:
@@ -247,7 +249,7 @@ class Transcript:
         )
         arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
         self._refuse_not_finite(arrays)
-        return Releases(rounds, client, sizes, arrays)
+        return RecordedUpdates(rounds, client, sizes, arrays)
 
     def _paths(self, kind: str) -> list[Path]:
         return sorted(self._folder.glob(f"{kind}-*.safetensors"))

@@ -21,7 +21,7 @@ from fedser.common.errors import Suspended, UserError
 from fedser.common.files import make_private, remove_leftovers, replacing, sync, write_text
 from fedser.server.transcript import transcript
 from fedser.server.transcript.packing import pack
-from fedser.server.transcript.transcript import Reader, Releases, TranscriptMeta
+from fedser.server.transcript.transcript import Reader, RecordedUpdates, TranscriptMeta
 
 PENDING = 2
 """Rounds that were handed over and are not written yet, at most."""
@@ -74,7 +74,7 @@ class TranscriptWriter:
         self._failure: Exception | None = None
 
     def record(
-        self, server_round: int, model: Mapping[str, Floats], received: Sequence[Releases]
+        self, server_round: int, model: Mapping[str, Floats], received: Sequence[RecordedUpdates]
     ) -> None:
         """Record the model that the round's clients start from, and their updates.
 
@@ -175,7 +175,7 @@ class TranscriptWriter:
         self._globals.add({"round": np.array([server_round]), **row})
         self._globals.flush(transcript.CHUNK_BYTES)
 
-    def _add_releases(self, releases: Releases, arrays: Mapping[str, Floats]) -> None:
+    def _add_releases(self, releases: RecordedUpdates, arrays: Mapping[str, Floats]) -> None:
         recorded = {n: np.asarray(arrays[n], np.float32) for n in self._meta.recorded}
         about = {
             "round": releases.round,

@@ -198,14 +198,14 @@ def test_input_norms_reads_the_norms(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "attack")
     from input_norms import InputNorms
 
-    from fedser.attacks.algorithms.base import Batch
+    from fedser.attacks.algorithms.base import ShadowUpdates
 
     attack = InputNorms(None, 1.0)
     gradient = np.zeros((2, 3, 2), np.float32)
     gradient[0, :2, 0], gradient[1, :, 1] = (3, 4), 2
     read = attack.features({"dense.0.weight": gradient, "dense.0.bias": gradient[:, :, 0]})
     assert read.tolist() == [[5, 0], [0, pytest.approx(12**0.5)]]
-    attack.fit(lambda: iter([Batch({"dense.0.weight": gradient}, np.array([1, 0]))]))
+    attack.fit(lambda: iter([ShadowUpdates({"dense.0.weight": gradient}, np.array([1, 0]))]))
     assert attack.score(read).argmax(axis=1).tolist() == [1, 0]
 
 

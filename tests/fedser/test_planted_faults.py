@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedser.attacks.evaluation.audit import judge_audit
+from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.client import app
 from fedser.client.privacy import mechanisms as privacy
 from fedser.client.privacy import rounded_gaussian
@@ -43,7 +43,7 @@ MECHANISMS = {
 
 def audit(mechanism):
     made = protocol(privacy=MECHANISMS[mechanism], exposures=(Releases(4),), num_clients=20)
-    return judge_audit(
+    return evaluate_audit(
         run_canaries(made, FEATURES, AUDIT, RuntimeConfig("local")), made.plan, AUDIT
     )
 

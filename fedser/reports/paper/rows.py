@@ -9,7 +9,7 @@ import pandas as pd
 from fedser.reports.paper import published
 from fedser.reports.sweep.points import run_label
 from fedser.reports.sweep.sweep import read_config, read_runs, runs_below
-from fedser.results.results import Attack, Results, attack_series, chance_uar
+from fedser.results.results import AttackRecord, Results, attack_series, chance_uar
 
 PLACE = [
     *("run", "features", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),
@@ -148,7 +148,9 @@ def _recognition(config: Results, results: Results | str, run: str) -> dict[str,
     return row | {"chance_uar": chance_uar(results)}
 
 
-def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    config: Results, attacks: list[AttackRecord], run: str, table: str
+) -> Iterator[dict[str, Any]]:
     place = _place(config, run)
     inferring = [attack for attack in attacks if attack["across"] is None]
     for label, attack in _labelled(inferring, by_layer=table == "layers"):
@@ -159,7 +161,7 @@ def _rows(config: Results, attacks: list[Attack], run: str, table: str) -> Itera
         yield {**attack, **place, **own, **shadows}
 
 
-def _labelled(attacks: list[Attack], by_layer: bool) -> Iterator[tuple[str, Attack]]:
+def _labelled(attacks: list[AttackRecord], by_layer: bool) -> Iterator[tuple[str, AttackRecord]]:
     """Name attacks so that those of one run, or of one layer of it, are told apart."""
     layers = dict.fromkeys(attack["layer"] for attack in attacks) if by_layer else [None]
     for layer in layers:
@@ -168,7 +170,7 @@ def _labelled(attacks: list[Attack], by_layer: bool) -> Iterator[tuple[str, Atta
             yield from ((label, record) for record in records)
 
 
-def differences(config: Results, attack: Attack | None, table: str) -> list[str]:
+def differences(config: Results, attack: AttackRecord | None, table: str) -> list[str]:
     """In which of DIFFERENCES, the metric aside, a figure differs from the published ones.
 
     Parameters
@@ -191,7 +193,7 @@ def differences(config: Results, attack: Attack | None, table: str) -> list[str]
     return [name for name in DIFFERENCES if found.get(name)]
 
 
-def _attack_differences(config: Results, attack: Attack, table: str) -> dict[str, bool]:
+def _attack_differences(config: Results, attack: AttackRecord, table: str) -> dict[str, bool]:
     private, shadows = config["corpus"]["name"], set(attack["shadow_corpora"])
     cnn = (config.get("attack") or {}).get("cnn") or {}
     several = attack["leaked_updates"] != 1

@@ -17,7 +17,7 @@ from fedser.reports.several_runs import statements
 from fedser.reports.sweep.plot import sweep_plots
 from fedser.reports.sweep.points import STRONGEST, fold_uars, leaks, looks
 from fedser.reports.wording import delta_text, nominal_text
-from fedser.results.results import Attack, Results
+from fedser.results.results import AttackRecord, Results
 from fedser.server.privacy.statement import epsilon_text
 
 GLYPHS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "⬢", "X": "★"}
@@ -162,7 +162,7 @@ def _attacks(read: Sequence[Results | str]) -> dict[str, list[tuple[Cell, Cell]]
     }
 
 
-def _auc(attack: Attack | None) -> Cell:
+def _auc(attack: AttackRecord | None) -> Cell:
     if attack is None:
         return Cell(DASH, None)
     low, high = attack["ci95_auc"] or (None, None)

@@ -9,7 +9,14 @@ import pandas as pd
 
 from fedser.reports import figures
 from fedser.reports.wording import delta_text
-from fedser.results.results import Attack, Results, at_one, attack_series, chance_uar, strongest
+from fedser.results.results import (
+    AttackRecord,
+    Results,
+    at_one,
+    attack_series,
+    chance_uar,
+    strongest,
+)
 
 COUNTS = ["speakers", "clients"]
 STRONGEST = ""
@@ -80,7 +87,7 @@ def _point(results: Results) -> dict[str, object]:
     }
 
 
-def leaks(results: Results) -> tuple[dict[str, Attack], dict[str, Attack]]:
+def leaks(results: Results) -> tuple[dict[str, AttackRecord], dict[str, AttackRecord]]:
     """Attacks that have an AUC from one and from the most leaked updates, and the STRONGEST.
 
     Those that recognise speakers again are left out: their AUC is over pairs of clients.
@@ -94,12 +101,12 @@ def leaks(results: Results) -> tuple[dict[str, Attack], dict[str, Attack]]:
     return _scored(one), _scored({label: records[-1] for label, records in series.items()})
 
 
-def _scored(attacks: Mapping[str, Attack | None]) -> dict[str, Attack]:
+def _scored(attacks: Mapping[str, AttackRecord | None]) -> dict[str, AttackRecord]:
     found = {STRONGEST: strongest(attacks.values()), **attacks}
     return {label: a for label, a in found.items() if a and a["auc"] is not None}
 
 
-def _auc(name: str, attack: Attack | None) -> dict[str, float]:
+def _auc(name: str, attack: AttackRecord | None) -> dict[str, float]:
     if attack is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
     low, high = attack["ci95_auc"] or (math.nan, math.nan)

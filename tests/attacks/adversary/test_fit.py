@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from fedser.attacks.adversary.fit import Shadow, View, fit_attacks, speaker_groups
+from fedser.attacks.adversary.fit import ShadowFederation, View, fit_attacks, speaker_groups
 from fedser.common import threads
 from fedser.common.errors import UserError
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 from fedser.server.transcript.writer import TranscriptWriter
 
 NAMES = ["dense.0.weight", "dense.0.bias"]
@@ -68,9 +68,11 @@ def write(folder, number, speakers, rounds=6):
             }
             at = np.full(len(who), server_round)
             model = {name: array[0] for name, array in arrays.items()}
-            writer.record(server_round, model, [Releases(at, who, np.ones_like(who), arrays)])
+            writer.record(
+                server_round, model, [RecordedUpdates(at, who, np.ones_like(who), arrays)]
+            )
         writer.record_model(rounds + 1, model)
-    return Shadow(folder, LABELS[speakers], np.array(speakers))
+    return ShadowFederation(folder, LABELS[speakers], np.array(speakers))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from fedser.attacks.adversary.leaked_updates import choose_leaks, combine_scores, score_leaks
-from fedser.attacks.adversary.tap import Seen
-from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.adversary.tap import SeenUpdates
+from fedser.attacks.algorithms.base import ShadowUpdates
 from fedser.attacks.algorithms.statistics import Statistics
 from fedser.conf.schema import AdversaryConfig
 
@@ -86,7 +86,7 @@ def seen(count=7, seed=0):
         "dense.0.weight": rng.normal(size=(count, 5, 4)),
         "dense.0.bias": rng.normal(size=(count, 5)),
     }
-    return Seen(11, np.arange(count), {n: a.astype(np.float32) for n, a in arrays.items()})
+    return SeenUpdates(11, np.arange(count), {n: a.astype(np.float32) for n, a in arrays.items()})
 
 
 def by_hand(attack, one, mask, combination):
@@ -130,7 +130,7 @@ def test_a_linear_attacks_score_of_mean_statistics_is_the_mean_of_its_scores():
     attack, one = Statistics(0.1, None), seen()
     examples = seen(60, seed=1).gradients
     labels = (examples["dense.0.weight"][:, :, 0].var(axis=1) > 1).astype(int)
-    attack.fit(lambda: iter([Batch(examples, labels)]))
+    attack.fit(lambda: iter([ShadowUpdates(examples, labels)]))
     leaks = choose_leaks(one.round, config(leaked=(1, 3, "all"), draws=5), 0, "f")
     found = score_leaks(attack, one, leaks, "statistics")
     single = attack.score(attack.features(one.gradients))

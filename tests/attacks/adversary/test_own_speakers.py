@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedser.attacks.adversary.own_speakers import make_cast, rehearse, victim_size
+from fedser.attacks.adversary.own_speakers import make_shadow_clients, simulate_rounds, victim_size
 from fedser.client.app import app as client_app
 from fedser.client.models.base import initial_arrays
 from fedser.client.training.draws import Draws, client_keys
@@ -22,11 +22,11 @@ PLAIN = PrivacyConfig()
 
 
 def play(folder, **kwargs):
-    """A federation that ran, and a cast of six to rehearse there."""
+    """A federation that ran, and six shadow clients to simulate there."""
     played = federation(folder / "t", test=False, **kwargs)
     federate(LocalGrid(client_app), played, folder, "cpu")
     whole = clients(corpus("shadow", speakers=6, seed=1))
-    cast = make_cast(whole, np.arange(6) % 2, np.arange(6), 10, seed=0)
+    cast = make_shadow_clients(whole, np.arange(6) % 2, np.arange(6), 10, seed=0)
     return played, Transcript(folder / "t"), cast
 
 
@@ -50,7 +50,7 @@ def test_an_answer_is_local_training_from_the_rounds_recorded_model(tmp_path, al
     # The server divides by 3 steps (ten in batches of four), or by 1 where nobody says how many.
     steps = 1 if privacy.mechanism == "local" else 3
     scale = 1.0 if algorithm == "fedsgd" else -1 / (steps * 5e-3)
-    scenes = list(rehearse(stored, played.protocol, cast, asked=2))
+    scenes = list(simulate_rounds(stored, played.protocol, cast, asked=2))
     for scene in scenes:
         start = models[scene.round]
         for row, one in enumerate(scene.cast.tolist()):
@@ -65,7 +65,7 @@ def test_an_answer_is_local_training_from_the_rounds_recorded_model(tmp_path, al
 
 def test_another_model_gives_another_answer(tmp_path):
     played, stored, cast = play(tmp_path, rounds=2)
-    (_, second) = rehearse(stored, played.protocol, cast, asked=1)
+    (_, second) = simulate_rounds(stored, played.protocol, cast, asked=1)
     one = int(second.cast[0])
     other = initial_arrays(played.protocol.model, 12, 4, seed=99)
     wrong = by_hand(played.protocol, played.name, other, 2, cast.examples[one], one)
@@ -75,7 +75,7 @@ def test_another_model_gives_another_answer(tmp_path):
 
 def test_without_a_mechanism_what_is_sent_is_plain(tmp_path):
     played, stored, cast = play(tmp_path)
-    for scene in rehearse(stored, played.protocol, cast, asked=3):
+    for scene in simulate_rounds(stored, played.protocol, cast, asked=3):
         for name, plain in scene.plain.items():
             np.testing.assert_array_equal(scene.sent[name], plain)
 
@@ -84,7 +84,7 @@ def test_without_a_mechanism_what_is_sent_is_plain(tmp_path):
 def test_what_is_sent_has_the_mechanisms_noise(tmp_path, privacy):
     loose = replace(privacy, clipping_norm=50.0)  # beyond any update: nothing is cut
     played, stored, cast = play(tmp_path, privacy=loose, rounds=6, num_clients=8)
-    scenes = list(rehearse(stored, played.protocol, cast, asked=6))
+    scenes = list(simulate_rounds(stored, played.protocol, cast, asked=6))
     steps = 1 if privacy.mechanism == "local" else 3
     noise = np.concatenate(
         [(s.sent[n] - s.plain[n]).ravel() * (steps * 5e-3) for s in scenes for n in s.sent]
@@ -106,7 +106,7 @@ def test_every_answer_has_noise_of_its_own(tmp_path):
         stored.meta = meta
         drawn += [
             (s.sent["dense.0.weight"] - s.plain["dense.0.weight"]).reshape(len(s.cast), -1)
-            for s in rehearse(stored, played.protocol, cast, asked=6)
+            for s in simulate_rounds(stored, played.protocol, cast, asked=6)
         ]
     rows = np.concatenate(drawn)
     alike = np.corrcoef(rows) - np.eye(len(rows))
@@ -118,7 +118,7 @@ def test_every_answer_has_noise_of_its_own(tmp_path):
 def test_every_round_comes_once_with_its_own_releases(tmp_path, monkeypatch, chunk_bytes):
     monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk_bytes)
     played, stored, cast = play(tmp_path, rounds=5)
-    scenes = list(rehearse(stored, played.protocol, cast, asked=1))
+    scenes = list(simulate_rounds(stored, played.protocol, cast, asked=1))
     chunks = list(stored)
     assert chunk_bytes > 9000 or len(chunks) > 1
     assert [scene.round for scene in scenes] == [1, 2, 3, 4, 5]
@@ -140,7 +140,7 @@ def test_rounds_of_an_empty_cohort_are_passed_over(tmp_path, monkeypatch, chunk_
         "fedser.server.federation.cohort.Sampler.__call__", lambda self, r, attempt: drawn[r]
     )
     played, stored, cast = play(tmp_path, privacy=replace(LOCAL, epsilon=500.0))
-    scenes = list(rehearse(stored, played.protocol, cast, asked=1))
+    scenes = list(simulate_rounds(stored, played.protocol, cast, asked=1))
     assert {s.round: s.victims.client.tolist() for s in scenes} == {2: [3, 5], 3: [0]}
 
 
@@ -149,20 +149,20 @@ def test_who_is_asked_is_seeded_and_nobody_twice(tmp_path):
 
     def asked(seed):
         protocol = replace(played.protocol, seed=seed)
-        return [scene.cast.tolist() for scene in rehearse(stored, protocol, cast, asked=4)]
+        return [scene.cast.tolist() for scene in simulate_rounds(stored, protocol, cast, asked=4)]
 
     found = asked(0)
     assert found == asked(0) != asked(1)
     assert all(len(set(one)) == len(one) == 4 and set(one) <= set(range(6)) for one in found)
     assert len(set(map(tuple, found))) > 1  # others each round
-    everyone = [s.cast.tolist() for s in rehearse(stored, played.protocol, cast, asked=99)]
+    everyone = [s.cast.tolist() for s in simulate_rounds(stored, played.protocol, cast, asked=99)]
     assert everyone == [list(range(6))] * 6
 
 
 def test_a_recording_of_some_layers_is_enough(tmp_path):
     first = TranscriptConfig(layers="first", dtype="float32")
     played, stored, cast = play(tmp_path, rounds=1, transcript=first)
-    (scene,) = rehearse(stored, played.protocol, cast, asked=1)
+    (scene,) = simulate_rounds(stored, played.protocol, cast, asked=1)
     assert set(scene.victims.arrays) == {"dense.0.weight", "dense.0.bias"}
     assert set(scene.plain) == set(scene.sent) == set(dict(stored.global_models())[1])
 
@@ -170,7 +170,7 @@ def test_a_recording_of_some_layers_is_enough(tmp_path):
 def test_the_cast_has_so_many_utterances_of_its_own():
     whole = clients(corpus("shadow", speakers=4, seed=1))
     for size, many in [(5, 5), (12, 12), (99, 12), (None, 12)]:
-        cast = make_cast(whole, np.zeros(4, int), np.arange(4), size, seed=0)
+        cast = make_shadow_clients(whole, np.zeros(4, int), np.arange(4), size, seed=0)
         assert len(cast) == 4 and {len(one) for one in cast.examples} == {many}
     for number, one in enumerate(cast.examples):
         own = whole.features[whole.client == number]
@@ -209,12 +209,12 @@ def test_mechanisms_see_how_much_the_one_who_answers_has(tmp_path):
     whole = clients(corpus("shadow", speakers=6, seed=1))
     ratio = []
     for size in (2, 8):
-        cast = make_cast(whole, np.zeros(6, int), np.arange(6), size, seed=0)
+        cast = make_shadow_clients(whole, np.zeros(6, int), np.arange(6), size, seed=0)
         steps = -(-size // 4)
         noise = np.concatenate(
             [
                 (s.sent["dense.0.weight"] - s.plain["dense.0.weight"]).ravel() * steps
-                for s in rehearse(stored, played.protocol, cast, asked=6)
+                for s in simulate_rounds(stored, played.protocol, cast, asked=6)
             ]
         )
         ratio.append(noise.std())

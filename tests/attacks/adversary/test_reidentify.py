@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 
 from fedser.attacks.adversary.reidentify import choose_sides, score_pairs
-from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.conf.schema import AdversaryConfig
 from tests.attacks.evaluation.test_attribute import write_truth
 
@@ -136,14 +136,14 @@ def study(folder, effect, speakers=12, shards=2, known=20, seed=0):
 @pytest.mark.parametrize("across", ["rounds", "shards"])
 def test_a_planted_speaker_is_recognised(tmp_path, across):
     pairs, truth = study(tmp_path, effect=5.0)
-    (entry,) = evaluate_verification(pairs, truth, across, 20, seed=0)
+    (entry,) = evaluate_reidentification(pairs, truth, across, 20, seed=0)
     assert entry["eer"] < 0.02 and entry["auc"] > 0.98
 
 
 @pytest.mark.parametrize("across", ["rounds", "shards"])
 def test_without_an_effect_nobody_is(tmp_path, across):
     pairs, truth = study(tmp_path, effect=0.0)
-    (entry,) = evaluate_verification(pairs, truth, across, 20, seed=0)
+    (entry,) = evaluate_reidentification(pairs, truth, across, 20, seed=0)
     # 72 positives: a standard error of 0.06
     assert entry["eer"] == pytest.approx(0.5, abs=0.15)
     assert entry["auc"] == pytest.approx(0.5, abs=0.15)

@@ -7,10 +7,15 @@ import pandas as pd
 import pytest
 
 from fedser.attacks.adversary import score as judging
-from fedser.attacks.adversary.fit import Fitted, Shadow, View
-from fedser.attacks.adversary.own_speakers import make_cast, rehearse
-from fedser.attacks.adversary.score import join_scores, judge, judge_at_snapshots, judge_shadow
-from fedser.attacks.adversary.snapshot import Resemblance, Snapshot
+from fedser.attacks.adversary.fit import FittedAttack, ShadowFederation, View
+from fedser.attacks.adversary.own_speakers import make_shadow_clients, simulate_rounds
+from fedser.attacks.adversary.score import (
+    join_scores,
+    score_at_snapshots,
+    score_private,
+    score_shadow,
+)
+from fedser.attacks.adversary.snapshot import CorrelationDiscriminant, Snapshot
 from fedser.client.app import app as client_app
 from fedser.conf.schema import AdversaryConfig
 from fedser.server.grids.local import LocalGrid
@@ -42,7 +47,7 @@ class Toy:
         return np.concatenate([features, np.full_like(features, self.number)], axis=1)
 
 
-TOYS = Fitted(Toy(), {7: Toy(7), 9: Toy(9)})
+TOYS = FittedAttack(Toy(), {7: Toy(7), 9: Toy(9)})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def played(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cast():
     whole = clients(corpus("shadow", speakers=6, seed=1))
-    return make_cast(whole, np.arange(6) // 2 % 2, np.arange(6), 10, seed=0)
+    return make_shadow_clients(whole, np.arange(6) // 2 % 2, np.arange(6), 10, seed=0)
 
 
 def sent_by(path: Path) -> dict[int, np.ndarray]:
@@ -78,7 +83,7 @@ def expected_draws(who, draws: int) -> dict[tuple[int, str], int]:
 
 
 def test_every_victim_is_scored_for_every_number_of_leaked_updates(played):
-    found = judge(played.folder, [TOYS], VIEW, CONFIG, seed=0)
+    found = score_private(played.folder, [TOYS], VIEW, CONFIG, seed=0)
     assert found.rehearsed == {} and list(found.victims) == ["toy"]
     rows, sent = found.victims["toy"], sent_by(played.folder)
     assert draws_by_client(rows) == expected_draws(sent, 3)
@@ -96,7 +101,7 @@ def test_every_victim_is_scored_for_every_number_of_leaked_updates(played):
 
 def test_a_speaker_is_recognised_by_two_sides_of_updates(played):
     config = AdversaryConfig(attribute="speaker", leaked_updates=[1, "all"], draws=3)
-    rows = judge(played.folder, [TOYS], VIEW, config, seed=0).victims["toy"]
+    rows = score_private(played.folder, [TOYS], VIEW, config, seed=0).victims["toy"]
     several = [client for client, sent in sent_by(played.folder).items() if len(sent) > 1]
     assert draws_by_client(rows) == {(c, leaked): 6 for c in several for leaked in ("1", "all")}
 
@@ -104,8 +109,8 @@ def test_a_speaker_is_recognised_by_two_sides_of_updates(played):
 def test_shadow_clients_are_scored_by_the_attack_that_never_met_the_speaker(played):
     speakers = np.array([5, 4, 3, 2, 1, 0, 5, 4])
     labels = speakers % 2
-    shadow = Shadow(played.folder, labels, speakers)
-    found = judge_shadow(shadow, [TOYS], GROUPS, VIEW, CONFIG, seed=0)
+    shadow = ShadowFederation(played.folder, labels, speakers)
+    found = score_shadow(shadow, [TOYS], GROUPS, VIEW, CONFIG, seed=0)
     assert found.victims == {}
     rows, sent = found.rehearsed["toy"], sent_by(played.folder)
     assert draws_by_client(rows) == expected_draws(sent, 3)
@@ -118,7 +123,7 @@ def test_shadow_clients_are_scored_by_the_attack_that_never_met_the_speaker(play
 
 def at_snapshots(played, cast, groups=GROUPS, fitted=(TOYS,), asked=6, config=CONFIG):
     settings = Snapshot(components=2, asked=asked, draws=4)
-    return judge_at_snapshots(
+    return score_at_snapshots(
         played.folder, played.protocol, settings, cast, groups, fitted, VIEW, config
     )
 
@@ -144,18 +149,18 @@ def test_rehearsed_scores_are_of_what_the_cast_sent_by_attacks_that_never_met_th
     np.testing.assert_array_equal(rows["score_1"], GROUPS[rows["client"]])
     sent = [
         np.abs(scene.sent["dense.0.weight"]).sum(axis=(1, 2))
-        for scene in rehearse(Transcript(played.folder), played.protocol, cast, asked=6)
+        for scene in simulate_rounds(Transcript(played.folder), played.protocol, cast, asked=6)
     ]
     every = rows[rows["leaked"] == "all"].sort_values("client")["score_0"]
     np.testing.assert_allclose(every, np.mean(sent, axis=0), rtol=1e-4)
 
 
 def test_the_cast_is_rehearsed_by_resemblance_to_the_other_groups(played, cast, monkeypatch):
-    class Telling(Resemblance):
+    class Telling(CorrelationDiscriminant):
         def score(self, estimates, without=None):
             return np.full((len(estimates), 2), -1 if without is None else without)
 
-    monkeypatch.setattr(judging, "Resemblance", Telling)
+    monkeypatch.setattr(judging, "CorrelationDiscriminant", Telling)
     found = at_snapshots(played, cast)
     own = found.rehearsed["snapshot"]
     np.testing.assert_array_equal(own["score_0"], GROUPS[own["client"]])
@@ -172,7 +177,7 @@ def test_without_groups_nothing_is_rehearsed(played, cast):
 
 def test_those_of_the_cast_who_were_never_asked_are_not_scored(played, cast):
     found = at_snapshots(played, cast, asked=1)
-    scenes = rehearse(Transcript(played.folder), played.protocol, cast, asked=1)
+    scenes = simulate_rounds(Transcript(played.folder), played.protocol, cast, asked=1)
     asked = {int(scene.cast[0]) for scene in scenes}
     assert set(found.rehearsed["toy"]["client"]) == set(found.rehearsed["snapshot"]["client"])
     assert set(found.rehearsed["toy"]["client"]) == asked != set(range(6))

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from fedser.attacks.adversary import score_online as online
-from fedser.attacks.adversary.fit import Fitted, View
-from fedser.attacks.adversary.prepare import Lesson
-from fedser.attacks.adversary.score import judge
-from fedser.attacks.adversary.score_online import OnlineReader, judge_numbers
+from fedser.attacks.adversary.fit import FittedAttack, View
+from fedser.attacks.adversary.prepare import LayerAttacks
+from fedser.attacks.adversary.score import score_private
+from fedser.attacks.adversary.score_online import OnlineReader, score_stored_numbers
 from fedser.client.app import app as client_app
 from fedser.common.errors import UserError
 from fedser.conf.algorithm_keys import TranscriptConfig
@@ -19,7 +19,7 @@ from fedser.conf.schema import AdversaryConfig
 from fedser.server.grids.local import LocalGrid
 from fedser.server.rounds.federate import federate
 from fedser.server.study.run import study_config
-from fedser.server.transcript.transcript import Releases, Transcript
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript
 from fedser.server.transcript.writer import TranscriptWriter
 from fedser.stages.check import check_store
 from tests.examples import CENTRAL, SHARED, federation
@@ -43,7 +43,7 @@ class Bent:
         return np.stack([np.sin(features[:, 0]), np.log1p(features[:, 1] ** 2)], axis=1)
 
 
-LESSON = Lesson("last", VIEW, [Fitted(Bent(), {})], NOBODY, None, None)
+LESSON = LayerAttacks("last", VIEW, [FittedAttack(Bent(), {})], NOBODY, None, None)
 
 
 def run(made, folder):
@@ -70,8 +70,8 @@ def test_victims_are_scored_as_by_their_updates(combination, block, tmp_path, mo
         config = AdversaryConfig(
             attribute=attribute, leaked_updates=[1, 2, "all"], draws=3, combination=combination
         )
-        expected = judge(made.folder, LESSON.fitted, VIEW, config, 0).victims
-        found = judge_numbers(kept.folder, LESSON, config, 0).victims
+        expected = score_private(made.folder, LESSON.fitted, VIEW, config, 0).victims
+        found = score_stored_numbers(kept.folder, LESSON, config, 0).victims
         assert list(found) == list(expected) == ["bent"]
         pd.testing.assert_frame_equal(found["bent"], expected["bent"], rtol=1e-5, atol=1e-7)
 
@@ -121,12 +121,12 @@ def test_a_run_that_nobody_reads_is_refused(tmp_path):
 
 def test_nothing_to_attack_is_said(tmp_path):
     made = online_of(federation(tmp_path / "f", rounds=1))
-    nothing = Releases(*[np.zeros(0, dtype=np.int64)] * 3, {})
+    nothing = RecordedUpdates(*[np.zeros(0, dtype=np.int64)] * 3, {})
     meta = made.transcript_meta(list(SHARED))
     with TranscriptWriter(made.folder, meta, {}, made.reader) as writer:
         writer.record(1, {}, [nothing])
     with pytest.raises(UserError, match="holds no update: nothing to attack"):
-        judge_numbers(tmp_path / "f", LESSON, AdversaryConfig(), 0)
+        score_stored_numbers(tmp_path / "f", LESSON, AdversaryConfig(), 0)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from fedser.attacks.adversary import snapshot
-from fedser.attacks.adversary.own_speakers import Cast
+from fedser.attacks.adversary.own_speakers import ShadowClients
 from fedser.attacks.adversary.snapshot import (
     RIDGE,
-    Estimates,
-    Evidence,
-    Lens,
-    Resemblance,
+    ClientSums,
+    CorrelationDiscriminant,
+    EstimatedSums,
+    FeatureMap,
     first_layer,
 )
 from fedser.client.features.frames import pad
@@ -38,7 +38,7 @@ def cast(speakers=12, utterances=9, seed=0):
         )
         for _ in range(speakers)
     ]
-    return Cast(Dataset.of(examples), np.arange(speakers) % 2, np.arange(speakers))
+    return ShadowClients(Dataset.of(examples), np.arange(speakers) % 2, np.arange(speakers))
 
 
 def unit_columns(sums):
@@ -63,7 +63,7 @@ def normals(rng, *shape):
 
 def test_sums_are_over_a_speakers_utterances():
     made = cast()
-    lens = Lens(made, components=3)
+    lens = FeatureMap(made, components=3)
     cut = [np.clip(e.features.numpy(), -5, 5) for e in made.examples]
     stacked = np.concatenate(cut)
     principal = PCA(3).fit(stacked)
@@ -84,7 +84,7 @@ def test_the_sums_of_frames_are_means_over_each_utterance():
     rng, made = np.random.default_rng(3), cast()
     frames = [rng.normal(0, 2, (rng.integers(1, 6), D)).astype(np.float32) for _ in range(12 * 9)]
     dataset = replace(made.examples, features=torch.from_numpy(pad(frames, 6)))
-    lens = Lens(replace(made, examples=dataset), components=3)
+    lens = FeatureMap(replace(made, examples=dataset), components=3)
     cut = np.clip(np.concatenate(frames), -5, 5)
     principal = PCA(3).fit(cut)
     spread = np.sqrt(principal.explained_variance_ * (len(cut) - 1) / len(cut))
@@ -104,20 +104,20 @@ def test_there_are_no_more_components_than_dimensions():
     made = cast()
     for one in made.examples:
         one.features[:, 3] = one.features[:, 0]
-    assert Lens(made, components=50).sums.shape == (12, 4 + D - 1, D + 1)
+    assert FeatureMap(made, components=50).sums.shape == (12, 4 + D - 1, D + 1)
 
 
 def test_features_beyond_the_cut_do_not_turn_the_components():
     plain, wild = cast(), cast()
     for made, value in ((plain, 5.0), (wild, 500.0)):
         made.examples.features[0, 0] = value
-    found, expected = Lens(wild, 3), Lens(plain, 3)
+    found, expected = FeatureMap(wild, 3), FeatureMap(plain, 3)
     np.testing.assert_allclose(found.sums[1:], expected.sums[1:], atol=1e-3)
 
 
 @pytest.mark.parametrize("asked", [[0, 1, 2, 3, 4, 5], [11, 3]])
 def test_a_planted_response_is_recovered(monkeypatch, asked):
-    lens, planted = Lens(cast(), 3), normals(np.random.default_rng(1), HIDDEN, 7)
+    lens, planted = FeatureMap(cast(), 3), normals(np.random.default_rng(1), HIDDEN, 7)
     updates = planted @ lens.sums[asked]
     near = lens.response(np.array(asked), updates)
     assert np.linalg.norm(near - planted) < 0.1 * np.linalg.norm(planted)
@@ -126,7 +126,7 @@ def test_a_planted_response_is_recovered(monkeypatch, asked):
 
 
 def test_the_response_is_that_of_ridge_regression():
-    lens, rng, asked = Lens(cast(), 3), np.random.default_rng(2), np.array([1, 4, 7, 9])
+    lens, rng, asked = FeatureMap(cast(), 3), np.random.default_rng(2), np.array([1, 4, 7, 9])
     updates = normals(rng, 4, HIDDEN, D + 1)
     sums = np.concatenate(list(lens.sums[asked].astype(np.float64)), axis=1)
     alpha = RIDGE * np.square(sums).sum() / 7
@@ -158,7 +158,7 @@ def test_estimates_are_posterior_means(seed, count, noise):
     prior = root @ root.T + 0.1 * np.eye(side)
     responses = [normals(rng, HIDDEN, side) * rng.uniform(0.2, 3) for _ in range(count)]
     updates = {c: normals(rng, count, HIDDEN, D + 1) * np.float32(noise) for c in (2, 4)}
-    evidence = Evidence.of(5)
+    evidence = ClientSums.of(5)
     for server_round, response in enumerate(responses):
         sent = np.stack([updates[2][server_round], updates[4][server_round]])
         evidence.add(server_round, np.array([2, 4]), sent, response)
@@ -180,7 +180,7 @@ def test_estimates_tend_to_the_true_sums_as_noise_shrinks():
     rng = np.random.default_rng(3)
     sums, responses, errors = normals(rng, 5, D + 1), [normals(rng, HIDDEN, 5)] * 3, []
     for noise in (3.0, 0.3, 0.01):
-        evidence = Evidence.of(1)
+        evidence = ClientSums.of(1)
         observe(evidence, sums, responses, noise, rng)
         (estimate,) = evidence.estimates(every(3), "all", np.eye(5)).columns
         errors.append(np.abs(estimate - unit_columns(sums)).max())
@@ -192,7 +192,7 @@ def test_estimates_tend_to_the_true_sums_as_updates_grow_in_number():
     rng = np.random.default_rng(4)
     sums, errors = normals(rng, 5, D + 1), []
     for count in (1, 10, 100, 1000):
-        evidence = Evidence.of(1)
+        evidence = ClientSums.of(1)
         observe(evidence, sums, [normals(rng, HIDDEN, 5) for _ in range(count)], 8.0, rng)
         (estimate,) = evidence.estimates(every(count), "all", np.eye(5)).columns
         errors.append(np.sqrt(np.square(estimate - unit_columns(sums)).mean()))
@@ -207,7 +207,7 @@ def test_a_noisier_update_counts_for_less():
     sums, response = normals(rng, 5, D + 1), normals(rng, HIDDEN, 5)
     errors = []
     for noises in ([0.1], [0.1, 30.0]):
-        draws, evidence = np.random.default_rng(6), Evidence.of(1)
+        draws, evidence = np.random.default_rng(6), ClientSums.of(1)
         for noise in noises:
             observe(evidence, sums, [response], noise, draws)
         (estimate,) = evidence.estimates(every(len(noises)), "all", 100 * np.eye(5)).columns
@@ -216,7 +216,7 @@ def test_a_noisier_update_counts_for_less():
 
 
 def test_a_client_that_drew_nothing_has_no_estimates():
-    rng, evidence = np.random.default_rng(0), Evidence.of(1)
+    rng, evidence = np.random.default_rng(0), ClientSums.of(1)
     observe(evidence, normals(rng, 5, D + 1), [normals(rng, HIDDEN, 5)], 1.0, rng)
     nothing = {0: {"1": np.zeros((0, 1), dtype=bool)}}
     found = evidence.estimates(nothing, "1", np.eye(5))
@@ -227,11 +227,11 @@ def test_a_client_that_drew_nothing_has_no_estimates():
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_hidden_units_does_not_matter(seed):
     """Each round's model may have its own, as long as all who start there share it."""
-    rng, lens = np.random.default_rng(seed), Lens(cast(), 2)
+    rng, lens = np.random.default_rng(seed), FeatureMap(cast(), 2)
     asked, found = np.array([0, 3, 5]), []
     rounds = [(normals(rng, 3, HIDDEN, D + 1), normals(rng, HIDDEN, D + 1)) for _ in range(3)]
     for shuffle in (False, True):
-        evidence = Evidence.of(1)
+        evidence = ClientSums.of(1)
         for server_round, (own, victim) in enumerate(rounds):
             order = rng.permutation(HIDDEN) if shuffle else np.arange(HIDDEN)
             response = lens.response(asked, own[:, order])
@@ -247,7 +247,7 @@ def made_estimates(count, side=6, rows=5, seed=0):
     mixing = np.eye(side) + 0.5 * rng.normal(size=(3, side, side))
     columns = unit_columns(rng.normal(size=(count, rows, side)) @ mixing[labels])
     where = np.arange(count)
-    return Estimates("1", where, where, columns.astype(np.float32)), labels, groups
+    return EstimatedSums("1", where, where, columns.astype(np.float32)), labels, groups
 
 
 def slow_scores(known, labels, judged, classes=3):
@@ -282,7 +282,7 @@ def slow_scores(known, labels, judged, classes=3):
 def test_resemblance_is_a_diagonal_discriminant_on_cosines(count, side, rows):
     known, labels, groups = made_estimates(count, side, rows)
     judged, _, _ = made_estimates(20, side, rows, seed=1)
-    found = Resemblance(known, labels, groups, 3).score(judged.columns)
+    found = CorrelationDiscriminant(known, labels, groups, 3).score(judged.columns)
     expected = slow_scores(known.columns, labels, judged.columns)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -292,8 +292,8 @@ def test_a_column_like_another_in_everyone_tells_nothing():
     known, labels, groups = made_estimates(60, rows=20)
     judged, _, _ = made_estimates(20, rows=20, seed=1)
     twice, seen = (np.concatenate([e.columns, e.columns], axis=2) for e in (known, judged))
-    doubled = Estimates("1", known.client, known.draw, twice)
-    found = Resemblance(doubled, labels, groups, 3).score(seen)
+    doubled = EstimatedSums("1", known.client, known.draw, twice)
+    found = CorrelationDiscriminant(doubled, labels, groups, 3).score(seen)
     expected = slow_scores(known.columns, labels, judged.columns)  # four times over, a quarter each
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -302,18 +302,18 @@ def test_a_column_like_another_in_everyone_tells_nothing():
 def test_leaving_out_a_group_is_fitting_without_it(group):
     known, labels, groups = made_estimates(120)
     judged, _, _ = made_estimates(20, seed=1)
-    found = Resemblance(known, labels, groups, 3).score(judged.columns, group)
+    found = CorrelationDiscriminant(known, labels, groups, 3).score(judged.columns, group)
     kept = groups != group
-    rest = Estimates("1", known.client[kept], known.draw[kept], known.columns[kept])
-    expected = Resemblance(rest, labels[kept], groups[kept], 3).score(judged.columns)
+    rest = EstimatedSums("1", known.client[kept], known.draw[kept], known.columns[kept])
+    expected = CorrelationDiscriminant(rest, labels[kept], groups[kept], 3).score(judged.columns)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    everyone = Resemblance(known, labels, groups, 3).score(judged.columns)
+    everyone = CorrelationDiscriminant(known, labels, groups, 3).score(judged.columns)
     assert np.abs(found - everyone).max() > 1e-3
 
 
 def test_a_class_of_whom_nobody_was_asked_has_a_score():
     known, labels, groups = made_estimates(60)
-    scores = Resemblance(known, labels, groups, 4).score(known.columns)
+    scores = CorrelationDiscriminant(known, labels, groups, 4).score(known.columns)
     assert scores.shape == (60, 4) and np.isfinite(scores).all()
 
 
@@ -323,7 +323,7 @@ def test_a_second_order_difference_is_found_under_noise():
     labels = np.arange(clients) % 2
     sums = rng.normal(size=(clients, 8, side))
     sums[:, :, 1::2] += 1.5 * np.where(labels, 1, -1)[:, None, None] * sums[:, :, ::2]
-    evidence = Evidence.of(clients)
+    evidence = ClientSums.of(clients)
     for server_round in range(rounds):
         response = normals(rng, 30, 8)
         sent = response @ sums + 30.0 * rng.normal(size=(clients, 30, side))
@@ -334,8 +334,8 @@ def test_a_second_order_difference_is_found_under_noise():
         prior = np.eye(8) * np.square(sums).mean()
         found = evidence.estimates(dict.fromkeys(range(clients), first), leaked, prior)
         train, test = slice(0, 120), slice(120, None)
-        known = Estimates(leaked, found.client[train], found.draw[train], found.columns[train])
-        fitted = Resemblance(known, labels[train], np.zeros(120, dtype=np.int64), 2)
+        known = EstimatedSums(leaked, found.client[train], found.draw[train], found.columns[train])
+        fitted = CorrelationDiscriminant(known, labels[train], np.zeros(120, dtype=np.int64), 2)
         scores = fitted.score(found.columns[test])
         auc[leaked] = roc_auc_score(labels[test], scores[:, 1] - scores[:, 0])
     assert 0.35 < auc["1"] < 0.65
@@ -353,7 +353,7 @@ def test_the_bias_is_a_column_more_of_the_first_layer():
 
 
 def test_scores_are_told_of_their_client_and_draw():
-    found = Estimates("3", np.array([4, 4, 9]), np.array([0, 1, 0]), np.zeros((3, 2, 2)))
+    found = EstimatedSums("3", np.array([4, 4, 9]), np.array([0, 1, 0]), np.zeros((3, 2, 2)))
     rows = found.rows(np.array([[0.0, 1.0]]), np.array([False, True, False]))
     assert rows.to_dict("records") == [
         {"client": 4, "leaked": "3", "draw": 1, "score_0": 0.0, "score_1": 1.0}

@@ -11,7 +11,7 @@ from fedser.client.app import app as client_app
 from fedser.common.errors import UserError
 from fedser.server.grids.local import LocalGrid
 from fedser.server.rounds.federate import federate
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 from fedser.server.transcript.writer import TranscriptWriter
 from tests.examples import federation
 
@@ -46,7 +46,7 @@ def written(tmp_path):
             clients = np.array(cohort, dtype=np.int64)
             at = np.full(len(cohort), server_round)
             model = {name: array[server_round - 1] for name, array in models.items()}
-            writer.record(server_round, model, [Releases(at, clients, clients + 2, arrays)])
+            writer.record(server_round, model, [RecordedUpdates(at, clients, clients + 2, arrays)])
         writer.record_model(6, {name: array[5] for name, array in models.items()})
     return Transcript(tmp_path), models, sent
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.base import ShadowUpdates
 from fedser.attacks.algorithms.centroid import Centroid
 
 
@@ -21,7 +21,7 @@ def gradients(count, seed=0, shift=0.0, classes=2):
 def fitted(made, labels, size=13):
     attack = Centroid(None)
     batches = [
-        Batch({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
+        ShadowUpdates({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
         for s in range(0, len(labels), size)
     ]
     attack.fit(lambda: iter(batches))

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from fedser.attacks.algorithms import cnn
-from fedser.attacks.algorithms.base import Batch
-from fedser.attacks.algorithms.cnn import Cnn, Network, pooling
+from fedser.attacks.algorithms.base import ShadowUpdates
+from fedser.attacks.algorithms.cnn import Cnn, GradientCnn, pooling
 from fedser.common.errors import UserError
 
 H, D = 64, 128
@@ -44,7 +44,8 @@ def stream(made, labels, size=17):
     """Examples in batches that do not divide their number."""
     starts = range(0, len(labels), size)
     return lambda: (
-        Batch({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size]) for s in starts
+        ShadowUpdates({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
+        for s in starts
     )
 
 
@@ -78,7 +79,7 @@ def held_out(attack, classes=2, count=60):
 )
 def test_the_network_has_the_published_sizes(rows, columns, last_map):
     with torch.device("meta"):
-        network = Network(rows, columns, classes=2, dropout=0.2)
+        network = GradientCnn(rows, columns, classes=2, dropout=0.2)
         found = network(torch.empty(3, rows * columns + rows))
     assert found.shape == (3, 2)
     assert network.dense[0].in_features == last_map + rows
@@ -89,7 +90,7 @@ def test_the_network_has_the_published_sizes(rows, columns, last_map):
 
 def test_pooling_before_relu_changes_nothing():
     torch.manual_seed(0)
-    network = Network(H, D, classes=2, dropout=0.0).eval()
+    network = GradientCnn(H, D, classes=2, dropout=0.0).eval()
     x = torch.randn(4, H * D + H)
     order = [[0, 2, 1], [4, 6, 5], [8, 9, 11, 10]]  # convolution, norm, ReLU, pooling
     maps = x[:, : H * D].reshape(4, 1, H, D)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from fedser.attacks.algorithms.base import Batch
+from fedser.attacks.algorithms.base import ShadowUpdates
 from fedser.attacks.algorithms.correlation import Correlation
 from fedser.attacks.algorithms.layer_samples import samples
 from fedser.attacks.algorithms.linear import LinearClassifier, class_scores
@@ -55,7 +55,8 @@ def stream(made, labels, size=7):
     """Examples in batches."""
     starts = range(0, len(labels), size)
     return lambda: (
-        Batch({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size]) for s in starts
+        ShadowUpdates({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
+        for s in starts
     )
 
 

@@ -10,7 +10,7 @@ from fedser.client.privacy import rounded_gaussian
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.federation.cohort import Sampler
-from fedser.server.federation.federation import Evidence
+from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.server.privacy.plan import PrivacyPlan
@@ -31,11 +31,11 @@ def plan(config=LOCAL, epsilon: float = 8.0, **changes) -> PrivacyPlan:
 
 def gaussian_evidence(
     mu: float, count: int, seed: int, spread: float = 1.0, apart: float = 1.0
-) -> Evidence:
+) -> CanaryScores:
     """Scores of an ideal mechanism, mu standard deviations apart for a neighbouring step."""
     rng = np.random.default_rng(seed)
     present, absent = spread * rng.normal(size=(2, count // 2))
-    return Evidence("known", 1, present + mu * apart, absent, apart)
+    return CanaryScores("known", 1, present + mu * apart, absent, apart)
 
 
 @pytest.mark.parametrize(("epsilon", "apart"), [(2.0, 1.0), (8.0, 1.0), (8.0, 0.5), (2.0, 2.0)])
@@ -63,7 +63,7 @@ def test_a_distribution_free_bound_comes_near_what_its_rates_can_prove():
     # randomised response that tells the truth with probability 3/4: e^epsilon = 3
     rng = np.random.default_rng(0)
     told, denied = rng.random((2, 20_000)) < [[0.75], [0.25]]
-    evidence = Evidence("known", 1, 1.0 * told, 1.0 * denied, 1.0)
+    evidence = CanaryScores("known", 1, 1.0 * told, 1.0 * denied, 1.0)
     found = audit_figures(evidence, plan(), 1, 1.0, 0.99)
     assert np.log(3) * 0.93 < found["epsilon_clopper_pearson_lower"] < np.log(3)
 
@@ -103,7 +103,7 @@ def test_bounds_stand_beside_what_the_accountant_says_of_as_many_releases(
     participation, config, epsilon
 ):
     scores = np.random.default_rng(0).normal(size=(2, 200))
-    evidence = Evidence(participation, 3, *scores, 1.0)
+    evidence = CanaryScores(participation, 3, *scores, 1.0)
     fixed = plan(replace(config, noise_multiplier=2.0), epsilon=None)
     found = audit_figures(evidence, fixed, 123, 3.0, 0.9)
     assert found["epsilon_upper"] == pytest.approx(epsilon, rel=1e-6)

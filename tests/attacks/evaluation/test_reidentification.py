@@ -6,7 +6,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fedser.attacks.evaluation.attribute import FIGURES
-from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.attacks.evaluation.significance import resample_speakers
 from fedser.common.errors import UserError
 from fedser.common.seeds import numpy_stream
@@ -77,7 +77,7 @@ def slow_figures(folds, multiplicity=None):
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_figures_are_the_means_over_folds(tmp_path, across, digits, shift):
     pairs, path = study(tmp_path, digits=digits, shift=shift)
-    (entry,) = evaluate_verification(pairs, path, across, 10, seed=0)
+    (entry,) = evaluate_reidentification(pairs, path, across, 10, seed=0)
     auc, eer = slow_figures(sorted_out(pairs, path, across))
     assert (entry["auc"], entry["eer"]) == pytest.approx((auc, eer))
     assert entry["leaked_updates"] == 5
@@ -87,7 +87,7 @@ def test_figures_are_the_means_over_folds(tmp_path, across, digits, shift):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_equal_error_rate_lies_between_those_of_the_nearest_thresholds(tmp_path, seed):
     pairs, path = study(tmp_path, folds=1, draws=1, seed=seed)
-    (entry,) = evaluate_verification(pairs, path, "rounds", 10, seed=0)
+    (entry,) = evaluate_reidentification(pairs, path, "rounds", 10, seed=0)
     (g,) = sorted_out(pairs, path, "rounds")
     positive, negative = g["score"][g["label"] == 1], g["score"][g["label"] == 0]
     thresholds = np.append(np.sort(g["score"]), np.inf)
@@ -99,7 +99,7 @@ def test_the_equal_error_rate_lies_between_those_of_the_nearest_thresholds(tmp_p
 
 def test_many_normal_scores_have_the_figures_of_two_normals(tmp_path):
     pairs, path = study(tmp_path, speakers=20, shards=3, folds=1, draws=4, shift=2.0)
-    (entry,) = evaluate_verification(pairs, path, "shards", 10, seed=0)
+    (entry,) = evaluate_reidentification(pairs, path, "shards", 10, seed=0)
     # 480 positives; equal variances at distance d: AUC = Phi(d / sqrt 2), EER = Phi(-d / 2)
     assert entry["auc"] == pytest.approx(norm.cdf(2 / np.sqrt(2)), abs=0.03)
     assert entry["eer"] == pytest.approx(norm.cdf(-1), abs=0.05)
@@ -109,7 +109,7 @@ def test_many_normal_scores_have_the_figures_of_two_normals(tmp_path):
 @pytest.mark.parametrize("digits", [9, 0])
 def test_the_interval_is_that_of_a_slow_loop_over_resampled_speakers(tmp_path, across, digits):
     pairs, path = study(tmp_path, speakers=4, digits=digits)  # few: some resamples are of one
-    (entry,) = evaluate_verification(pairs, path, across, 150, seed=3)
+    (entry,) = evaluate_reidentification(pairs, path, across, 150, seed=3)
     folds = sorted_out(pairs, path, across)
     names = pd.read_parquet(path)["speaker"].unique()
     weights = resample_speakers(np.ones(4, bool), 150, numpy_stream(3, "bootstrap"))
@@ -122,9 +122,9 @@ def test_the_interval_is_that_of_a_slow_loop_over_resampled_speakers(tmp_path, a
 
 def test_resamples_in_chunks_are_those_of_one(tmp_path, monkeypatch):
     pairs, path = study(tmp_path)
-    whole = evaluate_verification(pairs, path, "rounds", 50, seed=0)
+    whole = evaluate_reidentification(pairs, path, "rounds", 50, seed=0)
     monkeypatch.setattr("fedser.attacks.evaluation.reidentification.CHUNK", 7)
-    assert evaluate_verification(pairs, path, "rounds", 50, seed=0) == whole
+    assert evaluate_reidentification(pairs, path, "rounds", 50, seed=0) == whole
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_resamples_in_chunks_are_those_of_one(tmp_path, monkeypatch):
 )
 def test_perfect_and_reversed_scores(tmp_path, shift, auc, eer):
     pairs, path = study(tmp_path, shift=shift)
-    (entry,) = evaluate_verification(pairs, path, "rounds", 50, seed=0)
+    (entry,) = evaluate_reidentification(pairs, path, "rounds", 50, seed=0)
     assert (entry["auc"], entry["eer"]) == (auc, eer)
     assert (entry["ci95_auc"], entry["ci95_eer"]) == ([auc, auc], [eer, eer])
 
 
 def test_equal_scores_tell_nothing(tmp_path):
     pairs, path = study(tmp_path)
-    (entry,) = evaluate_verification(pairs.assign(score=1.0), path, "shards", 50, seed=0)
+    (entry,) = evaluate_reidentification(pairs.assign(score=1.0), path, "shards", 50, seed=0)
     assert (entry["auc"], entry["eer"]) == (0.5, 0.5)
     assert (entry["ci95_auc"], entry["ci95_eer"]) == ([0.5, 0.5], [0.5, 0.5])
 
@@ -150,12 +150,12 @@ def test_pairs_that_are_neither_are_ignored(tmp_path, across):
     same = pairs["client_a"] == pairs["client_b"]
     shard = ~same & (pairs["client_a"] // 2 == pairs["client_b"] // 2)
     other = shard if across == "rounds" else same
-    (plain,) = evaluate_verification(pairs, path, across, 20, seed=0)
-    (moved,) = evaluate_verification(
+    (plain,) = evaluate_reidentification(pairs, path, across, 20, seed=0)
+    (moved,) = evaluate_reidentification(
         pairs.assign(score=pairs["score"] + 1e6 * other), path, across, 20, seed=0
     )
     assert moved == plain
-    (without,) = evaluate_verification(pairs[~other], path, across, 20, seed=0)
+    (without,) = evaluate_reidentification(pairs[~other], path, across, 20, seed=0)
     assert without == plain
 
 
@@ -163,7 +163,7 @@ def test_a_fold_without_positives_is_left_out(tmp_path):
     pairs, path = study(tmp_path, folds=3)
     same = pairs["client_a"] == pairs["client_b"]
     lacking = pairs[~(same & (pairs["federation"] == "private-fold0"))]
-    (entry,) = evaluate_verification(lacking, path, "rounds", 20, seed=0)
+    (entry,) = evaluate_reidentification(lacking, path, "rounds", 20, seed=0)
     auc, eer = slow_figures(sorted_out(pairs, path, "rounds")[1:])
     assert (entry["auc"], entry["eer"]) == pytest.approx((auc, eer))
 
@@ -172,10 +172,10 @@ def test_a_fold_without_positives_is_left_out(tmp_path):
 def test_without_positives_or_negatives_there_are_no_figures(tmp_path, lacking):
     pairs, path = study(tmp_path, shards=1)
     if lacking == "positives":  # a speaker's only client has no other to be recognised in
-        (entry,) = evaluate_verification(pairs, path, "shards", 20, seed=0)
+        (entry,) = evaluate_reidentification(pairs, path, "shards", 20, seed=0)
     else:
         same = pairs[pairs["client_a"] == pairs["client_b"]]
-        (entry,) = evaluate_verification(same, path, "rounds", 20, seed=0)
+        (entry,) = evaluate_reidentification(same, path, "rounds", 20, seed=0)
     assert {entry[key] for key in FIGURES} == {None}
     assert (entry["victims"], entry["speakers"]) == (6, 6)
 
@@ -183,7 +183,9 @@ def test_without_positives_or_negatives_there_are_no_figures(tmp_path, lacking):
 def test_an_entry_a_number_of_leaked_updates_is_what_the_schema_asks_for(tmp_path):
     pairs, path = study(tmp_path)
     every = pairs.assign(leaked="all", score=-pairs["score"])
-    five, all_sent = evaluate_verification(pd.concat([pairs, every]), path, "rounds", 20, seed=0)
+    five, all_sent = evaluate_reidentification(
+        pd.concat([pairs, every]), path, "rounds", 20, seed=0
+    )
     assert (five["leaked_updates"], all_sent["leaked_updates"]) == (5, "all")
     assert all_sent["auc"] == pytest.approx(1 - five["auc"])
     told = as_recorded(attribute="speaker", classes=[], across="rounds")
@@ -205,12 +207,12 @@ def test_an_entry_a_number_of_leaked_updates_is_what_the_schema_asks_for(tmp_pat
 def test_our_own_mistakes_are_refused(tmp_path, change, message):
     pairs, path = study(tmp_path, folds=1, draws=1)
     with pytest.raises((ValueError, UserError), match=message):
-        evaluate_verification(pairs.assign(**change), path, "rounds", 10, seed=0)
+        evaluate_reidentification(pairs.assign(**change), path, "rounds", 10, seed=0)
     with pytest.raises(ValueError, match="across=time is neither rounds nor shards"):
-        evaluate_verification(pairs, path, "time", 10, seed=0)
+        evaluate_reidentification(pairs, path, "time", 10, seed=0)
 
 
 def test_a_missing_truth_is_refused(tmp_path):
     pairs, _ = study(tmp_path)
     with pytest.raises(UserError, match=r"nothing\.parquet: not readable; run fedser stage=train"):
-        evaluate_verification(pairs, tmp_path / "nothing.parquet", "rounds", 10, seed=0)
+        evaluate_reidentification(pairs, tmp_path / "nothing.parquet", "rounds", 10, seed=0)

@@ -6,7 +6,7 @@ from fedser.client.corpora.rotation import (
     OPEN,
     STUDY,
     absent,
-    check_turns,
+    check_rotation,
     corpora_below,
     missing,
     others,
@@ -82,12 +82,12 @@ def test_where_there_is_none_the_folder_is_named(tmp_path):
 
 def test_who_cannot_take_turns_is_refused(speech, tmp_path):
     put(tmp_path, speech, "emodb")
-    check_turns(["emodb", "synthetic"], str(tmp_path), attacked=True)
-    check_turns(["emodb"], str(tmp_path), attacked=False)
+    check_rotation(["emodb", "synthetic"], str(tmp_path), attacked=True)
+    check_rotation(["emodb"], str(tmp_path), attacked=False)
     with pytest.raises(UserError, match=r"corpora=\[emodb\]: each is attacked from the others"):
-        check_turns(["emodb"], str(tmp_path), attacked=True)
+        check_rotation(["emodb"], str(tmp_path), attacked=True)
     with pytest.raises(UserError, match="corpus nemo: no "):
-        check_turns(["emodb", "nemo"], str(tmp_path), attacked=True)
+        check_rotation(["emodb", "nemo"], str(tmp_path), attacked=True)
 
 
 def test_the_adversary_holds_the_others_in_a_study(speech, tmp_path):

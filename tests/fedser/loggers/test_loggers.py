@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fedser.common.errors import Suspended, UserError
 from fedser.loggers import base as loggers
-from fedser.loggers.base import FINISHED, Place, RunLog, flatten, logged
+from fedser.loggers.base import FINISHED, RunLog, RunPlace, flatten, logged
 from fedser.loggers.mlflow import Mlflow
 from fedser.loggers.tensorboard import EventFiles, TensorBoard
 from fedser.reports.page import write_report
@@ -50,8 +50,8 @@ def fedser(
     return lambda *arguments: command(*arguments, f"cache={cache}")
 
 
-def place(folder: Path, **config: str) -> Place:
-    return Place(folder, None, config)
+def place(folder: Path, **config: str) -> RunPlace:
+    return RunPlace(folder, None, config)
 
 
 def read_scalars(folder: Path) -> Scalars:

@@ -8,7 +8,7 @@ import pytest
 
 from fedser.attacks.adversary.reidentify import score_pairs
 from fedser.attacks.evaluation.attribute import FIGURES
-from fedser.attacks.evaluation.reidentification import evaluate_verification
+from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.common.errors import UserError
 from fedser.conf.build import compose
 from fedser.server.study.federations import private_federations
@@ -131,7 +131,7 @@ def test_speakers_are_evaluated_across_rounds_and_across_shards(tmp_path):
     pairs, truth = score_pairs(scores), tmp_path / "truth.parquet"
     for across, entries in (("rounds", found[:2]), ("shards", found[2:])):
         for entry, expected in zip(
-            entries, evaluate_verification(pairs, truth, across, 20, 0), strict=True
+            entries, evaluate_reidentification(pairs, truth, across, 20, 0), strict=True
         ):
             assert entry == {"classes": [], "across": across, **expected}
             assert entry["auc"] > 0.6 and entry["eer"] < 0.45

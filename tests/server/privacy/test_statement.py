@@ -22,8 +22,8 @@ from fedser.server.privacy.statement import (
     TRUSTED_SERVER,
     UTTERANCES,
     ZERO_OUT,
-    Guarded,
-    Spent,
+    ProtectedUnits,
+    SpentPrivacy,
     privacy_statement,
 )
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
@@ -37,9 +37,9 @@ EXACT = (Releases(20),)
 def say(config, spent=None, exposures=EXACT, **about):
     plan = PrivacyPlan(config, 0.1, 200, 50, exposures, SHARED)
     known = (20.5, 77.0) if config.vantage == "outsider" else (None, None)
-    spent = spent or Spent(7.9, 4.4, *known, 20, 1.5, exposures)
+    spent = spent or SpentPrivacy(7.9, 4.4, *known, 20, 1.5, exposures)
     about = {"units": 50, "shards": 1, "normalisation": "none", **about}
-    return privacy_statement(plan, spent, Guarded(SIZES, **about))
+    return privacy_statement(plan, spent, ProtectedUnits(SIZES, **about))
 
 
 def secret(config):
@@ -238,7 +238,7 @@ def test_statistics_that_tie_units_together_are_said(config, shards, normalisati
 def test_without_a_mechanism_nothing_is_claimed():
     said = say(
         PrivacyConfig(),
-        Spent(None, None, None, None, 20, None, ()),
+        SpentPrivacy(None, None, None, None, 20, None, ()),
         shards=5,
         normalisation="speaker",
     )
@@ -267,7 +267,7 @@ def test_without_a_mechanism_nothing_is_claimed():
 
 
 def test_udp_states_its_nominal_and_its_real_epsilon_with_what_they_mean():
-    said = say(UDP, Spent(4522.0, 4522.0, None, None, 20, 1.0, EXACT), shards=5)
+    said = say(UDP, SpentPrivacy(4522.0, 4522.0, None, None, 20, 1.0, EXACT), shards=5)
     assert (said["nominal_epsilon"], said["nominal_delta"]) == (5.0, 0.5)
     assert (said["epsilon"], said["delta"]) == (4522.0, 1e-5)
     text = " ".join(said["warnings"])

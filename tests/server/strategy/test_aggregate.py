@@ -19,7 +19,7 @@ from fedser.server.strategy.aggregate import (
     aggregation,
     update_norms,
 )
-from fedser.server.transcript.transcript import Releases
+from fedser.server.transcript.transcript import RecordedUpdates
 from tests.examples import ADAPTIVE, CENTRAL, LOCAL, UDP, NoNoise, word_of
 
 SHAPES = {"w": (4, 3), "b": (4,), "kept": (5,)}
@@ -52,7 +52,7 @@ def received(updates, sizes=None):
     parts = []
     for rows in (slice(0, 3), slice(3, None)):  # a server receives them in chunks
         own = {name: array[rows] for name, array in arrays.items()}
-        part = Releases(np.full(len(count[rows]), 1), count[rows], sizes[rows], own)
+        part = RecordedUpdates(np.full(len(count[rows]), 1), count[rows], sizes[rows], own)
         parts.append(Received(part, update_norms(own)))
     return parts
 

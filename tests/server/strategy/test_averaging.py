@@ -16,7 +16,7 @@ from fedser.conf.training_keys import TrainingConfig
 from fedser.server.grids.local import LocalGrid
 from fedser.server.strategy.aggregate import Aggregate, WeightedMean
 from fedser.server.strategy.averaging import TappedAveraging
-from fedser.server.transcript.transcript import Releases
+from fedser.server.transcript.transcript import RecordedUpdates
 
 START = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float32)}
 SIZES = {0: 5, 2: 10, 3: 1, 7: 4}
@@ -88,7 +88,7 @@ def joined(parts):
         n: np.concatenate([np.zeros((0, *a.shape), np.float32), *(p.arrays[n] for p in parts)])
         for n, a in START.items()
     }
-    return Releases(*map(np.concatenate, columns), arrays)
+    return RecordedUpdates(*map(np.concatenate, columns), arrays)
 
 
 class Round:

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedser.common.errors import UserError
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta, choose_layers
+from fedser.server.transcript.transcript import (
+    RecordedUpdates,
+    Transcript,
+    TranscriptMeta,
+    choose_layers,
+)
 from fedser.server.transcript.writer import TranscriptWriter
 
 PARAMETERS = [
@@ -24,13 +29,15 @@ def meta(dtype: str = "float32") -> TranscriptMeta:
     return TranscriptMeta("f", "fedavg", 9, 3, LAYERS, dtype, {"learning_rate": 1e-3})
 
 
-def releases(server_round: int, count: int = 3, scale: float = 1.0) -> Releases:
+def releases(server_round: int, count: int = 3, scale: float = 1.0) -> RecordedUpdates:
     rng = np.random.default_rng(server_round)
     arrays = {
         "dense.0.weight": scale * rng.normal(size=(count, 4, 5)).astype(np.float32),
         "dense.0.bias": scale * rng.normal(size=(count, 4)).astype(np.float32),
     }
-    return Releases(np.full(count, server_round), np.arange(count), np.full(count, 7), arrays)
+    return RecordedUpdates(
+        np.full(count, server_round), np.arange(count), np.full(count, 7), arrays
+    )
 
 
 def write(folder, rounds, settings, scale=1.0):
@@ -71,7 +78,7 @@ def test_a_zero_update_stays_zero(tmp_path):
     zero = releases(1)
     arrays = {name: np.zeros_like(a) for name, a in zero.arrays.items()}
     with TranscriptWriter(tmp_path, meta("float16"), {}) as writer:
-        writer.record(1, {}, [Releases(zero.round, zero.client, zero.num_examples, arrays)])
+        writer.record(1, {}, [RecordedUpdates(zero.round, zero.client, zero.num_examples, arrays)])
     (chunk,) = Transcript(tmp_path)
     assert (chunk.arrays["dense.0.weight"] == 0).all()
 
@@ -128,7 +135,7 @@ def random_releases(server_round, clients):
     weight = np.random.default_rng([server_round, 7]).normal(size=(len(clients), 4, 5))
     bias = 100 * server_round + clients[:, None] * np.ones(4)
     arrays = {"dense.0.weight": weight, "dense.0.bias": bias}
-    return Releases(
+    return RecordedUpdates(
         np.full(len(clients), server_round),
         clients,
         clients + 3,

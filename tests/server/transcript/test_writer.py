@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from fedser.common.errors import Suspended
 from fedser.server.transcript import transcript
 from fedser.server.transcript import writer as module
-from fedser.server.transcript.transcript import Releases, Transcript, TranscriptMeta
+from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 from fedser.server.transcript.writer import PENDING, TranscriptWriter
 
 META = TranscriptMeta("f", "fedavg", 9, 3, ["w"], "float16", {})
@@ -19,7 +19,9 @@ META = TranscriptMeta("f", "fedavg", 9, 3, ["w"], "float16", {})
 
 def releases(server_round, count=3):
     arrays = {"w": np.full((count, 4), server_round, np.float32)}
-    return Releases(np.full(count, server_round), np.arange(count), np.ones(count, int), arrays)
+    return RecordedUpdates(
+        np.full(count, server_round), np.arange(count), np.ones(count, int), arrays
+    )
 
 
 @pytest.mark.parametrize(("large", "pending"), [(2**28, PENDING), (1, 1)])
@@ -158,8 +160,10 @@ def test_a_save_that_fails_is_told_like_a_write_and_is_the_last(tmp_path):
 
 def test_a_mistake_is_raised_as_it_is(tmp_path):
     with pytest.raises(KeyError), TranscriptWriter(tmp_path, META, {}) as writer:
-        writer.record(1, {}, [Releases(np.ones(1, int), np.ones(1, int), np.ones(1, int), {})])
-    odd = Releases(np.ones(1, int), np.ones(1, int), np.ones(1, int), {"w": np.ones((1, 5))})
+        writer.record(
+            1, {}, [RecordedUpdates(np.ones(1, int), np.ones(1, int), np.ones(1, int), {})]
+        )
+    odd = RecordedUpdates(np.ones(1, int), np.ones(1, int), np.ones(1, int), {"w": np.ones((1, 5))})
     with pytest.raises(ValueError), TranscriptWriter(tmp_path, META, {}) as writer:
         writer.record(1, {}, [releases(1)])
         writer.record(1, {}, [odd])
