@@ -10,7 +10,7 @@ TINY := corpus.speakers=10 corpus.utterances_per_speaker=8 folds=[0] rounds=8 co
 	'shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]' privacy=udp \
 	adversary.shadow_federations=2 adversary.bootstraps=100 runtime=local
 
-.PHONY: setup study test lint docs bench lock clean
+.PHONY: setup study test lint docs bench mutants lock clean
 
 setup: $(READY)
 
@@ -46,6 +46,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.noise
+
+# One-line faults in the privacy core: tests must catch them. Half an hour or more.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 # What the image installs, with the hashes of each file. PyTorch's builds differ by accelerator and
 # lie on an index of their own: it is pinned by its version.
