@@ -209,7 +209,7 @@ def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
             request=partial(about.train_request, "bare", "fedavg", dataset, device),
             aggregate=aggregation(about.plan, lambda server_round: SystemEntropy()),
             server_step=1.0,
-            held=made.sizes().tolist(),
+            client_sizes=made.sizes().tolist(),
             tap=lambda server_round, model, received: None,
         )
         strategy.start(

@@ -1,4 +1,4 @@
-"""The Flower ServerApp: runs federations one after another over one grid."""
+"""The Flower ServerApp: run federations one after another over one grid."""
 
 import time
 from collections.abc import Sequence
@@ -23,30 +23,31 @@ from fedser.server.study.run import load_private, study_config
 app = ServerApp()
 
 POLL_SECONDS = 0.005
+"""Seconds between two polls for replies; Flower's simulation engine takes 0.1 s."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Entry point of ``flwr run``: train the private federations of a configuration.
+    """Train the private federations of a configuration: the entry point of ``flwr run``.
 
-    ``run_config["overrides"]`` holds Hydra overrides separated by spaces, and
-    ``run_config["output"]`` the folder for the results.
+    ``run_config["overrides"]`` holds Hydra overrides, separated by spaces.
+    ``run_config["output"]`` holds the folder for the results.
     """
-    if hasattr(grid, "pull_interval"):  # that of Flower's simulation engine sleeps 100 ms a poll
+    if hasattr(grid, "pull_interval"):  # the grid of Flower's simulation engine
         grid.pull_interval = POLL_SECONDS
     overrides = str(context.run_config["overrides"]).split()
     train_from_overrides(overrides, Path(str(context.run_config["output"])), grid)
 
 
 def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> None:
-    """Train a study's private federations over a grid that somebody else started.
+    """Train a study's private federations over a given grid.
 
     The folder can then be attacked with ``fedser stage=attack run=FOLDER``.
 
     Raises
     ------
     UserError
-        If the folder holds a run, or another process works in it; for ``runtime=network``.
+        If the folder holds a run, if another process works in it, or for ``runtime=network``.
     """
     started = time.perf_counter()
     composed = compose(overrides)
@@ -63,7 +64,8 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
         data = load_private(config)
         outcomes = [
-            federate(grid, f, workspace, "cpu") for f in private_federations(config, data, folder)
+            federate(grid, federation, workspace, "cpu")
+            for federation in private_federations(config, data, folder)
         ]
         seconds = time.perf_counter() - started
         write_training(folder, data, outcomes, config.normalisation, seconds)

@@ -17,7 +17,7 @@ from fedser.server.study.run import (
 )
 
 if TYPE_CHECKING:
-    from fedser.server.network.superlink import Network
+    from fedser.server.network.roster import Network
 
 
 def train(

@@ -1,7 +1,7 @@
-"""Which nodes take part in a networked study: a roster is checked before anything is made of it.
+"""Decide which nodes take part in a networked study; check their rosters before any use.
 
-A node may say anything of itself. A roster that is malformed, that does not fit those of the other
-nodes or that claims their speakers costs its node the place in the study, and nobody else's.
+A node may send anything as its roster. If a roster is malformed, differs from the rosters of most
+nodes, or claims speakers of other nodes, then its node is left out, and no other node.
 """
 
 import json
@@ -14,80 +14,85 @@ from fedser.client.corpora.names import identity, name_fault
 from fedser.common.errors import UserError
 from fedser.server.federation.remote_clients import Roster
 
-MOST_BYTES = 2**22
-"""Characters of a roster's JSON."""
+MAX_CHARACTERS = 2**22
+"""Characters of a roster's JSON, at most."""
 
-MOST_SPEAKERS = 10_000
-"""Of a node; larger corpora are published as a whole, not by a device."""
+MAX_SPEAKERS = 10_000
+"""Speakers of one node, at most: a larger corpus is not held by a device."""
 
-MOST_UTTERANCES = 100_000
-"""Of a speaker."""
+MAX_UTTERANCES = 100_000
+"""Utterances of one speaker, at most."""
 
 OUT_OF_PROPORTION = 100
-"""How often the usual number of utterances a speaker may claim: updates are weighted by it."""
+"""A speaker may claim this many times the usual number of utterances, by which updates weigh."""
 
-TEXTS = {"version": 32, "features": 300}
+MAX_LENGTHS = {"version": 32, "features": 300}
 """Characters of these fields, at most."""
 
-NUMBERS = {"shards": 1000, "dimension": 2**20}
+MAX_NUMBERS = {"shards": 1000, "dimension": 2**20}
 """Largest values of these fields."""
 
-SHARED = ("version", "corpus", "shards", "features", "dimension")
-"""In what all nodes must agree."""
+COMMON_FIELDS = ("version", "corpus", "shards", "features", "dimension")
+"""Fields that must be equal for all nodes."""
+
+NO_ROSTER = "sends no roster as a node of fedser does; is it a fedser-node?"
 
 
 class BadRoster(Exception):
-    """A node's roster cannot be used; its one argument says why, printable and short."""
+    """A node's roster cannot be used; the only argument is the reason, printable and short."""
 
 
 def parse_roster(text: str) -> dict[str, Any]:
-    """Read and check what a node tells of itself: see `client.holdings.Holdings.roster`.
+    """Read and check the roster of a node: see `client.holdings.Holdings.roster`.
 
     Raises
     ------
     BadRoster
-        If it is none, or names, numbers or sizes are out of range.
+        If the text is not a roster, or if a name, number or size is out of range.
     """
-    if len(text) > MOST_BYTES:
-        raise BadRoster(f"its roster has {len(text)} characters, above {MOST_BYTES}")
+    if len(text) > MAX_CHARACTERS:
+        raise BadRoster(f"its roster has {len(text)} characters, above {MAX_CHARACTERS}")
     try:
         roster = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
-        raise BadRoster("does not tell what a node of fedser does; is it one?") from None
+        raise BadRoster(NO_ROSTER) from None
     check_roster(roster)
     return dict(roster)
 
 
 def check_roster(roster: Any) -> None:
-    """Check a roster's form; raises as `parse_roster` does."""
+    """Check the form of a roster; raises as `parse_roster` does."""
     if not isinstance(roster, dict) or not isinstance(roster.get("speakers"), dict):
-        raise BadRoster("does not tell what a node of fedser does; is it one?")
-    for key, longest in TEXTS.items():
+        raise BadRoster(NO_ROSTER)
+    for key, longest in MAX_LENGTHS.items():
         text = roster.get(key)
         if not (isinstance(text, str) and len(text) <= longest and text.isprintable()):
-            raise BadRoster(f"does not tell its {key}; is it a node of fedser?")
+            raise BadRoster(
+                f"its {key} is not a printable text of at most {longest} characters; is it a "
+                "fedser-node?"
+            )
     if fault := name_fault(roster.get("corpus")):
         raise BadRoster(f"the name of its corpus {fault}")
-    for key, most in NUMBERS.items():
+    for key, largest in MAX_NUMBERS.items():
         number = roster.get(key)
-        if not (type(number) is int and 1 <= number <= most):
-            raise BadRoster(f"does not tell its {key}, 1 to {most}")
+        if not (type(number) is int and 1 <= number <= largest):
+            raise BadRoster(f"its {key} is not a whole number from 1 to {largest}")
     _check_speakers(roster["speakers"], 2 * roster["shards"])
 
 
-def _check_speakers(speakers: Mapping[str, Any], least: int) -> None:
-    if not 1 <= len(speakers) <= MOST_SPEAKERS:
-        raise BadRoster(f"names {len(speakers)} speakers; 1 to {MOST_SPEAKERS} are allowed")
+def _check_speakers(speakers: Mapping[str, Any], min_utterances: int) -> None:
+    if not 1 <= len(speakers) <= MAX_SPEAKERS:
+        raise BadRoster(f"names {len(speakers)} speakers; 1 to {MAX_SPEAKERS} are allowed")
     for name, count in speakers.items():
         if fault := name_fault(name):
             raise BadRoster(f"the name of a speaker {fault}")
-        if not (type(count) is int and least <= count <= MOST_UTTERANCES):
+        if not (type(count) is int and min_utterances <= count <= MAX_UTTERANCES):
             raise BadRoster(
-                f"the number of utterances of speaker {name} is not within {least} and "
-                f"{MOST_UTTERANCES}"
+                f"the number of utterances of speaker {name} is not a whole number from "
+                f"{min_utterances} to {MAX_UTTERANCES}"
             )
     if len({identity(name) for name in speakers}) < len(speakers):
-        raise BadRoster("names of its speakers differ in case or spaces alone")
+        raise BadRoster("names of its speakers differ only in case or spaces")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,91 +102,95 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def choose_nodes(told: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> dict[int, str]:
-    """Return the nodes that must be left out, and why.
+def nodes_to_reject(
+    rosters: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]
+) -> dict[int, str]:
+    """Return the nodes that must be left out, with the reason for each.
 
     Parameters
     ----------
-    told : mapping of int to mapping
+    rosters : mapping of int to mapping
         Rosters that `parse_roster` accepted, by node.
     names : mapping of int to str
-        How to call each node.
+        Name of each node for messages.
     """
-    refused = _without_majority(told, names)
-    refused |= _out_of_proportion({n: r for n, r in told.items() if n not in refused})
-    while clashing := _clashes({n: r for n, r in told.items() if n not in refused}):
-        # Who claims the speakers of most others lies more likely than each of them.
+    rejected = _different_from_majority(rosters, names)
+    rejected |= _out_of_proportion({n: r for n, r in rosters.items() if n not in rejected})
+    while clashing := _clashes({n: r for n, r in rosters.items() if n not in rejected}):
+        # A node that claims speakers of most others lies more likely than each of them.
         most = max(len(others) for others in clashing.values())
         for node, others in clashing.items():
             if len(others) == most:
                 other, speaker = min(others.items(), key=lambda item: names[item[0]])
-                refused[node] = (
-                    f"speaker {speaker} is at node {names[other]}, too; give each speaker to one "
+                rejected[node] = (
+                    f"speaker {speaker} is also at node {names[other]}; give each speaker to one "
                     "node, with corpus.speakers or another folder"
                 )
-    return refused
+    return rejected
 
 
-def _without_majority(
-    told: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]
+def _different_from_majority(
+    rosters: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]
 ) -> dict[int, str]:
-    """Return the nodes that differ from what most say; where two are as many, the later ones."""
+    """Return the nodes that differ from most nodes; all nodes if there is no majority."""
     settings = {
-        node: tuple(roster[key] for key in SHARED)
-        for node, roster in sorted(told.items(), key=lambda item: names[item[0]])
+        node: tuple(roster[key] for key in COMMON_FIELDS)
+        for node, roster in sorted(rosters.items(), key=lambda item: names[item[0]])
     }
     if not settings:
         return {}
     ((usual, count), *others) = Counter(settings.values()).most_common()
     tied = any(number == count for _, number in others)
-    refused = {}
+    rejected = {}
     for node, own in settings.items():
         if own != usual:
             key, here, there = next(
-                (k, a, b) for k, a, b in zip(SHARED, own, usual, strict=True) if a != b
+                (k, a, b) for k, a, b in zip(COMMON_FIELDS, own, usual, strict=True) if a != b
             )
-            refused[node] = (
-                f"its {key} is {here}, that of others {there}; start all nodes with the same"
+            rejected[node] = (
+                f"its {key} is {here}, and {there} at other nodes; start all nodes with the same"
             )
-    if tied:  # nobody can tell who is right
-        refused |= dict.fromkeys(settings.keys() - refused, "as many nodes differ from it")
-    return refused
+    if tied:  # it is unknown which nodes are right
+        rejected |= dict.fromkeys(settings.keys() - rejected, "as many nodes differ from it")
+    return rejected
 
 
-def _out_of_proportion(told: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
-    if len(told) < 2:
+def _out_of_proportion(rosters: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+    """Return the nodes with a speaker that claims far more utterances than is usual."""
+    if len(rosters) < 2:
         return {}
-    # The median of nodes, each with its own: many made-up speakers of one do not move it.
-    of_nodes = [statistics.median_low(roster["speakers"].values()) for roster in told.values()]
-    most = OUT_OF_PROPORTION * statistics.median_low(of_nodes)
-    refused = {}
-    for node, roster in told.items():
+    # The median over nodes of each node's median: one node with many made-up speakers cannot move
+    # it.
+    medians = [statistics.median_low(roster["speakers"].values()) for roster in rosters.values()]
+    most = OUT_OF_PROPORTION * statistics.median_low(medians)
+    rejected = {}
+    for node, roster in rosters.items():
         speaker, count = max(roster["speakers"].items(), key=lambda item: item[1])
         if count > most:
-            refused[node] = (
+            rejected[node] = (
                 f"speaker {speaker} has {count} utterances, more than {OUT_OF_PROPORTION} times "
-                "as many as is usual at these nodes"
+                "the usual number of these nodes"
             )
-    return refused
+    return rejected
 
 
-def _clashes(told: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[int, str]]:
-    """Return for each node the others that name a speaker of its, and one such speaker."""
-    at: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for node, roster in told.items():
+def _clashes(rosters: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[int, str]]:
+    """Return for each node the other nodes that claim a speaker of it, with one such speaker."""
+    claims_of: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for node, roster in rosters.items():
         for speaker in roster["speakers"]:
-            at[identity(speaker)].append((node, speaker))
+            claims_of[identity(speaker)].append((node, speaker))
     found: dict[int, dict[int, str]] = defaultdict(dict)
-    for claims in at.values():
+    for claims in claims_of.values():
         for node, speaker in claims:
             found[node].update({other: speaker for other, _ in claims if other != node})
     return {node: others for node, others in found.items() if others}
 
 
-def merge_rosters(told: Mapping[int, Mapping[str, Any]]) -> Roster:
-    """Put together what the nodes that take part told of themselves: at least one."""
-    first = next(iter(told.values()))
-    held = [(s, n, node) for node, roster in told.items() for s, n in roster["speakers"].items()]
+def merge_rosters(rosters: Mapping[int, Mapping[str, Any]]) -> Roster:
+    """Merge the rosters of the nodes that take part, at least one, into the roster of a study."""
+    first = next(iter(rosters.values()))
+    held = [(s, n, node) for node, roster in rosters.items() for s, n in roster["speakers"].items()]
     return Roster(
         first["corpus"],
         first["shards"],
@@ -192,29 +201,31 @@ def merge_rosters(told: Mapping[int, Mapping[str, Any]]) -> Roster:
     )
 
 
-def describe(refused: Mapping[int, str], names: Mapping[int, str]) -> str:
-    """Return on one line which nodes are left out, and why."""
-    by_name = sorted((names[node], reason) for node, reason in refused.items())
+def describe_rejected(rejected: Mapping[int, str], names: Mapping[int, str]) -> str:
+    """Return one line with the nodes that are left out, and the reason for each."""
+    by_name = sorted((names[node], reason) for node, reason in rejected.items())
     return "; ".join(f"node {name}: {reason}" for name, reason in by_name)
 
 
-def refuse_few(refused: Mapping[int, str], names: Mapping[int, str], left: int, least: int) -> None:
-    """Refuse a study for which too few nodes are left.
+def check_enough_nodes(
+    rejected: Mapping[int, str], names: Mapping[int, str], accepted: int, needed: int
+) -> None:
+    """Check that enough nodes take part.
 
     Raises
     ------
     UserError
-        Saying what is wrong with the others.
+        If fewer than `needed` nodes are accepted; it says why the others are rejected.
     """
-    if left < least:
+    if accepted < needed:
         raise UserError(
-            f"{left} of {least} nodes can take part: {describe(refused, names)}; mend them, or "
-            "lower runtime.min_clients"
+            f"{accepted} of {needed} nodes can take part: {describe_rejected(rejected, names)}; "
+            "repair them, or lower runtime.min_clients"
         )
 
 
-def dominant(told: Mapping[int, Mapping[str, Any]]) -> Collection[int]:
+def dominant_nodes(rosters: Mapping[int, Mapping[str, Any]]) -> Collection[int]:
     """Return the node that claims more than half of all utterances of three nodes or more."""
-    totals = {node: sum(roster["speakers"].values()) for node, roster in told.items()}
+    totals = {node: sum(roster["speakers"].values()) for node, roster in rosters.items()}
     whole = sum(totals.values())
-    return [node for node, total in totals.items() if len(told) > 2 and 2 * total > whole]
+    return [node for node, total in totals.items() if len(rosters) > 2 and 2 * total > whole]

@@ -1,4 +1,4 @@
-"""Who takes part in a round."""
+"""Draw the clients that take part in a round."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,25 @@ from fedser.conf.privacy_keys import CENTRAL, PrivacyConfig
 class Sampler:
     """Draws cohorts by partition id.
 
-    Node ids differ from run to run; partition ids do not, so one seed always draws the same
-    clients, unless the draw must stay secret.
+    Flower's node ids differ from run to run, and partition ids do not. So one seed always draws
+    the same clients, unless the draw must stay secret.
 
     Attributes
     ----------
     num_clients : int
     rate : float
-        Share of the clients in a cohort of fixed size, or probability of each client.
+        Share of the clients in a cohort of fixed size; probability of each client if `poisson`.
     seed : int or None
-        None: draw from the operating system's entropy.
+        None draws from the operating system's entropy.
     federation : str
         Names the random stream, together with `seed` and the round.
     poisson : bool
-        Draw each client independently: cohorts differ in size and may be empty. A cohort of
-        fixed size (rounded, at least one client) must not be accounted for as a Poisson sample.
+        Draw each client independently: cohorts differ in size and may be empty. Otherwise a
+        cohort has a fixed size (rounded, at least one client), and must not be accounted for as a
+        Poisson sample.
     hidden : bool
-        Epsilon relies on nobody knowing the cohort. Each attempt of a round then draws a cohort of
-        its own: the same cohort twice would not be two independent samples.
+        Epsilon assumes that nobody knows the cohort. Each attempt of a round then draws its own
+        cohort: the same cohort twice would not be two independent samples.
     """
 
     num_clients: int
@@ -38,12 +39,12 @@ class Sampler:
     hidden: bool = False
 
     def __call__(self, server_round: int, attempt: int = 0) -> list[int]:
-        """Return the round's partition ids in ascending order.
+        """Return the partition ids of the round's clients in ascending order.
 
         Parameters
         ----------
         attempt : int
-            How often this round was begun before.
+            How often this round was begun before this time.
         """
         stream: tuple[str | int, ...] = (self.federation, "cohort", server_round)
         if self.hidden:
@@ -51,7 +52,7 @@ class Sampler:
         if self.poisson:
             drawn = uniforms(noise_source(self.seed, *stream), self.num_clients) < self.rate
             return [int(client) for client in drawn.nonzero()[0]]
-        assert self.seed is not None  # cohorts of fixed size are known
+        assert self.seed is not None  # a cohort of fixed size is never secret
         size = min(self.num_clients, max(1, round(self.rate * self.num_clients)))
         rng = numpy_stream(self.seed, *stream)
         return sorted(int(i) for i in rng.choice(self.num_clients, size, replace=False))
@@ -60,7 +61,7 @@ class Sampler:
 def cohort_sampler(
     privacy: PrivacyConfig, num_clients: int, rate: float, seed: int, federation: str
 ) -> Sampler:
-    """Return how cohorts are drawn under a mechanism: Poisson if its noise is central."""
+    """Return the sampler for a mechanism: Poisson sampling if its noise is central."""
     hidden = privacy.secret_cohorts
     return Sampler(
         num_clients=num_clients,

@@ -1,4 +1,4 @@
-"""What one federated run is: its clients, its protocol, and what comes out of it."""
+"""One federated run: its clients, its protocol, and its outcome."""
 
 import hashlib
 import inspect
@@ -26,12 +26,12 @@ from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.transcript.transcript import Reader, TranscriptMeta, choose_layers
 
 FORMAT = 5
-"""Raise it whenever the same protocol and data give another transcript."""
+"""Raise this number whenever the same protocol and data give another transcript."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a federation is trained and what is recorded of it."""
+    """How a federation is trained, and what its transcript records."""
 
     model: ModelConfig
     training: TrainingConfig
@@ -42,7 +42,7 @@ class Protocol:
 
     @property
     def noise_seed(self) -> int | None:
-        """Seed of noise that is reproducible; None: noise from the system's entropy."""
+        """Seed of reproducible noise; None if noise comes from the system's entropy."""
         return None if self.plan.config.secret_noise else self.seed
 
     def train_request(
@@ -55,7 +55,7 @@ class Protocol:
         clients: tuple[int, ...],
         attempt: int = 0,
     ) -> TrainRequest:
-        """Return what a node that hosts `clients` of a federation is asked in a round."""
+        """Return the request of a round for a node that trains `clients` of a federation."""
         return TrainRequest(
             federation=federation,
             round=server_round,
@@ -81,25 +81,25 @@ class Federation:
     name : str
         Folder of its transcript, such as ``private-fold0``; also names its random streams.
     role : str
-        ``private`` (the victims) or ``shadow`` (the adversary's rehearsal).
+        ``private`` (the victims) or ``shadow`` (trained by the adversary on its own speakers).
     fold : int
     clients : Clients or RemoteClients
-        Whose data is at hand here, or is held by nodes, which evaluate the model, too.
+        Clients with their data, or clients of nodes that hold the data and evaluate the model.
     test : tuple of ndarray or None
-        Features (n, d) and labels (n,) of speakers that no client holds. Without them nothing
-        is evaluated: a shadow federation.
+        Features (n, d) and labels (n,) of speakers that no client holds. None for a shadow
+        federation, which is not evaluated, and for nodes that hold their test speakers.
     folder : Path
-        Where the transcript goes.
+        Folder of the transcript.
     checkpoint : Path or None
-        Where its checkpoint goes; without one it cannot be resumed.
+        Folder of the checkpoint; without one the federation cannot be resumed.
     checkpoint_every : int
         Rounds between checkpoints.
     min_clients, patience, round_timeout : int, float, float
-        As of `RuntimeConfig`.
+        As in `RuntimeConfig`.
     reader : Reader or None
-        What reads each update in the place of keeping it.
+        Reads each update during training; the transcript then keeps its numbers, no updates.
     others : tuple of Schedule
-        The federations that count together with this one for ``privacy.stop_at_epsilon``.
+        Federations of the same run: ``privacy.stop_at_epsilon`` limits all of them together.
     """
 
     name: str
@@ -119,10 +119,10 @@ class Federation:
 
     @cached_property
     def digest(self) -> str:
-        """Name of everything that determines its transcript, a custom mechanism's code too."""
+        """Hash of all that determines the transcript, with the code of a custom mechanism."""
         digest = hashlib.sha256()
-        read = [self.reader.numbers] if self.reader else []
-        digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *read]).encode())
+        numbers = [self.reader.numbers] if self.reader else []
+        digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *numbers]).encode())
         digest.update(self.clients.fingerprint())
         plan = self.protocol.plan
         if plan.config.custom is not None:
@@ -137,14 +137,14 @@ class Federation:
 
     @property
     def sampler(self) -> Sampler:
-        """How its cohorts are drawn."""
+        """The sampler of its cohorts."""
         plan = self.protocol.plan
         return cohort_sampler(
             plan.config, len(self.clients), plan.sampling_rate, self.protocol.seed, self.name
         )
 
     def transcript_meta(self, parameters: Sequence[str]) -> TranscriptMeta:
-        """Return what the transcript says of how the federation was run."""
+        """Return the description of this federation for its transcript."""
         protocol, numbers = self.protocol, self.reader.numbers if self.reader else {}
         layers = choose_layers(protocol.transcript.layers, parameters, "transcript.layers")
         return TranscriptMeta(
@@ -161,20 +161,20 @@ class Federation:
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """What the server computed in a round.
+    """Figures that the server computes in a round.
 
     Attributes
     ----------
     train_loss, update_norm_mean, update_norm_max, noise_stddev, clip_fraction : float
-        Over the round's clients; NaN where nothing was received or a loss is withheld. The clip
-        is the server's: updates above the norm that their mechanism allows.
+        Figures over the round's clients; NaN if nothing was received or losses are withheld.
+        `clip_fraction` counts updates above the norm that their mechanism allows.
     clipping_norm : float
-        The server's own clip in that round; NaN where it only checks its clients'.
+        The server's clipping norm in that round; NaN if it only checks its clients.
     clients, rejected : int
-        Updates aggregated, and asked for but missing or refused.
+        Updates that were aggregated, and requested updates that are missing or rejected.
     rejections : dict of str to int
-        Why, by the reasons of `server.strategy.replies` that occurred; further replies are counted
-        too.
+        Counts by the reasons of `server.strategy.replies` that occurred; also counts replies
+        that nobody asked for.
     """
 
     train_loss: float
@@ -190,13 +190,13 @@ class RoundSummary:
 
 @dataclass(frozen=True)
 class Round(RoundSummary):
-    """A row of ``rounds.parquet``, where ``rejections`` are ``rejected_REASON``, a column each.
+    """One row of ``rounds.parquet``; ``rejections`` becomes one column per reason there.
 
-    NaN stands where a figure does not exist.
-    ``seconds`` runs from the end of the round before: training, messages and aggregation, and
-    what is then left to do of that round's transcript and evaluation. ``epsilon`` is spent so
-    far in this federation alone, against the plan's vantage; ``epsilon_known`` is the same
-    against an observer who knows who took part.
+    NaN stands for a figure that does not exist.
+    ``seconds`` is the time since the end of the round before. It covers training, messages and
+    aggregation, and the rest of the transcript and evaluation of the round before. ``epsilon`` is
+    spent so far in this federation alone, against the plan's vantage; ``epsilon_known`` is the
+    same against an observer who knows who took part.
     """
 
     federation: str
@@ -212,22 +212,23 @@ class Round(RoundSummary):
 
 @dataclass
 class Outcome:
-    """What a federation leaves besides its transcript.
+    """The result of a federation, beside its transcript.
 
     Attributes
     ----------
     best_round : int
-        Round of the best validation UAR in the second half; 0 where nothing was evaluated.
+        Round of the best validation UAR in the second half; 0 if nothing was evaluated.
     best_arrays, best_scores : Arrays, Scores or None
         The model of that round and its figures.
     releases : dict of client to int
-        Participation ledger: how often each client's update may have left its device.
+        Participation ledger: how often an update of each client may have left its device.
     epsilon, epsilon_known : float or None
         Spent in this federation by the unit that spent most, at the plan's delta, against the
-        plan's vantage and against an observer who knows who took part; None without a guarantee,
-        or where the first assumes the second.
+        plan's vantage and against an observer who knows who took part. None without a guarantee;
+        the second is None if the vantage itself is such an observer.
     exposures, known : mapping of str to Releases, or None
-        Releases of each unit, against the same two; what a run's federations compose to.
+        Releases of each unit against the same two observers; a run composes them over its
+        federations.
     """
 
     federation: Federation
@@ -244,18 +245,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class CanaryScores:
-    """What canaries gave away: scores under two hypotheses that a mechanism is to hide.
+    """Scores of canaries under two hypotheses that the mechanism must hide.
 
     Attributes
     ----------
     participation : str
         ``known`` or ``secret``: whether scores use who took part in a round.
     releases : int
-        Releases that each score sums up; for ``secret`` rounds.
+        Releases that each score sums over; rounds for ``secret``.
     present, absent : ndarray of float, shape (n,), (m,)
-        Scores of canaries, and of their opposites or of directions that nobody sent.
+        Scores of canaries, and of opposite canaries or of directions that nobody sent.
     apart : float
-        How many neighbouring steps lie between the two.
+        Number of neighbouring steps between the two hypotheses.
     """
 
     participation: str

@@ -1,4 +1,4 @@
-"""Who takes part in a networked study: what nodes told of themselves, and of nothing else."""
+"""The clients and speakers of a networked study, as the nodes report them."""
 
 import hashlib
 import json
@@ -26,19 +26,20 @@ FILE = "roster.json"
 
 @dataclass(frozen=True)
 class RemoteClients:
-    """The clients of a federation whose data nodes hold: N of them, d features.
+    """N clients of a federation; nodes hold their data.
 
     Attributes
     ----------
     corpora, speakers : list of str, length N
-        Whose each client is.
+        Corpus and speaker of each client.
     counts : list of int, length N
-        Training utterances.
+        Training utterances of each client.
     dimension : int
+        Number of features.
     hosts : mapping of int to Hosting
-        What each node does for the federation, by Flower's name of it.
+        Tasks of each node in the federation, by Flower's node id.
     evaluated : mapping of int to mapping
-        How many utterances each node evaluates a model on: ``validation`` and ``test``.
+        Utterances on which each node evaluates a model, for ``validation`` and ``test``.
     """
 
     corpora: list[str]
@@ -53,7 +54,7 @@ class RemoteClients:
         return len(self.speakers)
 
     def units(self, unit: str) -> list[str]:
-        """Name whom each client's data protects, length N: ``client`` or ``speaker``."""
+        """Return the protected unit of each client, length N: a ``client`` or a ``speaker``."""
         return name_units(self.corpora, self.speakers, unit)
 
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -61,33 +62,33 @@ class RemoteClients:
         return np.array(self.counts, dtype=np.int64)
 
     def fingerprint(self) -> bytes:
-        """Return what tells these clients from others; which node holds them does not matter."""
+        """Return a hash of these clients; it does not depend on which nodes hold them."""
         known = [self.corpora, self.speakers, self.counts, self.dimension]
         return hashlib.sha256(json.dumps(known).encode()).digest()
 
 
 @dataclass(frozen=True)
 class Roster:
-    """A corpus that nodes hold.
+    """The corpus that the nodes of a study hold together.
 
     Attributes
     ----------
     name : str
-        Of the corpus.
+        Name of the corpus.
     shards : int
-        Clients a speaker.
+        Clients per speaker.
     features : str
-        Key of the extractor.
+        Key of the feature extractor.
     dimension : int
         Number of features.
     counts : mapping of str to int
         Utterances of each speaker.
     truth : mapping of str to mapping
-        The experimenter's table of the speakers' attributes; empty where there is none.
+        The experimenter's table of the speakers' attributes; empty if there is none.
     nodes : mapping of str to int
-        Which node holds each speaker; empty once the nodes are gone.
+        Node of each speaker; empty once the nodes are gone.
     digests : tuple
-        Of recordings none are known.
+        Hashes of the recordings: always empty, as nodes report none.
     """
 
     name: str
@@ -105,11 +106,11 @@ class Roster:
         return sorted(self.counts)
 
     def attributes(self, speaker: str) -> dict[str, str]:
-        """What the experimenter knows of a speaker."""
+        """Return the attributes of a speaker in the experimenter's table."""
         return dict(self.truth.get(speaker, {}))
 
     def summary(self) -> dict[str, Any]:
-        """What ``results.json`` says of it: emotions and file names stay with the nodes."""
+        """Return its entry in ``results.json``; emotions and file names stay with the nodes."""
         return {
             "name": self.name,
             "utterances": sum(self.counts.values()),
@@ -121,7 +122,10 @@ class Roster:
     def clients(
         self, trained: Sequence[str], tested: Sequence[str], normalisation: str
     ) -> RemoteClients:
-        """Number the clients of these speakers as a simulation does; others test the model."""
+        """Return the clients of the `trained` speakers, numbered as in a simulation.
+
+        The `tested` speakers test the model at their nodes.
+        """
         speakers = [s for s in sorted(trained) for _ in range(self.shards)]
         numbered = [(n, s, n % self.shards) for n, s in enumerate(speakers)]
         sizes = {s: training_sizes(self.counts[s], self.shards) for s in sorted(trained)}
@@ -148,14 +152,14 @@ class Roster:
         )
 
     def _by_node(self, speakers: Sequence[str]) -> dict[int, list[str]]:
-        """Return which of these speakers each node holds, sorted; nothing once nodes are gone."""
+        """Return the speakers of each node, sorted; empty once the nodes are gone."""
         held: dict[int, list[str]] = {node: [] for node in sorted(set(self.nodes.values()))}
         for speaker in sorted(speakers) if held else []:
             held[self.nodes[speaker]].append(speaker)
         return held
 
     def save(self, folder: Path) -> None:
-        """Write what does not change when nodes come and go."""
+        """Write all fields but `nodes`, which change when nodes come and go."""
         kept = ("name", "shards", "features", "dimension", "counts", "truth")
         text = json.dumps({key: getattr(self, key) for key in kept}, indent=2)
         write_text(folder / FILE, text)
@@ -167,7 +171,7 @@ def read_roster(folder: Path) -> Roster:
     Raises
     ------
     UserError
-        If there is none.
+        If there is no readable roster.
     """
     try:
         return Roster(**read_json(folder / FILE))
@@ -178,19 +182,19 @@ def read_roster(folder: Path) -> Roster:
 
 
 def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Read the experimenter's table of speakers: what it says the same of all rows of each.
+    """Read the experimenter's table: the attributes that are equal in all rows of a speaker.
 
     Parameters
     ----------
     name : str
-        Of the corpus.
+        Name of the corpus.
     age_bounds : sequence of int
-        Where ages are cut into groups.
+        Ages at which the age groups are cut.
 
     Raises
     ------
     UserError
-        If it cannot be read.
+        If the table cannot be read, or has no column ``speaker``.
     """
     found = table.read_rows(file)
     if "speaker" not in found.rows[0]:

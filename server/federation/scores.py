@@ -1,4 +1,4 @@
-"""How well the global model recognises emotions."""
+"""Score how well the global model recognises emotions."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Scores:
     confusion : ndarray of int64, shape (classes, classes)
         Test utterances by true (row) and predicted (column) class.
     utterances : int
-        How many it was evaluated on, for validation and test.
+        Number of utterances it was evaluated on, validation and test together.
     """
 
     validation_uar: float
@@ -45,15 +45,15 @@ def uar(confusion: Ints) -> float:
 class Evaluator:
     """Evaluates a global model on all clients' held-out utterances and on the test speakers.
 
-    In a simulation both sets are at hand, so one batched forward pass a round replaces a
-    message to every client.
+    In a simulation both sets are in memory, so one batched forward pass per round replaces one
+    message per client.
 
     Parameters
     ----------
     validation, test : tuple of ndarray
         Features (n, d), or (n, T, d) of frames, and labels (n,).
     threads : int
-        Over how many the utterances are spread.
+        Threads that share the utterances.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Evaluator:
 
 
 class FiniteScores:
-    """Tells whether a global model still gives finite scores, on two made-up utterances.
+    """Checks on two made-up utterances that a global model gives finite scores.
 
     Parameters
     ----------
@@ -88,14 +88,14 @@ class FiniteScores:
         self._model = config.network(dimension, len(EMOTIONS)).eval()
 
     def __call__(self, arrays: Arrays) -> bool:
-        """Judge one model."""
+        """Return whether all scores of one model are finite."""
         load_arrays(self._model, arrays)
         with torch.inference_mode():
             return bool(torch.isfinite(self._model(self._features)).all())
 
 
 def scores_of(validated: Ints, tested: Ints) -> Scores:
-    """Return the figures of two confusion matrices; NaN of one without an utterance."""
+    """Return the figures of two confusion matrices; NaN for a matrix without an utterance."""
     return Scores(
         validation_uar=uar(validated),
         test_uar=uar(tested),

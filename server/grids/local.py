@@ -1,4 +1,4 @@
-"""Flower grids without a SuperLink: the same ServerApp and ClientApp in this process."""
+"""Flower grids without a SuperLink: server and ClientApp run in this process."""
 
 import logging
 from abc import abstractmethod
@@ -25,7 +25,7 @@ NODE_ID = 1
 T = TypeVar("T")
 
 Server = Callable[[Grid, Path, str], T]
-"""What runs over a grid, given a folder for what the nodes read, and the device that trains."""
+"""A function that runs over a grid; it gets a folder for the nodes' files and a device."""
 
 
 class Stopped(Exception):
@@ -33,14 +33,14 @@ class Stopped(Exception):
 
 
 class DirectGrid(Grid):
-    """A grid that hands messages to its nodes itself, so that nothing is polled for.
+    """A grid that passes messages to its nodes directly, without polling.
 
-    A grid serves one thread; `stop` alone may be called from another.
+    Only one thread may use a grid; only `stop` may be called from another thread.
 
     Attributes
     ----------
     threads : int
-        How many cores of this machine are for the server that uses it.
+        Cores of this machine for the server that uses the grid.
     """
 
     def __init__(self, threads: int) -> None:
@@ -48,8 +48,7 @@ class DirectGrid(Grid):
         self._run = Run.create_empty(run_id=1)
         self._ids = count(1)
         self._stopped = Event()
-        # A Message reads its sender from here, whatever the grid; Flower's own launchers set
-        # it likewise.
+        # With any grid, a Message reads its sender from here; Flower's own launchers set it too.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, NODE_ID
 
     def set_run(self, run: Run) -> None:
@@ -73,14 +72,14 @@ class DirectGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Number the messages and hand each to its node.
+        """Number the messages and pass each to its node.
 
         Raises
         ------
         Stopped
             After `stop`.
         """
-        self._check()
+        self._raise_if_stopped()
         sent = []
         for message in messages:
             message_id = str(next(self._ids))
@@ -89,10 +88,10 @@ class DirectGrid(Grid):
             sent.append(message_id)
         return sent
 
-    def offer(self, path: Path) -> None:
-        """Let the nodes read a file of this machine, the clients' data, from now on.
+    def share_file(self, path: Path) -> None:
+        """Let the nodes read a file of this machine: the clients' training data.
 
-        Nodes on this machine need no help.
+        There is nothing to do for nodes on this machine.
         """
 
     def serve(self, server: Server[T], folder: Path, device: str) -> T:
@@ -100,27 +99,27 @@ class DirectGrid(Grid):
         return server(self, folder, device)
 
     def stop(self) -> None:
-        """Have the server that uses this grid fail with `Stopped`, at its next message."""
+        """Make the server that uses this grid fail with `Stopped` at its next message."""
         self._stopped.set()
 
-    def _check(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self._stopped.is_set():
             raise Stopped
 
     @abstractmethod
     def _submit(self, message_id: str, message: Message) -> None:
-        """Hand a message to its node."""
+        """Pass a message to its node."""
 
 
 class LocalGrid(DirectGrid):
-    """A grid of one node in this process, which answers messages as they are sent.
+    """A grid of one node in this process, which answers each message when it is sent.
 
-    The numbers are those of nodes on Ray.
+    Results are the same as with nodes on Ray.
 
     Parameters
     ----------
     threads : int
-        On how many the node trains.
+        Threads on which the node trains.
     """
 
     def __init__(self, client_app: ClientApp, threads: int = 1) -> None:
@@ -129,17 +128,17 @@ class LocalGrid(DirectGrid):
         self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the one node."""
+        """Return the id of the one node."""
         return [NODE_ID]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages, once."""
+        """Return the replies to these messages; each reply is returned once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Return each message's reply."""
+        """Send the messages and return the reply to each."""
         return self.pull_messages(self.push_messages(messages))
 
     def _submit(self, message_id: str, message: Message) -> None:
@@ -149,16 +148,16 @@ class LocalGrid(DirectGrid):
 
 
 def node_context(node_id: int, config: UserConfig) -> Context:
-    """Return what a ClientApp is told of its node."""
+    """Return the context that a ClientApp gets of its node."""
     return Context(1, node_id, config, RecordDict(), UserConfig())
 
 
 @contextmanager
 def sharing_cores() -> Iterator[None]:
-    """Prepare this process to run servers, which use threads of their own and no others."""
+    """Turn off the threads of libraries in this process: servers start threads themselves."""
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    with threadpool_limits(1, "blas"):  # its threads wait for more in a loop, at others' expense
+    with threadpool_limits(1, "blas"):  # idle BLAS threads would use the cores of others
         try:
             yield
         finally:
@@ -166,14 +165,14 @@ def sharing_cores() -> Iterator[None]:
 
 
 def threads_of(grid: Grid) -> int:
-    """Return how many cores are for the server that uses a grid."""
+    """Return the number of cores for the server that uses a grid."""
     return grid.threads if isinstance(grid, DirectGrid) else 1
 
 
-def offer(grid: Grid, path: Path) -> None:
+def share_file(grid: Grid, path: Path) -> None:
     """Let the nodes of a grid read a file of this machine.
 
-    Those of Flower's own simulation engine run on this machine.
+    There is nothing to do for Flower's own simulation engine: its nodes run on this machine.
     """
     if isinstance(grid, DirectGrid):
-        grid.offer(path)
+        grid.share_file(path)

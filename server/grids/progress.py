@@ -1,4 +1,4 @@
-"""Progress bars, shown by the process that has the terminal."""
+"""Progress bars of rounds, also for a worker process without a terminal."""
 
 import os
 from collections.abc import Iterable
@@ -6,55 +6,55 @@ from typing import Any
 
 from tqdm import tqdm
 
-Told = tuple[str, int, int, str]
-"""Description, rounds done, rounds in all, and what else a bar says."""
+BarState = tuple[str, int, int, str]
+"""Name of a bar, rounds done, rounds in total, and its postfix."""
 
 
-class _Telling(tqdm):  # type: ignore[type-arg]
-    """Shows nothing, and keeps what it would for another process to ask."""
+class _HiddenBar(tqdm):  # type: ignore[type-arg]
+    """Shows nothing, and keeps its state for another process to read."""
 
-    told: dict[str, Told]
+    states: dict[str, BarState]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, file=open(os.devnull, "w"))  # noqa: SIM115
 
     def display(self, *_: Any, **__: Any) -> None:
-        """Keep what would be shown."""
-        says = str(self.postfix or "")
-        self.told[self.desc] = (self.desc, int(self.n), int(self.total or 0), says)
+        """Keep the state instead of showing it."""
+        postfix = str(self.postfix or "")
+        self.states[self.desc] = (self.desc, int(self.n), int(self.total or 0), postfix)
 
 
 _kind: type[tqdm] = tqdm  # type: ignore[type-arg]
 
 
 def bar(total: int, name: str) -> Any:
-    """Return a bar over so many rounds."""
+    """Return a progress bar over `total` rounds."""
     return _kind(total=total, desc=name, unit="round", mininterval=0.5)
 
 
-class Shown:
-    """Bars of another process, shown here."""
+class RemoteBars:
+    """Shows the bars of another process in this process."""
 
     def __init__(self) -> None:
         self._bars: dict[str, Any] = {}
 
-    def update(self, told: Iterable[Told]) -> None:
-        """Show what the other process told."""
-        for name, done, total, says in told:
+    def update(self, states: Iterable[BarState]) -> None:
+        """Show these states of the other process."""
+        for name, done, total, postfix in states:
             if name not in self._bars:
                 self._bars[name] = bar(total, name)
             shown = self._bars[name]
-            shown.set_postfix_str(says, refresh=False)
+            shown.set_postfix_str(postfix, refresh=False)
             shown.update(done - shown.n)
 
     def close(self) -> None:
-        """Leave the bars as they are."""
+        """Close the bars; they stay on the screen."""
         for shown in self._bars.values():
             shown.close()
 
 
-def tell() -> dict[str, Told]:
-    """Have this process show no bars from now on, and return where it keeps what they say."""
+def hide_bars() -> dict[str, BarState]:
+    """Hide all later bars of this process, and return the dictionary of their states."""
     global _kind
-    _kind, _Telling.told = _Telling, {}
-    return _Telling.told
+    _kind, _HiddenBar.states = _HiddenBar, {}
+    return _HiddenBar.states

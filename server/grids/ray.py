@@ -1,11 +1,11 @@
-"""A Flower grid whose nodes are Ray actors, on this machine or all over a Ray cluster.
+"""A Flower grid with Ray actors as nodes, on this machine or on a Ray cluster.
 
-Flower's own simulation engine looks for messages every 100 ms, so that no round is shorter;
-here the server waits on Ray itself. Arrays travel through Ray's shared memory: what arrives is
-read-only and not a copy. The very ClientApp that a Flower SuperNode runs answers in each actor.
+Flower's own simulation engine polls for messages every 100 ms, so no round can be shorter. Here the
+server waits for Ray directly. Arrays travel through Ray's shared memory: an array that arrives is
+read-only and not a copy. Each actor runs the same ClientApp that a Flower SuperNode runs.
 
-Every machine of a cluster needs the Python and Ray version of this one, and what fedser
-depends on. fedser itself is brought along, and so is the clients' training data.
+Every machine of a cluster needs the Python and Ray version of this machine, and the packages that
+fedser depends on. fedser itself and the clients' training data are copied there.
 """
 
 import logging
@@ -42,123 +42,123 @@ from fedser.server.grids.local import (
     node_context,
     sharing_cores,
 )
-from fedser.server.grids.progress import Shown, Told, tell
+from fedser.server.grids.progress import BarState, RemoteBars, hide_bars
 from fedser.server.grids.ray_auth import given_token, own_token
 
-PATIENCE = 1.0
-"""Seconds until a grid that waits for replies notices that it was stopped."""
+CHECK_SECONDS = 1.0
+"""A grid that waits for replies checks this often (seconds) whether it was stopped."""
 
 SHOW_SECONDS = 0.5
-"""Between two looks at how far a server is."""
+"""Seconds between two updates of the progress bars."""
 
 START_SECONDS = 300.0
-"""Until workers must have started; on a cluster they may have to wait for its other users."""
+"""Time for workers to start; on a cluster they may have to wait for other users."""
 
-CONNECT_SECONDS, LEAVE_SECONDS = 10.0, 10.0
+CONNECT_SECONDS, CLEAN_UP_SECONDS = 10.0, 10.0
 
-LEAST_STORE = 2**29
-"""Bytes of shared memory; with less Ray had better keep objects elsewhere."""
+MIN_STORE_BYTES = 2**29
+"""With less shared memory than this, Ray chooses itself where to keep objects."""
 
 T = TypeVar("T")
 
-Offered = tuple[str, "ray.ObjectRef[bytes]"] | None
+SharedFile = tuple[str, "ray.ObjectRef[bytes]"] | None
 """Name and bytes of a file."""
 
 
 class Node:
-    """What runs in an actor: the ClientApp, and the folder where it finds what is offered.
+    """A node in a Ray actor: the ClientApp, and a folder for the shared file.
 
     Parameters
     ----------
     node_id : int
-        The grid's name for it.
+        Id of the node in the grid.
     threads : int
-        On how many it trains.
+        Threads on which the node trains.
     """
 
     def __init__(self, client_app: ClientApp, node_id: int, threads: int) -> None:
         self._client_app, self._node_id, self._threads = client_app, node_id, threads
-        self._told = tell()
-        self._folder, self._held = ExitStack(), Path()
+        self._bar_states = hide_bars()
+        self._folder, self._file = ExitStack(), Path()
 
     def ready(self) -> None:
-        """Answer once the actor has started."""
+        """Return once the actor has started."""
 
-    # A message is not sent a second time to a node that died over it: an update may have left
-    # already. All other calls, and messages sent meanwhile, wait for the node to be back.
+    # A message is not sent again if the node dies while it answers: its update may have left
+    # already. All other calls, and messages sent later, wait until the node has started again.
     @ray.method(max_task_retries=0)
-    def answer(self, message: Message, offered: Offered) -> Message:
-        """Run the ClientApp on a message; its failure is an answer, too."""
+    def answer(self, message: Message, shared: SharedFile) -> Message:
+        """Run the ClientApp on a message; return an error message if it fails."""
         try:
             config = UserConfig({"threads": self._threads})
-            if offered:
-                config["workspace"] = self._fetch(*offered)
+            if shared:
+                config["workspace"] = self._fetch(*shared)
             return self._client_app(message, node_context(self._node_id, config))
         except Exception as error:
-            reason = f"{type(error)}:<'{error}'>"  # in the words of Flower's engine
+            reason = f"{type(error)}:<'{error}'>"  # the format of Flower's engine
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
     @ray.method(max_task_retries=0)
     def serve(self, server: Server[T], folder: str, device: str) -> T:
-        """Run a whole server, over this node alone and without any message to others."""
+        """Run a whole server over this node only, without messages to other nodes."""
         with sharing_cores():
             return server(LocalGrid(self._client_app, self._threads), Path(folder), device)
 
     @ray.method(concurrency_group="progress")
-    def progress(self) -> list[Told]:
-        """Return what the progress bars of servers say."""
-        return list(self._told.values())
+    def progress(self) -> list[BarState]:
+        """Return the states of the progress bars of servers."""
+        return list(self._bar_states.values())
 
-    def leave(self) -> None:
-        """Remove what was written to this machine."""
+    def clean_up(self) -> None:
+        """Remove the files that this node wrote to its machine."""
         self._folder.close()
 
     def _fetch(self, name: str, content: "ray.ObjectRef[bytes]") -> str:
-        """Hold this file alone, in a folder of this node, and return the folder."""
-        if self._held.name != name:
-            self.leave()
-            self._held = self._folder.enter_context(private_folder()) / name
-            self._held.write_bytes(ray.get(content))
-        return str(self._held.parent)
+        """Replace the file of this node by this one, and return its folder."""
+        if self._file.name != name:
+            self.clean_up()
+            self._file = self._folder.enter_context(private_folder()) / name
+            self._file.write_bytes(ray.get(content))
+        return str(self._file.parent)
 
 
 class RayGrid(DirectGrid):
     """A grid over Ray actors.
 
-    A node that dies leaves an error in place of its reply, and is started again.
+    If a node dies, its reply is an error, and the node is started again.
 
     Parameters
     ----------
     nodes : mapping of int to actor handle
-        Actors of `Node`, by the id that each keeps.
+        Actors of `Node`, by node id.
     elsewhere : bool
-        Whether nodes may run on other machines, which do not see this one's files.
+        Whether nodes may run on other machines, which do not see the files of this machine.
     threads : int
-        For the server, while nodes wait for it.
+        Threads for the server while nodes wait for it.
     """
 
     def __init__(self, nodes: Mapping[int, Any], elsewhere: bool = False, threads: int = 1) -> None:
         super().__init__(threads)
         self._nodes, self._elsewhere = dict(nodes), elsewhere
-        self._offered: Offered = None
+        self._shared: SharedFile = None
         self._pending: dict[str, tuple[ray.ObjectRef[Message], Message]] = {}
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes, dead or alive."""
+        """Return the ids of all nodes, also of nodes that are starting again."""
         return list(self._nodes)
 
-    def offer(self, path: Path) -> None:
-        """Send a file with the next messages, in place of one that was offered before."""
+    def share_file(self, path: Path) -> None:
+        """Send a file with all later messages; it replaces the file that was shared before."""
         if self._elsewhere:
-            self._offered = path.name, ray.put(path.read_bytes())
+            self._shared = path.name, ray.put(path.read_bytes())
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages that are there, once."""
-        asked = {self._pending[i][0]: i for i in message_ids if i in self._pending}
-        if not asked:
+        """Return the replies to these messages that have arrived; each reply is returned once."""
+        pending = {self._pending[i][0]: i for i in message_ids if i in self._pending}
+        if not pending:
             return []
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        return [_reply(*self._pending.pop(asked[reply])) for reply in ready]
+        ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+        return [_reply(*self._pending.pop(pending[reply])) for reply in ready]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -168,8 +168,9 @@ class RayGrid(DirectGrid):
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         waiting = [self._pending[i][0] for i in sent]
         while waiting and (left := deadline - time.monotonic()) > 0:
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left, PATIENCE))
-            self._check()
+            limit = min(left, CHECK_SECONDS)
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=limit)
+            self._raise_if_stopped()
         replies = self.pull_messages(sent)
         for message_id in sent:
             self._pending.pop(message_id, None)
@@ -177,38 +178,38 @@ class RayGrid(DirectGrid):
 
     def _submit(self, message_id: str, message: Message) -> None:
         node = self._nodes[message.metadata.dst_node_id]
-        self._pending[message_id] = node.answer.remote(message, self._offered), message
+        self._pending[message_id] = node.answer.remote(message, self._shared), message
 
 
-class Host:
-    """A worker that runs whole servers, one at a time, far from all others.
+class RayServerSlot:
+    """A worker that runs whole servers, one at a time.
 
     Parameters
     ----------
     node : actor handle
-        Of a `Node`.
+        An actor of `Node`.
     """
 
     def __init__(self, node: Any) -> None:
         self._node, self._stopped = node, Event()
 
     def serve(self, server: Server[T], folder: Path, device: str) -> T:
-        """Return what a server returns, or raise what it raises."""
-        reply, shown = self._node.serve.remote(server, str(folder), device), Shown()
+        """Run a server in the worker; return or raise what it returns or raises."""
+        reply, bars = self._node.serve.remote(server, str(folder), device), RemoteBars()
         try:
             while not ray.wait([reply], timeout=SHOW_SECONDS)[0]:
                 if self._stopped.is_set():
                     raise Stopped
-                shown.update(ray.get(self._node.progress.remote()))
-            shown.update(ray.get(self._node.progress.remote()))
+                bars.update(ray.get(self._node.progress.remote()))
+            bars.update(ray.get(self._node.progress.remote()))
             return cast(T, ray.get(reply))
         except RayTaskError as error:
             raise error.cause from None
         finally:
-            shown.close()
+            bars.close()
 
     def stop(self) -> None:
-        """End the server that runs, at once."""
+        """End the server that runs now, at once."""
         self._stopped.set()
         ray.kill(self._node)
 
@@ -222,34 +223,35 @@ def _reply(reply: "ray.ObjectRef[Message]", message: Message) -> Message:
 
 @contextmanager
 def ray_grids(
-    client_app: ClientApp, resources: Mapping[str, float], address: str | None, most: int
-) -> Iterator[list[RayGrid] | list[Host]]:
-    """Start Ray or join a cluster, and share its workers out among servers.
+    client_app: ClientApp, resources: Mapping[str, float], address: str | None, num_servers: int
+) -> Iterator[list[RayGrid] | list[RayServerSlot]]:
+    """Start Ray or join a cluster, and divide its workers among servers.
 
-    As many servers as there are workers, or more, each run in a worker; fewer run here over
-    grids of workers. Those of a cluster do not see what a server would write here.
+    If there are at least as many servers as workers, then each server runs inside a worker.
+    Otherwise servers run in this process, over grids of workers. On a cluster servers always run
+    in this process, because workers of other machines do not see the files of this machine.
 
     Parameters
     ----------
     resources : mapping
-        CPUs and GPUs of a worker: as many start as fit.
+        CPUs and GPUs per worker; as many workers start as fit.
     address : str or None
-        Of the cluster to join.
-    most : int
-        How many servers there are.
+        Address of the cluster to join; None starts Ray on this machine.
+    num_servers : int
+        Number of servers to run.
 
     Raises
     ------
     UserError
-        If no worker fits, or there is no such cluster.
+        If no worker fits, or if there is no cluster at the address.
     """
     with _ray(address):
         nodes = _start(client_app, resources)
         numbered = list(enumerate(nodes, start=1))
-        count = min(most, len(nodes))
+        count = min(num_servers, len(nodes))
         try:
-            if address is None and most >= len(nodes):
-                yield [Host(node) for node in nodes]
+            if address is None and num_servers >= len(nodes):
+                yield [RayServerSlot(node) for node in nodes]
                 return
             threads = max(1, cores() // count)
             yield [
@@ -258,9 +260,8 @@ def ray_grids(
             ]
         finally:
             if address is not None:
-                ray.wait(
-                    [n.leave.remote() for n in nodes], num_returns=len(nodes), timeout=LEAVE_SECONDS
-                )
+                calls = [node.clean_up.remote() for node in nodes]
+                ray.wait(calls, num_returns=len(calls), timeout=CLEAN_UP_SECONDS)
 
 
 @contextmanager
@@ -280,8 +281,8 @@ def _init(address: str | None, options: dict[str, Any]) -> None:
     """Start Ray, or join a cluster."""
     if address is not None:
         try:
-            with _own_handler(), private_folder() as folder:
-                code = {"py_modules": [str(_code(folder))]}  # comes before what is installed there
+            with _keep_sigterm_handler(), private_folder() as folder:
+                code = {"py_modules": [str(_copy_code(folder))]}  # comes before an installed fedser
                 ray.init(address, runtime_env=code, **options)
         except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
@@ -289,12 +290,12 @@ def _init(address: str | None, options: dict[str, Any]) -> None:
             ) from error
     else:
         options |= {"num_cpus": cores(), "object_store_memory": _store_bytes()}
-        with _importable_as_here(), _own_handler(), _short_paths():
+        with _import_path_for_workers(), _keep_sigterm_handler(), _explain_long_path():
             ray.init("local", include_dashboard=False, **options)
 
 
-def _code(folder: Path) -> Path:
-    """Copy what clients and servers import, as the one package that it is when installed."""
+def _copy_code(folder: Path) -> Path:
+    """Copy the packages of client and server to one package, as it is when installed."""
     copied, leave = folder / "fedser", shutil.ignore_patterns("__pycache__")
     shutil.copytree(fedser.__path__[0], copied, ignore=leave)
     for room in (client, common, conf, server):
@@ -304,8 +305,8 @@ def _code(folder: Path) -> Path:
 
 
 @contextmanager
-def _short_paths() -> Iterator[None]:
-    """Name the temporary folder if its path leaves no room for those of Ray's sockets."""
+def _explain_long_path() -> Iterator[None]:
+    """Raise an error with the temporary folder if its path is too long for Ray's sockets."""
     try:
         yield
     except OSError as error:
@@ -319,8 +320,8 @@ def _short_paths() -> Iterator[None]:
 
 
 @contextmanager
-def _own_handler() -> Iterator[None]:
-    """Keep this process' handler of SIGTERM: Ray puts one that exits in its place."""
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Keep this process' handler of SIGTERM: Ray replaces it with one that exits."""
     own = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -333,7 +334,7 @@ def _own_handler() -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address where nothing listens, which Ray would try for many minutes."""
+    """Reject an address where nothing listens: Ray would try it for many minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
@@ -342,10 +343,10 @@ def _check_address(address: str) -> None:
 
 
 def _store_bytes() -> int | None:
-    """Return half of the shared memory that is free, of which Ray takes what it fills.
+    """Return half of the free shared memory as the limit of Ray's object store.
 
-    A cohort of 1,000 clients replies with more than 1 GB. Of more than half of the memory that
-    other programs leave Ray would not start. None leaves it to Ray.
+    A cohort of 1,000 clients replies with more than 1 GB, so the store must be large. Ray does not
+    start if the limit is above half of the free memory. None lets Ray choose.
     """
     try:
         spare: int = estimate_available_memory()  # type: ignore[no-untyped-call]
@@ -353,15 +354,15 @@ def _store_bytes() -> int | None:
         half = free // 2
     except OSError:
         return None
-    return half if half >= LEAST_STORE else None
+    return half if half >= MIN_STORE_BYTES else None
 
 
 @contextmanager
-def _importable_as_here() -> Iterator[None]:
-    """Have processes that Ray starts import from where this one does.
+def _import_path_for_workers() -> Iterator[None]:
+    """Make processes that Ray starts import from the same folders as this process.
 
-    Through the environment that they inherit: with a runtime environment Ray could use none of
-    the workers that it starts ahead.
+    PYTHONPATH is used because they inherit it. With a runtime environment Ray could not use the
+    workers that it starts in advance.
     """
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path, before]))
@@ -375,13 +376,14 @@ def _importable_as_here() -> Iterator[None]:
 
 
 def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
-    """Start as many workers as fit, all at once, and wait until they are up."""
+    """Start as many workers as fit, all at once, and wait until they have started."""
     cpus, gpus = resources.get("num_cpus", 1), resources.get("num_gpus", 0)
     machines: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    fitting = sum(_fitting(machine, cpus, gpus) for machine in machines)
+    fitting = sum(_workers_that_fit(machine, cpus, gpus) for machine in machines)
     if not fitting:
         raise UserError(
-            f"runtime.client_resources: no machine of Ray has {cpus:g} CPU(s) and {gpus:g} GPU(s)"
+            f"runtime.client_resources: no machine of Ray has {cpus:g} CPU(s) and {gpus:g} GPU(s); "
+            "lower them"
         )
     remote: Any = ray.remote
     actor = remote(
@@ -405,7 +407,7 @@ def _start(client_app: ClientApp, resources: Mapping[str, float]) -> list[Any]:
     return nodes
 
 
-def _fitting(machine: Mapping[str, Any], cpus: float, gpus: float) -> int:
+def _workers_that_fit(machine: Mapping[str, Any], cpus: float, gpus: float) -> int:
     has = machine["Resources"] if machine["Alive"] else {}
     by_cpu = int(has.get("CPU", 0) / cpus)
     return min(by_cpu, int(has.get("GPU", 0) / gpus)) if gpus else by_cpu

@@ -1,7 +1,8 @@
-"""What the audit collects of DP-SGD: its noise, its batches, and guesses of who was in the data.
+"""Collect samples of DP-SGD for the audit: its noise, its batches, and guesses of membership.
 
-Gradients are read as FedSGD sends them: Adam's steps of FedAvg hide them, and are computed from
-them. Canary utterances have one feature each, so the first layer's gradient has a column for each.
+Gradients are read as FedSGD sends them: FedAvg sends Adam's steps, which hide the gradients. Each
+canary utterance has one feature that is not zero, so the first layer's gradient has one column per
+canary.
 """
 
 from collections.abc import Sequence
@@ -26,23 +27,25 @@ Floats64 = npt.NDArray[np.float64]
 
 CLIENTS, BATCH_ROUNDS, GUESSED_ROUNDS = 4, 60, 30
 BATCHES_OF_ALL = 3
-"""Canary utterances a client, in expected batches."""
-QUIET = 1e-4
+"""Canary utterances per client, as a multiple of the expected batch size."""
+LOW_NOISE = 1e-4
+"""Noise multiplier of the pass that reads batches."""
 CERTAIN = 100.0
-"""Bias of a class that the model is sure of: its gradient vanishes in float32."""
+"""Bias of the right class: the model is so sure that the gradient is zero in float32."""
 
 
 @dataclass(frozen=True)
 class OneRun:
-    """Guesses of which canary utterances were in the data of one training.
+    """Guesses of which canary utterances were in the training data of one run.
 
     Attributes
     ----------
     scores : ndarray of float, shape (m,)
-        The higher, the likelier it was in.
+        A higher score means that the utterance was more likely in the data.
     included : ndarray of bool, shape (m,)
+        Whether the utterance was in the data.
     releases : Releases
-        Of the utterance that is worst off.
+        Releases of the utterance with the weakest protection.
     """
 
     scores: Floats64
@@ -51,25 +54,25 @@ class OneRun:
 
 
 def collect_private(path: AuditPath) -> tuple[Collected, OneRun | None]:
-    """Send canary utterances through DP-SGD; nothing to guess if every batch holds all."""
+    """Send canary utterances through DP-SGD; no guesses if every batch holds all utterances."""
     found = Collected(noises=[_noise(path)])
     size = min(path.dimension, BATCHES_OF_ALL * path.protocol.training.batch_size)
     if path.protocol.training.sampling_rate(size) == 1:
         return found, None
-    quiet, directions = _batches(path, size)
+    present, directions = _batches(path, size)
     rate = path.protocol.training.sampling_rate(size)
-    by_client = quiet.transpose(1, 0, 2).reshape(-1, size)
+    by_client = present.transpose(1, 0, 2).reshape(-1, size)
     found.memberships.append(Membership("batches of one client", rate, by_client))
-    of_all = Membership("batches of several clients", rate, quiet.reshape(-1, size))
+    of_all = Membership("batches of several clients", rate, present.reshape(-1, size))
     found.memberships.append(of_all)
     return found, _guess(path, size, directions)
 
 
 def _noise(path: AuditPath) -> NoiseSamples:
-    """Noise on the gradient of a model that is sure of the right class, which has no other."""
+    """Return the noise on the gradients of a model that is sure: they are noise only."""
     c, training = path.protocol.plan.config, path.protocol.training
     features = np.zeros((sum(SIZES), *path.utterance), np.float32)
-    start, everybody = path.like, list(range(len(SIZES)))
+    start, everybody = path.model, list(range(len(SIZES)))
     start[list(start)[-1]][0] = CERTAIN
     clients = made_up_clients(features, np.zeros(sum(SIZES), np.int64), SIZES)
     cohorts = [everybody] * noise_rounds(path, len(SIZES))
@@ -80,14 +83,14 @@ def _noise(path: AuditPath) -> NoiseSamples:
     tensors = {
         name: np.stack([np.stack([of[c][name] * batch[c] for c in everybody]) for of in updates])
         for updates in [recorded.updates]
-        for name in path.like
+        for name in path.model
     }
     return NoiseSamples("private gradients", tensors)
 
 
 def _batches(path: AuditPath, size: int) -> tuple[Bools, Floats64]:
-    """Return who is in each batch, (R, K, n), and the direction of each canary, (n, h)."""
-    config = replace(path.protocol.plan.config, epsilon=None, noise_multiplier=QUIET)
+    """Return the members of each batch, (R, K, n), and the direction of each canary, (n, h)."""
+    config = replace(path.protocol.plan.config, epsilon=None, noise_multiplier=LOW_NOISE)
     plan = replace(path.protocol.plan, config=config)
     everybody = list(range(CLIENTS))
     recorded = path.run(
@@ -102,35 +105,36 @@ def _batches(path: AuditPath, size: int) -> tuple[Bools, Floats64]:
 
 
 def _guess(path: AuditPath, size: int, directions: Floats64) -> OneRun:
-    """Include each canary by a coin, train once, and score how much of it the gradients hold."""
+    """Include each canary at random, train once, and score how much of it the gradients hold."""
     coins = np.random.default_rng().random((CLIENTS, size)) < 0.5
-    coins[:, :1] = True  # no client is empty
-    held = [np.flatnonzero(coin) for coin in coins]
+    coins[:, :1] = True  # a client needs one utterance
+    canaries_of = [np.flatnonzero(coin) for coin in coins]
     everybody = list(range(CLIENTS))
     recorded = path.run(
-        *("audit-one-run", _canary_utterances(path, held), _active(path)),
+        *("audit-one-run", _canary_utterances(path, canaries_of), _active(path)),
         *([everybody] * GUESSED_ROUNDS, "fedsgd"),
     )
     scores = np.einsum("rknh,nh->kn", _columns(path, recorded, size), directions)
-    # Clients of different sizes have gradients of different scales; ranks compare within one.
+    # Clients of different sizes have gradients of different scales: compare within each client.
     scores = (scores - scores.mean(axis=1, keepdims=True)) / scores.std(axis=1, keepdims=True)
-    rate = max(path.protocol.training.sampling_rate(len(own)) for own in held)
+    rate = max(path.protocol.training.sampling_rate(len(own)) for own in canaries_of)
     kept = slice(1, None)
     releases = Releases(GUESSED_ROUNDS, rate)
     return OneRun(scores[:, kept].ravel(), coins[:, kept].ravel(), releases)
 
 
-def _canary_utterances(path: AuditPath, held: Sequence[Sequence[int] | Ints]) -> Clients:
-    """Utterances with a single feature that is not zero, of a class that is not expected."""
-    numbers = np.concatenate([np.asarray(own) for own in held])
+def _canary_utterances(path: AuditPath, canaries_of: Sequence[Sequence[int] | Ints]) -> Clients:
+    """Return utterances with one feature that is not zero, of a class the model does not expect."""
+    numbers = np.concatenate([np.asarray(own) for own in canaries_of])
     features = np.zeros((len(numbers), *path.utterance), np.float32)
     features[np.arange(len(numbers)), ..., numbers] = 1.0
-    return made_up_clients(features, np.ones(len(numbers), np.int64), [len(own) for own in held])
+    sizes = [len(own) for own in canaries_of]
+    return made_up_clients(features, np.ones(len(numbers), np.int64), sizes)
 
 
 def _active(path: AuditPath) -> Arrays:
     """Return a model with active hidden units that expects class 0."""
-    start = path.like
+    start = path.model
     for name, array in start.items():
         if name.endswith("bias"):
             array[...] = 1.0
@@ -142,7 +146,7 @@ def _active(path: AuditPath) -> Arrays:
 
 def _columns(path: AuditPath, recorded: Recording, size: int) -> Floats64:
     """Return the first layer's gradient by canary, shape (R, K, n, h)."""
-    first = next(iter(path.like))
+    first = next(iter(path.model))
     stacked = [
         np.stack([updates[c][first][:, :size].T for c in range(CLIENTS)])
         for updates in recorded.updates

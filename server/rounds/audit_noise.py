@@ -1,8 +1,9 @@
-"""What the audit collects to test a mechanism directly: its noise, clip, cohorts and batches.
+"""Collect samples to test a mechanism directly: its noise, clip, cohorts and batches.
 
-Canaries whose update is known go through the real path. What arrives, less what should arrive
-without noise, is the noise itself: many thousand samples a release, where a canary that is told
-from its opposite is one. A second pass with next to no noise reads the clip to high precision.
+Canaries with a known update go through the real path. The update that arrives, minus the update
+that should arrive without noise, is the noise. That gives many thousand samples per release; a
+test that tells a canary from its opposite gives one. A second pass with almost no noise reads the
+clipping norm with high precision.
 """
 
 from collections.abc import Sequence
@@ -22,26 +23,28 @@ from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_client
 Floats64 = npt.NDArray[np.float64]
 
 SIZES = (1, 7, 40)
-"""Utterances of the canaries: noise must not depend on them."""
-SAMPLES, LEAST_ROUNDS, MOST_ROUNDS = 400_000, 12, 250
-"""Noise samples wanted over all tensors, and the rounds that they may take."""
+"""Numbers of utterances of the canaries: the noise must not depend on the number."""
+SAMPLES, MIN_ROUNDS, MAX_ROUNDS = 400_000, 12, 250
+"""Noise samples wanted over all tensors, and the limits of the number of rounds."""
 TIMES_THE_CLIP = 3.0
-QUIET = 1e-7
-"""Noise multiplier of the pass that reads the clip."""
+LOW_NOISE = 1e-7
+"""Noise multiplier of the pass that reads the clipping norm."""
 SAMPLED_CLIENTS, SAMPLED_ROUNDS = 60, 400
 COUNT_ROUNDS = 120
 
 
 @dataclass(frozen=True)
 class NoiseSamples:
-    """Noise over its planned standard deviation: independent standard normals, if all is well.
+    """Noise divided by its planned standard deviation.
+
+    The samples of an honest mechanism are independent and standard normal.
 
     Attributes
     ----------
     of : str
-        Where it was found.
+        Name of the releases that hold the noise.
     tensors : dict of str to ndarray, shape (R, K, *shape)
-        By parameter: R rounds, K releases in each.
+        Samples by parameter: R rounds with K releases each.
     """
 
     of: str
@@ -50,11 +53,15 @@ class NoiseSamples:
 
 @dataclass(frozen=True)
 class Membership:
-    """Who was drawn: R independent draws of n, each with probability `rate`.
+    """R independent draws from n members, each drawn with probability `rate`.
 
     Attributes
     ----------
+    of : str
+        Name of what was drawn.
+    rate : float
     present : ndarray of bool, shape (R, n)
+        Whether each member was drawn.
     """
 
     of: str
@@ -64,14 +71,17 @@ class Membership:
 
 @dataclass
 class Collected:
-    """All that the direct tests judge.
+    """Samples for the direct tests.
 
     Attributes
     ----------
+    noises : list of NoiseSamples
+    memberships : list of Membership
     norms : dict of str to float
-        Norm that arrived over the clipping norm, by where the whole update lay.
+        Norm that arrived divided by the clipping norm, by the tensor that held the whole update.
     count_noise : ndarray, shape (R,)
-        Noise on the count of adaptive clipping over its planned deviation; empty without it.
+        Noise on the count of adaptive clipping divided by its planned standard deviation; empty
+        without adaptive clipping.
     """
 
     noises: list[NoiseSamples] = field(default_factory=list)
@@ -81,7 +91,7 @@ class Collected:
 
 
 def collect(path: AuditPath) -> Collected:
-    """Send canaries through the mechanism of the path's protocol."""
+    """Send canaries through the mechanism of the path's protocol and collect samples."""
     plan = path.protocol.plan
     found = Collected()
     if plan.config.mechanism in LOCAL:
@@ -107,10 +117,10 @@ def _collect_local(path: AuditPath, found: Collected) -> None:
         for group, noise in zip(mechanism.groups, mechanism.noise, strict=True)
         for name in group
     }
-    silent = {name: np.zeros_like(array) for name, array in path.like.items()}
+    zeros = {name: np.zeros_like(array) for name, array in path.model.items()}
     everybody = [list(range(len(SIZES)))] * noise_rounds(path, len(SIZES))
-    recorded = path.run("audit-noise", _canaries(SIZES), silent, everybody, "canary")
-    clean = dict.fromkeys(everybody[0], silent)
+    recorded = path.run("audit-noise", _canaries(SIZES), zeros, everybody, "canary")
+    clean = dict.fromkeys(everybody[0], zeros)
     found.noises.append(_samples("updates of canaries", recorded, [clean] * len(everybody), stddev))
     trained, expected = _trained(path)
     clipped = [
@@ -118,10 +128,10 @@ def _collect_local(path: AuditPath, found: Collected) -> None:
         for of_round in expected.updates
     ]
     found.noises.append(_samples("updates of real training", trained, clipped, stddev))
-    quiet = _quiet(path.protocol.plan)
+    low_noise = _with_low_noise(path.protocol.plan)
     for name, direction in _directions(path, mechanism.groups, mechanism.clipping_norms).items():
         (sent,) = path.run(
-            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", quiet
+            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", low_noise
         ).updates
         for group, clip in zip(mechanism.groups, mechanism.clipping_norms, strict=True):
             own = l2_norm({n: sent[0][n] for n in group}) / clip
@@ -130,12 +140,12 @@ def _collect_local(path: AuditPath, found: Collected) -> None:
 
 def _collect_central(path: AuditPath, found: Collected) -> None:
     plan = path.protocol.plan
-    silent = {name: np.zeros_like(array) for name, array in path.like.items()}
+    zeros = {name: np.zeros_like(array) for name, array in path.model.items()}
     rounds = max(noise_rounds(path, 1), COUNT_ROUNDS if plan.count_noise else 0)
-    # Every third cohort is empty: its sum must be noised like any other.
+    # Every third cohort is empty: its sum must get the same noise.
     cohorts = [[] if r % 3 == 2 else list(range(len(SIZES))) for r in range(rounds)]
-    recorded = path.run("audit-noise", _canaries(SIZES), silent, cohorts, "canary")
-    found.noises.append(_sums("sums of canaries", plan, recorded, [silent] * rounds))
+    recorded = path.run("audit-noise", _canaries(SIZES), zeros, cohorts, "canary")
+    found.noises.append(_sums("sums of canaries", plan, recorded, [zeros] * rounds))
     if plan.count_noise is not None:
         found.count_noise = _count_noise(plan, recorded, np.array([len(c) for c in cohorts]))
     trained, expected = _trained(path)
@@ -144,11 +154,11 @@ def _collect_central(path: AuditPath, found: Collected) -> None:
         for of_round, aggregate in zip(expected.updates, trained.aggregates, strict=True)
     ]
     found.noises.append(_sums("sums of real training", plan, trained, sums))
-    clip, quiet = plan.config.clipping_norm, _quiet(plan)
+    clip, low_noise = plan.config.clipping_norm, _with_low_noise(plan)
     assert clip is not None  # checked
     for name, direction in _directions(path, [list(plan.shared)], [clip]).items():
         (aggregate,) = path.run(
-            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", quiet
+            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", low_noise
         ).aggregates
         found.norms[name] = l2_norm(aggregate.mean) * plan.expected_cohort / clip
 
@@ -156,7 +166,7 @@ def _collect_central(path: AuditPath, found: Collected) -> None:
 def _count_noise(
     plan: PrivacyPlan, recorded: Recording, present: npt.NDArray[np.int64]
 ) -> Floats64:
-    """Read the noise on the count off the clip: every canary is below it, so it is known."""
+    """Compute the noise on the count from the clipping norms: all canaries are below them."""
     c, clips = plan.config, np.array([a.clipping_norm for a in recorded.aggregates])
     assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
     below = c.target_quantile - np.diff(np.log(clips)) / c.clip_learning_rate
@@ -167,31 +177,31 @@ def _count_noise(
 
 
 def _trained(path: AuditPath) -> tuple[Recording, Recording]:
-    """Train made-up clients under the mechanism, and once more without any mechanism."""
+    """Train made-up clients under the mechanism, and again without any mechanism."""
     algorithm, random = path.protocol.algorithm.name, np.random.default_rng(0)
     shape = (sum(SIZES), *path.utterance)
     clients = made_up_clients(
         random.standard_normal(shape, np.float32), random.integers(0, 4, sum(SIZES)), SIZES
     )
-    cohorts, start = [list(range(len(SIZES)))] * 4, path.like
+    cohorts, start = [list(range(len(SIZES)))] * 4, path.model
     plain = replace(path.protocol.plan, config=PrivacyConfig())
     trained = path.run("audit-training", clients, start, cohorts, algorithm)
     return trained, path.run("audit-training", clients, start, cohorts, algorithm, plain)
 
 
 def noise_rounds(path: AuditPath, releases: int) -> int:
-    """Return the rounds that give enough noise samples, with so many releases in each."""
-    size = sum(array.size for array in path.like.values())
-    return int(np.clip(SAMPLES // (size * releases), LEAST_ROUNDS, MOST_ROUNDS))
+    """Return the number of rounds that gives enough noise samples at `releases` per round."""
+    size = sum(array.size for array in path.model.values())
+    return int(np.clip(SAMPLES // (size * releases), MIN_ROUNDS, MAX_ROUNDS))
 
 
-def _quiet(plan: PrivacyPlan) -> PrivacyPlan:
-    config = replace(plan.config, epsilon=None, noise_multiplier=QUIET)
+def _with_low_noise(plan: PrivacyPlan) -> PrivacyPlan:
+    config = replace(plan.config, epsilon=None, noise_multiplier=LOW_NOISE)
     return replace(plan, config=config)
 
 
 def _canaries(sizes: Sequence[int]) -> Clients:
-    """Canaries that send the whole model, which the audit chooses, with so many utterances."""
+    """Return canaries of these sizes that send the whole model as update; the audit chooses it."""
     features = np.tile(np.array([[0.0, 1.0]], np.float32), (sum(sizes), 1))
     return made_up_clients(features, np.ones(sum(sizes), np.int64), sizes)
 
@@ -199,8 +209,8 @@ def _canaries(sizes: Sequence[int]) -> Clients:
 def _directions(
     path: AuditPath, groups: Sequence[Sequence[str]], clips: Sequence[float]
 ) -> dict[str, Arrays]:
-    """Return updates at three times the clip: all mass in each single tensor, and in all."""
-    random, like = np.random.default_rng(1), path.like
+    """Return updates at three times the clip: one in each single tensor, and one in all."""
+    random, like = np.random.default_rng(1), path.model
     clip_of = {n: c for group, c in zip(groups, clips, strict=True) for n in group}
     drawn = {n: random.standard_normal(array.shape, np.float32) for n, array in like.items()}
     found = {}
@@ -213,7 +223,7 @@ def _directions(
 
 
 def _clipped(update: Arrays, mechanism: LocalDP) -> Arrays:
-    """Clip in float64 by the definition, for comparison with the mechanism's own code."""
+    """Clip in float64 by the definition: independent of the mechanism's own code."""
     found = {name: np.zeros_like(array) for name, array in update.items()}
     for group, clip in zip(mechanism.groups, mechanism.clipping_norms, strict=True):
         norm = np.sqrt(sum(np.square(update[n], dtype=np.float64).sum() for n in group))
@@ -235,7 +245,7 @@ def _sum_of_clipped(updates: dict[int, Arrays], plan: PrivacyPlan, clip: float) 
 def _samples(
     of: str, recorded: Recording, clean: Sequence[dict[int, Arrays]], stddev: dict[str, float]
 ) -> NoiseSamples:
-    """Standardise the noise of each client in each round."""
+    """Return the noise of each client in each round over its standard deviation."""
     tensors = {
         name: np.stack(
             [
@@ -250,7 +260,7 @@ def _samples(
 
 
 def _sums(of: str, plan: PrivacyPlan, recorded: Recording, clean: Sequence[Arrays]) -> NoiseSamples:
-    """Standardise the noise that the server added to each round's sum."""
+    """Return the noise on the sum of each round over its standard deviation."""
     tensors: dict[str, Floats64] = {}
     for name in plan.shared:
         rounds = [

@@ -1,12 +1,14 @@
-"""The path of the audit: federations of made-up clients that go the way of every update."""
+"""Run federations of made-up clients through the path of every update, for the audit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fedser.client.messages import to_record
@@ -15,10 +17,10 @@ from fedser.client.speakers.clients import Clients
 from fedser.common.arrays import Arrays
 from fedser.common.seeds import noise_source
 from fedser.server.federation.federation import Protocol
-from fedser.server.grids.local import offer
+from fedser.server.grids.local import share_file
 from fedser.server.grids.progress import bar
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.strategy.aggregate import Aggregate, Received, aggregation
+from fedser.server.strategy.aggregate import Aggregate, Aggregation, Received, aggregation
 from fedser.server.strategy.averaging import TappedAveraging
 from fedser.server.transcript.transcript import RecordedUpdates
 
@@ -27,21 +29,21 @@ CLASSES = 4
 
 @dataclass
 class Recording:
-    """What the server saw of a federation, round by round.
+    """Updates and aggregates of a federation, per round.
 
     Attributes
     ----------
     updates : list of dict
-        Each client's update as it arrived, or what was read of it.
+        Per round: the update of each client as it arrived, or what `read` made of it.
     aggregates : list of Aggregate
-        What the server made of them.
+        Per round: the server's aggregate.
     """
 
     updates: list[dict[int, Any]] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)
 
 
-def _advance(shown: Any, server_round: int) -> None:
+def _advance(shown: Any, server_round: int, _: ArrayRecord) -> None:
     shown.update(server_round - shown.n)
 
 
@@ -51,14 +53,14 @@ def _copy(update: Arrays) -> Arrays:
 
 @dataclass(frozen=True)
 class AuditPath:
-    """Sends made-up clients through the real mechanism, messages, server and tap.
+    """Runs made-up clients through the real mechanism, messages, server and tap.
 
     Attributes
     ----------
     workspace : Path
-        Folder for the clients' data, which nodes read.
+        Folder for the clients' training data, which nodes read.
     dimension : int
-        Number of features, which sets the size of the model.
+        Number of features; it sets the size of the model.
     """
 
     grid: Grid
@@ -68,8 +70,8 @@ class AuditPath:
     device: str
 
     @property
-    def like(self) -> Arrays:
-        """Parameters of the recogniser."""
+    def model(self) -> Arrays:
+        """A new model with the shapes of the recogniser."""
         return initial_arrays(self.protocol.model, self.dimension, CLASSES, 0)
 
     @property
@@ -88,7 +90,7 @@ class AuditPath:
         plan: PrivacyPlan | None = None,
         read: Callable[[Arrays], Any] = _copy,
     ) -> Recording:
-        """Run a round for each cohort; the model never moves.
+        """Run one round per cohort; the model never changes.
 
         Parameters
         ----------
@@ -97,54 +99,58 @@ class AuditPath:
         algorithm : str
             ``fedavg``, ``fedsgd`` or ``canary``.
         plan : PrivacyPlan, optional
-            In place of the protocol's.
+            Replaces the plan of the protocol.
         read : callable
-            What is kept of each update: by default all of it.
+            Maps an update to what is recorded of it; by default a copy of the update.
         """
         protocol = replace(self.protocol, plan=plan) if plan else self.protocol
         dataset = self.workspace / f"{name}.safetensors"
         clients.save_training(dataset)
-        offer(self.grid, dataset)
-        seed, recording = protocol.noise_seed, Recording()
-        aggregate = aggregation(protocol.plan, lambda r: noise_source(seed, name, "sum noise", r))
-
-        def aggregated(number: int, received: Sequence[Received], model: Arrays) -> Aggregate:
-            recording.aggregates.append(aggregate(number, received, model))
-            return recording.aggregates[-1]
-
-        def tap(number: int, model: Arrays, received: Sequence[RecordedUpdates]) -> None:
-            recording.updates.append(
-                {
-                    client: read({n: array[row] for n, array in part.arrays.items()})
-                    for part in received
-                    for row, client in enumerate(part.client.tolist())
-                }
-            )
-
+        share_file(self.grid, dataset)
+        seed = protocol.noise_seed
+        recorder = _Recorder(
+            aggregation(protocol.plan, lambda r: noise_source(seed, name, "sum noise", r)), read
+        )
         strategy = TappedAveraging(
             cohort=lambda number: list(cohorts[number - 1]),
             request=lambda number, own: protocol.train_request(
                 name, algorithm, dataset, self.device, number, own
             ),
-            aggregate=aggregated,
+            aggregate=recorder.aggregate,
             server_step=0.0,
-            held=clients.sizes().tolist(),
-            tap=tap,
+            client_sizes=clients.sizes().tolist(),
+            tap=recorder.tap,
         )
         with bar(len(cohorts), name) as shown:
-            strategy.start(
-                self.grid,
-                to_record(start),
-                len(cohorts),
-                evaluate_fn=lambda number, _: _advance(shown, number),
-            )
-        return recording
+            advance = partial(_advance, shown)
+            strategy.start(self.grid, to_record(start), len(cohorts), evaluate_fn=advance)
+        return recorder.recording
+
+
+class _Recorder:
+    """Records what the strategy taps and aggregates."""
+
+    def __init__(self, aggregation: Aggregation, read: Callable[[Arrays], Any]) -> None:
+        self._aggregation, self._read, self.recording = aggregation, read, Recording()
+
+    def aggregate(self, number: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        self.recording.aggregates.append(self._aggregation(number, received, model))
+        return self.recording.aggregates[-1]
+
+    def tap(self, number: int, model: Arrays, received: Sequence[RecordedUpdates]) -> None:
+        self.recording.updates.append(
+            {
+                client: self._read({n: array[row] for n, array in part.arrays.items()})
+                for part in received
+                for row, client in enumerate(part.client.tolist())
+            }
+        )
 
 
 def made_up_clients(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], sizes: Sequence[int]
 ) -> Clients:
-    """Deal n made-up utterances out to clients of these sizes, one after another."""
+    """Give n made-up utterances to clients of these sizes, one client after another."""
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return Clients(
         rows=np.arange(len(owner)),

@@ -1,4 +1,4 @@
-"""Keeps a federation's books round by round: figures, best model, privacy spent, progress."""
+"""Record the figures of each round, the best model, the privacy spent, and the progress."""
 
 import math
 import time
@@ -17,29 +17,29 @@ from fedser.server.privacy.accountant import Accountant
 from fedser.server.privacy.statement import epsilon_text
 
 WORST = (-1, -math.inf)
-"""The rank of a model of which figures are missing."""
+"""Rank of a model without figures."""
 
 
 class Recorder:
-    """Evaluates each round's model and fills in an `Outcome`. Use as a context manager.
+    """Evaluates the model of each round and fills in an `Outcome`. Use as a context manager.
 
-    A row is there once the model that the round left is scored: by a thread while clients train in
-    the next round, or by the nodes that are asked in it.
+    The row of a round is added once its model is scored. A thread scores it while clients train in
+    the next round, or the nodes score it in the next round.
 
     Parameters
     ----------
     num_parameters : int
-        Size of an update, for the accountant.
+        Number of parameters of an update, for the accountant.
     threads : int
-        On which models are evaluated.
+        Threads that evaluate a model.
 
     Attributes
     ----------
     outcome : Outcome
     accountant : Accountant
-        The participation ledger, which the run fills in.
+        The participation ledger; the caller adds each round to it.
     latest : Future of Outcome, or None
-        Will hold the outcome after the last round that was recorded; None before the first.
+        The outcome after the last round that was recorded; None before the first round.
     """
 
     def __init__(self, federation: Federation, num_parameters: int, threads: int) -> None:
@@ -48,7 +48,7 @@ class Recorder:
         self._best = WORST
         self._evaluator = None
         if federation.test is not None:
-            assert isinstance(federation.clients, Clients)  # nodes keep what they test on
+            assert isinstance(federation.clients, Clients)  # nodes hold their own test sets
             validation = federation.clients.validation_set()
             self._evaluator = Evaluator(
                 federation.protocol.model, validation, federation.test, threads
@@ -66,22 +66,22 @@ class Recorder:
         rounds = protocol.plan.num_rounds
         self._thread = ThreadPoolExecutor(1, "evaluation")
         self.latest: Future[Outcome] | None = None
-        self._lapped = time.perf_counter()
+        self._round_began = time.perf_counter()
         self._bar = bar(rounds, federation.name)
 
     def resume(self, cohorts: Iterable[Sequence[int]]) -> None:
-        """Go on from the outcome that a checkpoint filled in, and from its ledger."""
+        """Go on from the outcome of a checkpoint, and from the cohorts of its ledger."""
         for cohort in cohorts:
             self.accountant.add(cohort)
         outcome, half = self.outcome, self._federation.protocol.plan.num_rounds // 2
         if outcome.best_scores and outcome.best_round > half:
             self._best = _rank(outcome.best_scores)
-        self._note_spent()
+        self._update_spent_privacy()
         self._bar.update(self.done - self._bar.n)
 
     @property
     def done(self) -> int:
-        """Number of the last round that was recorded; waits until its row is there."""
+        """Number of the last round that was recorded; waits until its row is added."""
         if self.latest:
             self.latest.result()
         return self.outcome.rounds[-1].round if self.outcome.rounds else 0
@@ -93,36 +93,37 @@ class Recorder:
         summary: RoundSummary,
         scores: Future[Scores] | None = None,
     ) -> None:
-        """Note the round's row once the model that it left behind is scored; the run goes on.
+        """Add the row of a round once its model is scored; do not wait for the scores.
 
-        Waits for the round before.
+        Waits for the row of the round before.
 
         Parameters
         ----------
         scores : Future of Scores, optional
-            Will hold what nodes find of the model, before the next round is recorded; without it
-            the recorder evaluates the model itself, if the federation has a test set.
+            Scores from the nodes, which come before the next round is recorded. By default the
+            recorder evaluates the model itself, if the federation has a test set.
         """
-        last = self.done  # which waits for its row: what is noted next is not to show there
+        last = self.done  # waits for its row, which must not show the privacy spent after it
         assert server_round > last
-        self._note_spent()
-        known = scores.result if scores else partial(self._evaluate, arrays)
+        self._update_spent_privacy()
+        find_scores = scores.result if scores else partial(self._evaluate, arrays)
         self.latest = self._thread.submit(
-            self._note, server_round, arrays, summary, self._lap(), known
+            self._add_row, server_round, arrays, summary, self._seconds(), find_scores
         )
 
     def _evaluate(self, arrays: Arrays) -> Scores | None:
         return self._evaluator(arrays) if self._evaluator else None
 
-    def _note(
+    def _add_row(
         self,
         server_round: int,
         arrays: Arrays,
         summary: RoundSummary,
         seconds: float,
-        known: Callable[[], Scores | None],
+        find_scores: Callable[[], Scores | None],
     ) -> Outcome:
-        scores = known()
+        """Add the row of a round, keep the model if it is the best, and return a copy."""
+        scores = find_scores()
         outcome = self.outcome
         outcome.rounds.append(
             Round(
@@ -141,14 +142,14 @@ class Recorder:
         # As in the 2022 study, the model is chosen among the later half of the rounds.
         late = server_round > self._federation.protocol.plan.num_rounds // 2
         if scores and (not late or not outcome.best_scores or _rank(scores) > self._best):
-            # A run that stops earlier keeps its last model.
+            # A run that stops in the first half keeps its last model.
             self._best = _rank(scores) if late else WORST
             outcome.best_round, outcome.best_arrays = server_round, arrays
             outcome.best_scores = scores
         self._show(server_round)
         return replace(outcome, rounds=[*outcome.rounds])
 
-    def _note_spent(self) -> None:
+    def _update_spent_privacy(self) -> None:
         self.outcome.releases = dict(self.accountant.releases)
         self.outcome.epsilon = self.accountant.epsilon
         self.outcome.epsilon_known = self.accountant.known_epsilon
@@ -160,13 +161,14 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the progress bar, once all rows are there."""
+        """Close the progress bar once all rows are added."""
         self._thread.shutdown()
         self._bar.close()
 
-    def _lap(self) -> float:
-        before, self._lapped = self._lapped, time.perf_counter()
-        return self._lapped - before
+    def _seconds(self) -> float:
+        """Return the seconds since the last call."""
+        before, self._round_began = self._round_began, time.perf_counter()
+        return self._round_began - before
 
     def _show(self, server_round: int) -> None:
         row = self.outcome.rounds[-1]
@@ -179,9 +181,10 @@ class Recorder:
 
 
 def _rank(scores: Scores) -> tuple[int, float]:
-    """Return what a model is chosen by: the validation UAR, if both its figures are known.
+    """Return the rank of a model: by its validation UAR, if validation and test are known.
 
-    Figures of all nodes' utterances come before those of some, which do not compare.
+    A figure over the utterances of all nodes ranks above a figure over some nodes: the two cannot
+    be compared.
     """
     known = not math.isnan(scores.validation_uar + scores.test_uar)
     return (scores.utterances, scores.validation_uar) if known else WORST

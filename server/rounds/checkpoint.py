@@ -1,9 +1,9 @@
-"""Saves what a federation needs to go on after an interruption, and reads it back.
+"""Save the state of a federation, so that it can go on after an interruption.
 
-A checkpoint is one safetensors file: the model, the best model so far, and in its header the
-books as JSON. It is written beside its place, taken to the disk and renamed, so that there is
-always a whole one. A journal says who was asked, before any message goes out: a round that is
-run again may already have released something.
+A checkpoint is one safetensors file: the model, the best model so far, and in the header all else
+as JSON. It is written to a temporary file, synced to the disk and renamed, so there is always a
+complete checkpoint. A journal notes the clients of a round before any message is sent: a round
+that is run again may have released updates the first time.
 """
 
 import json
@@ -37,13 +37,13 @@ class State:
     arrays : Arrays
         The global model.
     clipping_norm : float
-        The server's clip of the next round.
+        The server's clipping norm for the next round.
     cohorts : list of list of int
-        The participation ledger.
+        The participation ledger: per round the clients whose update may have left its device.
     chunks : dict of str to int
-        Files that the transcript consists of, by kind.
+        Number of files of the transcript, by kind.
     announced : int
-        Lines of the journal that the ledger knows of.
+        Lines of the journal that the ledger covers.
     """
 
     arrays: Arrays
@@ -54,19 +54,19 @@ class State:
 
 
 class Checkpoint:
-    """The checkpoint of one federation, in a folder that no other process works in.
+    """The checkpoint of one federation, in a folder that no other process uses.
 
     Parameters
     ----------
     folder : Path
-        A folder of its own.
+        Folder for this checkpoint only.
     digest : str
-        Of all that determines the federation: another one's checkpoint is refused.
+        `Federation.digest`: a checkpoint with another digest is rejected.
 
     Attributes
     ----------
     announced : list of (int, list of int)
-        The journal: rounds, and whom they asked.
+        The journal: each round that was begun, with its cohort.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
@@ -78,7 +78,7 @@ class Checkpoint:
         make_private(folder)
 
     def announce(self, server_round: int, cohort: Sequence[int], durably: bool) -> None:
-        """Note in the journal whom the next messages ask; durably: on the disk by now."""
+        """Add the cohort of a round to the journal; if `durably`, sync it to the disk."""
         self.announced.append((server_round, list(cohort)))
         try:
             with self._journal.open("a") as file:
@@ -86,15 +86,15 @@ class Checkpoint:
             if durably:
                 sync(self._journal)
         except OSError as error:
-            error.filename = self._journal  # a write says none
+            error.filename = self._journal  # an error of a write names no file
             raise
 
     def save(self, state: State, outcome: Outcome) -> None:
-        """Write the state and the books in one step."""
-        # What earlier checkpoints held is text already.
+        """Write the state and the outcome so far in one step."""
+        # Rows of earlier checkpoints are kept as text.
         self._rows += [json.dumps(vars(row)) for row in outcome.rounds[len(self._rows) :]]
         self._cohorts += [json.dumps(cohort) for cohort in state.cohorts[len(self._cohorts) :]]
-        books = {
+        header = {
             "format": FORMAT,
             "digest": self._digest,
             "names": list(state.arrays),
@@ -112,18 +112,18 @@ class Checkpoint:
         texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
         with replacing(self._state) as part:
             part.write_bytes(
-                save({**model, **best}, {"books": json.dumps(books), **texts})
-            )  # others may run while this is written
+                save({**model, **best}, {"books": json.dumps(header), **texts})
+            )  # other threads run while this writes
             sync(part)
         sync(self._folder)
 
     def load(self, outcome: Outcome) -> State | None:
-        """Read the journal, fill in `outcome` and return the state; None where there is none.
+        """Read the journal, fill in `outcome` and return the state; None if nothing was saved.
 
         Raises
         ------
         UserError
-            If a file is damaged, of another version or of another federation.
+            If a file is damaged, or from another version or federation.
         """
         if self._journal.exists():
             self._read_journal()
@@ -133,24 +133,24 @@ class Checkpoint:
             with safe_open(self._state, framework="numpy") as file:
                 texts = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in list(file.keys())}
-            books = json.loads(texts["books"])
-            if (books.get("format"), books.get("digest")) != (FORMAT, self._digest):
+            header = json.loads(texts["books"])
+            if (header.get("format"), header.get("digest")) != (FORMAT, self._digest):
                 raise UserError(
                     f"{self._state}: made with another configuration, corpus or version; resume "
                     "without changes, or start the run anew"
                 )
             outcome.rounds = [Round(**row) for row in json.loads(texts["rounds"])]
-            outcome.best_round = books["best_round"]
-            # safetensors has an order of its own, and noise is drawn in that of the network.
-            model = {name: arrays[f"model.{name}"] for name in books["names"]}
-            if scores := books["best_scores"]:
+            outcome.best_round = header["best_round"]
+            # safetensors sorts arrays its own way, and noise is drawn in the order of the network.
+            model = {name: arrays[f"model.{name}"] for name in header["names"]}
+            if scores := header["best_scores"]:
                 confusion = np.array(scores["confusion"])
                 outcome.best_scores = Scores(**{**scores, "confusion": confusion})
-                # The best model so far may be the last one, which is there once.
+                # If the best model is the last model, it is stored only once.
                 outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
             fields = ("clipping_norm", "chunks", "announced")
-            told = {name: books[name] for name in fields}
-            state = State(model, cohorts=json.loads(texts["cohorts"]), **told)
+            saved = {name: header[name] for name in fields}
+            state = State(model, cohorts=json.loads(texts["cohorts"]), **saved)
         except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:
             raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from e
         if state.announced > len(self.announced):
@@ -160,7 +160,7 @@ class Checkpoint:
     def _read_journal(self) -> None:
         text = self._journal.read_bytes()
         whole = text.rfind(b"\n") + 1
-        if whole < len(text):  # a line that was cut short was followed by no message
+        if whole < len(text):  # after an incomplete line no message was sent
             os.truncate(self._journal, whole)
         try:
             lines = [json.loads(line) for line in text[:whole].splitlines()]
@@ -170,7 +170,7 @@ class Checkpoint:
 
 
 def repeated_cohorts(folder: Path) -> list[list[int]]:
-    """Return the cohorts that a federation asked once more after interruptions; of none, none."""
+    """Return the cohorts of rounds that were begun again; empty if there is no journal."""
     seen: set[int] = set()
     again: list[list[int]] = []
     with suppress(FileNotFoundError):
@@ -183,7 +183,7 @@ def repeated_cohorts(folder: Path) -> list[list[int]]:
 
 
 def saved_rounds(folder: Path, after: int) -> list[Round]:
-    """Return the rows that a checkpoint holds after so many; none before there is one.
+    """Return the rounds of a checkpoint without the first `after`; empty if there is none.
 
     May be called while the federation runs.
     """

@@ -1,9 +1,11 @@
-"""One federation from its first round to its last."""
+"""Run one federation from its first round to its last."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, MetricRecord
@@ -14,12 +16,13 @@ from fedser.client.messages import from_record, to_record
 from fedser.client.models.base import initial_arrays
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.request import TrainRequest
+from fedser.common.arrays import Arrays
 from fedser.common.errors import Suspended, UserError
 from fedser.common.seeds import NoiseSource, noise_source, numpy_stream
 from fedser.server.federation.federation import Federation, Outcome
 from fedser.server.federation.remote_clients import RemoteClients
 from fedser.server.federation.scores import FiniteScores
-from fedser.server.grids.local import offer, threads_of
+from fedser.server.grids.local import share_file, threads_of
 from fedser.server.rounds.bookkeeping import Recorder
 from fedser.server.rounds.checkpoint import STATE, Checkpoint, State
 from fedser.server.strategy.aggregate import aggregation
@@ -33,152 +36,233 @@ class BudgetSpent(Exception):
 
 
 def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -> Outcome:
-    """Run one federation, from its checkpoint on if it has one.
+    """Run one federation; go on from its checkpoint if there is one.
 
     Parameters
     ----------
     workspace : Path
         Folder for the clients' training data, which nodes read.
     device : str
-        On which nodes train, ``cpu`` or ``cuda``.
+        Device on which nodes train, ``cpu`` or ``cuda``.
 
     Raises
     ------
     UserError
-        If nothing is to be kept of the updates and nobody reads them; if the first round
-        overspends.
+        If ``transcript.store=features`` and no attack reads the updates, or if the first round
+        already spends more than ``privacy.stop_at_epsilon``.
     """
-    if federation.protocol.transcript.store == "features" and federation.reader is None:
-        raise UserError(
-            "transcript.store=features: no attack reads the updates here; train and attack in one "
-            "run of fedser, or set transcript.store=updates"
-        )
-    clients, dataset = federation.clients, None
-    if isinstance(clients, Clients):
-        dataset = workspace / f"{federation.name}.safetensors"
-        clients.save_training(dataset)
-        offer(grid, dataset)
     protocol = federation.protocol
-    plan, seed = protocol.plan, protocol.seed
-    stream = numpy_stream(seed, federation.name, "initial")
-    arrays = initial_arrays(
-        protocol.model,
-        federation.dimension,
-        len(EMOTIONS),
-        int(stream.integers(2**63)),
-    )
-    attempts = Counter[int]()  # of each round, before this one
-
-    def noise(server_round: int) -> NoiseSource:
-        stream = (federation.name, "sum noise", server_round, attempts[server_round])
-        return noise_source(protocol.noise_seed, *stream)
-
-    aggregate = aggregation(plan, noise)
-    num_parameters = sum(array.size for array in arrays.values())
-    kept_in = federation.checkpoint
-    checkpoint = Checkpoint(kept_in, federation.digest) if kept_in else None
-    finite = FiniteScores(protocol.model, federation.dimension)
+    if protocol.transcript.store == "features" and federation.reader is None:
+        raise UserError(
+            "transcript.store=features: no attack reads the updates of this run; train and attack "
+            "in one run of fedser, or set transcript.store=updates"
+        )
+    dataset = _share_training_data(grid, federation, workspace)
+    model = _initial_model(federation)
+    num_parameters = sum(array.size for array in model.values())
     with Recorder(federation, num_parameters, threads_of(grid)) as recorder:
-        state = checkpoint.load(recorder.outcome) if checkpoint else None
-        asked_before: dict[int, list[int]] = {}
-        if checkpoint and state:
-            if not finite(state.arrays):
-                raise UserError(f"{kept_in}: its model gives no finite scores; start the run anew")
-            again, cohorts = checkpoint.announced[state.announced :], state.cohorts
-            attempts.update(server_round for server_round, _ in again)
-            if plan.config.states_epsilon:  # each attempt has its own noise and is a release
-                cohorts = [*cohorts, *(asked for _, asked in again)]
-            else:
-                asked_before = dict(again)
-            recorder.resume(cohorts)
-            arrays, aggregate.clipping_norm = state.arrays, state.clipping_norm
-        elif checkpoint:  # before anybody is asked
-            checkpoint.save(State(arrays, aggregate.clipping_norm, [], {}, 0), recorder.outcome)
-        done = last = recorder.done
-        meta = federation.transcript_meta(list(arrays))
-        chunks, reader = state.chunks if state else {}, federation.reader
-        with TranscriptWriter(federation.folder, meta, chunks, reader) as writer:
-
-            def cohort(server_round: int) -> list[int]:
-                drawn = federation.sampler(server_round, attempts[server_round])
-                if recorder.accountant.overspends(server_round, drawn):
-                    raise BudgetSpent
-                if checkpoint:
-                    checkpoint.announce(server_round, drawn, plan.config.states_epsilon)
-                return drawn
-
-            def request(server_round: int, own: tuple[int, ...]) -> TrainRequest:
-                return protocol.train_request(
-                    federation.name,
-                    protocol.algorithm.name,
-                    dataset,
-                    device,
-                    server_round,
-                    own,
-                    attempts[server_round],
-                )
-
-            def after_round(flower_round: int, record: ArrayRecord) -> MetricRecord | None:
-                if flower_round == 0:  # Flower also asks before the first round
-                    return None
-                nonlocal arrays, last
-                updated, server_round = from_record(record), done + flower_round
-                if not finite(updated):
-                    raise Suspended(_diverged(federation, server_round))
-                arrays, last = updated, server_round
-                # Whoever was asked before an interruption may have released the same already.
-                released = asked_before.get(server_round, strategy.last_released)
-                recorder.accountant.add(released)
-                recorder.record(server_round, arrays, strategy.last_round, strategy.scores)
-                due = server_round % federation.checkpoint_every == 0
-                latest = recorder.latest
-                if checkpoint and latest and (due or server_round == plan.num_rounds):
-                    cohorts, announced = recorder.accountant.cohorts, len(checkpoint.announced)
-                    state = State(arrays, aggregate.clipping_norm, [*cohorts], {}, announced)
-
-                    def save(chunks: dict[str, int]) -> None:
-                        with suppress(CancelledError):  # the run failed before the row was there
-                            checkpoint.save(replace(state, chunks=chunks), latest.result())
-
-                    writer.save_point(save)
-                return None
-
-            strategy = TappedAveraging(
-                cohort=cohort,
-                request=request,
-                aggregate=aggregate,
-                server_step=protocol.algorithm.server_step,
-                held=clients.sizes().tolist(),
-                tap=writer.record,
-                rounds_done=done,
-                min_clients=federation.min_clients,
-                patience=federation.patience,
-                remote=clients if isinstance(clients, RemoteClients) else None,
-                limit=UpdateLimit(
-                    protocol.algorithm.name,
-                    protocol.training,
-                    plan.client_mechanism(),
-                    clients.sizes().tolist(),
-                ),
-            )
-            try:
-                with suppress(BudgetSpent):
-                    strategy.start(
-                        grid,
-                        to_record(arrays),
-                        num_rounds=plan.num_rounds - done,
-                        timeout=federation.round_timeout,
-                        evaluate_fn=after_round,
-                    )
-                strategy.evaluate(last + 1, arrays, grid, federation.round_timeout)
-            finally:
-                if strategy.scores:  # nobody is to wait for what no node will tell
-                    strategy.scores.cancel()
-            writer.record_model(last + 1, arrays)
+        rounds = _Rounds(federation, recorder, model, dataset, device)
+        num_files = rounds.resume()
+        meta = federation.transcript_meta(list(model))
+        with TranscriptWriter(federation.folder, meta, num_files, federation.reader) as writer:
+            rounds.run(grid, writer)
     if not recorder.outcome.rounds:
-        limit = plan.config.stop_at_epsilon
-        raise UserError(f"privacy.stop_at_epsilon={limit:g} is less than the first round spends")
+        limit = protocol.plan.config.stop_at_epsilon
+        raise UserError(
+            f"privacy.stop_at_epsilon={limit:g} is less than the first round spends; raise it"
+        )
     return recorder.outcome
+
+
+def _share_training_data(grid: Grid, federation: Federation, workspace: Path) -> Path | None:
+    """Write the clients' training data for the nodes; None if the nodes hold their own data."""
+    if not isinstance(federation.clients, Clients):
+        return None
+    dataset = workspace / f"{federation.name}.safetensors"
+    federation.clients.save_training(dataset)
+    share_file(grid, dataset)
+    return dataset
+
+
+def _initial_model(federation: Federation) -> Arrays:
+    protocol = federation.protocol
+    stream = numpy_stream(protocol.seed, federation.name, "initial")
+    return initial_arrays(
+        protocol.model, federation.dimension, len(EMOTIONS), int(stream.integers(2**63))
+    )
+
+
+class _Rounds:
+    """The rounds of one federation.
+
+    `run` gives Flower three steps of a round: `_draw_cohort`, `_train_request` and `_end_round`.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        recorder: Recorder,
+        model: Arrays,
+        dataset: Path | None,
+        device: str,
+    ) -> None:
+        self._federation, self._protocol = federation, federation.protocol
+        self._plan, self._recorder, self._model = federation.protocol.plan, recorder, model
+        self._dataset, self._device = dataset, device
+        self._attempts = Counter[int]()  # how often each round was begun before this time
+        self._released_before: dict[int, list[int]] = {}
+        self._rounds_done = self._last_round = 0
+        self._aggregate = aggregation(self._plan, partial(_sum_noise, federation, self._attempts))
+        folder = federation.checkpoint
+        self._checkpoint = Checkpoint(folder, federation.digest) if folder else None
+        self._gives_finite_scores = FiniteScores(self._protocol.model, federation.dimension)
+
+    def resume(self) -> Mapping[str, int]:
+        """Go on from the checkpoint if there is one.
+
+        Returns
+        -------
+        mapping of str to int
+            Files of the transcript to keep, by kind; empty for a new run.
+        """
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            return {}
+        state = checkpoint.load(self._recorder.outcome)
+        if state is None:  # saved before any client is asked
+            checkpoint.save(self._state(checkpoint), self._recorder.outcome)
+            return {}
+        self._restore(state, checkpoint.announced[state.announced :])
+        self._rounds_done = self._last_round = self._recorder.done
+        return state.chunks
+
+    def _restore(self, state: State, repeated: Sequence[tuple[int, list[int]]]) -> None:
+        """Take over a saved state; `repeated` are the rounds begun after it, with their cohorts."""
+        if not self._gives_finite_scores(state.arrays):
+            raise UserError(
+                f"{self._federation.checkpoint}: its model gives no finite scores; start the run "
+                "anew"
+            )
+        self._attempts.update(server_round for server_round, _ in repeated)
+        cohorts = state.cohorts
+        if self._plan.config.states_epsilon:  # each attempt has its own noise and is a release
+            cohorts = [*cohorts, *(cohort for _, cohort in repeated)]
+        else:
+            self._released_before = dict(repeated)
+        self._recorder.resume(cohorts)
+        self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
+
+    def run(self, grid: Grid, writer: TranscriptWriter) -> None:
+        """Run the rounds that are left, and record the model after the last one.
+
+        It ends earlier if the next round would spend more than ``privacy.stop_at_epsilon``.
+        """
+        strategy, timeout = self._strategy(writer), self._federation.round_timeout
+        try:
+            with suppress(BudgetSpent):
+                strategy.start(
+                    grid,
+                    to_record(self._model),
+                    num_rounds=self._plan.num_rounds - self._rounds_done,
+                    timeout=timeout,
+                    evaluate_fn=partial(self._end_round, strategy, writer),
+                )
+            strategy.evaluate(self._last_round + 1, self._model, grid, timeout)
+        finally:
+            if strategy.scores:
+                strategy.scores.cancel()  # no node will report these scores any more
+        writer.record_model(self._last_round + 1, self._model)
+
+    def _strategy(self, writer: TranscriptWriter) -> TappedAveraging:
+        federation, clients = self._federation, self._federation.clients
+        algorithm, sizes = self._protocol.algorithm, clients.sizes().tolist()
+        return TappedAveraging(
+            cohort=self._draw_cohort,
+            request=self._train_request,
+            aggregate=self._aggregate,
+            server_step=algorithm.server_step,
+            client_sizes=sizes,
+            tap=writer.record,
+            rounds_done=self._rounds_done,
+            min_clients=federation.min_clients,
+            patience=federation.patience,
+            remote=clients if isinstance(clients, RemoteClients) else None,
+            limit=UpdateLimit(
+                algorithm.name, self._protocol.training, self._plan.client_mechanism(), sizes
+            ),
+        )
+
+    def _draw_cohort(self, server_round: int) -> list[int]:
+        """Draw the clients of a round, and note them in the journal before any is asked."""
+        cohort = self._federation.sampler(server_round, self._attempts[server_round])
+        if self._recorder.accountant.overspends(server_round, cohort):
+            raise BudgetSpent
+        if self._checkpoint:
+            self._checkpoint.announce(server_round, cohort, self._plan.config.states_epsilon)
+        return cohort
+
+    def _train_request(self, server_round: int, clients: tuple[int, ...]) -> TrainRequest:
+        return self._protocol.train_request(
+            self._federation.name,
+            self._protocol.algorithm.name,
+            self._dataset,
+            self._device,
+            server_round,
+            clients,
+            self._attempts[server_round],
+        )
+
+    def _end_round(
+        self,
+        strategy: TappedAveraging,
+        writer: TranscriptWriter,
+        flower_round: int,
+        record: ArrayRecord,
+    ) -> MetricRecord | None:
+        """Check and keep the model of a round, add to the ledger, and save if a save is due."""
+        if flower_round == 0:  # Flower also calls this before the first round
+            return None
+        model, server_round = from_record(record), self._rounds_done + flower_round
+        if not self._gives_finite_scores(model):
+            raise Suspended(_diverged(self._federation, server_round))
+        self._model, self._last_round = model, server_round
+        # Clients asked before an interruption may have released the same update already.
+        released = self._released_before.get(server_round, strategy.last_released)
+        self._recorder.accountant.add(released)
+        self._recorder.record(server_round, model, strategy.last_round, strategy.scores)
+        due = server_round % self._federation.checkpoint_every == 0
+        if due or server_round == self._plan.num_rounds:
+            self._save(writer)
+        return None
+
+    def _save(self, writer: TranscriptWriter) -> None:
+        """Write a checkpoint once the transcript so far is on the disk; training goes on."""
+        checkpoint, outcome = self._checkpoint, self._recorder.latest
+        if checkpoint is None or outcome is None:
+            return
+        state = self._state(checkpoint)
+
+        def save(num_files: dict[str, int]) -> None:
+            with suppress(CancelledError):  # the run failed before the round had its scores
+                checkpoint.save(replace(state, chunks=num_files), outcome.result())
+
+        writer.save_point(save)
+
+    def _state(self, checkpoint: Checkpoint) -> State:
+        """Return what a checkpoint holds of now, but for the number of the transcript's files."""
+        return State(
+            self._model,
+            self._aggregate.clipping_norm,
+            cohorts=[*self._recorder.accountant.cohorts],
+            chunks={},
+            announced=len(checkpoint.announced),
+        )
+
+
+def _sum_noise(federation: Federation, attempts: Counter[int], server_round: int) -> NoiseSource:
+    """Return the noise source of a round's sum; each attempt of a round has its own noise."""
+    stream = (federation.name, "sum noise", server_round, attempts[server_round])
+    return noise_source(federation.protocol.noise_seed, *stream)
 
 
 def _diverged(federation: Federation, server_round: int) -> str:
@@ -188,7 +272,7 @@ def _diverged(federation: Federation, server_round: int) -> str:
         else ""
     )
     return (
-        f"{federation.name}, round {server_round}: the model that this round makes gives no finite "
+        f"{federation.name}, round {server_round}: the model of this round gives no finite "
         f"scores, and is not kept{kept}. Lower training.learning_rate or "
         "algorithm.server_learning_rate and start anew; if a node sent wrong updates, remove it"
     )

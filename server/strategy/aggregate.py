@@ -1,4 +1,4 @@
-"""What the server makes of a round's updates: a weighted mean, or a noised sum."""
+"""Aggregate a round's updates: a weighted mean, or a noised sum."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,25 +22,26 @@ Floats64 = npt.NDArray[np.float64]
 TINY = 1e-30
 
 COUNT_STEP = 2.0**-20
-"""Step of the grid on which the count of adaptive clipping and its noise lie."""
+"""Smallest step of the grid for the count of adaptive clipping and its noise."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round's updates come to.
+    """The aggregate of a round's k updates.
 
     Attributes
     ----------
     mean : Arrays
-        Along which the server steps; empty where nothing was received and nothing is added.
+        Direction of the server's step; empty if nothing was received and no noise is added.
     norms : ndarray of float, shape (k,)
         L2 norms of the updates as they were received.
     noise_stddev : float
-        Noise on each coordinate: of the mean where the server adds it, else the clients' own.
+        Standard deviation of the noise on each coordinate: of the mean if the server adds the
+        noise, otherwise the average of the clients' own.
     clip_fraction : float
         Share of the updates that the server scaled down.
     clipping_norm : float
-        The server's own clip that was applied; NaN where it only checks its clients'.
+        Clipping norm that the server applied; NaN if it only checks the clipping of its clients.
     """
 
     mean: Arrays
@@ -52,12 +53,12 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Received:
-    """Updates of one round as the server received them, and their norms.
+    """Updates of k clients in one round as the server received them, and their norms.
 
     Attributes
     ----------
     releases : RecordedUpdates
-        Of k clients.
+        The k updates.
     norms : ndarray of float64, shape (k,)
     """
 
@@ -65,7 +66,7 @@ class Received:
     norms: Floats64
 
     def only(self, rows: Sequence[int]) -> "Received":
-        """Return some of the updates."""
+        """Return the updates of these rows."""
         r, kept = self.releases, np.array(rows, dtype=np.int64)
         arrays = {name: array[kept] for name, array in r.arrays.items()}
         releases = RecordedUpdates(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
@@ -73,24 +74,24 @@ class Received:
 
 
 class Aggregation(Protocol):
-    """How a round is aggregated.
+    """A rule that aggregates a round.
 
     Attributes
     ----------
     clipping_norm : float
-        The server's own clip of the next round; NaN where it only checks its clients'.
+        The server's clipping norm for the next round; NaN if it only checks its clients.
     """
 
     clipping_norm: float
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
-        """Aggregate the updates of a round that started from `model`, sorted by client."""
+        """Aggregate the updates of a round that started from `model`; they are sorted by client."""
 
 
 class WeightedMean:
-    """The mean of the updates, weighted by utterances where their number is known.
+    """The mean of the updates, weighted by the number of utterances if it is known.
 
-    An update above the norm that its mechanism allows is scaled down to it.
+    An update above the norm that its mechanism allows is scaled down to this norm.
     """
 
     def __init__(self, mechanism: Mechanism) -> None:
@@ -98,7 +99,7 @@ class WeightedMean:
         self.clipping_norm = math.nan
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
-        """Aggregate; without any update the mean is empty."""
+        """Return the weighted mean; it is empty if there is no update."""
         norms = all_norms(received)
         if not len(norms):
             return Aggregate({}, norms, math.nan, math.nan)
@@ -115,17 +116,17 @@ class WeightedMean:
 
 
 class NoisedMean:
-    """DP-FedAvg: clip each update, sum, add noise once, divide by the public q N.
+    """DP-FedAvg: clip each update, sum, add noise once, divide by the expected cohort q N.
 
-    Every client has the same weight, and an empty cohort gets noise like any other. With adaptive
-    clipping the clip follows a quantile of the norms, from a count that gets noise too. Updates
-    and noise are multiples of one step and are summed as integers, so that the bits of the sum
-    tell no more than epsilon allows.
+    Every client has the same weight, and the sum of an empty cohort gets the same noise. With
+    adaptive clipping the clipping norm follows a quantile of the norms, through a count that gets
+    noise too. Updates and noise are multiples of one step and are summed as integers, so the low
+    bits of the sum do not reveal more than epsilon allows.
 
     Parameters
     ----------
     noise : callable
-        Round to the source of its noise; each attempt of a round must have another one.
+        Maps a round to its source of noise; each attempt of a round must have its own source.
 
     References
     ----------
@@ -136,10 +137,10 @@ class NoisedMean:
         assert plan.config.clipping_norm is not None  # checked
         self._plan, self._noise = plan, noise
         self.clipping_norm = plan.config.clipping_norm
-        plan.sum_stddev(self.clipping_norm)  # refuses a count noise that is too small
+        plan.sum_stddev(self.clipping_norm)  # rejects a count noise that is too small
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
-        """Aggregate; `model` gives the shapes."""
+        """Return the noised sum over the expected cohort; `model` gives the shapes."""
         clip, noise = self.clipping_norm, self._noise(server_round)
         norms = all_norms(received)
         weights = np.minimum(1, below(clip) / np.maximum(norms, TINY))
@@ -155,14 +156,15 @@ class NoisedMean:
         return Aggregate(mean, norms, stddev / cohort, clipped, clip)
 
     def _adapt(self, norms: Floats64, noise: NoiseSource) -> None:
-        """Move the clip towards the target quantile of the norms."""
+        """Move the clipping norm towards the target quantile of the norms."""
         if self._plan.count_noise is None:
             return
         c = self._plan.config
         assert c.clip_learning_rate is not None and c.target_quantile is not None  # checked
-        # Counted from one half, a client moves the count by half as much (theorem 1).
+        # Clients below the clip count 1/2 and others -1/2, so that one client changes the count by
+        # 1/2 only (Andrew et al., 2021, theorem 1).
         halves = 2 * int((norms <= self.clipping_norm).sum()) - len(norms)
-        # A count is a multiple of one half, so the step is a power of two up to that.
+        # The count is a multiple of 1/2, so the step is a power of two of at most 1/2.
         step = min(0.5, max(COUNT_STEP, grid_step(1.0, 1, self._plan.count_noise)))
         drawn = int(gaussian_integers(1, self._plan.count_noise / step, noise)[0])
         count = (halves * round(0.5 / step) + drawn) * step
@@ -171,19 +173,19 @@ class NoisedMean:
 
 
 def aggregation(plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> Aggregation:
-    """Return how a federation aggregates under its plan; `noise` as in `NoisedMean`."""
+    """Return the aggregation that the plan asks for; `noise` as in `NoisedMean`."""
     return NoisedMean(plan, noise) if plan.central else WeightedMean(plan.client_mechanism())
 
 
 def all_norms(received: Sequence[Received]) -> Floats64:
-    """Return the norms of all updates, one part's after another's."""
+    """Return the norms of all updates, in the order of the parts."""
     return np.concatenate([np.zeros(0), *(part.norms for part in received)])
 
 
 def rechunk(received: Sequence[Received], size: int) -> list[Received]:
-    """Put updates that arrived one by one into chunks of k, sorted by client.
+    """Sort updates by client, and cut them into chunks of `size`.
 
-    Sums then do not depend, to the last bit, on which node sent which update.
+    The sum then does not depend, to the last bit, on which node sent which update.
     """
     if not received:
         return []
@@ -197,18 +199,18 @@ def rechunk(received: Sequence[Received], size: int) -> list[Received]:
     rows = [(r, row) for r in releases for row in range(len(r))]
     chunks = []
     for first in range(0, len(order), size):
-        own = slice(first, first + size)
-        chosen = [rows[i] for i in order[own]]
+        part = slice(first, first + size)
+        chosen = [rows[i] for i in order[part]]
         arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
-        chunk = RecordedUpdates(rounds[own], client[own], sizes[own], arrays)
-        chunks.append(Received(chunk, norms[own]))
+        chunk = RecordedUpdates(rounds[part], client[part], sizes[part], arrays)
+        chunks.append(Received(chunk, norms[part]))
     return chunks
 
 
 def update_norms(arrays: Arrays) -> Floats64:
-    """Return the L2 norm of each of k updates over all arrays (k, ...); finite if they are.
+    """Return the L2 norm of each of k updates over all arrays (k, ...), shape (k,).
 
-    Squares are summed in float64.
+    Squares are summed in float64, so the norm of a finite update is finite.
     """
     squares = np.zeros(len(next(iter(arrays.values()))))
     for array in arrays.values():
@@ -225,7 +227,7 @@ def _add_squares(rows: npt.NDArray[np.float32], squares: Floats64) -> None:
 def _sum_on_grid(
     received: Sequence[Received], name: str, weights: Floats64, step: float, size: int
 ) -> npt.NDArray[np.int64]:
-    """Sum one parameter of all updates, scaled by their weights, in multiples of `step`."""
+    """Return the weighted sum of one parameter over all updates, in multiples of `step`."""
     total = np.zeros(size, np.int64)
     rows = (row for part in received for row in part.releases.arrays[name])
     for row, weight in zip(rows, weights.tolist(), strict=True):
@@ -234,9 +236,10 @@ def _sum_on_grid(
 
 
 def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:
-    """Sum the updates in float32, but those in float64 whose weight is too small for float32.
+    """Sum the updates in float32; use float64 for weights that are too small for float32.
 
-    One part is summed after another, so that how nodes shared out the clients does not show.
+    The parts are added one after another, so the sum does not depend on how clients were divided
+    among nodes.
     """
     tiny = (weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)
     usual = np.where(tiny, 0, weights).astype(np.float32)

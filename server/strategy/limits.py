@@ -1,8 +1,8 @@
-"""How large an update may be: no larger than local training and a mechanism can make it.
+"""Limits of an update's norm: no larger than local training and the mechanism can make it.
 
-Adam bounds how far a weight moves, whatever the gradients are, so that the update of a client has
-a largest norm that follows from the learning rate and the number of steps. A gradient (FedSGD) has
-none: it is compared with those of the cohort.
+Adam bounds how far a weight moves, for any gradients. So the update of a client has a largest
+norm, which follows from the learning rate and the number of steps. A gradient (FedSGD) has no
+largest norm: it is compared with the gradients of the cohort.
 """
 
 import math
@@ -23,34 +23,34 @@ SLACK = 1e-3
 """Largest relative error that rounding adds to a bound on real numbers."""
 
 ROUNDING = 2.0**-23
-"""Relative error of a weight in float32, of one step."""
+"""Relative error of a float32 weight after one step."""
 
 SCALED_DOWN = 10.0
-"""Times the norm bound of a mechanism up to which an update is scaled down, and not refused."""
+"""An update up to this many times the mechanism's norm bound is scaled down, not rejected."""
 
 OUTLIER = 1e3
-"""Times the cohort's median norm, and the model's own norm, up to which an update is accepted."""
+"""An update is accepted up to this many times the cohort's median norm, or the model's norm."""
 
-FEWEST = 3
-"""Updates of which a median says anything."""
+MIN_FOR_MEDIAN = 3
+"""Fewest updates for which the median norm is used."""
 
 ABSURD = 1e6
-"""Times the model's own norm (or 1, if that is smaller) up to which any update is accepted."""
+"""No update above this many times the model's norm (or 1, if the norm is smaller) is accepted."""
 
 
 def adam_reach(training: TrainingConfig, steps: int) -> float:
-    r"""Return how far Adam moves a weight in so many steps, at most, in learning rates.
+    r"""Return how far Adam moves a weight in `steps` steps at most, in learning rates.
 
     With :math:`m_t = (1-\beta_1) \sum_i \beta_1^{t-i} g_i` and
     :math:`v_t = (1-\beta_2) \sum_i \beta_2^{t-i} g_i^2` the inequality of Cauchy and Schwarz gives
     :math:`|m_t| \le \frac{1-\beta_1}{\sqrt{1-\beta_2}} \sqrt{\sum_{j<t} (\beta_1^2/\beta_2)^j}
     \sqrt{v_t}`; both are then divided by their bias corrections (Kingma and Ba, 2015, algorithm 1
-    and section 2.1). It holds for any gradients, with weight decay as part of them.
+    and section 2.1). The bound holds for any gradients; weight decay is part of the gradient.
 
     Returns
     -------
     float
-        Infinity where the settings are no decay rates.
+        Infinity if `beta1` or `beta2` is not a decay rate.
     """
     beta1, beta2 = training.beta1, training.beta2
     if not (0 <= beta1 < 1 and 0 < beta2 < 1):
@@ -65,20 +65,20 @@ def adam_reach(training: TrainingConfig, steps: int) -> float:
 
 @dataclass(frozen=True)
 class UpdateLimit:
-    """The largest norms of the updates of a federation.
+    """Limits of the norms of a federation's updates.
 
     Attributes
     ----------
     algorithm : str
         ``fedavg`` or ``fedsgd``.
-    held : sequence of int
-        Utterances of each client of the federation.
+    client_sizes : sequence of int
+        Training utterances of each client of the federation.
     """
 
     algorithm: str
     training: TrainingConfig
     mechanism: Mechanism
-    held: Sequence[int]
+    client_sizes: Sequence[int]
 
     def largest(self, clients: Sequence[int], model: Arrays) -> Floats64:
         """Return the norm that no honest update of each client exceeds, shape (k,)."""
@@ -86,12 +86,14 @@ class UpdateLimit:
         if math.isfinite(bound):
             return np.full(len(clients), SCALED_DOWN * bound)
         if self.algorithm != "fedavg" or type(self.mechanism).__module__ != Mechanism.__module__:
-            return np.full(len(clients), math.inf)  # a mechanism of somebody else may do anything
+            return np.full(len(clients), math.inf)  # a user's own mechanism may do anything
         size, norm = sum(array.size for array in model.values()), l2_norm(model)
-        by_size = {n: self._of_size(n, size, norm) for n in {self.held[c] for c in clients}}
-        return np.array([by_size[self.held[client]] for client in clients])
+        num_examples = [self.client_sizes[client] for client in clients]
+        limits = {n: self._largest_trained(n, size, norm) for n in set(num_examples)}
+        return np.array([limits[n] for n in num_examples])
 
-    def _of_size(self, num_examples: int, size: int, norm: float) -> float:
+    def _largest_trained(self, num_examples: int, size: int, norm: float) -> float:
+        """Return the largest norm after training on `num_examples`, with the mechanism's noise."""
         steps = self.training.steps(num_examples)
         reach = self.training.learning_rate * adam_reach(self.training, steps)
         trained = (1 + SLACK) * math.sqrt(size) * reach
@@ -99,30 +101,35 @@ class UpdateLimit:
         noise = 0.0 if math.isnan(stddev) else stddev * math.sqrt(chdtri(size, FALSE_ALARM))
         return trained + steps * ROUNDING * (norm + trained) + noise
 
-    def refused(
+    def too_large(
         self, clients: Sequence[int], norms: Floats64, model: Arrays
     ) -> dict[int, tuple[float, str]]:
-        """Return which of a round's k updates are too large: their limit, and where it is from.
+        """Return which of a round's k updates are too large, by row.
 
         Parameters
         ----------
         norms : ndarray of float64, shape (k,)
+
+        Returns
+        -------
+        dict of int to (float, str)
+            The limit that is exceeded, and what sets it.
         """
         norm = l2_norm(model)
-        of_training = self.largest(clients, model)
-        # A sum with a guarantee depends on each client by its own clipped update alone: whether one
-        # is refused must not follow from the others' norms.
-        compared = len(norms) >= FEWEST and not isinstance(self.mechanism, CentralDP)
+        trained = self.largest(clients, model)
+        # The guarantee of a noised sum assumes that each client acts on it by its own clipped
+        # update only. So the norms of other clients must not decide whether an update is rejected.
+        compared = len(norms) >= MIN_FOR_MEDIAN and not isinstance(self.mechanism, CentralDP)
         outlier = OUTLIER * max(float(np.median(norms)), norm) if compared else math.inf
         absurd = ABSURD * max(1.0, norm)
         found = {}
-        for row, own in enumerate(norms.tolist()):
+        for row, update_norm in enumerate(norms.tolist()):
             limits = {
-                "its training and mechanism allow": float(of_training[row]),
+                "its training and mechanism allow": float(trained[row]),
                 "the cohort's median and the model allow": outlier,
                 "the model's norm allows": absurd,
             }
             why = min(limits, key=lambda name: limits[name])
-            if own > limits[why]:
+            if update_norm > limits[why]:
                 found[row] = limits[why], why
         return found

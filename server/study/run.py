@@ -31,7 +31,7 @@ from fedser.server.study.federations import (
 )
 
 if TYPE_CHECKING:  # a second to import, which a simulation need not wait for
-    from fedser.server.network.superlink import Network
+    from fedser.server.network.roster import Network
 
 register()
 

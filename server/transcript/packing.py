@@ -1,4 +1,4 @@
-"""Half-precision arrays, each divided by a power of two of its own."""
+"""Pack arrays in half precision; each is divided by its own power of two."""
 
 import math
 
@@ -11,21 +11,22 @@ from fedser.common.jit import as_rows, compiled, sum_of_squares
 Halves = npt.NDArray[np.float16]
 
 BLOCK = 2048
-"""Entries packed at a time: they stay in a core's first cache."""
+"""Entries packed at a time: this many stay in the first cache of a core."""
 
 
 def pack(arrays: Floats, packed: Halves, scale: Floats) -> None:
     """Write k arrays (k, ...) to `packed`, each divided by a power of two `scale` (k,).
 
-    The power takes an array's norm to between 2^14 and 2^15, so that no entry overflows: what
-    is lost is mantissa alone. An entry of at least 2^-28 of the norm is off by at most 2^-11 of
-    itself, half a unit in the last place, and a smaller one, subnormal in float16, by at most
-    2^-39 of the norm. Of 253,000 entries a typical one is 2^-9 of the norm.
+    After the division the norm of an array lies between 2^14 and 2^15, so no entry overflows, and
+    only bits of the mantissa are lost. The error of an entry of at least 2^-28 of the norm is at
+    most 2^-11 of the entry (half a unit in the last place). The error of a smaller entry, which is
+    subnormal in float16, is at most 2^-39 of the norm. In an array of 253,000 entries a typical
+    entry is 2^-9 of the norm.
 
     Parameters
     ----------
     arrays : ndarray of float32, shape (k, ...)
-        Up to 3.4e38, beyond which rounding leads to infinity; may be read-only.
+        Values up to 3.4e38: above, rounding gives infinity. May be read-only.
     """
     rows = as_rows(arrays)
     _pack(rows, packed.view(np.uint16).reshape(rows.shape), scale)
@@ -33,7 +34,7 @@ def pack(arrays: Floats, packed: Halves, scale: Floats) -> None:
 
 @compiled
 def _pack(arrays: Floats, packed: npt.NDArray[np.uint16], scale: Floats) -> None:
-    """Round as IEEE 754 does, to even; no compiler for NumPy knows half precision."""
+    """Round to even as IEEE 754 does; numba has no half precision, so bits are set here."""
     scaled, raised = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bits, raised_bits = scaled.view(np.uint32), raised.view(np.uint32)
     for row in range(len(arrays)):
@@ -50,8 +51,8 @@ def _pack(arrays: Floats, packed: npt.NDArray[np.uint16], scale: Floats) -> None
                 raised[i] = abs(scaled[i]) + np.float32(0.5)
             for i in range(len(part)):
                 magnitude = bits[i] & np.uint32(0x7FFFFFFF)
-                if magnitude < np.uint32(0x38800000):  # 2^-14: subnormal from here on
-                    # Next to 0.5, a unit of float32 is the smallest half.
+                if magnitude < np.uint32(0x38800000):  # below 2^-14 a half is subnormal
+                    # Next to 0.5 the spacing of float32 equals the smallest half.
                     rounded = raised_bits[i] - np.uint32(0x3F000000)
                 else:  # the exponent's bias changes by 112, the mantissa loses 13 bits
                     odd = (magnitude >> np.uint32(13)) & np.uint32(1)
@@ -62,7 +63,7 @@ def _pack(arrays: Floats, packed: npt.NDArray[np.uint16], scale: Floats) -> None
 
 
 def unpack(packed: npt.NDArray[np.generic], scale: npt.NDArray[np.generic]) -> Floats:
-    """Return what was packed, (k, ...)."""
+    """Return the arrays that `pack` packed, shape (k, ...)."""
     widened = packed.astype(np.float32)
     widened *= scale.astype(np.float32).reshape(-1, *[1] * (widened.ndim - 1))
     return widened

@@ -1,17 +1,18 @@
-"""What a server at its vantage sees, streamed to disk: the seam between training and attack.
+"""Read the transcript of a federation: all that the server sees, on disk.
 
-A transcript is a folder. ``meta.json`` says how the federation was run, which the server
-knows. ``updates-00000.safetensors`` and so on hold releases: for k of them ``round`` (k,),
-``client`` (k,), ``num_examples`` (k,) and each recorded layer stacked to (k, ...), together
-with ``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the global model at
-the start of each round, and the one that the last round left as that of a round after it. No
-speaker, label or attribute is in it: a client is a number.
+Training writes the transcript and attacks read it, so attacks can run again without training. A
+transcript is a folder. ``meta.json`` says how the federation was run, which the server knows.
+``updates-00000.safetensors`` and so on hold the clients' updates: for k updates ``round`` (k,),
+``client`` (k,), ``num_examples`` (k,) and each recorded layer stacked to (k, ...), with
+``<layer>.scale`` (k,). ``globals-00000.safetensors`` and so on hold the global model at the start
+of each round, and the last model as the start of one more round. The transcript holds no speaker,
+label or attribute: a client is a number.
 
-Where a `Reader` reads each update as it passes, its few numbers (k, p) are kept in the place of
-layers, and no model.
+If a `Reader` reads each update during training, the transcript holds its few numbers (k, p) in
+place of layers, and no model.
 
-In float16 each array of a release is divided by a power of two near its norm, so that what is
-lost is mantissa alone: small updates do not drown in subnormal numbers.
+In float16 each array of an update is divided by a power of two near its norm. So only bits of the
+mantissa are lost, and small updates do not become subnormal numbers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,8 @@ from fedser.common.files import read_json, schema_problem
 from fedser.server.transcript.packing import unpack
 
 CHUNK_BYTES = 32 * 2**20
-"""About as much is written to a file, and read, at a time."""
-COLUMNS, MOST_COUNT = ("round", "client", "num_examples"), 2**31
+"""Approximate size of a file, and of a part that is read at a time."""
+COLUMNS, MAX_COUNT = ("round", "client", "num_examples"), 2**31
 _COUNT, _ABOVE_0 = {"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0}
 _TRAINING = {
     **{"epochs": _COUNT, "batch_size": _COUNT, "learning_rate": _ABOVE_0},
@@ -50,23 +51,24 @@ _META = {
     "training": {"type": "object", "properties": _TRAINING, "additionalProperties": False},
 }
 SCHEMA = {"type": "object", "properties": _META, "additionalProperties": False}
-"""Of ``meta.json``, which somebody else may have written."""
+"""JSON schema of ``meta.json``: the file may come from somebody else."""
 
 
 @dataclass(frozen=True)
 class TranscriptMeta:
-    """What the server knows of a federation.
+    """The server's description of a federation.
 
     Attributes
     ----------
     algorithm : str
         ``fedavg`` (an update is a weight difference) or ``fedsgd`` (a gradient).
     layers : list of str
-        Parameters of updates recorded; of models all are.
+        Parameters that are recorded of updates; models are recorded with all parameters.
     training : dict
-        Local optimisation, which the server prescribes.
+        Settings of local training, which the server sets.
     numbers : dict of str to str
-        Kept in the place of layers: names of numbers, and of all that determines each.
+        Numbers of a `Reader`, recorded in place of layers: their names, each with a hash of all
+        that determines its numbers.
     """
 
     federation: str
@@ -80,7 +82,7 @@ class TranscriptMeta:
 
     @property
     def recorded(self) -> list[str]:
-        """Names of what is recorded of each update."""
+        """Names of the layers, or of the numbers, that are recorded of each update."""
         return [*self.layers, *self.numbers]
 
 
@@ -106,22 +108,22 @@ class RecordedUpdates:
 
 
 class Reader(Protocol):
-    """Reads updates as they pass, in a thread of its federation: none is kept."""
+    """Reads updates during training, in a thread of its federation; no update is kept."""
 
     @property
     def numbers(self) -> dict[str, str]:
-        """What it reads, as of `TranscriptMeta`."""
+        """Names of its numbers, as in `TranscriptMeta`."""
         ...
 
     def __call__(
         self, server_round: int, model: Mapping[str, Floats], releases: RecordedUpdates
     ) -> dict[str, Floats]:
-        """Return numbers (k, p) by name for a round's k > 0 releases."""
+        """Return numbers (k, p) by name for k > 0 updates of a round."""
         ...
 
 
 def choose_layers(layers: str, parameters: Sequence[str], key: str) -> list[str]:
-    """Return the names of the parameters of the layers that `key` of the configuration names.
+    """Return the parameters of the layers that the configuration names under `key`.
 
     Raises
     ------
@@ -144,12 +146,12 @@ class Transcript:
     Raises
     ------
     UserError
-        If the folder holds none, or one that no run leaves, such as a damaged one.
+        If the folder holds no transcript, or a damaged one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._checked = set[Path]()
+        self._checked_files = set[Path]()
         try:
             found = read_json(folder / "meta.json")
             if problem := schema_problem(SCHEMA, found):
@@ -159,13 +161,13 @@ class Transcript:
             raise UserError(f"{folder}: no readable transcript; run fedser stage=train") from error
 
     def __iter__(self) -> Iterator[RecordedUpdates]:
-        """Yield the releases in order, a chunk at a time: of one large file, or of several."""
+        """Yield the updates in order, in parts of one large file or several small files."""
         with self._open("updates") as files:
             chunk: list[tuple[Any, slice]] = []
             size = 0
             for file, path in zip(files, self._paths("updates"), strict=True):
                 if not file.get_slice("round").get_shape()[0]:
-                    continue  # empty cohorts alone, of which safetensors reads no slice
+                    continue  # only empty cohorts, and safetensors reads no slice of an empty array
                 if chunk and size + path.stat().st_size > CHUNK_BYTES:
                     yield self._releases(chunk, self.meta.recorded)
                     chunk, size = [], 0
@@ -177,16 +179,16 @@ class Transcript:
     def of_clients(
         self, parameters: Sequence[str], rows: Mapping[int, Ints] | None = None
     ) -> Iterator[RecordedUpdates]:
-        """Yield the releases of one client after another, in the order of rounds.
+        """Yield the updates of one client after another, in the order of rounds.
 
-        One client's are in memory at a time.
+        Only the updates of one client are in memory at a time.
 
         Parameters
         ----------
         parameters : sequence of str
-            Those of the recorded parameters, or numbers, to read.
+            Recorded parameters, or numbers, to read.
         rows : mapping of int to ndarray of int, optional
-            Clients to read, and which of theirs; all by default.
+            Clients to read, with the rows among the updates of each; by default all.
         """
         with self._open("updates") as files:
             sent = [(file, file.get_tensor("client")) for file in files]
@@ -198,24 +200,24 @@ class Transcript:
                     yield self._releases([(f, slice(i, i + 1)) for f, i in own], parameters)
 
     def global_models(self) -> Iterator[tuple[int, dict[str, Floats]]]:
-        """Yield each round with the model its clients started from."""
+        """Yield each round with the model that its clients started from."""
         with self._open("globals") as files:
             for file in files:
                 stored = {name: file.get_tensor(name) for name in list(file.keys())}
-                self._refuse_not_finite(stored)
+                self._check_finite(stored)
                 for row, server_round in enumerate(stored.pop("round")):
                     yield int(server_round), {name: a[row] for name, a in stored.items()}
 
     @property
     def num_examples(self) -> Ints:
-        """What each release said of its client's number of utterances, shape (k,)."""
+        """Number of utterances that each update claims, shape (k,)."""
         with self._open("updates") as files:
             found = [file.get_tensor("num_examples") for file in files]
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
     @property
     def num_models(self) -> int:
-        """How many global models there are, one more than rounds that were run."""
+        """Number of global models: one more than the rounds that were run."""
         return len(self._model_rows)
 
     def models(self, rounds: Ints, parameters: Sequence[str]) -> dict[str, Floats]:
@@ -226,12 +228,12 @@ class Transcript:
                 name: np.concatenate([files[f].get_slice(name)[i : i + 1] for f, i in rows])
                 for name in parameters
             }
-        self._refuse_not_finite(found)
+        self._check_finite(found)
         return found
 
     @cached_property
     def _model_rows(self) -> dict[int, tuple[int, int]]:
-        """File and row of the model that a round starts from."""
+        """File and row of the model at the start of each round."""
         with self._open("globals") as files:
             rounds = [file.get_tensor("round").tolist() for file in files]
         return {r: (f, i) for f, stored in enumerate(rounds) for i, r in enumerate(stored)}
@@ -239,7 +241,7 @@ class Transcript:
     def _releases(
         self, rows: Sequence[tuple[Any, slice]], parameters: Sequence[str]
     ) -> RecordedUpdates:
-        """Read rows of files."""
+        """Read these rows of these files."""
 
         def read(name: str) -> npt.NDArray[np.generic]:
             return np.concatenate([file.get_slice(name)[part] for file, part in rows])
@@ -248,7 +250,7 @@ class Transcript:
             read(name).astype(np.int64) for name in ("round", "client", "num_examples")
         )
         arrays = {name: unpack(read(name), read(f"{name}.scale")) for name in parameters}
-        self._refuse_not_finite(arrays)
+        self._check_finite(arrays)
         return RecordedUpdates(rounds, client, sizes, arrays)
 
     def _paths(self, kind: str) -> list[Path]:
@@ -256,15 +258,15 @@ class Transcript:
 
     @contextmanager
     def _open(self, kind: str) -> Iterator[list[Any]]:
-        """Open all files of a kind, in order; nothing is read yet."""
+        """Open all files of a kind, in order; arrays are read later."""
         with ExitStack() as stack:
             files = []
             for path in self._paths(kind):
                 try:
                     files.append(stack.enter_context(safe_open(path, framework="numpy")))
-                    if path not in self._checked:
+                    if path not in self._checked_files:
                         self._check(files[-1], kind)
-                        self._checked.add(path)
+                        self._checked_files.add(path)
                 except (SafetensorError, ValueError, OSError) as error:
                     raise UserError(
                         f"{path}: damaged transcript ({brief(error)}); run fedser stage=train"
@@ -272,7 +274,7 @@ class Transcript:
             yield files
 
     def _check(self, file: Any, kind: str) -> None:
-        """Refuse a file in which something is missing, or of another length or range."""
+        """Reject a file if an array is missing, or if a length or a value is wrong."""
         names, columns = set(file.keys()), COLUMNS if kind == "updates" else COLUMNS[:1]
         recorded = self.meta.recorded if kind == "updates" else []
         needed = {*columns, *recorded, *(f"{name}.scale" for name in recorded)}
@@ -281,17 +283,17 @@ class Transcript:
         lengths = {name: file.get_slice(name).get_shape()[:1] for name in names}
         if {*map(len, lengths.values())} != {1} or len({n for (n,) in lengths.values()}) > 1:
             raise ValueError("arrays of unequal length")
-        ranges = {"client": (0, self.meta.num_clients - 1), "num_examples": (1, MOST_COUNT)}
+        ranges = {"client": (0, self.meta.num_clients - 1), "num_examples": (1, MAX_COUNT)}
         for name in columns:
             column = file.get_tensor(name)
             if column.ndim != 1 or column.dtype.kind not in "iu":
                 raise ValueError(f"{name} does not hold whole numbers")
-            least, most = ranges.get(name, (0, MOST_COUNT))
+            least, most = ranges.get(name, (0, MAX_COUNT))
             if len(column) and not least <= column.min() <= column.max() <= most:
                 raise ValueError(f"{name} is out of range")
 
-    def _refuse_not_finite(self, arrays: Mapping[str, Floats]) -> None:
-        """Refuse NaN and infinity, which the server rejects: no run records them."""
+    def _check_finite(self, arrays: Mapping[str, Floats]) -> None:
+        """Reject NaN and infinity: the server rejects such updates, so no run records them."""
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Writes a transcript, as `server.transcript.transcript` describes it, while the run goes on."""
+"""Write a transcript during training, in the form of `server.transcript.transcript`."""
 
 import json
 import os
@@ -24,32 +24,32 @@ from fedser.server.transcript.packing import pack
 from fedser.server.transcript.transcript import Reader, RecordedUpdates, TranscriptMeta
 
 PENDING = 2
-"""Rounds that were handed over and are not written yet, at most."""
+"""Rounds that may wait to be written, at most."""
 LARGE = 2**28
-"""Bytes of a round of which only one may be pending."""
+"""Only one round of at least this many bytes may wait to be written."""
 
 
 class TranscriptWriter:
-    """Appends releases and global models, writing a file whenever a chunk is full.
+    """Appends updates and global models, and writes a file whenever a chunk is full.
 
-    A thread packs and writes while the run goes on, and another waits for the disk and saves the
-    run. Memory stays at `PENDING` rounds of each and a chunk whatever the number of rounds: where
-    the disk is slower than the clients, `record` waits. Use as a context manager. Everything
-    raises `Suspended` as soon as it is known that something could not be written; nothing is
-    written after that.
+    One thread packs and writes during training. A second thread waits for the disk and then saves
+    the checkpoint. Memory holds at most `PENDING` rounds for each thread and one chunk, for any
+    number of rounds: if the disk is slower than the clients, `record` waits. Use as a context
+    manager. After a write has failed, all methods raise `Suspended`, and nothing more is written.
 
     Parameters
     ----------
     written : mapping of str to int
-        How many files there were when the run that goes on was last saved; empty for a new one.
-        Later files are removed.
+        Files of each kind when a resumed run was last saved; empty for a new run. Later files are
+        removed.
     reader : Reader, optional
-        Reads the updates in the thread, which keeps its numbers in their place, and no model.
+        Reads the updates in the first thread; its numbers are written in place of updates, and no
+        model is written.
 
     Raises
     ------
     UserError
-        If files that were written are missing.
+        If files of a resumed run are missing.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TranscriptWriter:
     ) -> None:
         make_private(folder)
         remove_leftovers(folder)
-        for path in folder.glob(".tmp??????"):  # safetensors names its own so
+        for path in folder.glob(".tmp??????"):  # temporary files of safetensors
             path.unlink()
         self._folder, self._meta, self._reader = folder, meta, reader
         self._updates = _Chunks(folder, "updates", written.get("updates", 0))
@@ -69,16 +69,16 @@ class TranscriptWriter:
         write_text(folder / "meta.json", json.dumps(asdict(meta), indent=2))
         self._thread = ThreadPoolExecutor(1, "transcript", torch.set_num_threads, (1,))
         self._pending: deque[Future[None]] = deque()
-        self._disk = ThreadPoolExecutor(1, "checkpoint")
-        self._saving: deque[Future[None]] = deque()  # which the first thread alone appends to
+        self._saving_thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: deque[Future[None]] = deque()  # only the first thread appends to it
         self._failure: Exception | None = None
 
     def record(
         self, server_round: int, model: Mapping[str, Floats], received: Sequence[RecordedUpdates]
     ) -> None:
-        """Record the model that the round's clients start from, and their updates.
+        """Record the model at the start of a round, and the updates of its clients.
 
-        Arrays are not copied: they must not be changed from now on. No file ends within a round.
+        Arrays are not copied: do not change them later. A round is never split between two files.
         """
 
         def write() -> None:
@@ -93,17 +93,17 @@ class TranscriptWriter:
             self._updates.flush(transcript.CHUNK_BYTES)
 
         size = sum(a.nbytes for releases in received for a in releases.arrays.values())
-        self._hand_over(write, PENDING if size < LARGE else 1)
+        self._submit(write, PENDING if size < LARGE else 1)
 
     def record_model(self, server_round: int, model: Mapping[str, Floats]) -> None:
-        """Record the model that a round starts from."""
+        """Record the model at the start of a round."""
         if self._reader is None:
-            self._hand_over(partial(self._add_model, server_round, model))
+            self._submit(partial(self._add_model, server_round, model))
 
     def save_point(self, save: Callable[[dict[str, int]], None]) -> None:
-        """Have all that was recorded taken to the disk, and then `save` the run.
+        """Put all that was recorded on the disk, and then call `save`; training goes on meanwhile.
 
-        It is told how many files of each kind there are then. The run goes on meanwhile.
+        `save` gets the number of files of each kind.
         """
 
         def write() -> None:
@@ -113,22 +113,22 @@ class TranscriptWriter:
                 unsynced += chunks.take_unsynced()
                 written[chunks.kind] = chunks.written
 
-            def keep() -> None:
+            def sync_and_save() -> None:
                 for path in unsynced:
                     sync(path)
-                    _let_go(path)
+                    _drop_from_memory(path)
                 sync(self._folder)
                 save(written)
 
             _wait(self._saving, PENDING - 1)
-            self._saving.append(self._disk.submit(self._try, keep))
+            self._saving.append(self._saving_thread.submit(self._try, sync_and_save))
 
         self._thread.submit(self._try, write)
 
     def flush(self) -> None:
-        """Write what is left, and wait until all is done."""
+        """Write what is left, and wait until all is written."""
         for chunks in (self._updates, self._globals):
-            self._hand_over(chunks.flush)
+            self._submit(chunks.flush)
         _wait(self._pending, 0)
         _wait(self._saving, 0)
         self._check()
@@ -138,26 +138,26 @@ class TranscriptWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what is left."""
+        """Write what is left, and end the threads."""
         try:
             self.flush()
         finally:
             self._thread.shutdown()
-            self._disk.shutdown()
+            self._saving_thread.shutdown()
 
-    def _hand_over(self, write: Callable[[], None], most: int = PENDING) -> None:
-        """Have the thread do this next, once so few are pending with it."""
+    def _submit(self, write: Callable[[], None], most: int = PENDING) -> None:
+        """Give a task to the first thread once fewer than `most` tasks are pending."""
         _wait(self._pending, most - 1)
         self._check()
         self._pending.append(self._thread.submit(self._try, write))
 
     def _check(self) -> None:
-        """Raise what went wrong by now."""
+        """Raise the first error of a thread, if there is one."""
         if self._failure:
             raise self._failure
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write unless something is missing already: there must be no gap."""
+        """Write, unless a write has failed before: the transcript must have no gap."""
         if self._failure:
             return
         try:
@@ -165,7 +165,7 @@ class TranscriptWriter:
         except (OSError, SafetensorError) as error:
             self._failure = Suspended(
                 f"{self._folder}: the transcript or its checkpoint cannot be written ({error}); "
-                "mend that, then go on"
+                "make it writable, then go on"
             )
         except Exception as error:
             self._failure = error
@@ -177,7 +177,7 @@ class TranscriptWriter:
 
     def _add_releases(self, releases: RecordedUpdates, arrays: Mapping[str, Floats]) -> None:
         recorded = {n: np.asarray(arrays[n], np.float32) for n in self._meta.recorded}
-        about = {
+        columns = {
             "round": releases.round,
             "client": releases.client,
             "num_examples": releases.num_examples,
@@ -185,11 +185,11 @@ class TranscriptWriter:
         packed = recorded if self._meta.dtype == "float16" else {}
         whole = {} if packed else recorded
         ones = {f"{name}.scale": np.ones(len(releases), np.float32) for name in whole}
-        self._updates.add({**about, **whole, **ones}, packed)
+        self._updates.add({**columns, **whole, **ones}, packed)
 
 
 def _wait(pending: deque[Future[None]], left: int) -> None:
-    """Wait until so few are left."""
+    """Wait until only `left` tasks are pending."""
     while len(pending) > left:
         pending.popleft().result()
 
@@ -197,8 +197,8 @@ def _wait(pending: deque[Future[None]], left: int) -> None:
 class _Chunks:
     """Rows of named arrays, written in files of about `CHUNK_BYTES`.
 
-    They are gathered in buffers that are used again for the next file: memory that was touched
-    before costs nothing to touch again.
+    Rows are collected in buffers, which are used again for the next file: to write to memory for
+    the first time is slow.
     """
 
     def __init__(self, folder: Path, kind: str, written: int) -> None:
@@ -218,27 +218,27 @@ class _Chunks:
         whole: Mapping[str, npt.NDArray[np.generic]],
         packed: Mapping[str, Floats] | None = None,
     ) -> None:
-        """Append k rows: arrays (k, ...) as they are, and others in half precision."""
+        """Append k rows: arrays `whole` (k, ...) as they are, and `packed` in half precision."""
         for name, array in whole.items():
-            self._room(name, array.shape, array.dtype)[:] = array
+            self._next(name, array.shape, array.dtype)[:] = array
         for name, array in (packed or {}).items():
-            scale = self._room(f"{name}.scale", (len(array),), np.float32)
-            pack(array, self._room(name, array.shape, np.float16), scale)
+            scale = self._next(f"{name}.scale", (len(array),), np.float32)
+            pack(array, self._next(name, array.shape, np.float16), scale)
         self._rows += len(whole["round"])
 
     def flush(self, least: int = 0) -> None:
-        """Write the rows, if there are any and they come to so many bytes."""
+        """Write the rows to a file if there are any, and if they hold at least `least` bytes."""
         if self._rows and sum(array.nbytes for array in self._filled().values()) >= least:
             path = self._path(self.written)
             with replacing(path) as partial:
                 save_file(self._filled(), partial)
             for written in (self._last or path, path):
-                _let_go(written)
+                _drop_from_memory(written)
             self._rows, self.written, self._last = 0, self.written + 1, path
             self._unsynced.append(path)
 
     def take_unsynced(self) -> list[Path]:
-        """Return the files that were written since this was last asked, to see to them."""
+        """Return the files that were written since the last call; the caller must sync them."""
         taken, self._unsynced, self._last = self._unsynced, [], None
         return taken
 
@@ -248,8 +248,8 @@ class _Chunks:
     def _filled(self) -> dict[str, npt.NDArray[Any]]:
         return {name: buffer[: self._rows] for name, buffer in self._buffers.items()}
 
-    def _room(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return a buffer's next rows."""
+    def _next(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return the next free rows of a buffer; make it larger if needed."""
         end, buffer = self._rows + shape[0], self._buffers.get(name)
         if buffer is None or len(buffer) < end:
             grown = np.empty((max(end, 2 * self._rows), *shape[1:]), dtype)
@@ -259,11 +259,11 @@ class _Chunks:
         return buffer[self._rows : end]
 
 
-def _let_go(path: Path) -> None:
-    """Start to move a file from memory to the disk, and drop what is there already.
+def _drop_from_memory(path: Path) -> None:
+    """Start to move a file from the page cache to the disk, and drop the part that is there.
 
-    Gigabytes a run would fill the memory else, and to take a page that was never used before
-    costs a virtual machine ten times what it costs to copy to one.
+    Otherwise gigabytes per run would fill the memory. A virtual machine takes ten times longer to
+    provide a page that was never used than to copy to a page.
     """
     if not hasattr(os, "posix_fadvise"):  # macOS
         return

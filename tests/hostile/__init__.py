@@ -1,1 +1,1 @@
-"""Inputs made by somebody who means harm."""
+"""Inputs made by an attacker."""

@@ -1,7 +1,7 @@
-"""A process that reached the port of a Ray cluster: it tries to have code run there.
+"""A process that reaches the port of a Ray cluster, and tries to run code there.
 
 ``python -m tests.hostile.ray_attacker ADDRESS FILE`` makes the file from within the cluster, and
-says what came of it. A token, if it has one, is in its environment.
+prints the result. If it has a token, the token is in its environment.
 """
 
 import sys
@@ -14,8 +14,8 @@ def main(address: str, file: str) -> str:
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
         ray.get(ray.remote(num_cpus=0)(lambda: Path(file).touch()).remote(), timeout=30)
-    except BaseException as error:  # Ray exits if it is refused
-        return f"refused: {type(error).__name__}"
+    except BaseException as error:  # Ray exits if it is rejected
+        return f"rejected: {type(error).__name__}"
     return "ran"
 
 

@@ -1,4 +1,4 @@
-"""No file that somebody else may have made is unpickled."""
+"""No file that may come from somebody else is unpickled."""
 
 import ast
 import pickle
@@ -38,11 +38,11 @@ SAFE: dict[str, dict[str, object]] = {
     "Holdings.load": {},
     "Dataset.load": {},
     "checkpoint.load": {},
-    "Database.load": {},  # of a header that `client.corpora.audformat` has checked
+    "Database.load": {},  # `client.corpora.audformat` checks the header first
     "AutoFeatureExtractor.from_pretrained": {"trust_remote_code": False},
     "AutoModel.from_pretrained": {"trust_remote_code": False, "weights_only": True},
 }
-"""Calls that may read by a name as below, and the arguments without which they could run code."""
+"""Allowed calls with a name in READS, and the arguments that forbid them to run code."""
 READS = {"load", "loads", "from_pretrained", "unsafe_load", "full_load", "read_hdf"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
 
@@ -54,7 +54,7 @@ def sources() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def constants(call: ast.Call, tree: ast.Module) -> dict[str, object]:
-    """Return the keyword arguments of a call that are constants, ``**local`` resolved as well."""
+    """Return the constant keyword arguments of a call, also those of ``**local``."""
     found: dict[str, object] = {}
     for keyword in call.keywords:
         if keyword.arg is None:
@@ -71,7 +71,7 @@ def constants(call: ast.Call, tree: ast.Module) -> dict[str, object]:
     return found
 
 
-def test_every_call_that_can_unpickle_is_told_not_to():
+def test_every_loading_call_forbids_pickles():
     """Every call with a name in READS must be in SAFE, and must pass the arguments listed there."""
     seen = set()
     for path, tree in sources():
@@ -89,7 +89,7 @@ def test_every_call_that_can_unpickle_is_told_not_to():
 
 
 def test_no_unpickler_is_imported():
-    """Neither one, nor what libraries read pickles with beside their calls of ``load``."""
+    """Neither an unpickler nor another function of libraries that reads pickles."""
     for path, tree in sources():
         for node in ast.walk(tree):
             names = []
@@ -116,7 +116,7 @@ sys.addaudithook(_note)
 
 @contextmanager
 def unpickled() -> Iterator[list[str]]:
-    """Collect the names of what is unpickled meanwhile."""
+    """Collect the names of all classes that are unpickled within this context."""
     global _found
     _found = []
     try:
@@ -126,7 +126,7 @@ def unpickled() -> Iterator[list[str]]:
 
 
 class PickledType(pa.ExtensionType):
-    """As pyarrow wrote types of Python before version 14.0.1: read back, they were unpickled."""
+    """A Python type as pyarrow wrote it before 14.0.1: reading it unpickled it."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -204,17 +204,17 @@ CASES: dict[str, tuple[str, Callable[[Path, bytes], None], Callable[[Path], obje
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_pickle_in_its_place_is_not_opened(case: str, tmp_path: Path):
+def test_a_pickle_in_place_of_a_file_is_not_opened(case: str, tmp_path: Path):
     name, write, read = CASES[case]
     mark = tmp_path / "ran"
     write(tmp_path / name, pickle.dumps(Runs(mark), protocol=2))  # torch's
-    with unpickled() as names, suppress(Exception):  # what it says is tested elsewhere
+    with unpickled() as names, suppress(Exception):  # its message is tested elsewhere
         read(tmp_path / name)
     assert names == []
     assert not mark.exists()
 
 
-def test_the_harness_sees_what_is_unpickled(tmp_path: Path):
+def test_the_check_notices_an_unpickled_object(tmp_path: Path):
     mark = tmp_path / "ran"
     with unpickled() as names:
         pickle.loads(pickle.dumps(Runs(mark)))

@@ -1,4 +1,4 @@
-"""An attacker on this machine who reaches Ray's ports."""
+"""Attacks by a process on this machine that reaches Ray's ports."""
 
 import ipaddress
 import os
@@ -16,7 +16,7 @@ import fedser.server.study.run  # noqa: F401  (sets the environment that Ray rea
 from fedser.common.errors import UserError
 from fedser.conf.schema import RuntimeConfig
 from fedser.server.grids.ray import ray_grids
-from fedser.server.grids.ray_auth import ANYTHING, MODE
+from fedser.server.grids.ray_auth import HEALTH_CALL, MODE
 from fedser.server.study.run import run_federations
 from tests.examples import federation
 
@@ -26,19 +26,19 @@ SHORT = {
     "RAY_gcs_server_request_timeout_seconds": "1",
     "RAY_NUM_REDIS_GET_RETRIES": "1",
 }
-"""How long an attacker tries."""
+"""Makes the attacker give up soon."""
 
 TOKENS = {"none": {}, "wrong": {**MODE, "RAY_AUTH_TOKEN": "f" * 64}}
 TRUSTED = "t" * 64
 
 CALLS = [
-    ANYTHING,
+    HEALTH_CALL,
     "/ray.rpc.InternalKVGcsService/InternalKVPut",
     "/ray.rpc.NodeManagerService/RequestWorkerLease",
     "/ray.rpc.CoreWorkerService/PushTask",
     "/ray.rpc.ObjectManagerService/FreeObjects",
 ]
-"""Of the servers of Ray, by which code is left there or run."""
+"""Calls to the servers of Ray that store or run code."""
 
 NOT_GRPC = grpc.StatusCode.UNAVAILABLE
 
@@ -52,7 +52,7 @@ input()
 
 @pytest.fixture(scope="module")
 def own():
-    """The address of a cluster that fedser started."""
+    """Return the address of a cluster that fedser started."""
     ray.shutdown()
     with ray_grids(ClientApp(), {"num_cpus": os.cpu_count()}, None, 2):
         yield ray.get_runtime_context().gcs_address
@@ -109,7 +109,7 @@ def ports_of_ray():
 
 
 def answer(port, name, metadata):
-    """The status of a call that is refused, or None."""
+    """Return the error status of a call; None if it is answered."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
             channel.unary_unary(name)(b"", metadata=metadata, timeout=10)
@@ -118,7 +118,7 @@ def answer(port, name, metadata):
     return None
 
 
-def test_tokens_are_fresh_and_leave_the_environment():
+def test_tokens_are_new_and_leave_the_environment():
     ray.shutdown()
     seen, before = [], dict(os.environ)
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_tokens_are_fresh_and_leave_the_environment():
 
 @contextmanager
 def head(**environment):
-    """A cluster of somebody else, and its address."""
+    """Start a cluster without fedser, and give its address."""
     clean = {name: value for name, value in os.environ.items() if "RAY_AUTH" not in name}
     started = subprocess.Popen(
         [sys.executable, "-c", HEAD],
@@ -145,8 +145,8 @@ def head(**environment):
         started.stdin.close()
 
 
-def test_a_cluster_that_runs_code_for_anybody_is_refused(tmp_path, monkeypatch):
-    """The attack succeeds on it, and nothing is sent to it."""
+def test_a_cluster_without_a_token_is_rejected(tmp_path, monkeypatch):
+    """The attack succeeds on this cluster, so fedser sends nothing to it."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", TRUSTED)
     with head() as address:
         assert attack(address, tmp_path / "made", "none") == "ran\n"

@@ -1,7 +1,7 @@
-"""Nodes that lie about an update, at least sixty ways, in a run of the real ClientApp.
+"""Nodes that lie about an update in at least sixty ways, in a run of the real ClientApp.
 
-No lie runs code, ends in a traceback or moves the honest nodes' run: it has the model, the rounds
-and the figures of a run in which the node sends nothing.
+No lie runs code, ends in a traceback or changes the run of the honest nodes: model, rounds and
+figures are those of a run in which the node sends nothing.
 """
 
 import os
@@ -24,7 +24,7 @@ from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.examples import ATTENTION, CENTRAL, MLP
-from tests.server.network.test_remote import RealNodes, remote  # noqa: F401
+from tests.server.rounds.test_remote import RealNodes, remote  # noqa: F401
 
 LIAR = 12
 
@@ -32,7 +32,7 @@ HUGE = [1e5, 1e20, 3.4e38, -3.4e38]
 
 
 class Payload:
-    """Leaves a mark when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -65,7 +65,7 @@ def as_dtype(dtype):
 
 
 def as_bytes(make, **claims):
-    """Arrays with invented bytes, or with an invented description."""
+    """Replace the bytes of arrays, or their description."""
 
     def lie(content):
         record = ArrayRecord()
@@ -136,7 +136,7 @@ def silent(content):
 
 
 def lying(lie):
-    """What a hostile node makes of its honest reply; it tells nothing of the model."""
+    """Return a change of the hostile node's reply; the node never sends tables."""
 
     def change(message, reply):
         if message.metadata.dst_node_id == LIAR:
@@ -170,7 +170,7 @@ def test_there_are_many_lies():
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_changes_nothing_of_the_honest_run(name, remote, honest, tmp_path, monkeypatch):  # noqa: F811
+def test_a_lie_does_not_change_the_honest_run(name, remote, honest, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     rows, outcome = run(LIES[name], remote("l"), tmp_path)
     assert rows == honest[0]
@@ -179,20 +179,20 @@ def test_a_lie_changes_nothing_of_the_honest_run(name, remote, honest, tmp_path,
 
 
 @pytest.mark.parametrize("factor", [1e20, 1e30])
-def test_a_scaled_update_is_refused_by_client_and_round(factor, remote, tmp_path, capsys):  # noqa: F811
+def test_a_scaled_update_is_rejected_by_client_and_round(factor, remote, tmp_path, capsys):  # noqa: F811
     run(scaled(factor), remote("l"), tmp_path)
     said = capsys.readouterr().err
-    assert "round 1: the update of client" in said and ", node 12) is refused: its norm is" in said
+    assert "round 1: the update of client" in said and ", node 12) is rejected: its norm is" in said
 
 
-def test_a_huge_update_under_central_is_in_no_transcript(remote, tmp_path):  # noqa: F811
+def test_a_huge_central_update_is_in_no_transcript(remote, tmp_path):  # noqa: F811
     _, outcome = run(one_entry(3.4e38, 0), remote("l", CENTRAL), tmp_path)
     chunks = Transcript(tmp_path / "l" / "t")
     assert max(np.abs(array).max() for chunk in chunks for array in chunk.arrays.values()) < 1
     assert sum(row.rejections.get("size", 0) for row in outcome.rounds)
 
 
-def test_an_error_of_any_text_is_a_failure_of_its_node(remote, honest, tmp_path):  # noqa: F811
+def test_an_error_with_any_text_is_a_failure_of_its_node(remote, honest, tmp_path):  # noqa: F811
     def fail(message, reply):
         if message.metadata.dst_node_id == LIAR:
             text = "\x1b[2J[red]\ud800\x00\n" * 10_000
@@ -204,7 +204,7 @@ def test_an_error_of_any_text_is_a_failure_of_its_node(remote, honest, tmp_path)
     assert len(outcome.rounds) == len(honest[1]) // 6 - 1
 
 
-def test_a_model_of_huge_weights_gives_no_finite_scores():
+def test_a_model_with_huge_weights_gives_no_finite_scores():
     for config in (MLP, ATTENTION):
         finite = FiniteScores(config, 12)
         start = initial_arrays(config, 12, 4, 0)
@@ -213,7 +213,7 @@ def test_a_model_of_huge_weights_gives_no_finite_scores():
         assert not finite({n: a * np.float32(np.nan) for n, a in start.items()})
 
 
-def test_a_model_that_diverges_is_not_kept_and_the_last_good_one_is_offered(tmp_path, monkeypatch):
+def test_a_diverged_model_is_not_kept(tmp_path, monkeypatch):
     made = examples.federation(tmp_path / "t", rounds=6, algorithm="fedsgd")
     made = replace(made, checkpoint=tmp_path / "c")
     finite = [True] * 4 + [False]

@@ -1,6 +1,6 @@
-"""Nodes that lie about what they hold, at least forty ways.
+"""Nodes that lie about their speakers in at least forty ways.
 
-Each costs the node its place in the study: the others go on, as if it had never been there.
+Each lie costs the node its place in the study. The others go on as if it did not exist.
 """
 
 import json
@@ -15,16 +15,17 @@ from fedser.client.holdings import Holdings
 from fedser.common.errors import UserError
 from fedser.server.federation.admission import merge_rosters
 from fedser.server.grids.local import LocalGrid, node_context
-from fedser.server.network.superlink import Network, look_often
+from fedser.server.network.polling import poll_each_reply
+from fedser.server.network.roster import Network
 from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
-from tests.server.network.test_remote import HELD
+from tests.server.rounds.test_remote import HELD
 
 HONEST = {11: ["s00", "s05", "s09"], 13: ["s01", "s02", "s03", "s08"], 14: ["s04", "s06", "s07"]}
 LIAR = 12
 NAMES = {11: "b", LIAR: "a", 13: "c", 14: "d"}
-"""The liar's comes first."""
+"""The name of the lying node comes first."""
 
 BAD_NAMES = {
     "a lone surrogate": "\ud800",
@@ -59,15 +60,15 @@ OTHERS = {"version": "0", "corpus": "other", "shards": 2, "features": "egemaps",
 
 
 def lies(roster):
-    """What the liar says in place of its roster, by name."""
-    spoken = roster["speakers"]
-    found = {f"named {n}": {**spoken, name: 12} for n, name in BAD_NAMES.items()}
-    found |= {f"{number!r} utterances": {**spoken, "x": number} for number in BAD_NUMBERS}
+    """Return the texts that the lying node sends in place of its roster, by name."""
+    speakers = roster["speakers"]
+    found = {f"named {n}": {**speakers, name: 12} for n, name in BAD_NAMES.items()}
+    found |= {f"{number!r} utterances": {**speakers, "x": number} for number in BAD_NUMBERS}
     found["everybody's speakers"] = {s: 12 for held in HELD.values() for s in held}
-    found["two other speakers"] = {**spoken, "s00": 12, "S01": 12}
+    found["two other speakers"] = {**speakers, "s00": 12, "S01": 12}
     found["200,000 speakers"] = {f"x{number}": 12 for number in range(200_000)}
     found["no speaker"] = {}
-    found["out of proportion"] = {**spoken, "x": 50_000}
+    found["out of proportion"] = {**speakers, "x": 50_000}
     found["names in other case"] = {"x": 12, "X": 12}
     texts = {name: json.dumps({**roster, "speakers": s}) for name, s in found.items()}
     texts |= {f"another {key}": json.dumps({**roster, key: v}) for key, v in OTHERS.items()}
@@ -98,8 +99,8 @@ ROSTERS = {node: holdings(speakers).roster for node, speakers in HONEST.items()}
 LIES = lies({**ROSTERS[11], "speakers": {"x0": 12, "x1": 12}})
 
 
-class Told(LocalGrid):
-    """Nodes of which one says something else of what it holds."""
+class OneLiar(LocalGrid):
+    """A grid of nodes; one of them sends a wrong roster."""
 
     def __init__(self, folder, lie):
         super().__init__(client_app)
@@ -127,8 +128,8 @@ def nodes(tmp_path):
         holdings(speakers).save(tmp_path / f"{node}.safetensors")
 
     def make(lie):
-        grid = Told(tmp_path, lie)
-        look_often(grid)
+        grid = OneLiar(tmp_path, lie)
+        poll_each_reply(grid)
         return grid
 
     return make
@@ -139,7 +140,7 @@ def test_there_are_many_lies():
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_costs_a_node_its_own_place_alone(name, nodes, tmp_path, monkeypatch, capsys):
+def test_a_lie_costs_only_the_place_of_its_node(name, nodes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     roster = Network(nodes(LIES[name]), NAMES, 4, 3).roster(1)
     assert roster == merge_rosters(ROSTERS)
@@ -149,18 +150,16 @@ def test_a_lie_costs_a_node_its_own_place_alone(name, nodes, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("record", [ConfigRecord({"x": 1}), ConfigRecord({"json": 7})])
-def test_another_record_costs_a_node_its_own_place_alone(record, nodes):
+def test_another_record_costs_only_the_place_of_its_node(record, nodes):
     assert Network(nodes(record), NAMES, 4, 3).roster(1) == merge_rosters(ROSTERS)
 
 
-def test_a_study_with_too_few_nodes_says_what_is_wrong_with_the_others(nodes):
+def test_too_few_nodes_are_reported_with_reasons(nodes):
     with pytest.raises(UserError, match=r"^3 of 4 nodes can take part: node a: .*min_clients$"):
         Network(nodes("{"), NAMES, 4, 4).roster(1)
 
 
-def test_the_honest_nodes_run_finishes_with_the_figures_that_it_has_without_the_liar(
-    nodes, tmp_path
-):
+def test_the_run_has_the_same_figures_without_the_liar(nodes, tmp_path):
     def run(name, here, grid):
         roster = Network(grid, {node: NAMES[node] for node in here}, len(here), 3).roster(1)
         made = examples.federation(tmp_path / name, rounds=3)
@@ -177,8 +176,8 @@ def test_the_honest_nodes_run_finishes_with_the_figures_that_it_has_without_the_
     assert np.array_equal(lied[0], confusion) and all(map(np.array_equal, lied[1], models))
 
 
-def test_many_speakers_take_no_quadratic_work():
-    """Of the largest rosters each speaker is looked up a bounded number of times."""
+def test_work_is_linear_in_the_number_of_speakers():
+    """Each speaker of the largest rosters is looked up at most five times."""
     looked = 0
 
     class Counted(dict):

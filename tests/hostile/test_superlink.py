@@ -1,4 +1,4 @@
-"""Somebody who reached the SuperLink's port, or the proxy before it."""
+"""Attacks by a process that reaches the port of the SuperLink or of its proxy."""
 
 import shutil
 import socket
@@ -14,8 +14,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedser.common.processes import free_port, running
 from fedser.conf.schema import RuntimeConfig
-from fedser.server.network import superlink as network_module
-from fedser.server.network.superlink import listens, network
+from fedser.server.network.server_task import build_app
+from fedser.server.network.superlink import listens, network, superlink_command
 from tests import ROOT
 from tests.network.compose import proxied, services, up
 
@@ -25,7 +25,7 @@ needs_nginx = pytest.mark.skipif(
 )
 
 CONTROL = ["list-nodes", "start-run", "stop-run", "register-node", "unregister-node", "list-runs"]
-DISGUISES = [
+SPELLINGS = [
     "/v1/control/{}",
     "//v1/control/{}",
     "/v1//control/{}",
@@ -49,7 +49,7 @@ OTHERS = ["/", "/docs", "/openapi.json", "/health", "/v1/runtime/acquire-task", 
 
 @pytest.fixture(scope="module")
 def superlink(tmp_path_factory):
-    """The ports of a SuperLink and of its proxy, and its certificates."""
+    """Give the ports of a SuperLink and of its proxy, and the certificates."""
     folder = tmp_path_factory.mktemp("superlink")
     certificates, port = folder / "certificates", free_port()
     make = [ROOT / "docker" / "certificates.sh", certificates, "1"]
@@ -60,8 +60,8 @@ def superlink(tmp_path_factory):
     (folder / "superlink").mkdir()
     with up(described["superlink"], secrets, port, folder / "superlink"):
         assert listens(f"localhost:{port}")
-        with proxied(port, certificates, folder / "proxy") as door:
-            yield port, door, certificates
+        with proxied(port, certificates, folder / "proxy") as proxy_port:
+            yield port, proxy_port, certificates
 
 
 def control(port, certificates):
@@ -74,7 +74,7 @@ def control(port, certificates):
 
 
 def status(port, certificates, path, method="POST"):
-    """The status that a request of this very path gets."""
+    """Return the status of a request with exactly this path."""
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     with (
         socket.create_connection(("localhost", port), timeout=20) as plain,
@@ -88,38 +88,41 @@ def status(port, certificates, path, method="POST"):
 
 @needs_nginx
 def test_the_control_api_is_not_behind_the_proxy(superlink):
-    port, door, certificates = superlink
-    with control(port, certificates) as client:  # the attack: it asks nobody who they are
+    port, proxy_port, certificates = superlink
+    with control(port, certificates) as client:  # the attack: the control API has no authentication
         client.ListNodes(ListNodesRequest())
-    with control(door, certificates) as client, pytest.raises(httpx.HTTPStatusError, match="404"):
+    with (
+        control(proxy_port, certificates) as client,
+        pytest.raises(httpx.HTTPStatusError, match="404"),
+    ):
         client.ListNodes(ListNodesRequest())
 
 
 @needs_nginx
-@pytest.mark.parametrize("disguise", DISGUISES)
-def test_no_way_of_writing_a_path_leads_to_the_control_api(disguise, superlink):
-    _, door, certificates = superlink
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_of_a_path_reaches_the_control_api(spelling, superlink):
+    _, proxy_port, certificates = superlink
     for name in CONTROL:
-        assert status(door, certificates, disguise.format(name)) in (400, 404)
+        assert status(proxy_port, certificates, spelling.format(name)) in (400, 404)
 
 
 @needs_nginx
 @pytest.mark.parametrize("path", OTHERS)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_nothing_but_the_fleet_api_is_behind_the_proxy(path, method, superlink):
-    _, door, certificates = superlink
-    assert status(door, certificates, path, method) == 404
+def test_only_the_fleet_api_is_behind_the_proxy(path, method, superlink):
+    _, proxy_port, certificates = superlink
+    assert status(proxy_port, certificates, path, method) == 404
 
 
 @needs_nginx
 def test_the_fleet_api_asks_for_the_key_of_a_node(superlink):
-    _, door, certificates = superlink
-    assert status(door, certificates, "/v1/fleet/pull-messages") in (400, 401, 415, 422)
-    assert status(door, certificates, "/v1/fleet/pull-messages", "GET") == 405
+    _, proxy_port, certificates = superlink
+    assert status(proxy_port, certificates, "/v1/fleet/pull-messages") in (400, 401, 415, 422)
+    assert status(proxy_port, certificates, "/v1/fleet/pull-messages", "GET") == 405
 
 
-def test_a_task_of_another_run_is_refused(tmp_path, monkeypatch, capsys):
-    """Somebody queues runs before ours and while it starts; the study runs as its own."""
+def test_a_task_of_another_run_is_rejected(tmp_path, monkeypatch, capsys):
+    """Other runs are queued before ours; the study still runs as its own run."""
     port = free_port()
     (tmp_path / "secret").write_bytes(b"s" * 32)
     asked = RuntimeConfig(
@@ -131,15 +134,15 @@ def test_a_task_of_another_run_is_refused(tmp_path, monkeypatch, capsys):
         secret=str(tmp_path / "secret"),
         patience=60.0,
     )
-    command = network_module._superlink(asked, tmp_path / "secret")
+    command = superlink_command(asked, tmp_path / "secret")
     with running(command, tmp_path / "log") as superlink:
         assert listens(asked.address, superlink)
         with ControlHttpClient.from_server_address(
             asked.address, True, None, [RuntimeVersionHttpInterceptor(component_name="flwr")]
         ) as attacker:
-            fab = fab_to_proto(network_module._app())
+            fab = fab_to_proto(build_app())
             theirs = {attacker.StartRun(StartRunRequest(fab=fab)).run_id for _ in range(3)}
         with network(asked, tmp_path) as connected:
             assert connected.grid.run.run_id not in theirs
             assert list(connected.grid.get_node_ids()) == []
-    assert capsys.readouterr().err.count("refused a task of run") == 3
+    assert capsys.readouterr().err.count("rejected a task of run") == 3

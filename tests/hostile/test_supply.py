@@ -1,4 +1,4 @@
-"""What a container is built from: every image by its digest, every package by its hashes."""
+"""The supply of a container: each image has a digest, each package has hashes."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
@@ -11,11 +11,11 @@ from packaging.utils import canonicalize_name
 from tests import ROOT
 
 FROM_PYTORCH = re.compile("torch|triton|(nvidia|cuda)-.*")
-"""Comes from PyTorch's own index, by version."""
+"""Packages that come from PyTorch's own index, pinned by version."""
 
 
 def locked(name: str) -> dict[str, str]:
-    """Return version by package of a list in docker/, where each package has hashes."""
+    """Return the version of each package of a list in docker/; check that all have hashes."""
     entries = re.split(r"\n(?=\S)", (ROOT / "docker" / name).read_text().rstrip())
     for entry in entries:
         first, *hashes = entry.split(" \\\n")
@@ -26,7 +26,7 @@ def locked(name: str) -> dict[str, str]:
 
 
 def needed(name: str, extras: frozenset[str], found: set[str]) -> set[str]:
-    """Add to `found` what an installed package needs here, and what that needs in turn."""
+    """Add to `found` all that an installed package requires on this system, recursively."""
     try:
         lines = requires(name) or []
     except PackageNotFoundError:
@@ -40,7 +40,7 @@ def needed(name: str, extras: frozenset[str], found: set[str]) -> set[str]:
 
 
 def test_images_have_digests():
-    """Those that compose.yaml names and those that the Dockerfile begins with."""
+    """Images of compose.yaml, and base images of the Dockerfile."""
     composed = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
     images = {service["image"] for service in composed["services"].values()} - {"fedser"}
     text = (ROOT / "docker" / "Dockerfile").read_text()
@@ -51,8 +51,8 @@ def test_images_have_digests():
     assert set(bases) == {"${PYTHON}"}
 
 
-def test_locked_versions_are_those_of_the_tests():
-    """A list that was not written anew after a change of constraints.txt is found."""
+def test_locked_versions_equal_those_of_the_tests():
+    """This fails if the list was not renewed after a change of constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().split("\n")
     pins = dict(line.split("==") for line in lines if "==" in line)
     pins = {canonicalize_name(name): version for name, version in pins.items()}
@@ -61,7 +61,7 @@ def test_locked_versions_are_those_of_the_tests():
     assert set(ours) - set(pins) <= set(locked("build.txt"))
 
 
-def test_all_that_is_required_is_locked():
-    """What fedser needs, down to the last package, has hashes or is PyTorch's."""
+def test_every_requirement_is_locked():
+    """Every package that fedser requires has hashes, or comes from PyTorch's index."""
     missing = needed("fedser", frozenset(), set()) - set(locked("requirements.txt"))
     assert {name for name in missing if not FROM_PYTORCH.fullmatch(name)} == set()

@@ -1,4 +1,4 @@
-"""Transcripts made by somebody who means harm end in one line, whatever is wrong with them."""
+"""A damaged or hostile transcript ends in an error of one line."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ META: dict[str, Any] = {
 
 
 def read_all(folder: Path) -> None:
-    """Read a transcript in every way that attacks do."""
+    """Read a transcript in all the ways in which attacks read it."""
     stored = Transcript(folder)
     list(stored)
     list(stored.of_clients(LAYERS))
@@ -68,20 +68,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "name", "change"), CASES)
-def test_an_array_that_is_none_is_refused(folder: Path, kind: str, name: str, change: str):
+def test_a_damaged_array_is_rejected(folder: Path, kind: str, name: str, change: str):
     path = folder / f"{kind}-00000.safetensors"
     arrays = load_file(path)
     changed = (CHANGES | COLUMNS | FIGURES)[change](arrays.pop(name))
     with safe_open(path, framework="numpy") as file:
-        about = file.metadata()
-    save_file(arrays if changed is None else {**arrays, name: changed}, path, about)
+        metadata = file.metadata()
+    save_file(arrays if changed is None else {**arrays, name: changed}, path, metadata)
     with pytest.raises(UserError, match="damaged transcript") as said:
         read_all(folder)
     assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in META.items() for v in values])
-def test_a_description_that_is_none_is_refused(folder: Path, key: str, value: Any):
+def test_a_damaged_description_is_rejected(folder: Path, key: str, value: Any):
     path = folder / "meta.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(UserError, match="no readable transcript; run fedser stage=train"):
@@ -90,7 +90,7 @@ def test_a_description_that_is_none_is_refused(folder: Path, key: str, value: An
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"null", b"[]", b"{", b"7" * 10**6])
 @pytest.mark.parametrize("name", ["meta.json", "updates-00000.safetensors"])
-def test_a_file_that_is_none_is_refused(folder: Path, name: str, content: bytes):
+def test_a_damaged_file_is_rejected(folder: Path, name: str, content: bytes):
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match="transcript"):
         read_all(folder)

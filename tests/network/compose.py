@@ -19,11 +19,12 @@ BIN = Path(sys.executable).parent
 MODULES = {
     "fedser": "fedser",
     "fedser-node": "fedser.client.node.main",
-}  # whether installed or not
+}
+"""Modules of the commands, so that fedser need not be installed."""
 
 
 def services(variables: Mapping[str, str]) -> tuple[dict, dict]:
-    """Return services, and where secrets lie, with variables filled in as Compose does it."""
+    """Return services and files of secrets, with variables filled in as Compose does it."""
     text = (ROOT / "docker" / "compose.yaml").read_text()
 
     def value(match: re.Match) -> str:
@@ -38,7 +39,7 @@ def services(variables: Mapping[str, str]) -> tuple[dict, dict]:
 
 
 def image_environment() -> dict[str, str]:
-    """Return what the Dockerfile's last stage sets."""
+    """Return the environment that the last stage of the Dockerfile sets."""
     stage = (ROOT / "docker" / "Dockerfile").read_text().rsplit("\nFROM ", 1)[1]
     (block,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
     return dict(re.findall(r"(\w+)=(\S+)", block))
@@ -46,12 +47,12 @@ def image_environment() -> dict[str, str]:
 
 @contextmanager
 def proxied(port: int, certificates: Path, folder: Path) -> Iterator[int]:
-    """Run the proxy of a SuperLink meanwhile, and return its port; without nginx the SuperLink's.
+    """Run the proxy of a SuperLink and give its port; without nginx give the SuperLink's port.
 
     Parameters
     ----------
     port : int
-        Of the SuperLink.
+        Port of the SuperLink.
     """
     if not (program := shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")):
         yield port
@@ -70,7 +71,7 @@ def proxied(port: int, certificates: Path, folder: Path) -> Iterator[int]:
 
 @contextmanager
 def up(service: dict, secrets: dict, port: int, folder: Path) -> Iterator[subprocess.Popen]:
-    """Run a service meanwhile; `folder` is its /tmp, and takes its output as ``log``."""
+    """Run a service within this context; `folder` is its /tmp and gets its output as ``log``."""
     arguments, environment = as_process(service, secrets, port, folder)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -97,7 +98,7 @@ def as_process(
         places[f"/run/secrets/{entry['target']}"] = secrets[entry["source"]]
     for volume in service.get("volumes", []):
         outside, inside, *_ = volume.split(":")
-        places[inside] = str(folder.parent / outside)  # a volume with a name lies beside
+        places[inside] = str(folder.parent / outside)  # a named volume lies beside the folder
     pattern = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
 
     def here(text: str) -> str:

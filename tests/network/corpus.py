@@ -1,4 +1,4 @@
-"""Synthetic speech, laid out as nodes hold it."""
+"""Write synthetic speech in the folders of nodes."""
 
 import csv
 import shutil
@@ -7,10 +7,11 @@ from pathlib import Path
 from fedser.client.corpora.synthetic.corpus import Synthetic
 
 
-def deal_out(folder: Path, speakers: int, nodes: int, utterances: int) -> None:
-    """Make a folder for each node, with the audio of as many speakers and a table of it.
+def divide_speakers(folder: Path, speakers: int, nodes: int, utterances: int) -> None:
+    """Make one folder per node, with the audio and the table of its speakers.
 
-    Beside them lie the table of all speakers, ``truth.csv``, and all audio.
+    All nodes have equally many speakers. Beside the folders lie the table of all speakers,
+    ``truth.csv``, and all audio.
     """
     corpus = Synthetic("mine", 1, "error", "en", speakers, utterances, 0)
     names = sorted({u.speaker for u in corpus.listing(folder / "cache").utterances})

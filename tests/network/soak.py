@@ -1,7 +1,7 @@
-"""A networked study whose nodes and server are killed and held up, and come back.
+"""Run a networked study while its nodes and its server are killed or paused, and come back.
 
 ``python -m tests.network.soak --rounds 60 --server-kills 6 --seed 0`` runs one on this machine and
-prints what became of it; a test runs a short one.
+prints the result; a test runs a short one.
 """
 
 import argparse
@@ -32,26 +32,26 @@ from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
 from tests import ROOT
 from tests.network.compose import as_process, services
-from tests.network.corpus import deal_out
+from tests.network.corpus import divide_speakers
 
 NODES, SPEAKERS, FRACTION = 4, 8, 0.5
 NAME = "private-fold0"
 HITS = ("all", "ours", "flower")
 LOOK_SECONDS = 0.1
 SETTLED = 4
-"""Rounds of a process, after which its memory is to stay as it is."""
+"""Rounds of a process after which its memory must stay the same."""
 LOST = ["rejected_missing", "rejected_failed"]
-"""Why an update may be absent where nobody lies."""
+"""Reasons for a missing update if no node lies."""
 
 
 @dataclass(frozen=True)
-class Blow:
-    """What befalls the server or a node, so many seconds after a round was announced.
+class Failure:
+    """A failure of the server or a node, `delay` seconds after a round is announced.
 
     Attributes
     ----------
     kind : str
-        ``kill`` (SIGKILL, and started again) or ``hold`` (SIGSTOP for so many seconds).
+        ``kill`` (SIGKILL, and started again) or ``pause`` (SIGSTOP for `seconds`).
     party : str
         ``server``, or the name of a node.
     hits : str
@@ -67,26 +67,26 @@ class Blow:
     hits: str = "all"
 
 
-def plan(rounds: int, server_kills: int, round_timeout: float, seed: int) -> list[Blow]:
-    """Draw what is to happen: the server is left alone in the last third, as one node always is."""
+def plan(rounds: int, server_kills: int, round_timeout: float, seed: int) -> list[Failure]:
+    """Draw the failures; none hits the server in the last third, or the last node."""
     rng = random.Random(seed)
-    blows = [
-        Blow(number, rng.uniform(0, 5), "kill", "server", hits=("all", "ours")[at % 2])
+    failures = [
+        Failure(number, rng.uniform(0, 5), "kill", "server", hits=("all", "ours")[at % 2])
         for at, number in enumerate(sorted(rng.sample(range(2, 2 * rounds // 3), server_kills)))
     ]
     number = 1
     while (number := number + rng.randint(1, 3)) < rounds:
         party, delay = f"node-{rng.randrange(1, NODES)}", rng.uniform(0, 3)
         if rng.random() < 0.5:
-            blows.append(Blow(number, delay, "kill", party, hits=rng.choice(HITS)))
+            failures.append(Failure(number, delay, "kill", party, hits=rng.choice(HITS)))
         else:
-            held = round_timeout * rng.choice([0.4, 1.6])
-            blows.append(Blow(number, delay, "hold", party, held, rng.choice(HITS)))
-    return sorted(blows, key=lambda blow: (blow.round, blow.delay))
+            paused = round_timeout * rng.choice([0.4, 1.6])
+            failures.append(Failure(number, delay, "pause", party, paused, rng.choice(HITS)))
+    return sorted(failures, key=lambda failure: (failure.round, failure.delay))
 
 
 class Party:
-    """A process with its children, started again whenever it was killed."""
+    """A process with its children; it is started again after it was killed."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
         self.arguments, self._environment, self._folder = arguments, environment, folder
@@ -103,7 +103,7 @@ class Party:
             )
 
     def processes(self, hits: str = "all") -> list[psutil.Process]:
-        """Return those that a blow hits."""
+        """Return the processes that a failure hits."""
         with suppress(psutil.NoSuchProcess):
             ours = psutil.Process(self.process.pid)
             if hits == "ours":
@@ -133,18 +133,18 @@ class Party:
 
 @dataclass
 class Soak:
-    """A study at nodes of two speakers each, in a folder that is not there yet.
+    """A study over nodes with two speakers each, in a new folder.
 
     Attributes
     ----------
     utterances : int
-        Of each speaker.
+        Utterances per speaker.
     memory : list of dict
-        A row a round and process: ``round``, ``party``, ``program``, ``pid`` and ``MiB``.
-    struck : list of Blow
-        What has befallen whom.
+        One row per round and process: ``round``, ``party``, ``program``, ``pid`` and ``MiB``.
+    injected : list of Failure
+        Failures so far.
     statuses : list of int
-        With what the server ended by itself: 4 if it was to be resumed, and 0 in the end.
+        Exit statuses of the server: 4 if it must be resumed, and 0 at the end.
     """
 
     folder: Path
@@ -152,7 +152,7 @@ class Soak:
     round_timeout: float
     utterances: int
     memory: list[dict] = field(default_factory=list)
-    struck: list[Blow] = field(default_factory=list)
+    injected: list[Failure] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -160,7 +160,7 @@ class Soak:
         certificates, port = self.folder / "certificates", free_port()
         speakers = self.folder / "speakers"
         speakers.mkdir(parents=True)
-        deal_out(speakers, SPEAKERS, NODES, self.utterances)
+        divide_speakers(speakers, SPEAKERS, NODES, self.utterances)
         make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
         subprocess.run(make, check=True, capture_output=True)
         described, secrets = services(
@@ -189,7 +189,7 @@ class Soak:
             name = f"node-{number}"
             place = self.folder / name
             command, environment = as_process(described[name], secrets, port, place)
-            environment["FEDSER_CACHE"] = str(self.folder / "cache")  # as if it had started before
+            environment["FEDSER_CACHE"] = str(self.folder / "cache")  # as if it had run before
             self._parties[name] = Party(command, environment, place)
 
     def simulate(self, seed: int) -> Path:
@@ -201,55 +201,57 @@ class Soak:
         run_study(study_config(compose([*self.study, *changed])), {}, folder)
         return folder
 
-    def go(self, blows: Sequence[Blow], limit: float) -> None:
-        """Run the study to its end, and meanwhile strike.
+    def run_to_end(self, failures: Sequence[Failure], limit: float) -> None:
+        """Run the study to its end, and inject failures.
 
         Raises
         ------
         AssertionError
-            If a process ends that nobody killed, or so many seconds do not suffice.
+            If a process ends that was not killed, or if the study takes more than `limit` seconds.
         """
         self._deadline = time.monotonic() + limit
         try:
             for party in self._parties.values():
                 party.start()
-            self._strike(blows)
+            self._inject(failures)
         finally:
             for party in self._parties.values():
                 party.stop()
 
-    def _strike(self, blows: Sequence[Blow]) -> None:
-        coming, reached = list(blows), 0
-        due: list[tuple[float, Blow]] = []
-        held: dict[str, float] = {}
+    def _inject(self, failures: Sequence[Failure]) -> None:
+        coming, reached = list(failures), 0
+        due: list[tuple[float, Failure]] = []
+        paused: dict[str, float] = {}
         while not self._finished():
             announced = self._announced()
             if announced > reached:
                 reached = announced
                 self._measure(reached)
             now = time.monotonic()
-            due += [(now + blow.delay, blow) for blow in coming if blow.round <= announced]
-            coming = [blow for blow in coming if blow.round > announced]
-            for party in [name for name, until in held.items() if until <= now]:
+            due += [
+                (now + failure.delay, failure) for failure in coming if failure.round <= announced
+            ]
+            coming = [failure for failure in coming if failure.round > announced]
+            for party in [name for name, until in paused.items() if until <= now]:
                 self._parties[party].signal(signal.SIGCONT)
-                del held[party]
-            for moment, blow in due:
-                if moment <= now and blow.party not in held:
-                    self._hit(blow)
-                    if blow.kind == "hold":
-                        held[blow.party] = now + blow.seconds
-            due = [(moment, blow) for moment, blow in due if blow not in self.struck]
+                del paused[party]
+            for moment, failure in due:
+                if moment <= now and failure.party not in paused:
+                    self._hit(failure)
+                    if failure.kind == "pause":
+                        paused[failure.party] = now + failure.seconds
+            due = [(moment, failure) for moment, failure in due if failure not in self.injected]
             time.sleep(LOOK_SECONDS)
 
-    def _hit(self, blow: Blow) -> None:
-        party = self._parties[blow.party]
-        say(f"{blow.kind} {blow.party} ({blow.hits}) {blow.seconds:.1f}")
-        self.struck.append(blow)
-        if blow.kind == "hold":
-            party.signal(signal.SIGSTOP, blow.hits)
+    def _hit(self, failure: Failure) -> None:
+        party = self._parties[failure.party]
+        say(f"{failure.kind} {failure.party} ({failure.hits}) {failure.seconds:.1f}")
+        self.injected.append(failure)
+        if failure.kind == "pause":
+            party.signal(signal.SIGSTOP, failure.hits)
             return
-        party.signal(signal.SIGKILL, blow.hits)
-        if blow.hits != "flower":
+        party.signal(signal.SIGKILL, failure.hits)
+        if failure.hits != "flower":
             party.process.wait()
             self._start_again(party)
 
@@ -272,7 +274,7 @@ class Soak:
         return False
 
     def _announced(self) -> int:
-        """Return the number of the last round that asked anybody."""
+        """Return the number of the last round in the journal."""
         journal = self.run / "checkpoint" / NAME / "journal.jsonl"
         with suppress(FileNotFoundError):
             if whole := journal.read_text().rpartition("\n")[0]:
@@ -303,10 +305,10 @@ def say(line: str) -> None:
 
 
 def check(folder: Path, rounds: int) -> tuple[int, int]:
-    """Check a run's books by its transcript; return releases, and how many of them it holds.
+    """Check the ledger and the rounds of a run; return its releases, and those in the transcript.
 
-    Whoever was drawn into a round may have released an update in it, once: it is in the
-    transcript, or counted by the reason why it is not.
+    Each client of a cohort may have released one update in the round: it is in the transcript, or
+    it is counted by the reason why it is missing.
     """
     table = pd.read_parquet(folder / "rounds.parquet")
     assert table["round"].tolist() == list(range(1, rounds + 1))
@@ -334,7 +336,7 @@ def check(folder: Path, rounds: int) -> tuple[int, int]:
 
 
 def slopes(memory: Sequence[dict]) -> pd.DataFrame:
-    """Fit MiB a round to each process that lived long enough, after the first rounds."""
+    """Fit MiB per round for each process that ran long enough, after the first rounds."""
     found = []
     for (party, program, _), rows in pd.DataFrame(memory).groupby(["party", "program", "pid"]):
         rows = rows.sort_values("round").iloc[SETTLED:]
@@ -361,10 +363,13 @@ def main() -> None:
         soak = Soak((given.folder or Path(kept)) / "soak", given.rounds, given.round_timeout, 24)
         undisturbed = [uar_of(soak.simulate(seed)) for seed in range(3)]
         began = time.monotonic()
-        blows = plan(given.rounds, given.server_kills, given.round_timeout, given.seed)
-        soak.go(blows, limit=4 * 3600)
-        seconds, struck = time.monotonic() - began, f"{len(soak.struck)} of {len(blows)} blows"
-        say(f"finished after {seconds:.0f} s and {struck}, having ended with {soak.statuses}")
+        failures = plan(given.rounds, given.server_kills, given.round_timeout, given.seed)
+        soak.run_to_end(failures, limit=4 * 3600)
+        seconds, injected = (
+            time.monotonic() - began,
+            f"{len(soak.injected)} of {len(failures)} failures",
+        )
+        say(f"finished after {seconds:.0f} s and {injected}, having ended with {soak.statuses}")
         table = pd.read_parquet(soak.run / "rounds.parquet")
         print(table[["round", "clients", "rejected", "seconds"]].to_string(index=False))
         released, there = check(soak.run, given.rounds)

@@ -21,11 +21,11 @@ from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
 from tests import ROOT
 from tests.network.compose import BIN, proxied, services, up
-from tests.network.corpus import deal_out
+from tests.network.corpus import divide_speakers
 
 SPEAKERS, NODES, ROUNDS = 6, 3, 4
 TRAINED = 4
-"""Speakers of a federation: a fold tests the others."""
+"""Training speakers of a federation; the others are its test speakers."""
 NAMES = [f"node-{number}" for number in range(1, NODES + 1)]
 STUDY = [
     f"rounds={ROUNDS}",
@@ -40,7 +40,7 @@ STUDY = [
 
 @dataclass
 class Seen:
-    """What left the nodes: of each reply its node, and its records."""
+    """All replies of the nodes: the node and the records of each."""
 
     replies: list[tuple[int, dict]] = field(default_factory=list)
 
@@ -69,15 +69,15 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def speakers(tmp_path_factory) -> Path:
-    """A folder for each node, with a table and the audio of two speakers."""
+    """Return a folder with one folder per node: a table and the audio of two speakers."""
     folder = tmp_path_factory.mktemp("speakers")
-    deal_out(folder, SPEAKERS, NODES, 8)
+    divide_speakers(folder, SPEAKERS, NODES, 8)
     return folder
 
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, speakers) -> Studied:
-    """A simulation, and the same study at five nodes; two who may not take part try to."""
+    """Run a simulation and the same study over nodes; two other nodes try to take part."""
     folder = tmp_path_factory.mktemp("network")
     certificates, port = folder / "certificates", free_port()
     make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
@@ -108,7 +108,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
         door = stack.enter_context(proxied(port, certificates, folder / "run" / "proxy"))
         for name, service in {**nodes, "impostor": impostor}.items():
             place = folder / "run" / name
-            if name != "node-1":  # which extracts its features itself
+            if name != "node-1":  # node-1 extracts its features itself
                 shutil.copytree(folder / "cache" / "features", place / "cache" / "features")
             place.mkdir(parents=True, exist_ok=True)
             stack.enter_context(up(service, secrets, door, place))
@@ -146,7 +146,7 @@ def test_a_networked_study_is_the_simulated_one(studied):
             pairs = [(here.arrays[n][row], there.arrays[n][row]) for n in here.arrays]
             apart = np.sqrt(sum(np.square(x - y, dtype=float).sum() for x, y in pairs))
             norm = np.sqrt(sum(np.square(y, dtype=float).sum() for _, y in pairs))
-            assert apart <= 1e-5 * norm  # float32 sums in another order, through Adam's division
+            assert apart <= 1e-5 * norm  # float32 sums in another order, amplified by Adam
             compared += 1
     assert compared == TRAINED * ROUNDS
     for (_, here), (_, there) in zip(ours.global_models(), theirs.global_models(), strict=True):
@@ -167,21 +167,21 @@ def test_a_networked_study_is_the_simulated_one(studied):
 
 def test_nothing_else_leaves_a_node(studied):
     rosters = [r["roster"]["json"] for _, r in studied.plain.replies if "roster" in r]
-    told = [json.loads(text) for text in rosters]
-    assert sorted(s for roster in told for s in roster["speakers"]) == [
+    parsed = [json.loads(text) for text in rosters]
+    assert sorted(s for roster in parsed for s in roster["speakers"]) == [
         f"s{number:03d}" for number in range(SPEAKERS)
     ]
-    for roster in told:
+    for roster in parsed:
         assert roster == {
-            "version": told[0]["version"],
+            "version": parsed[0]["version"],
             "corpus": "mine",
             "shards": 1,
-            "features": told[0]["features"],
+            "features": parsed[0]["features"],
             "dimension": 988,
             "speakers": dict.fromkeys(roster["speakers"], 8),
         }
     replies = [(node, r) for node, r in studied.plain.replies if "roster" not in r]
-    assert len(replies) == NODES * (ROUNDS + 1)  # a last time to evaluate
+    assert len(replies) == NODES * (ROUNDS + 1)  # plus one evaluation of the last model
     shapes = {
         n: a.shape for n, a in load_file(studied.folder / "network/model.safetensors").items()
     }
@@ -202,18 +202,18 @@ def test_nothing_else_leaves_a_node(studied):
             assert records["metrics"]["num_examples"] == [6] * count
             assert len(records["metrics"]["loss"]) == count
             trained += count
-    # Of eight utterances of a speaker six train and two validate, or all test.
+    # A training speaker has six training and two validation utterances; a test speaker has eight.
     assert trained == TRAINED * ROUNDS
     assert validated == 2 * TRAINED * (ROUNDS + 1)
     assert tested == 8 * (SPEAKERS - TRAINED) * (ROUNDS + 1)
 
 
-def test_nodes_of_a_machine_compile_once_and_keep_the_code(studied):
+def test_nodes_of_one_machine_compile_only_once(studied):
     kept = studied.folder / "run" / "compiled"
     assert len(list(kept.rglob("compiled._train-*.nbc"))) == 1
 
 
-def test_a_mechanism_withholds_counts_and_losses_over_the_network(studied):
+def test_counts_and_losses_are_withheld_over_the_network(studied):
     trained = [r for _, r in studied.noised.replies if "arrays" in r]
     assert sum(len(r["metrics"]["clients"]) for r in trained) == TRAINED
     assert all(set(r["metrics"]) == {"clients"} for r in trained)
@@ -221,10 +221,10 @@ def test_a_mechanism_withholds_counts_and_losses_over_the_network(studied):
     assert any("Over the network each node tells" in w for w in results["privacy"]["warnings"])
 
 
-def test_who_has_no_registered_key_is_refused(studied):
+def test_a_node_without_a_registered_key_is_rejected(studied):
     assert "Trying again" in studied.logs["impostor"]
     assert "[code: 2004]" in studied.logs["impostor"]
     assert studied.refused.returncode != 0
     assert "Failed to initialize the connection" in studied.refused.stdout + studied.refused.stderr
-    told = [node for node, records in studied.plain.replies if "roster" in records]
-    assert len(set(told)) == len(told) == NODES
+    answered = [node for node, records in studied.plain.replies if "roster" in records]
+    assert len(set(answered)) == len(answered) == NODES

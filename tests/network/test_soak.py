@@ -1,14 +1,14 @@
-"""A study whose nodes and server are killed and held up: the soak, in short."""
+"""A study while its nodes and its server are killed or paused: a short soak."""
 
 import pytest
 
-from tests.network.soak import Blow, Soak, check, uar_of
+from tests.network.soak import Failure, Soak, check, uar_of
 
 ROUNDS, ROUND_TIMEOUT = 5, 8.0
-BLOWS = [
-    Blow(2, 0.5, "kill", "node-1"),
-    Blow(3, 1.0, "kill", "server", hits="ours"),
-    Blow(4, 0.0, "hold", "node-2", 1.5 * ROUND_TIMEOUT, hits="flower"),
+FAILURES = [
+    Failure(2, 0.5, "kill", "node-1"),
+    Failure(3, 1.0, "kill", "server", hits="ours"),
+    Failure(4, 0.0, "pause", "node-2", 1.5 * ROUND_TIMEOUT, hits="flower"),
 ]
 
 
@@ -16,16 +16,16 @@ BLOWS = [
 def soaked(tmp_path_factory):
     soak = Soak(tmp_path_factory.mktemp("soak") / "s", ROUNDS, ROUND_TIMEOUT, 8)
     soak.simulate(0)
-    soak.go(BLOWS, limit=900)
+    soak.run_to_end(FAILURES, limit=900)
     return soak
 
 
-def test_a_study_outlives_its_nodes_and_its_server(soaked):
-    assert soaked.struck == BLOWS
+def test_a_study_survives_its_nodes_and_its_server(soaked):
+    assert soaked.injected == FAILURES
     assert soaked.statuses[-1] == 0
     released, _ = check(soaked.run, ROUNDS)
-    assert released == 3 * ROUNDS  # half of the six who train
+    assert released == 3 * ROUNDS  # half of the six clients that train
 
 
-def test_it_comes_to_a_model_that_was_scored(soaked):
+def test_the_study_ends_with_a_scored_model(soaked):
     assert 0 < uar_of(soaked.run) <= 1

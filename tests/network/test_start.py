@@ -47,7 +47,7 @@ def test_missing_nodes_are_named_and_the_superlink_is_stopped(certificates, tmp_
         socket.create_connection((host, int(port)))
 
 
-def test_insecurity_must_be_asked_for_and_is_said(tmp_path, capsys):
+def test_insecure_must_be_set_and_is_announced(tmp_path, capsys):
     with pytest.raises(UserError, match="runtime.certificates: no such file"):
         network(runtime(), tmp_path).__enter__()
     with pytest.raises(UserError, match="set runtime.min_clients"):
@@ -60,15 +60,15 @@ def test_insecurity_must_be_asked_for_and_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.2", "", "[::]", "8.8.8.8"])
-def test_a_superlink_is_started_on_the_loopback_interface_alone(host, tmp_path):
+def test_a_superlink_starts_only_on_the_loopback_interface(host, tmp_path):
     asked = RuntimeConfig(name="network", address=f"{host}:1234", insecure=True, min_clients=1)
     with pytest.raises(
-        UserError, match=r"runtime\.address=.*:1234: whoever reaches a SuperLink can"
+        UserError, match=r"runtime\.address=.*:1234: anybody who reaches a SuperLink can"
     ):
         network(asked, tmp_path).__enter__()
 
 
-def test_an_address_that_is_taken_is_named(tmp_path):
+def test_an_address_in_use_is_named(tmp_path):
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(UserError, match="cannot listen there: .*in use"),
@@ -93,7 +93,7 @@ def test_a_run_whose_superlink_ends_is_suspended(tmp_path):
 
 @pytest.fixture
 def started(tmp_path):
-    """A runtime that joins a SuperLink, and the command that starts this."""
+    """Return a runtime that joins a SuperLink, and the command that starts this SuperLink."""
     (tmp_path / "secret").write_bytes(b"s" * 32)
     asked = runtime(
         insecure=True, min_clients=1, start=False, secret=str(tmp_path / "secret"), patience=60.0
@@ -106,19 +106,19 @@ def started(tmp_path):
     ]
 
 
-def test_a_superlink_refuses_another_secret(started, tmp_path):
+def test_a_superlink_rejects_another_secret(started, tmp_path):
     asked, start = started
     (tmp_path / "other").write_bytes(b"o" * 32)
     other = replace(asked, secret=str(tmp_path / "other"))
     with (
         running(start) as superlink,
-        pytest.raises(UserError, match="runtime.secret: not the one that the SuperLink at"),
+        pytest.raises(UserError, match="runtime.secret: not the secret that the SuperLink at"),
     ):
         assert listens(asked.address, superlink)
         network(other, tmp_path).__enter__()
 
 
-def test_a_superlink_that_was_away_is_found_again_unless_it_was_started_anew(started, tmp_path):
+def test_a_paused_superlink_is_found_again_unless_restarted(started, tmp_path):
     asked, start = started
     with (
         running(start) as superlink,
@@ -145,19 +145,19 @@ def test_a_superlink_that_was_away_is_found_again_unless_it_was_started_anew(sta
         ({}, "node.root_certificates=None: no such file"),
     ],
 )
-def test_a_node_refuses_bad_settings(changes, reason):
+def test_a_node_rejects_bad_settings(changes, reason):
     plain = {"root_certificates": None, "private_key": None, "insecure": False}
     config = NodeConfig("localhost:1", **plain, **{"threads": 1, "device": "cpu", **changes})
     with pytest.raises(UserError, match=reason):
         serve(config, None)
 
 
-def test_a_networked_study_refuses_statistics_of_all_nodes():
+def test_a_networked_study_rejects_statistics_of_all_nodes():
     with pytest.raises(UserError, match="normalisation=corpus needs statistics of all nodes"):
         study_config(compose(["runtime=network", "normalisation=corpus"]))
 
 
-def test_certificates_name_the_superlink_and_keys_are_private(certificates):
+def test_certificates_name_the_server_and_keys_are_private(certificates):
     shown = subprocess.run(
         ["openssl", "x509", "-in", certificates / "server.crt", "-noout", "-ext", "subjectAltName"],
         check=True,
@@ -185,7 +185,7 @@ def test_every_container_is_confined():
         assert service["cap_drop"] == ["ALL"] and not service.get("privileged")
         assert service["user"] == "10001:10001" and service["networks"] and "ports" not in service
         assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
-        if name != "study":  # which ends
+        if name != "study":  # it ends by itself
             assert service["restart"] == "unless-stopped" and service["healthcheck"]["test"]
     written = {n: d for n, d in image_environment().items() if n.endswith(("CACHE", "DIR", "HOME"))}
     assert set(written) == {"FEDSER_CACHE", "FLWR_HOME", "NUMBA_CACHE_DIR"}

@@ -1,4 +1,4 @@
-"""Attacks on noise that an adversary can subtract: it is another in every run, round and attempt.
+"""Attacks that subtract noise fail: every run, round and attempt has new noise.
 
 Each attack reads the clean update or sum if noise follows from a seed that others know, or if it is
 used twice, as `reproducible_noise` shows. Cosines of independent directions in d coordinates have
@@ -20,8 +20,8 @@ from fedser.server.strategy import aggregate
 from fedser.server.strategy.aggregate import NoisedMean
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import CENTRAL, LOCAL, SHARED, NoNoise, federation
-from tests.server.network.test_remote import RealNodes, remote  # noqa: F401  a fixture
 from tests.server.rounds.test_failures import Flaky
+from tests.server.rounds.test_remote import RealNodes, remote  # noqa: F401  a fixture
 
 D = sum(SHARED.values())
 STANDARD_ERROR = 1 / math.sqrt(D)
@@ -36,7 +36,7 @@ def cosine(one, other):
 
 
 def released(folder, noise_multiplier, seed=0, **changes):
-    """One central run of two rounds: the clean sum of the first, and the sum that was released."""
+    """Run two central rounds; return the clean sum and the released sum of the first."""
     privacy = replace(CENTRAL, epsilon=None, noise_multiplier=noise_multiplier, **changes)
     made = federation(folder / "t", rounds=2, fraction=0.9, privacy=privacy, seed=seed)
     outcome = federate(LocalGrid(client_app), made, folder, "cpu")
@@ -51,7 +51,7 @@ def released(folder, noise_multiplier, seed=0, **changes):
 
 
 @pytest.mark.parametrize("reproducible", [False, True])
-def test_two_runs_with_one_seed_do_not_give_the_clean_sum(tmp_path, reproducible):
+def test_two_runs_with_one_seed_do_not_reveal_the_sum(tmp_path, reproducible):
     noises = (100.0, 200.0)
     runs = []
     for number, noise in enumerate(noises):
@@ -60,7 +60,7 @@ def test_two_runs_with_one_seed_do_not_give_the_clean_sum(tmp_path, reproducible
         runs.append(made)
     (clean, first), (_, second) = runs
     read = (noises[0] * second - noises[1] * first) / (noises[0] - noises[1])
-    if reproducible:  # the same noise: what the secret prevents
+    if reproducible:  # the same noise in both runs
         assert cosine(read, clean) > 0.99
     else:
         assert abs(cosine(read, clean)) < 4 * STANDARD_ERROR
@@ -95,7 +95,7 @@ def test_a_stored_update_of_a_real_node_cannot_be_cleaned(tmp_path, remote):  # 
 
 
 def clean_update(folder, client):
-    """The update of a client in the first round of the same federation without noise."""
+    """Return a client's update in the first round of the same federation without noise."""
     (folder / "clean").mkdir()
     made = federation(folder / "clean" / "t", rounds=2)
     federate(LocalGrid(client_app), made, folder / "clean", "cpu")
@@ -105,12 +105,12 @@ def clean_update(folder, client):
 
 
 class Killed(BaseException):
-    """Not an error that anything handles, like a kill."""
+    """No code handles this error, like a kill."""
 
 
 @pytest.mark.parametrize("reproducible", [False, True])
-def test_a_repeated_round_has_noise_of_its_own(tmp_path, monkeypatch, reproducible):
-    """Late clients are missing in the first attempt: equal noise would give their sum away."""
+def test_a_repeated_round_has_new_noise(tmp_path, monkeypatch, reproducible):
+    """Late clients are missing in the first attempt: equal noise would reveal their sum."""
     privacy = replace(
         CENTRAL,
         epsilon=None,
@@ -147,7 +147,7 @@ def test_a_repeated_round_has_noise_of_its_own(tmp_path, monkeypatch, reproducib
     assert abs(cosine(released[1] - released[0], late)) < 4 * STANDARD_ERROR
 
 
-def test_a_client_s_repeated_release_differs_by_fresh_noise(tmp_path):
+def test_a_repeated_release_has_new_noise(tmp_path):
     privacy = replace(LOCAL, epsilon=None, noise_multiplier=3.0)
     plan = federation(tmp_path / "t", privacy=privacy).protocol.plan
     mechanism = plan.client_mechanism()

@@ -21,7 +21,7 @@ def poisson(clients, rate, seed=0, federation="f"):
 
 
 def presence(sampler, rounds=ROUNDS):
-    """Who is in which round, shape (rounds, N)."""
+    """Return the members of each round, shape (rounds, N)."""
     drawn = np.zeros((rounds, sampler.num_clients), bool)
     for row in range(rounds):
         drawn[row, sampler(row + 1)] = True
@@ -41,14 +41,14 @@ def test_size_is_fixed_and_at_least_one(clients, fraction, size):
 
 
 @pytest.mark.parametrize("kind", [fixed, poisson])
-def test_cohorts_follow_seed_federation_and_round_alone(kind):
+def test_cohorts_depend_only_on_seed_federation_and_round(kind):
     drawn = kind(100, 0.2, 0, "a")(1)
     assert drawn == kind(100, 0.2, 0, "a")(1)
     for other in (kind(100, 0.2, 1, "a")(1), kind(100, 0.2, 0, "b")(1), kind(100, 0.2, 0, "a")(2)):
         assert drawn != other
 
 
-def test_every_client_is_as_likely():
+def test_every_client_is_equally_likely():
     counts = presence(fixed(20, 0.25), 4000).sum(axis=0)
     # hypergeometric: mean 1000, standard deviation sqrt(4000 * 0.25 * 0.75) = 27
     assert np.abs(counts - 1000).max() < 4 * 27
@@ -59,7 +59,7 @@ def test_every_client_is_as_likely():
 )
 def test_poisson_cohorts_hold_each_client_independently(clients, rate, seed):
     drawn = presence(poisson(clients, rate, seed))
-    # sizes are binomial, which they would not be were clients or draws tied to each other
+    # sizes are binomial only if clients and draws are independent
     sizes = drawn.sum(axis=1)
     low, high = binom.ppf([0.02, 0.98], clients, rate).astype(int)
     bins = np.arange(low, high + 2)
@@ -71,7 +71,7 @@ def test_poisson_cohorts_hold_each_client_independently(clients, rate, seed):
     variance = clients * rate * (1 - rate)
     assert abs(sizes.mean() - clients * rate) < 5 * np.sqrt(variance / ROUNDS)
     assert sizes.var() == pytest.approx(variance, rel=0.2)
-    # clients are as likely as each other, and neither they nor rounds depend on each other
+    # clients are equally likely, and clients and rounds are independent
     frequency = drawn.mean(axis=0)
     assert np.abs(frequency - rate).max() < 5.5 * np.sqrt(rate * (1 - rate) / ROUNDS)
     between_clients = np.corrcoef(drawn.T)[np.triu_indices(clients, 1)]
@@ -81,7 +81,7 @@ def test_poisson_cohorts_hold_each_client_independently(clients, rate, seed):
         assert abs(after) < 5.5 / np.sqrt(ROUNDS)
 
 
-def test_a_poisson_cohort_may_be_empty_or_whole_and_is_ascending():
+def test_a_poisson_cohort_may_be_empty_or_hold_all():
     sizes = presence(poisson(4, 0.3)).sum(axis=1)
     assert sizes.min() == 0 and sizes.max() == 4
     assert all(poisson(4, 1.0)(r) == [0, 1, 2, 3] for r in range(20))
@@ -89,7 +89,7 @@ def test_a_poisson_cohort_may_be_empty_or_whole_and_is_ascending():
     assert cohort == sorted(set(cohort)) and all(type(client) is int for client in cohort)
 
 
-def test_secret_cohorts_come_from_the_system_s_entropy(monkeypatch):
+def test_secret_cohorts_come_from_system_entropy(monkeypatch):
     secret = poisson(100, 0.5, seed=None)
     assert secret(1) != secret(1)
     words = np.arange(100, dtype=np.uint64) * np.uint64(2**64 // 100 + 1)
@@ -97,7 +97,7 @@ def test_secret_cohorts_come_from_the_system_s_entropy(monkeypatch):
     assert secret(1) == list(range(50)) != poisson(100, 0.5)(1)
 
 
-def test_each_attempt_of_a_round_has_a_hidden_cohort_of_its_own():
+def test_each_attempt_draws_its_own_hidden_cohort():
     sampler = poisson(2000, 0.5)
     cohorts = [set(sampler(3, attempt)) for attempt in range(4)]
     assert cohorts[0] == set(sampler(3)) == set(sampler(3, 0))
@@ -106,14 +106,14 @@ def test_each_attempt_of_a_round_has_a_hidden_cohort_of_its_own():
         assert abs(len(one & other) - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)
 
 
-def test_a_known_cohort_stays_the_same_in_each_attempt():
+def test_a_known_cohort_is_the_same_in_each_attempt():
     for sampler in (fixed(50, 0.3), replace(poisson(50, 0.3), hidden=False)):
         assert sampler(3, 0) == sampler(3, 1) == sampler(3, 2)
 
 
 @pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE, LOCAL, LAYERED, DP_SGD, UDP])
 @pytest.mark.parametrize("reproducible", [False, True])
-def test_cohorts_that_epsilon_relies_on_are_secret(config, reproducible):
+def test_cohorts_are_secret_if_epsilon_relies_on_it(config, reproducible):
     config = replace(config, reproducible_noise=reproducible)
     sampler = cohort_sampler(config, 20, 0.3, 5, "f")
     central = config.mechanism in ("central", "central_adaptive")

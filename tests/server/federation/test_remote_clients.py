@@ -9,17 +9,17 @@ from fedser.server.federation.admission import merge_rosters
 from fedser.server.federation.remote_clients import Roster, read_roster, read_truth
 from tests.examples import corpus
 
-TOLD = {"version": "1", "corpus": "made", "shards": 2, "features": "made-up", "dimension": 12}
+ROSTER = {"version": "1", "corpus": "made", "shards": 2, "features": "made-up", "dimension": 12}
 
 
-def told(**speakers):
-    return {**TOLD, "speakers": speakers}
+def roster_of(**speakers):
+    return {**ROSTER, "speakers": speakers}
 
 
 def test_a_roster_numbers_clients_as_a_simulation_does(tmp_path):
     data = corpus(speakers=6, shards=2)
     roster = merge_rosters(
-        {7: told(s03=12, s00=12), 5: told(s01=12, s05=12), 9: told(s02=12, s04=12)}
+        {7: roster_of(s03=12, s00=12), 5: roster_of(s01=12, s05=12), 9: roster_of(s02=12, s04=12)}
     )
     simulated = make_clients(data, ["s00", "s01", "s03", "s05"], 0, "speaker")
     remote = roster.clients(["s05", "s00", "s01", "s03"], ["s02", "s04"], "speaker")
@@ -40,7 +40,7 @@ def test_a_roster_numbers_clients_as_a_simulation_does(tmp_path):
     assert kept.clients(kept.speakers, [], "none").hosts == {}
 
 
-def test_a_fingerprint_depends_on_the_clients_and_not_on_their_nodes():
+def test_a_fingerprint_does_not_depend_on_the_nodes():
     here, there = (
         Roster("made", 1, "f", 12, {"s00": 12, "s01": 12}, nodes={"s00": node, "s01": 3})
         for node in (1, 2)
@@ -49,7 +49,7 @@ def test_a_fingerprint_depends_on_the_clients_and_not_on_their_nodes():
     assert of[0] == of[1] != here.clients(["s01"], ["s00"], "none").fingerprint()
 
 
-def test_truth_is_what_all_rows_of_a_speaker_say(tmp_path):
+def test_truth_holds_what_all_rows_of_a_speaker_agree_on(tmp_path):
     with (tmp_path / "truth.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "speaker", "emotion", "gender", "age", "mood"])

@@ -38,7 +38,7 @@ def test_scores_agree_with_a_forward_pass_by_hand():
     assert scores.confusion.trace() == (predicted == labels).sum()
 
 
-def test_sequences_of_frames_are_scored_one_by_one_or_many_at_a_time():
+def test_frames_are_scored_in_batches_as_one_by_one():
     data = corpus_of_frames()
     arrays = initial_arrays(ATTENTION, FEATURES, 4, seed=0)
     sets = (data.features[:20], data.labels[:20]), (data.features, data.labels)

@@ -29,7 +29,7 @@ app = ClientApp()
 
 @app.train()
 def answer(message, context):
-    """Do what the message asks for, and send its arrays back with one added."""
+    """Do what the message asks, and send its array back plus one."""
     asked = message.content["config"]
     time.sleep(float(asked["seconds"]))
     if asked["end"] == "raise":
@@ -62,7 +62,7 @@ def nodes_that_answer(grid, **changes):
     return [reply.metadata.src_node_id for reply in replies if reply.has_content()]
 
 
-def test_arrays_arrive_in_shared_memory_both_ways(grid):
+def test_arrays_use_shared_memory_in_both_directions(grid):
     array = np.random.default_rng(0).random(SHAPE, np.float32)
     (reply,) = grid.send_and_receive([ask(1, array=array)])
     (found,) = from_record(reply.content["arrays"]).values()
@@ -82,7 +82,7 @@ def test_an_error_of_the_client_app_is_its_reply(grid):
     assert good.has_content() and nodes_that_answer(grid) == [1, 2]
 
 
-def test_a_node_that_dies_is_back_for_the_next_message(grid):
+def test_a_dead_node_is_back_for_the_next_message(grid):
     sent = [ask(1, "exit"), ask(2)]
     dead, alive = grid.send_and_receive(sent)
     assert dead.error.code == ErrorCode.UNKNOWN and dead.error.reason
@@ -90,7 +90,7 @@ def test_a_node_that_dies_is_back_for_the_next_message(grid):
     assert alive.has_content() and nodes_that_answer(grid) == [1, 2]
 
 
-def test_a_node_that_is_killed_is_back_for_the_next_message(grid):
+def test_a_killed_node_is_back_for_the_next_message(grid):
     timer = Timer(1, ray.kill, [grid._nodes[2]], {"no_restart": False})
     timer.start()
     alive, lost = grid.send_and_receive([ask(1), ask(2, seconds=30)])
@@ -110,7 +110,7 @@ def test_replies_can_be_fetched_later_and_once(grid):
     assert list(grid.pull_messages(numbers)) == []
 
 
-def test_who_is_late_is_not_waited_for(grid):
+def test_a_late_node_is_not_waited_for(grid):
     began = time.monotonic()
     late = ask(1, seconds=3)
     (reply,) = grid.send_and_receive([late, ask(2)], timeout=1.5)
@@ -136,7 +136,7 @@ def test_a_grid_can_be_stopped_while_it_waits(grid):
     timer.join()
 
 
-def test_workers_are_shared_out_and_ray_can_be_started_again():
+def test_workers_are_divided_and_ray_can_start_again():
     ray.shutdown()
     quarter = {"num_cpus": cores() / 4}
     with ray_grids(app, quarter, None, 2) as grids:
@@ -145,7 +145,7 @@ def test_workers_are_shared_out_and_ray_can_be_started_again():
     assert not ray.is_initialized()
 
 
-def test_as_many_servers_as_workers_each_run_in_one(tmp_path, capfd):
+def test_servers_run_in_workers_if_there_are_enough(tmp_path, capfd):
     ray.shutdown()
     with ray_grids(app, HALF, None, 5) as hosts:
         with ThreadPoolExecutor(2) as pool:
@@ -180,7 +180,7 @@ def refuse(grid, folder, device):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", "auto"])
-def test_a_cluster_that_is_not_there_is_refused(address):
+def test_a_missing_cluster_is_rejected(address):
     with (
         pytest.raises(UserError, match=rf"runtime\.ray_address={address}: no Ray cluster there"),
         ray_grids(app, {"num_cpus": 1}, address, 1),
@@ -188,7 +188,7 @@ def test_a_cluster_that_is_not_there_is_refused(address):
         pass
 
 
-def test_ray_is_told_the_cores_of_this_process(monkeypatch):
+def test_ray_gets_the_cores_of_this_process(monkeypatch):
     monkeypatch.setattr("fedser.server.grids.ray.cores", lambda: 3)
     given = {}
 

@@ -26,14 +26,14 @@ def cores(monkeypatch):
     return set_cores
 
 
-def test_results_come_in_the_order_of_the_servers(cores):
+def test_results_are_in_the_order_of_the_servers(cores):
     cores(3)
     waits = [0.3, 0.1, 0.2, 0.0]
     assert run_on(LOCAL, [lambda *_, w=w: time.sleep(w) or w for w in waits]) == waits
     assert run_on(LOCAL, []) == []
 
 
-def test_as_many_run_at_a_time_as_there_are_cores_each_over_its_own_grid(cores):
+def test_one_server_per_core_runs_at_a_time(cores):
     cores(2)
     met, lock, grids, running, most = (
         threading.Barrier(2, timeout=20),
@@ -57,7 +57,7 @@ def test_as_many_run_at_a_time_as_there_are_cores_each_over_its_own_grid(cores):
     assert most == [2] and len(set(map(id, grids))) == 2
 
 
-def test_federations_compute_the_same_side_by_side(tmp_path, cores):
+def test_federations_give_the_same_results_side_by_side(tmp_path, cores):
     found = {}
     for count in (1, 4):
         cores(count)
@@ -111,7 +111,7 @@ def test_the_first_error_stops_the_rest(cores):
     assert begun.count("refuse") == 1 and len(begun) <= 3
 
 
-def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monkeypatch):
+def test_an_interruption_leaves_usable_checkpoints(tmp_path, cores, monkeypatch):
     def made(folder):
         return [
             replace(
@@ -149,7 +149,7 @@ def test_an_interruption_leaves_checkpoints_to_go_on_from(tmp_path, cores, monke
             np.testing.assert_array_equal(array, other.best_arrays[name])
 
 
-def test_bars_of_federations_side_by_side_have_lines_of_their_own(tmp_path):
+def test_each_progress_bar_has_its_own_line(tmp_path):
     with (
         Recorder(federation(tmp_path / "a"), 1, 1) as one,
         Recorder(federation(tmp_path), 1, 1) as other,

@@ -47,7 +47,7 @@ def federation(folder: Path, privacy: PrivacyConfig) -> Federation:
 
 
 def train(folder: Path, privacy: PrivacyConfig) -> Outcome:
-    """Run or resume the study, and write what it came to."""
+    """Run or resume the study, and write its results."""
     with alone(folder):
         (outcome,) = run_federations([federation(folder, privacy)], RuntimeConfig("local"))
         study.write_training(folder, examples.corpus(), [outcome], "speaker", 1.0)
@@ -59,7 +59,7 @@ def die() -> None:
 
 
 def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Die when a function is called for the time that counts."""
+    """Kill this process before the call of a function for which `when` is true."""
     original = getattr(owner, name)
 
     def fatal(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -
 
 
 def after(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Die when it has returned."""
+    """Kill this process after the call of a function for which `when` is true."""
     original = getattr(owner, name)
 
     def fatal(*args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ def after(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) ->
 
 
 def halfway(when: Callable[[Path], bool]) -> None:
-    """Die when half of a file is written."""
+    """Kill this process when half of a file is written."""
     original = Path.write_bytes
 
     def fatal(path: Path, data: bytes) -> int:
@@ -97,12 +97,12 @@ def halfway(when: Callable[[Path], bool]) -> None:
 
 
 def replacing_when(when: Callable[[Path], bool]) -> None:
-    """Die when a whole file is to take its place."""
+    """Kill this process before a complete file is renamed to its place."""
     before(disk.os, "replace", lambda _, path: when(Path(path)))
 
 
 def in_round(fatal: int) -> Callable[..., bool]:
-    """Tell when a method of an object was called for so many times."""
+    """Return a condition that is true at the call with the number `fatal`."""
     calls = iter(range(1, 1000))
     return lambda *_: next(calls) == fatal
 

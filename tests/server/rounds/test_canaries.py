@@ -23,7 +23,7 @@ def fixed(config, noise_multiplier=1.5, **changes):
     return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
 
 
-def evidence(config, canaries=600, releases=1, magnitude=1.0, shared=SHARED, seed=0):
+def scores_of(config, canaries=600, releases=1, magnitude=1.0, shared=SHARED, seed=0):
     study = protocol(privacy=config, num_clients=20, seed=seed)
     study = replace(study, plan=replace(study.plan, shared=shared))
     settings = AuditConfig("canary", canaries, releases, [magnitude])
@@ -38,10 +38,8 @@ def are_normal(scores, mean, stddev):
 @pytest.mark.parametrize(("releases", "magnitude"), [(1, 0.5), (1, 3.0), (4, 1.0)])
 @pytest.mark.parametrize("config", [LOCAL, LAYERED])
 @pytest.mark.parametrize("relation", ["replace_one", "zero_out"])
-def test_local_scores_are_those_of_the_best_test_between_plus_and_minus(
-    config, relation, releases, magnitude
-):
-    (found,) = evidence(fixed(config, relation=relation), 600, releases, magnitude)
+def test_local_scores_follow_the_likelihood_ratio_test(config, relation, releases, magnitude):
+    (found,) = scores_of(fixed(config, relation=relation), 600, releases, magnitude)
     assert (found.participation, found.releases) == ("known", releases)
     assert len(found.present) == len(found.absent) == 600
     steps = 2 if relation == "replace_one" else 1
@@ -56,10 +54,8 @@ def test_local_scores_are_those_of_the_best_test_between_plus_and_minus(
 @pytest.mark.parametrize(
     ("config", "steps"), [(SUM, 1), (CENTRAL, 1), (replace(SUM, relation="replace_one"), 2)]
 )
-def test_known_central_scores_are_of_canaries_that_took_part_and_of_parts_that_are_nobodys(
-    config, steps, magnitude
-):
-    found = evidence(fixed(config), 400, 2, magnitude)[0]
+def test_known_central_scores_follow_their_normal_law(config, steps, magnitude):
+    found = scores_of(fixed(config), 400, 2, magnitude)[0]
     assert (found.participation, found.releases, found.apart) == ("known", 1, 1 / steps)
     # two releases at a rate of 0.4 are five rounds
     low, high = binom.ppf([0.0001, 0.9999], 400 * 5, 0.4)
@@ -68,8 +64,8 @@ def test_known_central_scores_are_of_canaries_that_took_part_and_of_parts_that_a
     assert are_normal(found.absent, 0, 1.5 * steps)
 
 
-def test_secret_scores_are_of_every_canary_over_all_rounds():
-    known, secret = evidence(fixed(CENTRAL), 400, 4)
+def test_secret_scores_cover_every_canary_over_all_rounds():
+    known, secret = scores_of(fixed(CENTRAL), 400, 4)
     assert (secret.participation, secret.releases, secret.apart) == ("secret", 10, 1)
     assert len(secret.present) == len(secret.absent) == 400
     rng = np.random.default_rng(0)
@@ -80,9 +76,9 @@ def test_secret_scores_are_of_every_canary_over_all_rounds():
         assert kstest(scores, expected).pvalue > 1e-4
 
 
-def test_only_a_vantage_that_relies_on_secret_cohorts_is_audited_for_it():
+def test_secret_scores_exist_only_for_secret_cohorts():
     for config, kinds in ((SUM, ["known"]), (LOCAL, ["known"]), (CENTRAL, ["known", "secret"])):
-        assert [found.participation for found in evidence(fixed(config), 100)] == kinds
+        assert [found.participation for found in scores_of(fixed(config), 100)] == kinds
 
 
 @given(
@@ -98,28 +94,28 @@ def test_secret_scores_are_log_likelihood_ratios_of_the_mixture(scores, rate, st
     assert found.shape == (1,) and found[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def test_where_everybody_takes_part_the_ratio_is_that_of_presence():
+def test_the_ratio_at_rate_one_is_that_of_presence():
     x = np.array([[-3.0], [0.2], [5.0]])
     expected = np.sum(norm.logpdf(x, 1, 2.0) - norm.logpdf(x, 0, 2.0))
     assert _log_likelihood_ratio(x, 1.0, 2.0)[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("config", [LOCAL, SUM])
-def test_canaries_fly_over_the_shared_layers_alone(config):
-    (found,) = evidence(fixed(config), 400, 1, 3.0, LAST)
+def test_canaries_use_only_the_shared_layers(config):
+    (found,) = scores_of(fixed(config), 400, 1, 3.0, LAST)
     assert are_normal(
         found.present, 1 / 9 if config is LOCAL else 1, 1 / 3 if config is LOCAL else 1.5
     )
 
 
 def test_an_adaptive_clip_is_followed():
-    known, secret = evidence(fixed(ADAPTIVE), 400, 4, 3.0)
+    known, secret = scores_of(fixed(ADAPTIVE), 400, 4, 3.0)
     # the noised sum beside a count that gets a quarter of the budget
     assert are_normal(known.present, 1, 1.5 / math.sqrt(0.75))
     assert are_normal(known.absent, 0, 1.5 / math.sqrt(0.75))
 
 
-def test_canaries_come_in_cohorts_that_the_mechanism_draws(monkeypatch):
+def test_canaries_take_part_in_cohorts_of_the_mechanism(monkeypatch):
     drawn = []
     real = Sampler.__call__
 
@@ -130,25 +126,25 @@ def test_canaries_come_in_cohorts_that_the_mechanism_draws(monkeypatch):
         return cohort
 
     monkeypatch.setattr(Sampler, "__call__", watched)
-    known, _ = evidence(fixed(CENTRAL), 100, 2)
+    known, _ = scores_of(fixed(CENTRAL), 100, 2)
     assert all(poisson and rate == 0.4 for poisson, rate, _ in drawn)
     assert sum(len(cohort) for *_, cohort in drawn) == len(known.present)
 
 
-def test_a_seed_repeats_an_audit_and_secret_noise_does_not():
+def test_a_seed_repeats_an_audit_unless_noise_is_secret():
     for config in (fixed(LOCAL), fixed(SUM)):
-        first, again, other = (evidence(config, 100, seed=seed)[0] for seed in (0, 0, 1))
+        first, again, other = (scores_of(config, 100, seed=seed)[0] for seed in (0, 0, 1))
         np.testing.assert_array_equal(first.present, again.present)
         assert not np.array_equal(first.present[:30], other.present[:30])
         secure, too = (
-            evidence(replace(config, reproducible_noise=False), 100)[0] for _ in range(2)
+            scores_of(replace(config, reproducible_noise=False), 100)[0] for _ in range(2)
         )
         assert len(secure.present) == len(too.present)
         assert not np.array_equal(secure.present, too.present)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, -2.0]), min_size=1, max_size=60), st.integers(1, 9))
-def test_parts_are_disjoint_alike_in_size_and_cover_what_is_not_zero(values, parts):
+def test_parts_are_disjoint_and_cover_all_nonzero_entries(values, parts):
     flat = np.array(values)
     found = [part_of(flat, part, parts) for part in range(parts)]
     assert np.concatenate(found).tolist() == np.flatnonzero(flat).tolist()
@@ -156,7 +152,7 @@ def test_parts_are_disjoint_alike_in_size_and_cover_what_is_not_zero(values, par
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_vector_is_cut_into_the_arrays_it_came_from():
+def test_unflatten_inverts_flatten():
     like = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([7, 8])}
     cut = unflatten(np.concatenate([a.ravel() for a in like.values()]).astype(np.float64), like)
     assert list(cut) == ["a", "b"]

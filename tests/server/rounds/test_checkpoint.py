@@ -22,7 +22,7 @@ ROUNDS = 9
 
 
 class Killed(BaseException):
-    """Not an error that anything handles, like a kill."""
+    """No code handles this error, like a kill."""
 
 
 def federation(folder, privacy=None, **changes):
@@ -56,18 +56,18 @@ def run_until_killed(federation, server_round, monkeypatch):
             run(federation)
 
 
-def books(outcome):
+def figures(outcome):
     rows = [{**vars(row), "seconds": 0.0} for row in outcome.rounds]
     return json.dumps([rows, outcome.best_round, outcome.releases, outcome.epsilon])
 
 
 @pytest.mark.parametrize("killed_in", [1, 5, 6, 9])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(killed_in, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_run(killed_in, tmp_path, monkeypatch):
     privacy = PrivacyConfig()
     whole = run(federation(tmp_path / "whole", privacy))
     run_until_killed(federation(tmp_path / "parts", privacy), killed_in, monkeypatch)
     resumed = run(federation(tmp_path / "parts", privacy))
-    assert books(resumed) == books(whole)
+    assert figures(resumed) == figures(whole)
     for parameter, array in whole.best_arrays.items():
         assert np.array_equal(resumed.best_arrays[parameter], array)
     files = sorted(path.name for path in (tmp_path / "whole" / "transcript").iterdir())
@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(killed_in, tmp_pa
     assert sorted(p.name for p in (tmp_path / "parts" / "transcript").iterdir()) == files
 
 
-def test_a_file_that_a_kill_left_half_written_is_removed_on_resume(tmp_path, monkeypatch):
+def test_a_half_written_file_is_removed_on_resume(tmp_path, monkeypatch):
     run_until_killed(federation(tmp_path), 5, monkeypatch)
     leftover = tmp_path / "transcript" / ".tmpaB3xY9"
     leftover.write_bytes(b"half a file")
@@ -101,7 +101,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
         raise AssertionError("a round was run")
 
     monkeypatch.setattr(Recorder, "record", fail)
-    assert books(run(federation(tmp_path, examples.CENTRAL))) == books(whole)
+    assert figures(run(federation(tmp_path, examples.CENTRAL))) == figures(whole)
     assert files_of(tmp_path) == before  # the final model is not there twice
 
 
@@ -111,14 +111,14 @@ def test_a_run_that_spent_its_budget_stays_stopped(tmp_path):
     before = files_of(tmp_path)
     again = run(federation(tmp_path, limited))
     assert 0 < len(first.rounds) < ROUNDS
-    assert books(again) == books(first)
+    assert figures(again) == figures(first)
     assert files_of(tmp_path) == before
     assert Transcript(tmp_path / "transcript").num_models == len(first.rounds) + 1
 
 
 @pytest.mark.parametrize("reproducible", [False, True])
 @pytest.mark.parametrize("name", ["LOCAL", "CENTRAL", "UDP"])
-def test_rounds_repeated_with_noise_of_their_own_are_counted_twice(
+def test_repeated_rounds_with_new_noise_are_counted_twice(
     name, reproducible, tmp_path, monkeypatch
 ):
     privacy = replace(getattr(examples, name), reproducible_noise=reproducible)
@@ -136,7 +136,7 @@ def test_rounds_repeated_with_noise_of_their_own_are_counted_twice(
         assert resumed.epsilon == plan.epsilon(Releases(ROUNDS + 2, plan.sampling_rate))
 
 
-def test_rounds_repeated_without_noise_release_the_same_and_are_counted_once(tmp_path, monkeypatch):
+def test_repeated_rounds_without_noise_are_counted_once(tmp_path, monkeypatch):
     run_until_killed(federation(tmp_path, PrivacyConfig()), 5, monkeypatch)
     resumed = run(federation(tmp_path, PrivacyConfig()))
     assert sum(resumed.releases.values()) == ROUNDS * 3  # 40 % of eight clients
@@ -150,7 +150,7 @@ def saved(tmp_path):
     return made, checkpoint, state
 
 
-def test_what_is_saved_is_read_back(tmp_path):
+def test_a_saved_state_is_read_back(tmp_path):
     made, checkpoint, state = saved(tmp_path)
     found = checkpoint.load(Outcome(made))
     assert np.array_equal(found.arrays["w"], state.arrays["w"])
@@ -160,7 +160,7 @@ def test_what_is_saved_is_read_back(tmp_path):
     assert files == ["state.safetensors"]
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path):
+def test_a_truncated_checkpoint_is_rejected(tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     path = tmp_path / "checkpoint" / "state.safetensors"
     whole = path.read_bytes()
@@ -180,7 +180,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         {"books": '{"format": 2}', "rounds": "[]"},
     ],
 )
-def test_a_foreign_file_in_its_place_is_refused(texts, tmp_path):
+def test_a_foreign_file_is_rejected(texts, tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     path = tmp_path / "checkpoint" / "state.safetensors"
     save_file({"x": np.zeros(2)}, path, texts)
@@ -191,27 +191,27 @@ def test_a_foreign_file_in_its_place_is_refused(texts, tmp_path):
 @pytest.mark.parametrize(
     "name", ["best_round", "cohorts", "rounds", "names", "chunks", "announced"]
 )
-def test_books_without_an_entry_are_refused(name, tmp_path):
+def test_a_checkpoint_without_an_entry_is_rejected(name, tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     path = tmp_path / "checkpoint" / "state.safetensors"
     with safe_open(path, framework="numpy") as file:
         texts = file.metadata()
-    books = json.loads(texts["books"])
-    entries = texts if name in texts else books
+    header = json.loads(texts["books"])
+    entries = texts if name in texts else header
     del entries[name]
-    save_file({"model.w": np.ones(3)}, path, texts | {"books": json.dumps(books)})
+    save_file({"model.w": np.ones(3)}, path, texts | {"books": json.dumps(header)})
     with pytest.raises(UserError, match="damaged checkpoint; start the run anew"):
         checkpoint.load(Outcome(made))
 
 
-def test_a_checkpoint_of_another_federation_is_refused(tmp_path):
+def test_a_checkpoint_of_another_federation_is_rejected(tmp_path):
     saved(tmp_path)
     other = federation(tmp_path, examples.UDP)
     with pytest.raises(UserError, match="made with another configuration"):
         run(other)
 
 
-def test_a_journal_line_that_was_cut_short_does_not_count(tmp_path):
+def test_an_incomplete_line_of_the_journal_is_dropped(tmp_path):
     made, checkpoint, _ = saved(tmp_path)
     checkpoint.announce(3, [1, 3], True)
     with (tmp_path / "checkpoint" / "journal.jsonl").open("a") as file:
@@ -223,7 +223,7 @@ def test_a_journal_line_that_was_cut_short_does_not_count(tmp_path):
     assert again.announced == last.announced == [(3, [1, 3]), (4, [6])]
 
 
-def test_a_journal_that_lost_lines_or_is_none_is_refused(tmp_path):
+def test_a_damaged_journal_is_rejected(tmp_path):
     made, checkpoint, state = saved(tmp_path)
     checkpoint.announce(3, [1, 3], False)
     checkpoint.save(replace(state, announced=1), Outcome(made))
@@ -238,14 +238,14 @@ def test_a_journal_that_lost_lines_or_is_none_is_refused(tmp_path):
             run(made)
 
 
-def test_a_journal_without_its_checkpoint_is_refused(tmp_path, monkeypatch):
+def test_a_journal_without_its_checkpoint_is_rejected(tmp_path, monkeypatch):
     run_until_killed(federation(tmp_path), 5, monkeypatch)
     (tmp_path / "checkpoint" / "state.safetensors").unlink()
     with pytest.raises(UserError, match=r"state\.safetensors: damaged checkpoint"):
         run(federation(tmp_path))
 
 
-def test_a_transcript_that_lost_files_is_not_gone_on_with(tmp_path, monkeypatch):
+def test_a_transcript_with_missing_files_is_not_resumed(tmp_path, monkeypatch):
     run_until_killed(federation(tmp_path), 5, monkeypatch)
     (tmp_path / "transcript" / "updates-00001.safetensors").unlink()
     with pytest.raises(UserError, match="files of the transcript are missing"):

@@ -77,7 +77,7 @@ def test_a_seed_reproduces_a_run_to_the_bit(tmp_path):
     assert all(np.array_equal(first[n], outcomes[1].best_arrays[n]) for n in first)
 
 
-def test_the_best_round_is_the_best_validated_of_the_later_half(tmp_path):
+def test_the_best_round_is_chosen_in_the_second_half(tmp_path):
     outcome = run(tmp_path, rounds=9, fraction=1.0)
     late = [r for r in outcome.rounds if r.round > 4]
     best = max(late, key=lambda r: r.validation_uar)
@@ -110,7 +110,7 @@ def test_epsilon_grows_with_every_release_of_the_busiest_client(tmp_path):
     assert spent == sorted(spent) and spent[0] < spent[-1] == outcome.epsilon
 
 
-def test_local_spends_what_it_is_calibrated_to_and_weighs_clients_alike(tmp_path):
+def test_local_spends_its_target_and_weighs_clients_equally(tmp_path):
     outcome = run(tmp_path, rounds=3, fraction=1.0, privacy=LOCAL, exposures=(Releases(3),))
     assert outcome.epsilon <= 8
     assert outcome.epsilon == pytest.approx(8, rel=1e-6)
@@ -127,7 +127,7 @@ def test_local_spends_what_it_is_calibrated_to_and_weighs_clients_alike(tmp_path
 
 @pytest.mark.parametrize("unit", ["client", "speaker"])
 @pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, CENTRAL, ADAPTIVE, DP_SGD])
-def test_a_run_spends_what_its_noise_is_calibrated_to(tmp_path, config, unit):
+def test_a_run_spends_the_epsilon_it_is_calibrated_to(tmp_path, config, unit):
     if config is not DP_SGD:
         config = replace(config, unit=unit)
     planned = federation(tmp_path / "t", privacy=config)
@@ -156,7 +156,7 @@ def test_a_run_spends_what_its_noise_is_calibrated_to(tmp_path, config, unit):
         assert outcome.epsilon_known is None and all(map(math.isnan, known))
 
 
-def test_an_outsider_reads_the_curve_of_sampled_rounds(tmp_path):
+def test_epsilon_of_an_outsider_is_amplified_by_sampling(tmp_path):
     outcome = run(tmp_path, rounds=5, privacy=fixed(CENTRAL))
     for row in outcome.rounds:
         expected = composed_epsilon(Releases(row.round, 0.4), 2.0, 1e-5, "pld")
@@ -166,7 +166,7 @@ def test_an_outsider_reads_the_curve_of_sampled_rounds(tmp_path):
 
 
 def difference_by_rounds(folder, rounds, updates):
-    """How each model moved beyond `updates` of its round: what the server added."""
+    """Yield what the server added in each round: the model's move minus `updates`."""
     models = dict(Transcript(folder / "t").global_models())
     for before, after in pairwise(range(1, rounds + 1)):
         moved = [models[after][n] - models[before][n] for n in SHARED]
@@ -176,9 +176,7 @@ def difference_by_rounds(folder, rounds, updates):
 
 @pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
-def test_a_central_round_is_the_clipped_sum_and_one_noise_over_the_expected_cohort(
-    tmp_path, config, algorithm
-):
+def test_a_central_round_is_the_clipped_noised_mean(tmp_path, config, algorithm):
     rounds, step = 12, {"fedavg": 1.0, "fedsgd": -0.1}[algorithm]
     outcome = run(tmp_path, rounds=rounds, privacy=fixed(config, 0.05), algorithm=algorithm)
     (chunk,) = Transcript(tmp_path / "t")
@@ -210,7 +208,7 @@ def test_a_central_round_is_the_clipped_sum_and_one_noise_over_the_expected_coho
 
 
 @pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
-def test_a_round_that_nobody_is_drawn_for_is_noised_counted_and_recorded(tmp_path, config):
+def test_an_empty_round_is_noised_counted_and_recorded(tmp_path, config):
     outcome = run(tmp_path, rounds=12, fraction=0.1, privacy=fixed(config, 1.0))
     empty = [row for row in outcome.rounds if row.clients == 0]
     assert 2 <= len(empty) < 12 == len(outcome.rounds)
@@ -232,7 +230,7 @@ def test_a_round_that_nobody_is_drawn_for_is_noised_counted_and_recorded(tmp_pat
 
 
 @pytest.mark.parametrize("config", [LOCAL, CENTRAL, ADAPTIVE])
-def test_layers_that_are_not_shared_stay_on_the_device_and_do_not_move(tmp_path, config):
+def test_unshared_layers_stay_on_the_device(tmp_path, config):
     made = federation(tmp_path / "t", privacy=fixed(config), fraction=1.0)
     plan = replace(made.protocol.plan, shared=LAST)
     made = replace(made, protocol=replace(made.protocol, plan=plan))
@@ -247,10 +245,10 @@ def test_layers_that_are_not_shared_stay_on_the_device_and_do_not_move(tmp_path,
 
 @pytest.mark.parametrize("reproducible", [False, True])
 @pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, DP_SGD])
-def test_no_two_noises_are_alike(tmp_path, config, reproducible):
-    """Not those of a client's next round, nor those of another client of the round.
+def test_no_noise_is_used_twice(tmp_path, config, reproducible):
+    """The noise of a client differs between rounds, and from that of other clients.
 
-    Whoever sees the same noise twice subtracts it, and the audit would not notice.
+    Noise that is used twice can be subtracted, and the audit would not notice it.
     """
     config = fixed(config, 100.0, reproducible_noise=reproducible)
     run(tmp_path, rounds=5, fraction=1.0, privacy=config, algorithm="fedsgd")
@@ -276,7 +274,7 @@ def test_layers_get_the_noise_of_their_share(tmp_path):
         assert low < squares < high + 16 * (norm / stddev) ** 2 + 8 * math.sqrt(16) * norm / stddev
 
 
-def test_dp_sgd_sends_what_noisy_training_leaves_and_nothing_else(tmp_path):
+def test_dp_sgd_sends_only_noisy_gradients(tmp_path):
     quiet, loud = (
         run(tmp_path / str(z), rounds=2, privacy=fixed(DP_SGD, z), algorithm="fedsgd")
         for z in (1e-2, 50.0)
@@ -304,7 +302,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
-def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, config):
+def test_a_run_stops_before_it_would_overspend(tmp_path, config):
     free = [row.epsilon for row in run(tmp_path / "free", rounds=5, privacy=config).rounds]
     assert len(free) == 5 and free == sorted(free) and free[0] < free[-1]
     # between what is spent before and after the last round that spends anything
@@ -322,7 +320,7 @@ def test_a_run_stops_before_the_round_that_would_overspend(tmp_path, config):
         assert all(np.array_equal(free_models[at][n], model[n]) for n in model)
 
 
-def test_a_limit_out_of_reach_stops_nothing(tmp_path):
+def test_a_limit_out_of_reach_stops_no_run(tmp_path):
     outcome = run(tmp_path, rounds=6, fraction=1.0, privacy=fixed(LOCAL, stop_at_epsilon=1e9))
     # every client takes part in every round: mu = sqrt(rounds) / 2
     assert [r.epsilon for r in outcome.rounds] == pytest.approx(
@@ -330,7 +328,7 @@ def test_a_limit_out_of_reach_stops_nothing(tmp_path):
     )
 
 
-def test_a_budget_that_no_round_fits_is_refused(tmp_path):
+def test_a_limit_below_the_first_round_is_rejected(tmp_path):
     fixed = replace(LOCAL, epsilon=None, noise_multiplier=0.1, stop_at_epsilon=1.0)
     with pytest.raises(UserError, match=r"privacy\.stop_at_epsilon=1 is less than the first round"):
         run(tmp_path, privacy=fixed)
@@ -346,7 +344,7 @@ def test_fedsgd_records_gradients_and_steps_against_them(tmp_path):
     np.testing.assert_allclose(models[2][name], expected, atol=1e-6)
 
 
-def test_a_shadow_federation_records_updates_and_models_but_no_scores(tmp_path):
+def test_a_shadow_federation_records_no_scores(tmp_path):
     outcome = run(tmp_path, test=False)
     assert outcome.best_round == 0 and outcome.best_scores is None
     models = dict(Transcript(tmp_path / "t").global_models())
@@ -359,7 +357,7 @@ def test_only_the_chosen_layers_are_recorded(tmp_path):
     run(tmp_path, transcript=TranscriptConfig(layers="first", dtype="float16"))
     (chunk,) = Transcript(tmp_path / "t")
     assert set(chunk.arrays) == {"dense.0.weight", "dense.0.bias"}
-    for _, model in Transcript(tmp_path / "t").global_models():  # of models all are, unrounded
+    for _, model in Transcript(tmp_path / "t").global_models():  # a model has all layers in float32
         assert set(model) == set(SHARED)
         assert {array.dtype for array in model.values()} == {np.dtype(np.float32)}
 
@@ -372,9 +370,7 @@ def test_a_failing_client_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("config", [PrivacyConfig(), UDP, fixed(CENTRAL), fixed(DP_SGD)])
-def test_a_client_whose_training_diverges_costs_its_own_update_alone(
-    tmp_path, monkeypatch, config, value
-):
+def test_a_diverging_client_loses_only_its_own_update(tmp_path, monkeypatch, config, value):
     diverged = []
 
     class Diverging(Training):
@@ -389,16 +385,14 @@ def test_a_client_whose_training_diverges_costs_its_own_update_alone(
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(7, 1), (8, 0)]
     assert 2 not in {client for server_round, client in releases_of(tmp_path) if server_round == 1}
-    assert outcome.releases == dict.fromkeys(range(8), 2)  # it left the device all the same
+    assert outcome.releases == dict.fromkeys(range(8), 2)  # its update left the device anyway
     models = dict(Transcript(tmp_path / "t").global_models())
     assert all(np.isfinite(array).all() for array in models[2].values())
 
 
 @pytest.mark.parametrize("config", [fixed(CENTRAL), fixed(ADAPTIVE)])
-def test_updates_that_no_training_makes_leave_the_noise_alone(
-    tmp_path, monkeypatch, config, capsys
-):
-    """They would be clipped for the model, but no attack on the transcript could read them."""
+def test_rejected_huge_updates_do_not_change_the_noise(tmp_path, monkeypatch, config, capsys):
+    """The model would clip them, but no attack could read them in the transcript."""
 
     class Odd(Training):
         def train(self, chunk):
@@ -416,7 +410,7 @@ def test_updates_that_no_training_makes_leave_the_noise_alone(
     expected_cohort = outcome.federation.protocol.plan.expected_cohort
     assert moved.std() == pytest.approx(stddev / expected_cohort, rel=0.2)
     said = capsys.readouterr().err
-    assert "round 1: the update of client 0 is refused: its norm is" in said
+    assert "round 1: the update of client 0 is rejected: its norm is" in said
 
 
 @pytest.mark.parametrize(
@@ -429,9 +423,7 @@ def test_updates_that_no_training_makes_leave_the_noise_alone(
         (fixed(ADAPTIVE), 1e-2),
     ],
 )
-def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
-    tmp_path, monkeypatch, config, size
-):
+def test_a_zero_or_huge_update_is_noised_like_any_other(tmp_path, monkeypatch, config, size):
     class Odd(Training):
         def train(self, chunk):
             for array in self.updates.values():
@@ -450,7 +442,7 @@ def test_an_update_of_nothing_or_of_huge_numbers_is_noised_like_any_other(
 
 
 @pytest.mark.parametrize("config", [fixed(LOCAL), fixed(LAYERED), fixed(DP_SGD), fixed(SUM), UDP])
-def test_noise_is_the_system_s_unless_asked_otherwise(tmp_path, monkeypatch, config):
+def test_noise_comes_from_the_system_by_default(tmp_path, monkeypatch, config):
     def models(name, **changes):
         run(tmp_path / name, rounds=2, privacy=replace(config, **changes))
         clients = [client for _, client in releases_of(tmp_path / name)]
@@ -468,7 +460,7 @@ def test_noise_is_the_system_s_unless_asked_otherwise(tmp_path, monkeypatch, con
 
 
 @pytest.mark.parametrize("config", [CENTRAL, ADAPTIVE])
-def test_secret_cohorts_are_the_systems_too(tmp_path, config):
+def test_secret_cohorts_come_from_the_system_by_default(tmp_path, config):
     seeded, again, first, second = (
         [row.clients for row in outcome.rounds] + sorted(outcome.releases.items())
         for name, seeded in (("a", True), ("b", True), ("c", False), ("d", False))

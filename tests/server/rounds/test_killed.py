@@ -1,4 +1,4 @@
-"""A server killed with -9, at each moment that could lose something, and resumed."""
+"""A server that is killed by SIGKILL at each moment that could lose data, and resumed."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ MOMENTS_OF_A_ROUND = [
 
 
 def kill(name, folder, moments):
-    """Have one process run the study once for each moment, to its end by SIGKILL."""
+    """Run the study once per moment in another process; each run ends by SIGKILL."""
     folders = {moment: folder / str(number) for number, moment in enumerate(moments)}
     tasks = [str(part) for moment in moments for part in (folders[moment], moment)]
     command = [sys.executable, "-m", "tests.server.rounds.killed", name, *tasks]
@@ -35,7 +35,7 @@ def kill(name, folder, moments):
 
 
 def left_by(folder):
-    """All that a finished run left, but for times: tables by their rows, files by their bytes."""
+    """Return all that a finished run left, without times: rows of tables, and bytes of files."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -49,7 +49,7 @@ def left_by(folder):
     return found
 
 
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+def test_a_killed_run_resumes_to_the_same_files(tmp_path):
     name = "none"  # with noise every attempt of a round has its own
     folders = kill(name, tmp_path, MOMENTS)
     (tmp_path / "whole").mkdir()
@@ -73,7 +73,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
     ("name", "moments"),
     [("local", MOMENTS_OF_A_ROUND), ("udp", IN_A_ROUND), ("adaptive", IN_A_ROUND)],
 )
-def test_every_release_under_noise_of_its_own_is_in_the_ledger(name, moments, tmp_path):
+def test_every_release_with_new_noise_is_in_the_ledger(name, moments, tmp_path):
     for moment, folder in kill(name, tmp_path, moments).items():
         made = federation(folder, PRIVACY[name])
         journal = made.checkpoint / "journal.jsonl"

@@ -76,7 +76,7 @@ class Numbered:
         return np.full(count, word_of(self.count if count == 1 else 1.0), np.uint64)
 
 
-def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_cohort():
+def test_mean_is_clipped_sum_over_expected_cohort():
     updates = directions(3, [0.1, 0.5001, 40.0])
     found = noised_mean()(1, received(updates), MODEL)
     scaled = [u * min(1, CLIP / np.linalg.norm(u)) for u in updates]
@@ -90,7 +90,7 @@ def test_without_noise_the_mean_is_the_sum_of_clipped_updates_over_the_expected_
 
 
 @pytest.mark.parametrize("cohort", [0, 1, 5, 20])
-def test_the_divisor_is_public_and_not_the_size_of_the_cohort(cohort):
+def test_sum_is_divided_by_the_expected_cohort(cohort):
     update = np.full((cohort, 16), 0.01)
     found = noised_mean()(1, received(update), MODEL)
     step = grid_step(CLIP, 16)
@@ -98,20 +98,20 @@ def test_the_divisor_is_public_and_not_the_size_of_the_cohort(cohort):
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
 
 
-def test_updates_at_the_clip_pass_and_those_above_end_at_it():
+def test_updates_above_the_clip_are_scaled_to_it():
     for length, expected in ((0.499999, 0.499999), (0.6, CLIP), (1e6, CLIP)):
         found = noised_mean()(1, received(directions(1, [length])), MODEL)
         assert np.linalg.norm(flat(found.mean)) * 5 == pytest.approx(expected, rel=2e-3)
 
 
-def test_rounding_does_not_end_above_the_clip():
+def test_rounding_does_not_exceed_the_clip():
     for update in directions(300, np.geomspace(CLIP, 1e6, 300)):
         found = noised_mean()(1, received(update), MODEL)
         assert np.linalg.norm(flat(found.mean)) * 5 <= CLIP
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-3, 1e30, LARGEST])
-def test_any_finite_update_counts_for_one_clip_at_most(size):
+def test_any_finite_update_adds_one_clip_at_most(size):
     updates = np.full((2, 16), size)
     found = noised_mean()(1, received(updates), MODEL)
     length = np.linalg.norm(flat(found.mean)) * 5
@@ -120,8 +120,8 @@ def test_any_finite_update_counts_for_one_clip_at_most(size):
     assert all(np.isfinite(array).all() for array in found.mean.values())
 
 
-def many(config=FIXED, rounds=200, updates=None, **kwargs):
-    """Return what rounds with seeded noise add to a round without."""
+def added_noise(config=FIXED, rounds=200, updates=None, **kwargs):
+    """Return what each round with seeded noise adds to a round without noise."""
     updates = np.zeros((0, 16)) if updates is None else updates
     clean = flat(noised_mean(config, **kwargs)(1, received(updates), MODEL).mean)
     noised = NoisedMean(plan(config, **kwargs), lambda r: Reproducible(0, "sum noise", r))
@@ -142,7 +142,7 @@ def check_noise(drawn, stddev):
 @pytest.mark.parametrize("cohort", [0, 3])
 @pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
 @pytest.mark.parametrize("config", [FIXED, MOVING])
-def test_noise_of_the_accounted_size_is_added_once_to_any_cohort(config, relation, cohort):
+def test_any_cohort_gets_the_accounted_noise_once(config, relation, cohort):
     config = replace(config, vantage="sum", relation=relation)
     steps = 2 if relation == "replace_one" else 1
     multiplier = 1.5
@@ -150,28 +150,28 @@ def test_noise_of_the_accounted_size_is_added_once_to_any_cohort(config, relatio
         # five clients are expected, so the count gets the least noise there is by default:
         # it costs a quarter of the budget, and three quarters are left
         multiplier /= math.sqrt(0.75)
-    drawn = many(config, updates=directions(cohort, np.full(cohort, 3.0)))
+    drawn = added_noise(config, updates=directions(cohort, np.full(cohort, 3.0)))
     check_noise(drawn, multiplier * steps * CLIP / 5)
     across = np.corrcoef(drawn[:100].ravel(), drawn[100:].ravel())[0, 1]
     assert abs(across) < 4 / math.sqrt(drawn.size / 2)
 
 
-def test_noise_covers_every_shared_coordinate_alike():
-    drawn = many(rounds=2000)
+def test_noise_is_equal_on_every_shared_coordinate():
+    drawn = added_noise(rounds=2000)
     ratios = drawn.std(axis=0) / (1.5 * CLIP / 5)
     np.testing.assert_allclose(ratios, 1, atol=4.5 / math.sqrt(2 * 2000))
     off_diagonal = np.corrcoef(drawn.T)[np.triu_indices(16, 1)]
     assert np.abs(off_diagonal).max() < 4.5 / math.sqrt(2000)
 
 
-def test_layers_that_are_not_shared_get_no_noise_and_do_not_move():
+def test_unshared_layers_get_no_noise_and_do_not_move():
     noised = NoisedMean(plan(), Reproducible)
     for updates in (np.zeros((0, 16)), np.ones((2, 16))):
         mean = noised(1, received(updates), MODEL).mean
         assert (mean["kept"] == 0).all() and (flat(mean) != 0).all()
 
 
-def test_an_empty_cohort_is_noised_and_its_fractions_do_not_exist():
+def test_an_empty_cohort_is_noised_and_has_no_clip_fraction():
     found = NoisedMean(plan(), Reproducible)(1, received([]), MODEL)
     assert (flat(found.mean) != 0).all() and math.isnan(found.clip_fraction)
     assert found.noise_stddev == pytest.approx(1.5 * CLIP / 5)
@@ -190,11 +190,11 @@ lengths = st.floats(0, 1e3)
 )
 @settings(max_examples=150, deadline=None)
 def test_no_client_moves_the_sum_by_more_than_the_clip(seed, lengths, gone, sizes, config):
-    """Whatever the others send, and however many utterances anybody claims to hold."""
+    """For any updates of the others, and any claimed numbers of utterances."""
     gone %= len(lengths)
     rng = np.random.default_rng(seed)
     updates = directions(len(lengths), lengths, seed)
-    if rng.random() < 0.5:  # everybody pulls the same way
+    if rng.random() < 0.5:  # all updates point the same way
         updates = np.abs(updates)
     sizes = np.array(sizes[: len(lengths)])
     left = np.arange(len(lengths)) != gone
@@ -215,7 +215,7 @@ def test_no_client_moves_the_sum_by_more_than_the_clip(seed, lengths, gone, size
 )
 @settings(max_examples=150, deadline=None)
 def test_one_client_moves_the_count_by_a_half(lengths, gone, noise, other):
-    """Read off the clip that follows, which is all that the count is used for."""
+    """The count is read from the next clip: it is used for nothing else."""
     gone %= len(lengths)
     replaced = [*lengths[:gone], other, *lengths[gone + 1 :]]
 
@@ -229,7 +229,7 @@ def test_one_client_moves_the_count_by_a_half(lengths, gone, noise, other):
 
 
 @pytest.mark.parametrize(("lengths", "below"), [([0.1, 0.2, 3, 9], 2), ([9.0] * 5, 0), ([0.1], 1)])
-def test_the_clip_moves_by_the_noised_share_below_it(lengths, below):
+def test_clip_moves_by_the_noised_share_below_it(lengths, below):
     quantile = replace(MOVING, target_quantile=0.3)
     moving = noised_mean(quantile, Numbered(0.25))
     moving(1, received(directions(len(lengths), lengths)), MODEL)
@@ -239,7 +239,7 @@ def test_the_clip_moves_by_the_noised_share_below_it(lengths, below):
 
 
 @pytest.mark.parametrize(("length", "grows"), [(100.0, True), (1e-3, False)])
-def test_a_clip_too_small_grows_and_one_too_large_shrinks(length, grows):
+def test_a_small_clip_grows_and_a_large_clip_shrinks(length, grows):
     moving = noised_mean(MOVING)
     clips = []
     for _ in range(5):
@@ -303,12 +303,12 @@ def test_the_count_and_the_sum_are_noised_independently():
         assert abs(np.corrcoef(column, counts)[0, 1]) < 4.5 / math.sqrt(1500)
 
 
-def test_a_count_noise_too_small_is_refused_before_the_first_round():
+def test_too_small_count_noise_is_rejected_at_the_start():
     with pytest.raises(UserError, match=r"privacy\.count_noise=0\.5 alone spends the whole"):
         noised_mean(replace(MOVING, count_noise=0.5))
 
 
-def test_a_weighted_mean_weighs_by_utterances_and_scales_down_what_exceeds_the_bound(monkeypatch):
+def test_weighted_mean_weighs_by_utterances_and_clips(monkeypatch):
     updates = directions(3, [0.2, 2.0, 8.0])
     weighted = WeightedMean(NoMechanism())
     found = weighted(1, received(updates, [1, 2, 7]), MODEL)
@@ -323,7 +323,7 @@ def test_a_weighted_mean_weighs_by_utterances_and_scales_down_what_exceeds_the_b
     assert all(array.dtype == np.float32 for array in found.mean.values())
 
 
-def test_a_forged_update_counts_for_no_more_than_the_largest_honest_one():
+def test_a_forged_update_counts_as_the_largest_honest_one():
     mechanism = LocalDP(False, [["w", "b"]], [CLIP], [0.1])
     bound = mechanism.norm_bound(MODEL)
     found = WeightedMean(mechanism)(1, received(np.full((1, 16), LARGEST)), MODEL)
@@ -331,18 +331,18 @@ def test_a_forged_update_counts_for_no_more_than_the_largest_honest_one():
     assert found.clip_fraction == 1 and found.noise_stddev == pytest.approx(0.1)
 
 
-def test_a_weighted_mean_of_nothing_moves_nothing():
+def test_weighted_mean_of_no_update_is_empty():
     found = WeightedMean(NoMechanism())(1, received([]), MODEL)
     assert found.mean == {} and math.isnan(found.noise_stddev) and math.isnan(found.clip_fraction)
 
 
-def test_a_weighted_mean_states_the_noise_of_its_clients():
+def test_weighted_mean_states_the_noise_of_its_clients():
     udp = PrivacyPlan(UDP, 0.1, 200).client_mechanism()
     found = WeightedMean(udp)(1, received(np.ones((2, 16)), [10, 20]), MODEL)
     assert found.noise_stddev == pytest.approx((udp.stddev(10) + udp.stddev(20)) / 2)
 
 
-def test_norms_are_over_all_arrays_of_an_update():
+def test_norms_cover_all_arrays_of_an_update():
     updates = directions(4, [0.0, 1e-20, 3.0, 1e30])
     found = update_norms({"w": np.asarray(updates, np.float32)})
     np.testing.assert_allclose(found, [0, 1e-20, 3, 1e30], rtol=1e-6)
@@ -350,7 +350,7 @@ def test_norms_are_over_all_arrays_of_an_update():
 
 
 @pytest.mark.parametrize("config", [FIXED, MOVING])
-def test_the_plan_decides_how_a_round_is_aggregated(config):
+def test_the_plan_chooses_the_aggregation(config):
     central = aggregation(plan(config), Reproducible)
     assert isinstance(central, NoisedMean)
     local = aggregation(plan(replace(LOCAL, epsilon=None, noise_multiplier=1.0)), Reproducible)
@@ -358,7 +358,7 @@ def test_the_plan_decides_how_a_round_is_aggregated(config):
     assert isinstance(plan(config).client_mechanism(), CentralDP)
 
 
-def test_the_noise_is_that_of_the_round_s_source_alone():
+def test_noise_comes_only_from_the_source_of_the_round():
     asked = []
 
     def noise(server_round):
@@ -380,7 +380,7 @@ def test_sums_are_multiples_of_the_step():
     np.testing.assert_allclose(counts, np.rint(counts), rtol=1e-6)  # of float32, after division
 
 
-def test_the_sum_is_the_exact_one_of_truncated_updates():
+def test_sum_is_exact_over_truncated_updates():
     updates = directions(9, np.geomspace(0.01, 100, 9))
     step = grid_step(CLIP, 16)
     norms = np.linalg.norm(np.float32(updates).astype(float), axis=1)

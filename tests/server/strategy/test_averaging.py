@@ -44,7 +44,7 @@ def request(server_round: int, clients: tuple[int, ...], mechanism: Mechanism) -
 
 
 class Nodes(LocalGrid):
-    """A grid of several nodes whose replies the test makes up."""
+    """A grid of several nodes; the test makes up their replies."""
 
     def __init__(self, count: int) -> None:
         super().__init__(client_app)
@@ -81,7 +81,7 @@ def answer(message: Message, arrays: dict, metrics: dict) -> Message:
 
 
 def joined(parts):
-    """All releases of a round, which the strategy hands over in chunks."""
+    """Join the chunks of a round to one record of updates."""
     names = ("round", "client", "num_examples")
     columns = ([np.zeros(0, np.int64), *(getattr(p, name) for p in parts)] for name in names)
     arrays = {
@@ -92,7 +92,7 @@ def joined(parts):
 
 
 class Round:
-    """One round of the strategy over two nodes, with replies changed by the test."""
+    """One round of the strategy over two nodes; the test changes their replies."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ def check_model(round_, expected):
         np.testing.assert_allclose(round_.model[name], expected[name], atol=1e-6)
 
 
-def test_clients_are_spread_over_nodes_and_averaged_by_their_utterances():
+def test_clients_are_averaged_by_their_utterances():
     round_ = Round()
     assert [m.metadata.dst_node_id for m in round_.sent] == [11, 12]
     shares = [
@@ -154,7 +154,7 @@ def test_clients_are_spread_over_nodes_and_averaged_by_their_utterances():
     assert round_.summary.update_norm_mean == pytest.approx(np.mean(norms), rel=1e-5)
 
 
-def test_the_result_does_not_depend_on_how_many_nodes_share_the_work():
+def test_the_result_does_not_depend_on_the_number_of_nodes():
     models = [Round(nodes=n).model for n in (1, 2, 4, 9)]
     for model in models[1:]:
         assert all(np.array_equal(model[n], models[0][n]) for n in START)
@@ -164,7 +164,7 @@ def test_fedsgd_steps_against_the_mean_gradient():
     check_model(Round(step=-0.1), mean_of(SIZES, step=-0.1))
 
 
-def test_the_tap_sees_each_update_with_its_sender_before_aggregation():
+def test_the_tap_sees_each_update_with_its_sender():
     ((server_round, model, releases),) = Round().tapped
     assert server_round == 1 and np.array_equal(model["w"], START["w"])
     assert releases.client.tolist() == sorted(SIZES)
@@ -184,11 +184,11 @@ def spoil(client, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_update_that_is_not_finite_is_left_out_and_counted(value):
+def test_an_update_that_is_not_finite_is_counted_and_left_out(value):
     round_ = Round(spoil(2, value))
     check_model(round_, mean_of([0, 3, 7]))
     assert (round_.summary.clients, round_.summary.rejected) == (3, 1)
-    assert round_.strategy.last_released == sorted(SIZES)  # it left the device all the same
+    assert round_.strategy.last_released == sorted(SIZES)  # it left the device anyway
 
 
 def alter(**changes):
@@ -215,7 +215,7 @@ def from_node(node, reply):
 
 
 class Foreign:
-    """Something whose pickle has an effect when it is loaded."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self):
         return (pytest.fail, ("a reply was unpickled",))
@@ -306,7 +306,7 @@ NESTED = header("{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 60)
         (lambda message, reply: Message(Error(3, "expired"), reply_to=message), "failed"),
     ],
 )
-def test_a_reply_that_cannot_be_used_does_not_move_the_model(change, reason):
+def test_an_unusable_reply_does_not_move_the_model(change, reason):
     round_ = Round(only(12, change))
     check_model(round_, mean_of([0, 2]))
     assert (round_.summary.clients, round_.summary.rejected) == (2, 2)
@@ -325,14 +325,14 @@ def test_a_reply_that_cannot_be_used_does_not_move_the_model(change, reason):
         (spoil(3, np.nan), "not_finite"),
     ],
 )
-def test_a_client_that_is_refused_takes_no_other_of_its_node_with_it(change, reason):
+def test_a_rejected_client_does_not_affect_others_of_its_node(change, reason):
     round_ = Round(change)
     check_model(round_, mean_of([0, 2, 7]))
     assert round_.summary.rejections == {reason: 1}
     assert round_.tapped[0][2].client.tolist() == [0, 2, 7]
 
 
-def test_only_the_first_reply_to_a_message_counts_and_none_that_nobody_asked_for():
+def test_only_the_first_reply_to_a_message_counts():
     def again(message, reply):
         fields = honest(message)
         fields["arrays"]["w"] = fields["arrays"]["w"] + 9
@@ -345,7 +345,7 @@ def test_only_the_first_reply_to_a_message_counts_and_none_that_nobody_asked_for
     assert round_.summary.rejections == {"duplicate": 1}
 
     def of_another(message, reply):
-        """The other node's message, a late one, and one that there never was."""
+        """Answer the other node's message, a late message, and one that never existed."""
         made_up = [from_node(12, answer(message, **honest(message))) for _ in range(3)]
         for number, reply_to in enumerate(("m0", "m17", "")):
             made_up[number].metadata.__dict__["_reply_to_message_id"] = reply_to
@@ -356,7 +356,7 @@ def test_only_the_first_reply_to_a_message_counts_and_none_that_nobody_asked_for
     assert round_.summary.rejections == {"unasked": 3}
 
 
-def test_an_error_takes_no_updates_place_whoever_tells_of_it():
+def test_an_error_never_replaces_an_update():
     def both(message, reply):
         return [Message(Error(3, "expired"), reply_to=message), reply]
 
@@ -368,7 +368,7 @@ def test_an_error_takes_no_updates_place_whoever_tells_of_it():
     assert lost.summary.rejections == {"failed": 2}
 
 
-def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
+def test_the_ledger_counts_updates_that_may_have_left():
     late = Round(lambda m, reply: None if m.metadata.dst_node_id == 12 else reply)
     assert late.strategy.last_released == sorted(SIZES)
     for code, counted in ((2, [0, 2]), (3, list(SIZES)), (5, list(SIZES))):
@@ -382,7 +382,7 @@ def test_the_ledger_counts_what_may_have_left_and_not_what_failed_before():
         assert failed.strategy.last_released == counted
 
 
-def test_a_round_without_replies_leaves_the_model_as_it_is():
+def test_a_round_without_replies_keeps_the_model():
     round_ = Round(lambda message, reply: None)
     check_model(round_, START)
     assert (round_.summary.clients, round_.summary.rejected) == (0, 4)
@@ -391,7 +391,7 @@ def test_a_round_without_replies_leaves_the_model_as_it_is():
     assert len(releases) == 0
 
 
-def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(monkeypatch):
+def test_an_update_above_the_norm_bound_is_scaled_down(monkeypatch):
     bound = sorted(np.sqrt(sum(np.square(u).sum() for u in update(c).values())) for c in SIZES)[1]
     bound = 1.0001 * float(bound)  # the second smallest just passes
     monkeypatch.setattr(NoMechanism, "norm_bound", lambda self, model: bound)
@@ -409,7 +409,7 @@ def test_an_update_above_the_norm_of_its_mechanism_is_scaled_down_and_counted(mo
 
 
 def rounds_of(replies, cohorts):
-    """Run rounds of one strategy, each with the replies that a function makes up."""
+    """Run rounds of one strategy; the function `replies` makes up the replies."""
     grid, numbers = Nodes(2), iter(range(100))
     strategy = TappedAveraging(
         lambda r: cohorts[r - 1],
@@ -428,13 +428,13 @@ def rounds_of(replies, cohorts):
         yield strategy.last_round
 
 
-def test_a_run_is_suspended_when_no_node_works_for_three_rounds():
+def test_a_run_is_suspended_after_three_useless_rounds():
     def fail(server_round, message):
         return Message(Error(2, "no\nsuch \x1b[31mfile"), reply_to=message)
 
     text = (
-        r"^round 3: for 3 rounds not one update was of use \(4 failed; the first error: no such "
-        r"\[31mfile\); mend the nodes, then go on$"
+        r"^round 3: for 3 rounds no update could be used \(4 failed; the first error: no such "
+        r"\[31mfile\); repair the nodes, then go on$"
     )
     with pytest.raises(Suspended, match=text):
         list(rounds_of(fail, [list(SIZES)] * 4))
@@ -449,7 +449,7 @@ def test_a_run_is_suspended_when_no_node_works_for_three_rounds():
     assert [row.rejections for row in rows[2:5]] == [{}, {}, {}]
 
 
-def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():
+def test_a_round_with_an_empty_cohort_is_aggregated():
     def noise(server_round, releases, model):
         assert len(releases) == 0
         return Aggregate(
@@ -465,7 +465,7 @@ def test_a_round_that_nobody_is_drawn_for_is_aggregated_all_the_same():
     assert len(seen) == 0 and seen.arrays["w"].shape == (0, 2, 3)
 
 
-def test_the_aggregate_gets_what_was_accepted_and_the_model_it_started_from():
+def test_the_aggregation_gets_accepted_updates_and_the_model():
     got = []
 
     def keep(server_round, received, model):
@@ -479,11 +479,11 @@ def test_the_aggregate_gets_what_was_accepted_and_the_model_it_started_from():
     check_model(round_, START)  # an aggregate without a mean moves nothing
 
 
-def test_where_counts_are_withheld_every_client_weighs_the_same():
+def test_clients_weigh_the_same_if_counts_are_withheld():
     mechanism = LocalDP(False, [["w", "b"]], [100.0], [1.0])
     updates = [update(client) for client in SIZES]
     expected = {n: a + np.mean([u[n] for u in updates], axis=0) for n, a in START.items()}
-    # whatever a reply claims, it was not asked
+    # the counts in the replies are ignored
     check_model(Round(mechanism=mechanism), expected)
     assert Round(mechanism=mechanism).tapped[0][2].num_examples.tolist() == [1, 1, 1, 1]
     shared = LocalDP(True, [["w", "b"]], [100.0], [1.0])

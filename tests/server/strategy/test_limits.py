@@ -18,7 +18,7 @@ UDP_MECHANISM = UserLevelDP(0.25, 0.1, 10, 5.0, 0.5)
 
 
 def adam(gradients, config):
-    """How far PyTorch's own Adam takes a weight."""
+    """Return how far PyTorch's Adam moves a weight."""
     weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam(
         [weight], lr=1.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon
@@ -31,7 +31,7 @@ def adam(gradients, config):
 
 @pytest.mark.parametrize("betas", [(0.9, 0.98), (0.9, 0.999), (0.0, 0.5), (0.99, 0.9)])
 @pytest.mark.parametrize("steps", [1, 2, 7, 40])
-def test_no_gradients_take_adam_further_than_its_reach(betas, steps):
+def test_no_gradients_move_adam_beyond_its_reach(betas, steps):
     config = TrainingConfig(beta1=betas[0], beta2=betas[1], adam_epsilon=1e-300)
     rng = np.random.default_rng(0)
     growing = [betas[1] ** -(at / 2) for at in range(steps)]
@@ -44,13 +44,13 @@ def test_no_gradients_take_adam_further_than_its_reach(betas, steps):
         assert reach == pytest.approx(1) and min(found) == pytest.approx(1)
 
 
-def test_settings_that_are_no_decay_rates_bound_nothing():
+def test_the_reach_is_infinite_without_valid_decay_rates():
     assert adam_reach(TrainingConfig(beta2=0.0), 1) == math.inf
     assert adam_reach(TrainingConfig(beta1=1.0), 1) == math.inf
 
 
-def limit(mechanism=None, algorithm="fedavg", held=(4, 40)):
-    return UpdateLimit(algorithm, TrainingConfig(), mechanism or NoMechanism(), held)
+def limit(mechanism=None, algorithm="fedavg", sizes=(4, 40)):
+    return UpdateLimit(algorithm, TrainingConfig(), mechanism or NoMechanism(), sizes)
 
 
 def test_limits_grow_with_steps_and_noise():
@@ -64,7 +64,7 @@ def test_limits_grow_with_steps_and_noise():
     assert (limit(CentralDP(False, ["w"])).largest([0, 1], MODEL) == plain).all()
 
 
-def test_a_bounded_mechanism_is_judged_by_its_bound_and_an_unknown_one_by_nothing():
+def test_limit_follows_the_bound_of_the_mechanism():
     local = LocalDP(False, [["w", "b"]], [0.1], [0.2])
     bound = SCALED_DOWN * local.norm_bound(MODEL)
     assert limit(local).largest([0, 1], MODEL).tolist() == [bound, bound]
@@ -76,22 +76,22 @@ def test_a_bounded_mechanism_is_judged_by_its_bound_and_an_unknown_one_by_nothin
     assert limit(algorithm="fedsgd").largest([0], MODEL).tolist() == [math.inf]
 
 
-def test_the_updates_of_others_decide_nothing_under_a_guarantee_of_the_sum():
-    central = limit(CentralDP(False, ["w"]), algorithm="fedsgd", held=[4] * 4)
-    assert central.refused(range(4), np.array([1.0, 1.0, 1.0, 9 * OUTLIER]), MODEL) == {}
-    assert set(central.refused(range(4), np.array([1.0, 1.0, 1.0, 2 * ABSURD]), MODEL)) == {3}
+def test_others_never_decide_under_a_central_guarantee():
+    central = limit(CentralDP(False, ["w"]), algorithm="fedsgd", sizes=[4] * 4)
+    assert central.too_large(range(4), np.array([1.0, 1.0, 1.0, 9 * OUTLIER]), MODEL) == {}
+    assert set(central.too_large(range(4), np.array([1.0, 1.0, 1.0, 2 * ABSURD]), MODEL)) == {3}
 
 
 def test_a_gradient_is_compared_with_the_cohort_and_the_model():
-    sgd = limit(algorithm="fedsgd", held=[4] * 5)
+    sgd = limit(algorithm="fedsgd", sizes=[4] * 5)
     norm = math.sqrt(6 * 0.25)
-    assert sgd.refused(range(5), np.array([1e-6, 1e-6, 1e-6, 900 * norm, 0.0]), MODEL) == {}
+    assert sgd.too_large(range(5), np.array([1e-6, 1e-6, 1e-6, 900 * norm, 0.0]), MODEL) == {}
     far = np.array([1.0, 2.0, 3.0, 4 * OUTLIER, 1.0])
-    ((row, (bound, why)),) = sgd.refused(range(5), far, MODEL).items()
+    ((row, (bound, why)),) = sgd.too_large(range(5), far, MODEL).items()
     assert (row, bound) == (3, 2 * OUTLIER) and "median" in why
     two = np.array([1.0, 0.9 * ABSURD * norm])
-    assert sgd.refused([0, 1], two, MODEL) == {}
-    assert set(sgd.refused([0, 1], two * 2, MODEL)) == {1}
+    assert sgd.too_large([0, 1], two, MODEL) == {}
+    assert set(sgd.too_large([0, 1], two * 2, MODEL)) == {1}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_gradient_is_compared_with_the_cohort_and_the_model():
 )
 @pytest.mark.parametrize("model", [MLP, ATTENTION], ids=lambda m: m.name)
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
-def test_no_honest_update_is_refused(privacy, model, algorithm, tmp_path):
+def test_no_honest_update_is_rejected(privacy, model, algorithm, tmp_path):
     if (privacy is DP_SGD) and algorithm == "fedsgd":
         privacy = None
     made: Federation = federation(

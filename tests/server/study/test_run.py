@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     runtime = study_config(compose(["runtime=gpu"])).runtime
     assert runtime.client_resources == {"num_cpus": 1, "num_gpus": 1}
-    with pytest.raises(UserError, match="no GPU is to be seen"):
+    with pytest.raises(UserError, match="no GPU can be used"):
         run_federations([federation(tmp_path / "t")], runtime)
 
 
@@ -109,8 +109,8 @@ def cluster(tmp_path, monkeypatch):
 def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
     cluster, tmp_path, monkeypatch
 ):
-    start, offer = ray_grid._start, RayGrid.offer
-    accept = TappedAveraging._accept
+    start, share_file = ray_grid._start, RayGrid.share_file
+    read = TappedAveraging._read
     places, trained = {}, set()
 
     def start_and_look(*settings):
@@ -121,13 +121,13 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
         places.update(enumerate(ray.get(look), start=1))
         return nodes
 
-    def offer_and_remove(grid, path):
-        offer(grid, path)
+    def share_and_remove(grid, path):
+        share_file(grid, path)
         path.unlink()
 
-    def note(strategy, server_round, reply, share):
+    def note(strategy, reply, share):
         trained.add(reply.metadata.src_node_id)
-        return accept(strategy, server_round, reply, share)
+        return read(strategy, reply, share)
 
     def node_of_ray():
         return ray.get_runtime_context().get_node_id()
@@ -144,8 +144,8 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
 
     local = outcomes(RuntimeConfig("local"))
     monkeypatch.setattr(ray_grid, "_start", start_and_look)
-    monkeypatch.setattr(RayGrid, "offer", offer_and_remove)
-    monkeypatch.setattr(TappedAveraging, "_accept", note)
+    monkeypatch.setattr(RayGrid, "share_file", share_and_remove)
+    monkeypatch.setattr(TappedAveraging, "_read", note)
     joined = outcomes(RuntimeConfig("ray", ray_address=cluster.address))
     machines, sources = zip(*places.values(), strict=True)
     assert len(set(machines)) == 2 and trained == {1, 2}

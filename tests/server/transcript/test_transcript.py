@@ -48,7 +48,7 @@ def write(folder, rounds, settings, scale=1.0):
             writer.record(server_round, row, [releases(server_round, scale=scale)])
 
 
-def test_float32_comes_back_as_it_was(tmp_path):
+def test_float32_is_read_back_exactly(tmp_path):
     write(tmp_path, range(1, 4), meta())
     stored = Transcript(tmp_path)
     assert stored.meta == meta()
@@ -65,7 +65,7 @@ def test_float32_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
-def test_float16_loses_mantissa_alone_at_any_magnitude(tmp_path, scale):
+def test_float16_loses_only_mantissa_at_any_magnitude(tmp_path, scale):
     write(tmp_path, [1], meta("float16"), scale)
     (chunk,) = Transcript(tmp_path)
     sent = releases(1, scale=scale).arrays["dense.0.weight"]
@@ -117,7 +117,7 @@ def test_layers_are_chosen_by_place_or_name(layers, expected):
     assert choose_layers(layers, PARAMETERS, "transcript.layers") == expected
 
 
-def test_an_unknown_layer_and_a_damaged_transcript_are_refused(tmp_path):
+def test_unknown_layers_and_damaged_files_are_rejected(tmp_path):
     with pytest.raises(UserError, match=r"transcript\.layers: dense\.9 is not one of first"):
         choose_layers("dense.9", PARAMETERS, "transcript.layers")
     with pytest.raises(UserError, match="no readable transcript"):
@@ -130,7 +130,7 @@ def test_an_unknown_layer_and_a_damaged_transcript_are_refused(tmp_path):
 
 
 def random_releases(server_round, clients):
-    """Updates that say whose they are, of which round, and what is recorded of both layers."""
+    """Make updates with values that depend on the round and the client."""
     clients = np.array(clients, dtype=np.int64)
     weight = np.random.default_rng([server_round, 7]).normal(size=(len(clients), 4, 5))
     bias = 100 * server_round + clients[:, None] * np.ones(4)
@@ -147,9 +147,7 @@ ROUNDS = st.lists(st.lists(st.integers(0, 5), unique=True, max_size=4), min_size
 
 
 @given(cohorts=ROUNDS, chunk=st.integers(1, 1500), picked=st.data())
-def test_clients_are_read_one_after_another_whatever_the_chunks(
-    tmp_path_factory, cohorts, chunk, picked
-):
+def test_clients_are_read_in_order_for_any_chunks(tmp_path_factory, cohorts, chunk, picked):
     folder = tmp_path_factory.mktemp("t")
     sent = [random_releases(r, sorted(cohort)) for r, cohort in enumerate(cohorts, 1)]
     with pytest.MonkeyPatch.context() as patch:
@@ -195,7 +193,7 @@ def test_an_empty_transcript_has_no_clients(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 400, 10**6])
-def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkeypatch, chunk):
+def test_models_are_read_by_round_and_parameter(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk)
     rng = np.random.default_rng(0)
     made = {r: {n: rng.normal(size=(3, 2)).astype(np.float32) for n in "ab"} for r in range(1, 7)}
@@ -214,7 +212,7 @@ def test_models_are_read_by_round_in_any_order_and_by_parameter(tmp_path, monkey
 
 
 @pytest.mark.parametrize("flushed_after", [1, 3])
-def test_a_writer_that_goes_on_replaces_what_came_after_it_was_saved(tmp_path, flushed_after):
+def test_a_resumed_writer_replaces_what_came_after_the_save(tmp_path, flushed_after):
     with TranscriptWriter(tmp_path, meta(), {}) as writer:
         for server_round in range(1, flushed_after + 1):
             writer.record(server_round, {"w": np.full(2, server_round)}, [releases(server_round)])

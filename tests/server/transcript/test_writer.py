@@ -1,4 +1,4 @@
-"""The thread that writes: how much may wait for it, and what becomes of its errors."""
+"""The threads of the writer: how much may wait, and how their errors are raised."""
 
 import shutil
 import threading
@@ -25,7 +25,7 @@ def releases(server_round, count=3):
 
 
 @pytest.mark.parametrize(("large", "pending"), [(2**28, PENDING), (1, 1)])
-def test_as_many_rounds_as_promised_wait_and_no_more(tmp_path, monkeypatch, large, pending):
+def test_no_more_rounds_wait_than_promised(tmp_path, monkeypatch, large, pending):
     monkeypatch.setattr(module, "LARGE", large)
     go, started, pack = threading.Event(), threading.Event(), module.pack
 
@@ -77,9 +77,7 @@ def test_buffers_are_used_again(tmp_path, monkeypatch):
     assert [len(chunk) for chunk in Transcript(tmp_path)][:2] == [6, 6]
 
 
-def test_what_cannot_be_written_is_told_once_the_run_goes_on_and_leaves_no_gap(
-    tmp_path, monkeypatch
-):
+def test_a_failed_write_suspends_and_leaves_no_gap(tmp_path, monkeypatch):
     folder = tmp_path / "t"
     monkeypatch.setattr(transcript, "CHUNK_BYTES", 1)
     message = f"{folder}: the transcript or its checkpoint cannot be written"
@@ -96,7 +94,7 @@ def test_what_cannot_be_written_is_told_once_the_run_goes_on_and_leaves_no_gap(
     assert not list(folder.iterdir())
 
 
-def test_a_save_point_knows_of_all_that_was_recorded_before_it_and_nothing_later(tmp_path):
+def test_a_save_point_covers_exactly_what_came_before(tmp_path):
     go, saved = threading.Event(), []
 
     def save(files):
@@ -121,7 +119,7 @@ def test_a_save_point_knows_of_all_that_was_recorded_before_it_and_nothing_later
     ]
 
 
-def test_what_is_recorded_next_does_not_wait_for_a_save_but_for_the_second(tmp_path):
+def test_recording_waits_only_for_the_second_save(tmp_path):
     go, saved, handed = threading.Event(), [], []
 
     def save(files):
@@ -145,7 +143,7 @@ def test_what_is_recorded_next_does_not_wait_for_a_save_but_for_the_second(tmp_p
     assert saved == list(range(1, 8))
 
 
-def test_a_save_that_fails_is_told_like_a_write_and_is_the_last(tmp_path):
+def test_a_failed_save_suspends_and_is_the_last(tmp_path):
     def full(files):
         raise OSError(28, "No space left on device")
 
@@ -158,7 +156,7 @@ def test_a_save_that_fails_is_told_like_a_write_and_is_the_last(tmp_path):
     assert not saved
 
 
-def test_a_mistake_is_raised_as_it_is(tmp_path):
+def test_other_errors_are_raised_unchanged(tmp_path):
     with pytest.raises(KeyError), TranscriptWriter(tmp_path, META, {}) as writer:
         writer.record(
             1, {}, [RecordedUpdates(np.ones(1, int), np.ones(1, int), np.ones(1, int), {})]

@@ -1,4 +1,4 @@
-"""Federations whose data nodes hold, in one process: the real ClientApp, and no network."""
+"""Federations with data at the nodes, in one process: the real ClientApp without a network."""
 
 import json
 from dataclasses import replace
@@ -25,15 +25,15 @@ HELD = {
     13: ["s04", "s06", "s07"],
     14: ["s09"],
 }
-"""The last two test; the last node trains nobody."""
+"""Speakers of each node. The last two speakers test; the last node trains no client."""
 
 
 class Killed(BaseException):
-    """Not an error that anything handles, like a kill."""
+    """No code handles this error, like a kill."""
 
 
 class RealNodes(LocalGrid):
-    """Nodes that hold speakers of their own. `change` makes another reply of one, or raises."""
+    """Nodes with their own speakers. `change` replaces a reply, or raises."""
 
     def __init__(self, folder, change=lambda message, reply: reply, here=tuple(HELD)):
         super().__init__(client_app)
@@ -57,16 +57,16 @@ class RealNodes(LocalGrid):
 
 @pytest.fixture
 def remote(tmp_path):
-    """Make a federation with all data at the nodes, to leave its files in a folder."""
-    data, told = corpus(), {}
+    """Return a function that makes a federation with all data at the nodes."""
+    data, rosters = corpus(), {}
     for node, speakers in HELD.items():
         rows = [i for i, u in enumerate(data.utterances) if u.speaker in speakers]
         part = [data.utterances[i] for i in rows]
         own = type(data)(data.name, data.shards, part, data.features[rows], [], [])
         held = Holdings(own, "made-up")
         held.save(tmp_path / f"{node}.safetensors")
-        told[node] = held.roster
-    roster = merge_rosters(told)
+        rosters[node] = held.roster
+    roster = merge_rosters(rosters)
 
     def make(name, privacy=None, **changes):
         made = examples.federation(tmp_path / name / "t", rounds=ROUNDS, privacy=privacy)
@@ -77,11 +77,10 @@ def remote(tmp_path):
     return make
 
 
-def books(outcome):
+def figures(outcome):
     rows = [{**vars(row), "seconds": 0.0} for row in outcome.rounds]
     scores = {**vars(outcome.best_scores), "confusion": outcome.best_scores.confusion.tolist()}
-    told = [rows, outcome.best_round, scores, outcome.releases, outcome.epsilon]
-    return json.dumps(told)
+    return json.dumps([rows, outcome.best_round, scores, outcome.releases, outcome.epsilon])
 
 
 def files_of(folder):
@@ -89,17 +88,17 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize("privacy", [None, ADAPTIVE])
-def test_nodes_that_hold_the_data_give_the_books_of_a_simulation(privacy, remote, tmp_path):
+def test_remote_nodes_give_the_results_of_a_simulation(privacy, remote, tmp_path):
     grid = RealNodes(tmp_path)
     networked = federate(grid, remote("n", privacy), tmp_path, "cpu")
     simulated = examples.federation(tmp_path / "s" / "t", rounds=ROUNDS, privacy=privacy)
     simulated = replace(simulated, checkpoint=tmp_path / "s" / "c")
     outcome = federate(LocalGrid(client_app), simulated, tmp_path, "cpu")
-    assert books(networked) == books(outcome)
+    assert figures(networked) == figures(outcome)
     assert files_of(tmp_path / "n") == files_of(tmp_path / "s")
     for name, array in outcome.best_arrays.items():
         np.testing.assert_array_equal(networked.best_arrays[name], array)
-    # A message a node and round, and one to evaluate the last model.
+    # One message per node and round, and one more to evaluate the last model.
     assert grid.sent == [(r, node) for r in range(1, ROUNDS + 2) for node in HELD]
 
 
@@ -113,37 +112,37 @@ def die(number, node=12):
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, ROUNDS, ROUNDS + 1])
-def test_a_run_over_nodes_resumes_bit_for_bit_with_every_row(number, remote, tmp_path):
-    """The row of the round before waits for the nodes when the run is killed."""
+def test_a_run_over_nodes_resumes_with_every_row(number, remote, tmp_path):
+    """When the run is killed, the row of the round before still waits for the nodes."""
     whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
     with pytest.raises(Killed):
         federate(RealNodes(tmp_path, die(number)), remote("k"), tmp_path, "cpu")
     grid = RealNodes(tmp_path)
     resumed = federate(grid, remote("k"), tmp_path, "cpu")
-    assert books(resumed) == books(whole)
+    assert figures(resumed) == figures(whole)
     assert files_of(tmp_path / "k") == files_of(tmp_path / "w")
-    assert grid.sent[0][0] == max(1, number - 1)  # whose row was not there yet
+    assert grid.sent[0][0] == max(1, number - 1)  # its row was not there yet
     assert not np.isnan([[row.validation_uar, row.test_uar] for row in resumed.rounds]).any()
 
 
-def test_a_run_is_suspended_while_nodes_are_gone_and_goes_on_with_them(remote, tmp_path):
+def test_a_run_is_suspended_while_nodes_are_gone(remote, tmp_path):
     whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
     grid = RealNodes(tmp_path)
 
     def leave(message, reply):
         if int(message.metadata.group_id) == 4:
-            grid.here = (11, 12, 99)  # the last holds nothing of this study
+            grid.here = (11, 12, 99)  # node 99 holds no data of this study
         return reply
 
     grid.change = leave
     with pytest.raises(Suspended, match="2 of 3 nodes are here, missing: 13, 14 after"):
         federate(grid, remote("g", min_clients=3), tmp_path, "cpu")
     resumed = federate(RealNodes(tmp_path), remote("g", min_clients=3), tmp_path, "cpu")
-    assert books(resumed) == books(whole)
+    assert figures(resumed) == figures(whole)
 
 
 def lie(node, make):
-    """Have a node tell something else of each model than what it found."""
+    """Make a node send wrong tables for each model."""
 
     def change(message, reply):
         if message.metadata.dst_node_id == node:
@@ -181,21 +180,21 @@ LIES = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_node_that_lies_of_the_model_moves_its_own_counts_at_most(name, remote, tmp_path):
-    """Its updates count all the same; the figures are those of the other nodes."""
+def test_a_lying_node_loses_only_its_own_counts(name, remote, tmp_path):
+    """Its updates still count; the figures are those of the other nodes."""
     federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
     grid = RealNodes(tmp_path, lie(12, LIES[name]))
     outcome = federate(grid, remote("l"), tmp_path, "cpu")
     assert files_of(tmp_path / "l") == files_of(tmp_path / "w")
     assert [row.rejections for row in outcome.rounds] == [{"evaluation": 1}] * ROUNDS
     assert [row.rejected for row in outcome.rounds] == [0] * ROUNDS
-    assert outcome.best_scores.confusion.sum() == 12  # node 14's alone, of 24
+    assert outcome.best_scores.confusion.sum() == 12  # of node 14 only; all nodes have 24
     silent = RealNodes(tmp_path, lie(12, LIES["no tables"]))
-    assert books(outcome) == books(federate(silent, remote("n"), tmp_path, "cpu"))
+    assert figures(outcome) == figures(federate(silent, remote("n"), tmp_path, "cpu"))
 
 
-def test_a_node_may_lie_within_its_own_counts(remote, tmp_path):
-    """Nobody can tell: its own utterances are misjudged, and no other's."""
+def test_a_node_can_lie_only_within_its_own_counts(remote, tmp_path):
+    """The server cannot notice it: only the counts of its own utterances are wrong."""
     whole = federate(RealNodes(tmp_path), remote("w"), tmp_path, "cpu")
     wrong = [0, 12, *[0] * 14]
     made = lie(14, set_table("test", lambda counts: wrong))
@@ -210,7 +209,7 @@ def test_a_node_may_lie_within_its_own_counts(remote, tmp_path):
 
 
 @pytest.mark.parametrize("silent", [(12, 14), tuple(HELD)])
-def test_figures_that_no_node_told_are_unknown_and_not_made_up(silent, remote, tmp_path):
+def test_figures_that_no_node_sent_are_missing(silent, remote, tmp_path):
     def mute(message, reply):
         if message.metadata.dst_node_id in silent:
             del reply.content["evaluation"]
@@ -227,9 +226,7 @@ def test_figures_that_no_node_told_are_unknown_and_not_made_up(silent, remote, t
 
 
 @pytest.mark.parametrize("number", [4, 5, 6])
-def test_the_best_model_is_chosen_among_those_that_most_utterances_tell_of(
-    number, remote, tmp_path
-):
+def test_the_best_model_has_figures_of_most_utterances(number, remote, tmp_path):
     def mute(message, reply):
         if int(message.metadata.group_id) != number + 1 and message.metadata.dst_node_id == 14:
             del reply.content["evaluation"]
@@ -242,12 +239,12 @@ def test_the_best_model_is_chosen_among_those_that_most_utterances_tell_of(
     assert outcome.best_scores.test_uar == outcome.rounds[number - 1].test_uar
 
 
-def test_a_node_that_fails_or_is_late_is_missed_by_both_reasons(remote, tmp_path):
+def test_a_failed_or_late_node_is_counted_by_both_reasons(remote, tmp_path):
     def fail(message, reply):
         number, node = int(message.metadata.group_id), message.metadata.dst_node_id
         if node == 12 and number == 2:
             failed = Message(Error(3, "expired"), reply_to=message)
-            failed.metadata.__dict__["_src_node_id"] = 1  # Flower tells of it
+            failed.metadata.__dict__["_src_node_id"] = 1  # Flower itself reports it
             return failed
         return None if node == 12 and number == 3 else reply
 

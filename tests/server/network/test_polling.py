@@ -8,11 +8,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedser.common.errors import UserError
 from fedser.server.grids.local import NODE_ID, LocalGrid
-from fedser.server.network.superlink import CLOCKS_SECONDS, Network, look_often
+from fedser.server.network.polling import CLOCK_DIFFERENCE_SECONDS, poll_each_reply
+from fedser.server.network.roster import Network
 
 
 class Mailbox(LocalGrid):
-    """Replies that wait for their message: content, or the error that reading it raises."""
+    """A grid with prepared replies: content, or the error that reading it raises."""
 
     def __init__(self, replies):
         super().__init__(None)
@@ -40,7 +41,7 @@ def asked(nodes):
     return [Message(RecordDict(), node, "query") for node in nodes]
 
 
-def test_a_reply_that_cannot_be_read_is_an_error_of_its_node_alone():
+def test_an_unreadable_reply_is_an_error_of_its_node_only():
     good = RecordDict({"arrays": ArrayRecord({"w": Array(np.ones(2))})})
     grid = Mailbox(
         {
@@ -51,7 +52,7 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_its_node_alone():
             15: good,
         }
     )
-    look_often(grid)
+    poll_each_reply(grid)
     messages = asked(grid.replies)
     replies = list(grid.send_and_receive(messages, timeout=5))
     node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
@@ -60,23 +61,23 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_its_node_alone():
     said = {n: reply.error.reason for n, reply in answered.items() if reply.has_error()}
     assert said == {
         12: "a reply that cannot be read: ValueError('invalid object type')",
-        13: "a reply that says it answers another message",
+        13: "a reply that claims to answer another message",
         14: "a reply that cannot be read: AttributeError('metadata')",
     }
     assert sorted(grid.pulled) == [11, 12, 13, 14, 15]
 
 
-def test_a_superlink_that_is_gone_is_no_error_of_a_node():
+def test_a_lost_superlink_is_not_an_error_of_a_node():
     grid = Mailbox({11: httpx.ConnectError("refused")})
-    look_often(grid)
+    poll_each_reply(grid)
     with pytest.raises(httpx.ConnectError):
         grid.send_and_receive(asked([11]), timeout=5)
 
 
-def test_a_reply_that_does_not_come_is_not_waited_for_any_longer():
+def test_a_missing_reply_is_not_waited_for_after_the_timeout():
     grid = Mailbox({11: RecordDict()})
     grid._submit = lambda *_: None
-    look_often(grid)
+    poll_each_reply(grid)
     assert grid.send_and_receive(asked([11]), timeout=0.1) == []
 
 
@@ -84,19 +85,19 @@ def test_a_reply_that_does_not_come_is_not_waited_for_any_longer():
     ("reply", "reason"),
     [
         (ValueError("no such type"), r"node b: a reply that cannot be read: .*; is it a fedser"),
-        (RecordDict(), "node b: does not tell what a node of fedser does"),
-        (RecordDict({"roster": ConfigRecord({"json": "[" * 100_000})}), "node b: does not tell"),
-        (RecordDict({"roster": ConfigRecord({"json": "{}"})}), "node b: does not tell"),
+        (RecordDict(), "node b: sends no roster as a node of fedser does"),
+        (RecordDict({"roster": ConfigRecord({"json": "[" * 100_000})}), "node b: sends no roster"),
+        (RecordDict({"roster": ConfigRecord({"json": "{}"})}), "node b: sends no roster"),
     ],
 )
-def test_what_a_node_tells_of_itself_may_be_anything(reply, reason):
+def test_any_roster_of_a_node_is_handled(reply, reason):
     grid = Mailbox({11: reply})
-    look_often(grid)
+    poll_each_reply(grid)
     with pytest.raises(UserError, match=reason):
         Network(grid, {11: "b"}, 1).roster(1)
 
 
-def test_a_node_that_ends_while_it_sends_its_reply_holds_up_nobody():
+def test_a_node_that_ends_while_it_sends_delays_no_other():
     ends = Event()
 
     class Upload(Mailbox):
@@ -107,16 +108,16 @@ def test_a_node_that_ends_while_it_sends_its_reply_holds_up_nobody():
                 yield reply
 
     grid = Upload({11: RecordDict(), 12: RecordDict()})
-    look_often(grid)
+    poll_each_reply(grid)
     messages = asked(grid.replies)
     replies = grid.send_and_receive(messages, timeout=1)
     ends.set()
     assert [r.metadata.reply_to_message_id for r in replies] == [messages[1].metadata.message_id]
 
 
-def test_what_nobody_waits_for_any_more_is_not_handed_out():
+def test_messages_expire_after_the_timeout():
     grid = Mailbox({11: RecordDict()})
-    look_often(grid)
+    poll_each_reply(grid)
     (message,) = asked([11])
     grid.send_and_receive([message], timeout=20)
-    assert message.metadata.ttl == 20 + CLOCKS_SECONDS
+    assert message.metadata.ttl == 20 + CLOCK_DIFFERENCE_SECONDS
