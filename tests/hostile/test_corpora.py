@@ -124,15 +124,15 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda p: p.write_bytes(b""), "unreadable or empty audio"),
     "text": (lambda p: p.write_text("RIFF of no kind"), "unreadable or empty audio"),
     "a header alone": (lambda p: p.write_bytes(p.read_bytes()[:44]), "unreadable or empty audio"),
-    "one hertz": (lambda p: header(p.parent, p.name, 24, 1), "claims 1 Hz"),
-    "two gigahertz": (lambda p: header(p.parent, p.name, 24, 2**31 - 1), "claims 2147483647 Hz"),
+    "one hertz": (lambda p: header(p.parent, p.name, 24, 1), "says 1 Hz"),
+    "two gigahertz": (lambda p: header(p.parent, p.name, 24, 2**31 - 1), "says 2147483647 Hz"),
     "an hour of silence": (
         lambda p: soundfile.write(p, np.zeros(3600 * 4000, np.int16), 4000, format="FLAC"),
-        "claims 3600 s, above 1800",
+        "says 3600 s; the limit is 1800 s",
     ),
     "many channels": (
         lambda p: soundfile.write(p, np.zeros((160, 100)), RATE, format="WAV"),
-        "claims 100 channels",
+        "says 100 channels",
     ),
     "not a number": (
         lambda p: soundfile.write(p, [0.1, np.nan] * 800, RATE, subtype="FLOAT"),
@@ -144,7 +144,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "integers in float": (
         lambda p: soundfile.write(p, [3.0, -32768.0] * 800, RATE, subtype="FLOAT"),
-        r"samples reach 3\.28e\+04; scale them to within 1",
+        r"samples reach 3\.28e\+04: scale them to -1 to 1",
     ),
     "channels that cancel": (
         lambda p: soundfile.write(p, noise(99)[:, None] * [1, -1], RATE, subtype="FLOAT"),
@@ -172,8 +172,8 @@ def change(made: Made, row: int, **cells: str) -> None:
 
 
 BAD_ROWS: dict[str, tuple[list[tuple[int, dict[str, str]]], str]] = {
-    "a file of the system": ([(3, {"file": "/etc/passwd"})], "outside of the folder .* in row 5: "),
-    "a file above": ([(3, {"file": "../../x.wav"})], "outside of the folder .* in row 5: "),
+    "a file of the system": ([(3, {"file": "/etc/passwd"})], "outside the folder .* in row 5: "),
+    "a file above": ([(3, {"file": "../../x.wav"})], "outside the folder .* in row 5: "),
     "no byte of text": ([(3, {"file": "a\0b.wav"})], "audio file not found .* in row 5"),
     "a very long name": ([(3, {"file": "a" * 5000})], "audio file not found .* in row 5"),
     "a file twice": ([(3, {"file": "./s0-2.wav"})], "listed more than once in rows 4, 5"),
@@ -183,17 +183,20 @@ BAD_ROWS: dict[str, tuple[list[tuple[int, dict[str, str]]], str]] = {
     "spaces": ([(0, {"speaker": "a  b"}), (1, {"speaker": "a b"})], "'a  b' .* and 'a b' "),
     "two forms of Unicode": (
         [(n, {"speaker": unicodedata.normalize(f, "Zoë")}) for n, f in enumerate(("NFC", "NFD"))],
-        "differ only in how they are written",
+        "differ only in spelling",
     ),
     "two genders": (
         [(1, {"gender": "m"})],
         "speaker s0 is female in rows 2, 4, 5 and male in row 3: ",
     ),
-    "a number as gender": ([(1, {"gender": "1"})], "gender '1' in row 3: write female or male"),
-    "nan": ([(1, {"gender": "NaN"})], "'NaN' in the column 'gender' in row 3: leave the cell"),
+    "a number as gender": (
+        [(1, {"gender": "1"})],
+        "gender '1' is not a word in row 3: write female or male",
+    ),
+    "nan": ([(1, {"gender": "NaN"})], "'NaN' in the column 'gender' in row 3: clear the cell"),
     "none": ([(1, {"speaker": "None"})], "'None' in the column 'speaker' in row 3: "),
     "an unknown emotion": ([(1, {"emotion": "<b>"})], "unknown emotion '<b>' in row 3: "),
-    "an empty speaker": ([(1, {"speaker": " "})], "no speaker in row 3: fill the cell"),
+    "an empty speaker": ([(1, {"speaker": " "})], "no speaker in row 3: fill in the cell"),
     "a lonely utterance": ([(1, {"speaker": "x"})], "speaker x has 1 utterance"),
 }
 
@@ -216,8 +219,14 @@ TABLES = {
     "a cell of a megabyte": (f"file,speaker,emotion\n{'a' * 2**20},x,anger\n", "not a table"),
     "an open quote": ('file,speaker,emotion\n"a.wav,x,anger\n', "not a table"),
     "bytes of no text": (b"file,speaker,emotion\n\xff\xfe,x,anger\n", "not a table"),
-    "no rows": ("file,speaker,emotion\n,,\n ,,\n\n", "the table has no rows"),
-    "a name for another form": (b"PAR1" + bytes(100) + b"PAR1", "the table has no rows"),
+    "no rows": (
+        "file,speaker,emotion\n,,\n ,,\n\n",
+        "the table has no rows: add one row per recording",
+    ),
+    "a name for another form": (
+        b"PAR1" + bytes(100) + b"PAR1",
+        "the table has no rows: add one row per recording",
+    ),
 }
 
 
@@ -264,7 +273,7 @@ def test_parquet_bombs_and_twins_are_refused(made):
     pyarrow.parquet.write_table(many, table, use_dictionary=False, compression="zstd")
     assert table.stat().st_size < 2**22
     corpus = Manifest("made", 1, "skip", file=str(table), root=None, columns={}, emotions={})
-    with pytest.raises(UserError, match=r"not a Parquet file \(larger than 256 MiB\)"):
+    with pytest.raises(UserError, match=r"not a readable Parquet file \(larger than 256 MiB\)"):
         corpus.listing(made.folder)
     twins = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 4, names=[*columns, "file"])
     pyarrow.parquet.write_table(twins, table)
@@ -343,6 +352,6 @@ def test_no_pickle_beside_an_audformat_header_is_opened(name, section, tmp_path)
 def test_a_header_that_is_none_is_refused(content, tmp_path):
     (tmp_path / "db.yaml").write_text(content.format(tmp_path / EVIL))
     (tmp_path / "db.x.csv").write_text("file,emotion\n")
-    with pytest.raises(UserError, match=r"db\.yaml: no header of an audformat database"):
+    with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database"):
         audformat_of(tmp_path).listing(tmp_path)
     assert not (tmp_path / EVIL).exists()

@@ -60,8 +60,16 @@ def test_emotions_are_mapped(tree: Tree) -> None:
     [
         ({"tables": ["emotions"]}, "corpus.tables=emotions is not one of emotion.test, emotion.tr"),
         ({"splits": ["dev"]}, "corpus.splits=dev is not one of test, train"),
-        ({"emotion": "mood"}, "nothing is labelled with mood: choose among the schemes emotion, s"),
-        ({"speaker": "who"}, "nothing is labelled with who: choose among the schemes emotion, sp"),
+        (
+            {"emotion": "mood"},
+            "no recording is labelled with mood: choose corpus.emotion and corpus.speaker among "
+            "the schemes emotion, s",
+        ),
+        (
+            {"speaker": "who"},
+            "no recording is labelled with who: choose corpus.emotion and corpus.speaker among "
+            "the schemes emotion, sp",
+        ),
         ({"emotions": {}}, "unknown emotion 'boredom' in row 2: use neutral, happiness, sadness, "),
     ],
 )
@@ -85,7 +93,7 @@ def test_labels_that_contradict_each_other(tree: Tree) -> None:
         listing(root)
     assert str(error.value) == (
         f"{root}/db.yaml: Found overlapping data in column 'emotion': left right file "
-        "audio/train-1.wav anger joy: choose others in corpus.tables"
+        "audio/train-1.wav anger joy: choose other tables in corpus.tables"
     )
 
 
@@ -95,8 +103,8 @@ def test_labels_of_segments(tree: Tree) -> None:
     with pytest.raises(UserError) as error:
         listing(root)
     assert str(error.value) == (
-        f"{root}/db.yaml: labels are those of segments, and recordings are used as a whole: "
-        "choose others in corpus.tables"
+        f"{root}/db.yaml: labels of segments are not supported, only labels of whole recordings: "
+        "choose other tables in corpus.tables"
     )
     assert len(listing(root, tables=["emotion.train"]).utterances) == 3
 
@@ -116,8 +124,8 @@ def test_pickled_tables(tree: Tree) -> None:
     with pytest.raises(UserError) as error:
         listing(root)
     assert str(error.value) == (
-        f"{root}/db.files.pkl: pickled tables are not opened: remove db.*.pkl, and save tables as "
-        "Parquet or CSV if there are no others"
+        f"{root}/db.files.pkl: pickled tables are not supported: save the tables as Parquet or CSV "
+        "and remove db.*.pkl"
     )
 
 
@@ -127,7 +135,7 @@ def test_pickled_tables(tree: Tree) -> None:
 def test_unusable_headers(tree: Tree, header: str) -> None:
     root = tree("audformat")
     (root / "db.yaml").write_text(header)
-    with pytest.raises(UserError, match=r"db\.yaml: no header of an audformat database \(") as e:
+    with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database \(") as e:
         listing(root)
     assert "\n" not in str(e.value)
 

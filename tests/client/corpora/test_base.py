@@ -5,7 +5,7 @@ import pytest
 
 from fedser.client.corpora.base import (
     Listing,
-    Recordings,
+    SelectableCorpus,
     Utterance,
     check_speakers,
     shared_attributes,
@@ -23,18 +23,20 @@ def test_speaker_with_too_few() -> None:
     with pytest.raises(UserError) as error:
         check_speakers("some", FOUND, minimum=2)
     assert str(error.value) == (
-        "corpus some: speaker a has 1 utterance(s), at least 2 are needed (two a shard): "
+        "corpus some: speaker a has 1 utterance(s) but needs at least 2 (two per shard): "
         "lower corpus.shards or leave the speaker out"
     )
 
 
 def test_empty() -> None:
-    with pytest.raises(UserError, match="no utterance of neutral, happiness, sadness, anger was"):
+    with pytest.raises(
+        UserError, match="found no utterance of neutral, happiness, sadness, anger: "
+    ):
         check_speakers("some", [], minimum=2)
 
 
 @dataclass(frozen=True)
-class Ten(Recordings):
+class Ten(SelectableCorpus):
     """One utterance by each of ten speakers."""
 
     def read(self, cache: Path) -> Listing:
@@ -60,10 +62,14 @@ def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
     [
         (
             ["01", "17"],
-            "corpus ten: there is no speaker 17 (the nearest of 10: 07, 01, 09): "
+            "corpus ten: no speaker has the name 17 (most similar of its 10 names: 07, 01, 09): "
             "correct corpus.speakers",
         ),
-        ([], "corpus ten: corpus.speakers=[] keeps nobody; null keeps all"),
+        (
+            [],
+            "corpus ten: corpus.speakers=[] keeps no speaker: name at least one, "
+            "or set corpus.speakers=null to keep all",
+        ),
     ],
 )
 def test_unknown_speakers(speakers: list[str], message: str) -> None:

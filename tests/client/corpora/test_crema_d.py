@@ -74,13 +74,13 @@ def test_absent_recordings(tree: Tree) -> None:
     ("file", "old", "new", "message"),
     [
         (VOTES, '"N","N","N"', '"N","N","Q"', "unknown emotion 'Q' in rows 2, 11, 20: use "),
-        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (there are FileName, "),
-        ("VideoDemographics.csv", "Race", "race", "no column Race: restore the corpus's own table"),
+        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (the columns are FileName, "),
+        ("VideoDemographics.csv", "Race", "race", "no column Race: restore the original table"),
         (
             "VideoDemographics.csv",
             "1002,",
             "1003,",
-            "no row for the speaker of 1002_IEO_NEU_XX.wav: restore the corpus's own table",
+            "no row for the speaker of 1002_IEO_NEU_XX.wav: restore the original table",
         ),
         ("VideoDemographics.csv", "1002,21", "1002,-1", ""),
     ],
@@ -91,7 +91,10 @@ def test_unusable_tables(tree: Tree, file: str, old: str, new: str, message: str
     with pytest.raises(UserError) as error:
         listing(root)
     if not message:
-        file, message = VOTES, "age '-1' is no number of years above 0 in rows 11, 12, 13, 14, 18:"
+        file, message = (
+            VOTES,
+            "age '-1' is not a number of years above 0 in rows 11, 12, 13, 14, 18:",
+        )
     assert str(error.value).startswith(f"{root / file}: {message}")
 
 

@@ -37,7 +37,7 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["03a01Xb", "04a01Wb", "03a01W"])
 def test_foreign_name(grow: Grow, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}\.wav is not named as 03a01Fa\.wav is: "):
+    with pytest.raises(UserError, match=rf"{name}\.wav does not have a name like 03a01Fa\.wav: "):
         corpus(grow(f"wav/{name}.wav")).listing(tmp_path)
 
 
@@ -46,8 +46,8 @@ def test_other_layout(grow: Grow, tmp_path: Path) -> None:
         corpus(grow("03a01Fa.wav")).listing(tmp_path)
     assert str(error.value) == (
         f"corpus emodb: the folder {tmp_path} has another layout (looked for utterances.csv or "
-        "wav/*.wav): set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes "
-        "from"
+        "wav/*.wav): set corpus.root=<folder of the corpus>; docs/corpora.md describes where to "
+        "get it"
     )
 
 

@@ -184,7 +184,7 @@ def test_recordings_in_a_folder_are_used_or_counted_as_left_out(tmp_path: Path) 
         if isinstance(found, CorpusData):
             there = [path for path in root.rglob("*") if path.suffix.lower() in AUDIO]
             told = completeness(corpus, corpus.listing(tmp_path / "cache"))
-            strays = re.search(r"not read: (\d+) file", told)
+            strays = re.search(r"not read: (\d+) audio file", told)
             assert accounted(found) + int(strays[1] if strays else 0) == len(there), told
         ends["refused" if isinstance(found, str) else "used"] += 1
     assert min(ends["used"], ends["refused"]) > FOLDERS // 5, ends

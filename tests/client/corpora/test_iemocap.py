@@ -97,9 +97,9 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
         (
             "_F000\tneu\t",
             "_X000\tneu\t",
-            "row 3 is not of the corpus's form "
+            "row 3 does not have the format of this corpus "
             "('[0.2901 - 0.8357]\\tSes01F_impro01_X000\\tneu\\t[2.5000, 2.5000, 3'): "
-            "restore the corpus's own file",
+            "restore the original file",
         ),
     ],
 )

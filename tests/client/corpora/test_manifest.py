@@ -60,5 +60,5 @@ def test_missing_audio(tmp_path: Path) -> None:
 
 
 def test_missing_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.csv: no such table: correct corpus\.file"):
+    with pytest.raises(UserError, match=r"absent\.csv: table not found: correct corpus\.file"):
         corpus(tmp_path / "absent.csv").listing(tmp_path)

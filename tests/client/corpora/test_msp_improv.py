@@ -65,7 +65,11 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
     ("old", "new", "message"),
     [
         ("-S-FM01.avi; N;", "-S-FM01.avi; Q;", "unknown emotion 'Q' in rows 37, 109, 181, 253: "),
-        ("-F01-P-FM02", "-F11-P-FM02", "row 4 is not of the corpus's form ('UTD-IMPROV-S02S-F11"),
+        (
+            "-F01-P-FM02",
+            "-F11-P-FM02",
+            "row 4 does not have the format of this corpus ('UTD-IMPROV-S02S-F11",
+        ),
     ],
 )
 def test_unusable_labels(tree: Tree, old: str, new: str, message: str) -> None:

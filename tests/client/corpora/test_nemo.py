@@ -54,7 +54,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         corpus(tmp_path).listing(tmp_path)
     assert str(error.value) == (
         f"corpus nemo: the folder {tmp_path} is empty (looked for utterances.csv or data.tsv): "
-        "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
+        "set corpus.root=<folder of the corpus>; docs/corpora.md describes where to get it"
     )
 
 

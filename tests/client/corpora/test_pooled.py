@@ -105,14 +105,15 @@ def test_the_pool_says_what_becomes_of_bad_files(
 def test_no_parts(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         pool().listing(tmp_path)
-    assert str(error.value) == "corpus pooled: no parts: set corpus.parts=[NAME, NAME]"
+    assert str(error.value) == "corpus pooled: it has no parts: set corpus.parts=[NAME,NAME]"
 
 
 def test_parts_of_one_name(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         pool(parts[0], parts[0]).listing(tmp_path)
     assert str(error.value) == (
-        "corpus pooled: the parts old, old are not distinct; set another name: on one"
+        "corpus pooled: two of the parts old, old have the same name: give one part another name, "
+        "as in {corpus: NAME, name: OTHER}"
     )
 
 

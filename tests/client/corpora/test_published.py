@@ -73,8 +73,8 @@ def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, 
         made.listing(tmp_path)
     assert str(error.value) == (
         f"corpus {name}: the folder {tmp_path / folder} {fault} (looked for "
-        f"{', '.join(map(str, made.source.parts))}): set corpus.root=<folder of the corpus>, "
-        "docs/corpora.md tells where it comes from"
+        f"{', '.join(map(str, made.source.parts))}): set corpus.root=<folder of the corpus>; "
+        "docs/corpora.md describes where to get it"
     )
 
 

@@ -65,8 +65,8 @@ def test_other_layout(grow: Grow, tmp_path: Path) -> None:
         corpus(grow("speech/1.wav")).listing(tmp_path)
     assert str(error.value) == (
         f"corpus ravdess: the folder {tmp_path} has another layout (looked for utterances.csv or "
-        "Actor_*/03-01-*.wav or 03-01-*.wav): set corpus.root=<folder of the corpus>, "
-        "docs/corpora.md tells where it comes from"
+        "Actor_*/03-01-*.wav or 03-01-*.wav): set corpus.root=<folder of the corpus>; "
+        "docs/corpora.md describes where to get it"
     )
 
 
@@ -77,7 +77,9 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_foreign_name(grow: Grow, tmp_path: Path) -> None:
     root = grow("Actor_01/03-01-09-01-01-01-01.wav")
-    with pytest.raises(UserError, match=r"03-01-09-01-01-01-01\.wav is not named as 03-01-05-02"):
+    with pytest.raises(
+        UserError, match=r"03-01-09-01-01-01-01\.wav does not have a name like 03-01-05-02"
+    ):
         corpus(root).listing(tmp_path)
 
 

@@ -39,14 +39,15 @@ def test_parquet(tmp_path: Path) -> None:
     [
         (
             b"file,speaker,feeling\na.wav,01,anger\n",
-            "no column 'emotion' (there are file, speaker, feeling): "
-            "rename one, or set corpus.columns.emotion with corpus=manifest",
+            "no column 'emotion' (the columns are file, speaker, feeling): "
+            "rename a column, or set corpus.columns.emotion with corpus=manifest",
         ),
-        (b"", "the table has no rows"),
-        (b"file,speaker,emotion\n", "the table has no rows"),
+        (b"", "the table has no rows: add one row per recording"),
+        (b"file,speaker,emotion\n", "the table has no rows: add one row per recording"),
         (
             b"file,speaker,emotion\na.wav,01,anger\nb.wav,01\n",
-            "row 3 has 2 cells, the header 3: quote cells that hold the delimiter",
+            "row 3 has 2 cells but the header has 3: "
+            "put cells that contain the delimiter in quotes",
         ),
         (
             b"file,speaker,emotion\na.wav,01,\xe4rger\n",
@@ -68,11 +69,13 @@ def test_unusable_text(file: Path, content: bytes, message: str) -> None:
 
 def test_unusable_parquet(tmp_path: Path) -> None:
     (tmp_path / "list.parquet").write_text("file,speaker,emotion\n")
-    with pytest.raises(UserError, match=r"list\.parquet: not a Parquet file \(.*\)$"):
+    with pytest.raises(
+        UserError, match=r"list\.parquet: not a readable Parquet file \(.*\): save it again$"
+    ):
         table.read(tmp_path / "list.parquet")
 
 
 def test_missing_table(file: Path) -> None:
     with pytest.raises(UserError) as error:
         table.read(file)
-    assert str(error.value) == f"{file}: no such table: correct corpus.file or corpus.root"
+    assert str(error.value) == f"{file}: table not found: correct corpus.file or corpus.root"

@@ -35,8 +35,8 @@ def test_foreign_name(tree: Tree, name: str) -> None:
     with pytest.raises(UserError) as error:
         corpus(root).listing(root)
     assert str(error.value) == (
-        f"corpus urdu: {root}/Angry/{name}.wav is not named as SM1_F1_A01.wav is: restore the "
-        "corpus's own name, move the file away or correct corpus.root"
+        f"corpus urdu: {root}/Angry/{name}.wav does not have a name like SM1_F1_A01.wav: "
+        "restore the original name, move the file away or correct corpus.root"
     )
 
 
@@ -48,5 +48,5 @@ def test_a_folder_that_lacks_an_emotion(tree: Tree) -> None:
     assert str(error.value) == (
         f"corpus urdu: the folder {root} is incomplete (looked for Angry/*.wav, Happy/*.wav, "
         "Neutral/*.wav, Sad/*.wav, found only its angry speech, happy speech, neutral speech): "
-        "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
+        "set corpus.root=<folder of the corpus>; docs/corpora.md describes where to get it"
     )

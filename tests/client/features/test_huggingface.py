@@ -109,7 +109,7 @@ def test_frames_are_what_the_mean_is_over(kind, tmp_path):
     for found, whole in zip(cut(recordings), frames, strict=True):
         np.testing.assert_array_equal(found, whole[:20])
     assert cut.key == f"{HuggingFace(str(folder), -1, 8).key}-20frames"
-    with pytest.raises(UserError, match=r"features\.frames=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"features\.frames=0: must be at least 1"):
         _ = HuggingFace(str(folder), -1, 8, 0).key
 
 
@@ -192,20 +192,23 @@ def test_what_is_no_speech_model_is_refused_in_one_line(tmp_path):
             extractor([noise(FRAME)])
         assert "\n" not in str(caught.value)
 
-    refused(tmp_path / "none", r"features\.path=\S*none is no folder of a model: it must hold")
+    refused(tmp_path / "none", r"features\.path=\S*none: not a model folder: it must contain")
     model = write_model(tmp_path / "model", "wav2vec2")
-    refused(model, r"features\.layer=3: the model has hidden states 0 to 2", layer=3)
+    refused(model, r"features\.layer=3: the model has the hidden states 0 to 2", layer=3)
     (model / "preprocessor_config.json").rename(tmp_path / "preprocessor_config.json")
-    refused(model, r"features\.path=\S*model has no preprocessor_config\.json, .*: copy that of")
+    refused(
+        model, r"features\.path=\S*model: preprocessor_config\.json, .* is missing: copy it from"
+    )
     (tmp_path / "preprocessor_config.json").rename(model / "preprocessor_config.json")
     weights = load_file(model / "model.safetensors")
     del weights["encoder.layers.1.final_layer_norm.bias"]
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    refused(model, r"lacks 1 of the model's weights, encoder\.layers\.1\.final_layer_norm\.bias")
+    name = r"encoder\.layers\.1\.final_layer_norm\.bias"
+    refused(model, rf"1 weight\(s\) of the model are missing, such as {name}")
     (model / "model.safetensors").write_bytes(b"broken")
     refused(model, "cannot be loaded")
     (model / "model.safetensors").unlink()
-    refused(model, "is no folder of a model")
+    refused(model, "not a model folder")
     text = tmp_path / "text"
     transformers.BertModel(
         transformers.BertConfig(
@@ -213,8 +216,8 @@ def test_what_is_no_speech_model_is_refused_in_one_line(tmp_path):
         )
     ).save_pretrained(text)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(text)
-    refused(text, r"text is a model of type bert: expected wav2vec 2\.0")
-    with pytest.raises(UserError, match=r"features\.batch_size=0 must be at least 1"):
+    refused(text, r"text: a model of type bert is not supported: use wav2vec 2\.0")
+    with pytest.raises(UserError, match=r"features\.batch_size=0: must be at least 1"):
         _ = HuggingFace(str(write_model(tmp_path / "model", "wav2vec2")), -1, 0).key
 
 

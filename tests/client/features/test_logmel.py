@@ -95,12 +95,12 @@ def test_silence_has_features_and_what_is_shorter_than_a_window_none(tmp_path):
 @pytest.mark.parametrize("changed", ["sampling_rate", "bands", "window", "hop", "frames"])
 def test_numbers_below_one_are_refused(changed):
     settings = {"sampling_rate": 16000, "bands": 40, "window": 25, "hop": 20, "frames": 200}
-    with pytest.raises(UserError, match=rf"features\.{changed}=0 must be at least 1"):
+    with pytest.raises(UserError, match=rf"features\.{changed}=0: must be at least 1"):
         _ = LogMel(**{**settings, changed: 0}).key
 
 
 def test_bands_that_hold_no_frequency_are_refused():
     with pytest.raises(
-        UserError, match=r"features\.bands=120: \d+ of them would hold no frequency"
+        UserError, match=r"features\.bands=120: \d+ band\(s\) would contain no frequency"
     ):
         _ = LogMel(16000, 120, 25, 20, 200).key

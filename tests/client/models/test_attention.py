@@ -134,7 +134,9 @@ def test_without_a_query_attention_is_the_mean():
     "sizes", [{"frame_units": []}, {"frame_units": [4, 0]}, {"attention_units": 0}, {"hidden": [0]}]
 )
 def test_what_makes_no_network_is_refused(sizes):
-    with pytest.raises(UserError, match=r"each layer needs a unit, and frames at least one layer"):
+    with pytest.raises(
+        UserError, match=r"every size must be at least 1, and frame_units must not be empty"
+    ):
         Attention(**sizes)
 
 

@@ -23,7 +23,7 @@ def test_folds_partition_the_speakers_evenly():
 
 
 def test_fewer_speakers_than_folds_are_refused():
-    with pytest.raises(UserError, match=r"4 speaker\(s\) cannot fill 5 test folds"):
+    with pytest.raises(UserError, match=r"4 speaker\(s\) are too few for 5 test folds"):
         speaker_folds(["a", "b", "c", "d"], 5, seed=0)
 
 
@@ -189,9 +189,9 @@ def test_impossible_age_bounds_are_refused_before_features_are_extracted(tmp_pat
 @pytest.mark.parametrize(
     ("counts", "shards", "message"),
     [
-        ({"anna": 1, "bert": 9}, 1, r"speaker anna has 1 utterance\(s\), at least 2 are needed"),
+        ({"anna": 1, "bert": 9}, 1, r"speaker anna has 1 utterance\(s\) but needs at least 2"),
         ({"anna": 9, "bert": 9}, 5, r"speaker anna has 9 .* at least 10 .* lower corpus\.shards"),
-        ({}, 1, "corpus fixed: no utterance of neutral, happiness, sadness, anger"),
+        ({}, 1, "corpus fixed: found no utterance of neutral, happiness, sadness, anger"),
         ({"anna": 9}, 0, r"corpus\.shards=0"),
     ],
 )

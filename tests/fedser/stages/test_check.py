@@ -139,7 +139,7 @@ def test_one_speaker_alone(checked):
 def test_one_speaker_alone_cannot_be_trained_on(checked):
     status, printed = checked("urdu", "corpus.speakers=[SM3]", "stage=train", "runtime=local")
     assert status == 2
-    assert "fedser: 1 speaker(s) cannot fill 5 test folds: at least 5 are needed" in printed
+    assert "fedser: 1 speaker(s) are too few for 5 test folds: at least 5 are needed" in printed
 
 
 @pytest.mark.corpora

@@ -3,7 +3,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedser.client.corpora import overview as check
+from fedser.client.corpora import overview
 from fedser.client.corpora.base import Utterance
 from fedser.client.corpora.crema_d import CremaD
 from fedser.client.corpora.emodb import Emodb
@@ -27,7 +27,7 @@ def printed(table: Table) -> list[list[str]]:
 
 
 def lines(*utterances: Utterance) -> list[list[str]]:
-    return printed(check.table("some", utterances))
+    return printed(overview.counts_table("some", utterances))
 
 
 def test_counts_and_totals() -> None:
@@ -65,13 +65,15 @@ def test_differences_between_speakers_are_counted_beneath() -> None:
 
 
 def test_what_differs_too_much_is_not_listed() -> None:
-    many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(check.MAX_VALUES + 1)]
+    many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(overview.MAX_LISTED_VALUES + 1)]
     assert "shoe:" not in sum(lines(*many), [])
     assert "shoe:" in sum(lines(*many[1:]), [])
 
 
 def test_what_is_left_out_is_counted_beneath() -> None:
-    shown = printed(check.table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12}))
+    shown = printed(
+        overview.counts_table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12})
+    )
     assert shown[-1] == ["left", "out:", "fear", "(12),", "tie", "(2)"]
 
 
@@ -79,14 +81,14 @@ def test_parts_that_are_there_and_missing(grow: Grow) -> None:
     root = grow("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
     (root / "VideoDemographics.csv").touch()
     corpus = CremaD("cd", 1, "error", str(root))
-    assert printed(check.parts(corpus)) == [
+    assert printed(overview.parts_table(corpus)) == [
         ["corpus", "cd:", "CREMA-D"],
         ["part", "looked", "for", "found"],
         ["speech", "AudioWAV/*.wav", "2", "of", "7442"],
         ["votes", "processedResults/summaryTable.csv", "missing"],
         ["speakers", *" or ".join(CremaD.source.parts[2].patterns).split(), "1", "of", "1"],
     ]
-    assert check.origin(corpus).splitlines() == [
+    assert overview.origin(corpus).splitlines() == [
         f"folder: {root}",
         "licence: ODbL 1.0",
         "from: https://github.com/CheyneyComputerScience/CREMA-D",
@@ -96,14 +98,23 @@ def test_parts_that_are_there_and_missing(grow: Grow) -> None:
 
 def test_a_corpus_whose_size_depends_on_the_layout(grow: Grow) -> None:
     emodb = Emodb("emodb", 4, "error", str(grow("wav/03a01Fa.wav")))
-    assert printed(check.parts(emodb))[2] == ["speech", "utterances.csv", "or", "wav/*.wav", "1"]
+    assert printed(overview.parts_table(emodb))[2] == [
+        "speech",
+        "utterances.csv",
+        "or",
+        "wav/*.wav",
+        "1",
+    ]
 
 
 def test_published_corpora_of_a_pool() -> None:
     emodb, spoken = Emodb("emodb", 4, "error", ""), Synthetic("made", 1, "error", "en", 2, 4, 0)
     inner = Pooled("inner", 1, "error", [spoken, emodb])
-    assert check.published(Pooled("pooled", 1, "error", [emodb, inner])) == [emodb, emodb]
-    assert check.published(spoken) == []
+    assert overview.published_corpora(Pooled("pooled", 1, "error", [emodb, inner])) == [
+        emodb,
+        emodb,
+    ]
+    assert overview.published_corpora(spoken) == []
 
 
 def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_path: Path) -> None:
@@ -111,7 +122,7 @@ def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_p
     corpus = Emodb("emodb", 1, "error", str(root))
     listing = corpus.listing(tmp_path)
     recordings, speakers = len(listing.named), len({u.speaker for u in listing.utterances})
-    told = check.completeness(corpus, listing)
+    told = overview.completeness(corpus, listing)
     assert told == (
         f"recordings: {recordings} of 535, {535 - recordings} missing\n"
         f"speakers: {speakers} of 10, {10 - speakers} missing\n"
@@ -122,9 +133,8 @@ def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_p
         (root / other).parent.mkdir(exist_ok=True)
         (root / other).write_bytes(one.read_bytes())
     assert corpus.listing(tmp_path) == listing
-    assert check.completeness(corpus, listing) == told + (
-        "not read: 3 file(s) that the corpus does not name as its own, such as "
-        f"{root / others[0]}\n"
+    assert overview.completeness(corpus, listing) == told + (
+        f"not read: 3 audio file(s) that the corpus does not list, such as {root / others[0]}\n"
     )
 
 
@@ -134,14 +144,14 @@ def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
     corpus = Manifest(
         "made", 1, "error", file=str(root / "list.csv"), root=None, columns={}, emotions={}
     )
-    told = check.completeness(corpus, corpus.listing(root))
+    told = overview.completeness(corpus, corpus.listing(root))
     assert told == (
-        "not read: 1 file(s) that the corpus does not name as its own, such as "
+        "not read: 1 audio file(s) that the corpus does not list, such as "
         f"{root / 'audio/b.flac'}\n"
     )
 
 
 def test_what_a_pool_says_of_bad_files_holds_for_its_parts() -> None:
     emodb = Emodb("emodb", 4, "error", "")
-    (part,) = check.in_folders(Pooled("pooled", 1, "skip", [emodb]))
+    (part,) = overview.corpora_on_disk(Pooled("pooled", 1, "skip", [emodb]))
     assert part.on_bad_file == "skip"

@@ -96,7 +96,7 @@ def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"language": "xx"}, "corpus.language=xx: there are sentences in en, de, pl"),
+        ({"language": "xx"}, "corpus.language=xx: must be one of en, de, pl"),
         ({"speakers": 0}, "corpus.speakers=0: must be at least 1"),
         ({"seed": -1}, "corpus.seed=-1: must be at least 0"),
         (

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import utterances
 from fedser.client.corpora.base import Listing, Utterance
 from fedser.client.corpora.table import Row, Table
 from fedser.common.errors import UserError
@@ -19,7 +19,7 @@ def table(*rows: Row, folder: Path = Path("corpus")) -> Table:
 
 
 def from_table(*args: Any, **kwargs: Any) -> list[Utterance]:
-    return records.from_table(*args, **kwargs).utterances
+    return utterances.from_table(*args, **kwargs).utterances
 
 
 def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
@@ -44,7 +44,7 @@ def test_files_outside_of_the_folder_are_refused_by_row(grow: Grow) -> None:
     (root / "audio" / "link.wav").symlink_to(root / "b.wav")
     (root / "audio" / "folder").symlink_to(root)
     for file in (str(root / "b.wav"), "../b.wav", "link.wav", "folder/b.wav"):
-        with pytest.raises(UserError, match=r"file outside of the folder .* in row 3: "):
+        with pytest.raises(UserError, match=r"audio file outside the folder .* in row 3: "):
             from_table(table(row("a.wav"), row(file)), root=root / "audio")
 
 
@@ -69,7 +69,7 @@ def test_names_of_emotions(label: str, emotion: str) -> None:
 def test_dropped_rows_need_no_audio_and_are_counted() -> None:
     rows = table(row(emotion="Fear"), row("b.wav", emotion="Fear"))
     named = frozenset({Path("corpus/a.wav"), Path("corpus/b.wav")})
-    assert records.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2}, named)
+    assert utterances.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2}, named)
 
 
 def test_a_dropped_synonym_wins() -> None:
@@ -79,9 +79,9 @@ def test_a_dropped_synonym_wins() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(), row(file="")], "no file in row 3: fill the cell"),
-        ([row() | {"speaker": ""}], "no speaker in row 2: fill the cell"),
-        ([row(emotion="")] * 7, "no emotion in rows 2, 3, 4, 5, 6 and 2 more: fill the cell"),
+        ([row(), row(file="")], "no file in row 3: fill in the cell"),
+        ([row() | {"speaker": ""}], "no speaker in row 2: fill in the cell"),
+        ([row(emotion="")] * 7, "no emotion in rows 2, 3, 4, 5, 6 and 2 more: fill in the cell"),
         (
             [row(), row(emotion="Fear"), row(emotion="Fear")],
             "unknown emotion 'Fear' in rows 3, 4: use neutral, happiness, sadness, anger, "
@@ -93,13 +93,13 @@ def test_a_dropped_synonym_wins() -> None:
         ),
         (
             [row("a.wav", age="27"), row("b.wav", age="old"), row("c.wav", age="old")],
-            "age 'old' is no number of years above 0 in rows 3, 4: "
-            "correct it, leave the cell empty or rename the column",
+            "age 'old' is not a number of years above 0 in rows 3, 4: "
+            "correct it, clear the cell or rename the column",
         ),
         (
             [row(age="-1")],
-            "age '-1' is no number of years above 0 in row 2: "
-            "correct it, leave the cell empty or rename the column",
+            "age '-1' is not a number of years above 0 in row 2: "
+            "correct it, clear the cell or rename the column",
         ),
         (
             [row("b.wav"), row("c.wav")],
@@ -110,13 +110,14 @@ def test_a_dropped_synonym_wins() -> None:
 )
 def test_unusable_rows(rows: list[Row], message: str) -> None:
     with pytest.raises(UserError) as error:
-        records.from_table(table(*rows))
+        utterances.from_table(table(*rows))
     assert str(error.value) == f"{Path('corpus/list.csv')}: {message}"
 
 
 def test_mapping_to_an_unknown_emotion() -> None:
     with pytest.raises(UserError) as error:
-        records.from_table(table(row()), emotions={"anger": "rage"})
+        utterances.from_table(table(row()), emotions={"anger": "rage"})
     assert str(error.value) == (
-        "corpus.emotions: 'rage' is none of neutral, happiness, sadness, anger; null drops rows"
+        "corpus.emotions: 'rage' is not one of neutral, happiness, sadness, anger: "
+        "correct it, or set null to drop the rows"
     )
