@@ -266,7 +266,7 @@ def test_emotions_are_renamed_by_pairs_as_by_keys(given, renamed):
 
 def test_emotions_that_are_no_pairs_are_refused():
     given = ["corpus=manifest", "corpus.file=x.csv", "corpus.emotions=[joyful]"]
-    with pytest.raises(UserError, match=r"or pairs \[\[NAME, EMOTION\]\]"):
+    with pytest.raises(UserError, match=r"a list of pairs \[\[NAME, EMOTION\]\]"):
         build_corpus(compose(given, "node").corpus, "")
 
 
