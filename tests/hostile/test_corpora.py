@@ -21,7 +21,7 @@ from fedser.client.corpora.audformat import Audformat
 from fedser.client.corpora.manifest import Manifest
 from fedser.client.speakers.corpus_data import COPIES, CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.features.test_extract import Loudness
+from tests.client.features.recordings import Loudness
 
 SPEAKERS, UTTERANCES, RATE = 2, 4, 16000
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
@@ -154,7 +154,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_is_no_recording_is_named_or_counted(kind, made):
+def test_a_bad_file_is_rejected_or_counted(kind, made):
     make, reason = BAD_FILES[kind]
     make(made.folder / "s1-2.wav")
     with pytest.raises(UserError, match=reason) as refused:
@@ -202,7 +202,7 @@ BAD_ROWS: dict[str, tuple[list[tuple[int, dict[str, str]]], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_a_row_that_misleads_is_named(kind, made):
+def test_a_misleading_row_is_rejected(kind, made):
     changes, reason = BAD_ROWS[kind]
     for row, cells in changes:
         change(made, row, **cells)
@@ -231,7 +231,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_table_that_is_none_is_refused(kind, made):
+def test_a_malformed_table_is_rejected(kind, made):
     content, reason = TABLES[kind]
     content = content if isinstance(content, bytes) else content.encode()
     (made.folder / "table.csv").write_bytes(content)
@@ -253,7 +253,7 @@ def test_a_table_that_is_none_is_refused(kind, made):
         lambda text: "".join(f"{n},{line}\n" if n else f",{line}\n" for n, line in enum(text)),
     ],
 )
-def test_what_spreadsheets_make_of_a_table_is_read_as_it_was_meant(rewrite, made):
+def test_spreadsheet_formats_of_a_table_are_read_the_same(rewrite, made):
     expected = made.load()
     table = made.folder / "table.csv"
     table.write_text(rewrite(table.read_text()), "utf-8", newline="")
@@ -266,7 +266,7 @@ def enum(text: str) -> list[tuple[int, str]]:
     return list(enumerate(text.splitlines()))
 
 
-def test_parquet_bombs_and_twins_are_refused(made):
+def test_large_and_ambiguous_parquet_files_are_rejected(made):
     table = made.folder / "table.parquet"
     columns = ["file", "speaker", "emotion"]
     many = pyarrow.table({name: pyarrow.repeat(1000 * name, 30_000) for name in columns})
@@ -282,7 +282,7 @@ def test_parquet_bombs_and_twins_are_refused(made):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
-def test_a_recording_under_two_speakers_is_refused(suffix, made):
+def test_a_recording_of_two_speakers_is_rejected(suffix, made):
     samples, rate = soundfile.read(made.folder / "s0-1.wav", dtype="int16")
     soundfile.write(made.folder / f"copy{suffix}", samples, rate)
     made.rows.append({**made.rows[5], "file": f"copy{suffix}"})
@@ -296,7 +296,7 @@ def test_a_recording_under_two_speakers_is_refused(suffix, made):
         made.load()
 
 
-def test_copies_of_one_speaker_are_counted_and_left_out(made):
+def test_copies_of_one_speaker_are_left_out_and_counted(made):
     expected = made.load()
     samples, rate = soundfile.read(made.folder / "s0-1.wav", dtype="int16")
     for name in ("z.wav", "z.flac"):
@@ -316,7 +316,7 @@ def audformat_of(folder: Path) -> Audformat:
 
 @pytest.mark.parametrize("name", ["x/evil", "/../innocent", "../up", "a b", "..", "evil", "-e"])
 @pytest.mark.parametrize("section", ["tables", "misc_tables"])
-def test_no_pickle_beside_an_audformat_header_is_opened(name, section, tmp_path):
+def test_pickles_of_an_audformat_database_are_not_opened(name, section, tmp_path):
     mark, folder = tmp_path / EVIL, tmp_path / "base" / "db"
     folder.mkdir(parents=True)
     (folder / "db.yaml").write_text(
@@ -349,7 +349,7 @@ def test_no_pickle_beside_an_audformat_header_is_opened(name, section, tmp_path)
         "\x00",
     ],
 )
-def test_a_header_that_is_none_is_refused(content, tmp_path):
+def test_a_malformed_header_is_rejected(content, tmp_path):
     (tmp_path / "db.yaml").write_text(content.format(tmp_path / EVIL))
     (tmp_path / "db.x.csv").write_text("file,emotion\n")
     with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database"):

@@ -24,7 +24,7 @@ def listing(root: Path, on_bad_file: str = "error", **changes: Any) -> Listing:
     return Audformat("made", 1, on_bad_file, str(root), **{**DEFAULTS, **changes}).listing(root)
 
 
-def test_all_tables(tree: Tree) -> None:
+def test_all_tables_are_read_by_default(tree: Tree) -> None:
     root = tree("audformat")
     found = listing(root)
     assert [(u.path, u.speaker, u.emotion) for u in found.utterances] == [
@@ -44,7 +44,7 @@ def test_all_tables(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"splits": ["train"]}, {"tables": ["emotion.train"]}])
-def test_some_of_them(tree: Tree, chosen: dict[str, Any]) -> None:
+def test_splits_and_tables_can_be_selected(tree: Tree, chosen: dict[str, Any]) -> None:
     found = listing(tree("audformat"), **chosen)
     assert Counter(u.path.name[:5] for u in found.utterances) == {"train": 3}
 
@@ -73,12 +73,12 @@ def test_emotions_are_mapped(tree: Tree) -> None:
         ({"emotions": {}}, "unknown emotion 'boredom' in row 2: use neutral, happiness, sadness, "),
     ],
 )
-def test_what_the_database_has_not(tree: Tree, changes: dict[str, Any], message: str) -> None:
+def test_unknown_names_are_rejected(tree: Tree, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         listing(tree("audformat"), **changes)
 
 
-def test_absent_recordings(tree: Tree) -> None:
+def test_missing_recordings_are_rejected_or_kept(tree: Tree) -> None:
     root = tree("audformat")
     (root / "audio/train-0.wav").unlink()
     with pytest.raises(UserError, match=r"not found \(the first is .*/audio/train-0\.wav\) in row"):
@@ -86,7 +86,7 @@ def test_absent_recordings(tree: Tree) -> None:
     assert len(listing(root, on_bad_file="skip").utterances) == 6
 
 
-def test_labels_that_contradict_each_other(tree: Tree) -> None:
+def test_contradicting_labels_are_rejected(tree: Tree) -> None:
     root = tree("audformat")
     add_table(root, audformat.filewise_index(["audio/train-1.wav"]))
     with pytest.raises(UserError) as error:
@@ -97,7 +97,7 @@ def test_labels_that_contradict_each_other(tree: Tree) -> None:
     )
 
 
-def test_labels_of_segments(tree: Tree) -> None:
+def test_labels_of_segments_are_rejected(tree: Tree) -> None:
     root = tree("audformat")
     add_table(root, audformat.segmented_index(["audio/train-1.wav"], ["0.1s"], ["0.2s"]))
     with pytest.raises(UserError) as error:
@@ -118,7 +118,7 @@ def add_table(root: Path, index: Any) -> None:
     made.save(str(root))
 
 
-def test_pickled_tables(tree: Tree) -> None:
+def test_pickled_tables_are_rejected(tree: Tree) -> None:
     root = tree("audformat")
     (root / "db.files.pkl").write_bytes(b"")
     with pytest.raises(UserError) as error:
@@ -132,7 +132,7 @@ def test_pickled_tables(tree: Tree) -> None:
 @pytest.mark.parametrize(
     "header", ["a: [", "a: 1", "", "name: x", "a: !!python/object/apply:os.system ['exit 3']"]
 )
-def test_unusable_headers(tree: Tree, header: str) -> None:
+def test_unusable_headers_are_rejected(tree: Tree, header: str) -> None:
     root = tree("audformat")
     (root / "db.yaml").write_text(header)
     with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database \(") as e:
@@ -140,7 +140,7 @@ def test_unusable_headers(tree: Tree, header: str) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_a_table_that_is_not_there(tree: Tree) -> None:
+def test_a_missing_table_is_rejected(tree: Tree) -> None:
     root = tree("audformat")
     (root / "db.emotion.test.parquet").unlink()
     with pytest.raises(UserError, match="No file found for table with path"):

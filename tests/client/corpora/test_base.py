@@ -15,11 +15,11 @@ from fedser.common.errors import UserError
 FOUND = [Utterance(Path(f"{n}.wav"), "b" if n else "a", "anger") for n in range(3)]
 
 
-def test_enough() -> None:
+def test_enough_utterances_are_accepted() -> None:
     check_speakers("some", FOUND, minimum=1)
 
 
-def test_speaker_with_too_few() -> None:
+def test_a_speaker_with_too_few_utterances_is_rejected() -> None:
     with pytest.raises(UserError) as error:
         check_speakers("some", FOUND, minimum=2)
     assert str(error.value) == (
@@ -28,7 +28,7 @@ def test_speaker_with_too_few() -> None:
     )
 
 
-def test_empty() -> None:
+def test_a_corpus_without_utterances_is_rejected() -> None:
     with pytest.raises(
         UserError, match="found no utterance of neutral, happiness, sadness, anger: "
     ):
@@ -52,7 +52,7 @@ def test_every_utterance_names_its_corpus() -> None:
     assert found[3].attributes == {"corpus": "ten", "take": "3"}
 
 
-def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
+def test_selected_speakers_keep_the_order_of_the_corpus() -> None:
     found = Ten("ten", 1, "error", speakers=["07", "01", "07"]).listing(Path()).utterances
     assert [u.speaker for u in found] == ["01", "07"]
 
@@ -72,13 +72,15 @@ def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
         ),
     ],
 )
-def test_unknown_speakers(speakers: list[str], message: str) -> None:
+def test_selections_of_unknown_or_no_speakers_are_rejected(
+    speakers: list[str], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         Ten("ten", 1, "error", speakers=speakers).listing(Path())
     assert str(error.value) == message
 
 
-def test_shared_attributes() -> None:
+def test_shared_attributes_are_equal_in_all_utterances() -> None:
     takes = [{"gender": "male", "take": "1"}, {"take": "2", "gender": "male", "age": "30"}]
     found = [Utterance(Path("a.wav"), "a", "anger", attributes) for attributes in takes]
     assert shared_attributes(found) == {"gender": "male"}

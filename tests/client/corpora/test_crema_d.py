@@ -18,7 +18,7 @@ def listing(root: Path, on_bad_file: str = "error") -> Listing:
     return CremaD("crema_d", 1, on_bad_file, str(root)).listing(root)
 
 
-def test_labels_are_what_most_raters_voted_for(tree: Tree) -> None:
+def test_labels_follow_the_majority_of_votes(tree: Tree) -> None:
     root = tree("crema_d")
     found = listing(root)
     counts = Counter((u.speaker, u.emotion) for u in found.utterances)
@@ -50,13 +50,13 @@ def test_labels_are_what_most_raters_voted_for(tree: Tree) -> None:
     assert found.utterances[0].path == root / "AudioWAV/1001_DFA_HAP_XX.wav"
 
 
-def test_demographics_beside_the_votes(tree: Tree) -> None:
+def test_demographics_may_lie_next_to_the_votes(tree: Tree) -> None:
     root = tree("crema_d")
     (root / "VideoDemographics.csv").rename(root / "processedResults" / "VideoDemographics.csv")
     assert len(listing(root).utterances) == 14
 
 
-def test_absent_recordings(tree: Tree) -> None:
+def test_missing_recordings_are_rejected_or_kept(tree: Tree) -> None:
     root = tree("crema_d")
     for name in ("1001_IEO_NEU_XX", "1002_TAI_FEA_XX"):  # the second is left out anyway
         (root / "AudioWAV" / f"{name}.wav").unlink()
@@ -85,7 +85,9 @@ def test_absent_recordings(tree: Tree) -> None:
         ("VideoDemographics.csv", "1002,21", "1002,-1", ""),
     ],
 )
-def test_unusable_tables(tree: Tree, file: str, old: str, new: str, message: str) -> None:
+def test_unusable_tables_are_rejected(
+    tree: Tree, file: str, old: str, new: str, message: str
+) -> None:
     root = tree("crema_d")
     (root / file).write_text((root / file).read_text().replace(old, new))
     with pytest.raises(UserError) as error:
@@ -99,7 +101,7 @@ def test_unusable_tables(tree: Tree, file: str, old: str, new: str, message: str
 
 
 @pytest.mark.corpora
-def test_real_metadata(data_root: Path, tmp_path: Path) -> None:
+def test_real_metadata_gives_the_published_counts(data_root: Path, tmp_path: Path) -> None:
     """Counts a speaker, emotion and gender as the tables themselves tell them; files are empty."""
     (tmp_path / "AudioWAV").mkdir()
     (tmp_path / "processedResults").mkdir()

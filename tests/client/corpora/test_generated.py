@@ -21,7 +21,7 @@ from fedser.client.corpora.overview import AUDIO, completeness
 from fedser.client.corpora.ravdess import Ravdess
 from fedser.client.speakers.corpus_data import CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.features.test_extract import Loudness
+from tests.client.features.recordings import Loudness
 
 TABLES, FOLDERS = 400, 100
 SPEAKERS, EACH = 4, 6
@@ -138,7 +138,7 @@ def accounted(data: CorpusData) -> int:
     return len(data.utterances) + sum(data.left_out.values()) + len(data.skipped)
 
 
-def test_rows_of_a_table_are_used_or_counted_as_left_out(pool: Path) -> None:
+def test_each_row_is_used_or_counted_as_left_out(pool: Path) -> None:
     ends = Counter[str]()
     for number in range(TABLES):
         draw = random.Random(number)
@@ -157,7 +157,7 @@ def test_rows_of_a_table_are_used_or_counted_as_left_out(pool: Path) -> None:
 STRAYS = ("{}.WAV", "._{}.wav", "{} (1).wav", "old/{}.wav", "{}.flac", "{}.txt", "note-{}.wav")
 
 
-def test_recordings_in_a_folder_are_used_or_counted_as_left_out(tmp_path: Path) -> None:
+def test_each_recording_is_used_or_counted_as_left_out(tmp_path: Path) -> None:
     ends = Counter[str]()
     for number in range(FOLDERS):
         draw, root = random.Random(number), tmp_path / str(number)

@@ -20,7 +20,7 @@ def listing(
     return Iemocap("iemocap", 10, on_bad_file, str(root), dialogs, excitement).listing(root)
 
 
-def test_improvised_turns_with_excitement_as_happiness(tree: Tree) -> None:
+def test_improvised_turns_count_excitement_as_happiness(tree: Tree) -> None:
     root = tree("iemocap")
     found = listing(root)
     counts = Counter((u.speaker, u.emotion) for u in found.utterances)
@@ -48,14 +48,14 @@ def test_improvised_turns_with_excitement_as_happiness(tree: Tree) -> None:
     assert {u.speaker for u in male} == {"Ses01M", "Ses02M"}
 
 
-def test_excitement_dropped(tree: Tree) -> None:
+def test_excitement_can_be_dropped(tree: Tree) -> None:
     found = listing(tree("iemocap"), excitement="drop")
     assert Counter(u.emotion for u in found.utterances)["happiness"] == 4
     assert found.left_out["excitement"] == 4
 
 
 @pytest.mark.parametrize(("dialogs", "anger"), [("scripted", 4), ("all", 8)])
-def test_other_dialogs(tree: Tree, dialogs: str, anger: int) -> None:
+def test_dialogs_can_be_selected(tree: Tree, dialogs: str, anger: int) -> None:
     found = listing(tree("iemocap"), dialogs)
     assert Counter(u.emotion for u in found.utterances)["anger"] == anger
     assert found.left_out.get("improvised dialog", 0) == (32 if dialogs == "scripted" else 0)
@@ -71,13 +71,15 @@ def test_other_dialogs(tree: Tree, dialogs: str, anger: int) -> None:
         ({"excitement": "keep"}, "corpus.excitement=keep is not one of happiness, drop"),
     ],
 )
-def test_unknown_options(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_unknown_options_are_rejected(
+    tmp_path: Path, options: dict[str, str], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         listing(tmp_path, **options)
     assert str(error.value) == message
 
 
-def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
+def test_a_missing_turn_is_rejected_or_kept(tree: Tree) -> None:
     root = tree("iemocap")
     absent = root / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M001.wav"
     absent.unlink()
@@ -103,7 +105,7 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
         ),
     ],
 )
-def test_unusable_labels(tree: Tree, old: str, new: str, message: str) -> None:
+def test_unusable_labels_are_rejected(tree: Tree, old: str, new: str, message: str) -> None:
     root = tree("iemocap")
     (root / DIALOG).write_text((root / DIALOG).read_text().replace(old, new))
     with pytest.raises(UserError) as error:

@@ -35,7 +35,7 @@ def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str
     assert found.attributes == {"corpus": "manifest", "gender": "male"}
 
 
-def test_root(grow: Grow, tmp_path: Path) -> None:
+def test_root_is_the_folder_of_audio_paths(grow: Grow, tmp_path: Path) -> None:
     grow("elsewhere/x/a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
@@ -43,7 +43,7 @@ def test_root(grow: Grow, tmp_path: Path) -> None:
     assert found.path == tmp_path / "elsewhere/x/a.wav"
 
 
-def test_a_column_that_tells_the_corpus_is_kept(grow: Grow, tmp_path: Path) -> None:
+def test_a_column_corpus_is_kept(grow: Grow, tmp_path: Path) -> None:
     grow("a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion,corpus\na.wav,s1,fear,iemocap\n")
@@ -51,7 +51,7 @@ def test_a_column_that_tells_the_corpus_is_kept(grow: Grow, tmp_path: Path) -> N
     assert found.attributes == {"corpus": "iemocap"}
 
 
-def test_missing_audio(tmp_path: Path) -> None:
+def test_missing_audio_is_rejected_or_kept(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
     with pytest.raises(UserError, match=r"not found \(the first is .*x/a\.wav\) in row 2: "):
@@ -59,6 +59,6 @@ def test_missing_audio(tmp_path: Path) -> None:
     assert len(corpus(file, on_bad_file="skip").listing(tmp_path).utterances) == 1
 
 
-def test_missing_table(tmp_path: Path) -> None:
+def test_a_missing_table_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.csv: table not found: correct corpus\.file"):
         corpus(tmp_path / "absent.csv").listing(tmp_path)

@@ -13,7 +13,7 @@ def listing(root: Path, on_bad_file: str = "error") -> Listing:
     return MspImprov("msp_improv", 10, on_bad_file, str(root)).listing(root)
 
 
-def test_improvised_turns(tree: Tree) -> None:
+def test_only_improvised_turns_are_read(tree: Tree) -> None:
     root = tree("msp_improv")
     found = listing(root)
     assert Counter((u.speaker, u.emotion) for u in found.utterances) == {
@@ -40,7 +40,7 @@ def test_improvised_turns(tree: Tree) -> None:
     assert of == {"F01": "female", "M01": "male", "F02": "female", "M02": "male"}
 
 
-def test_sessions_beside_the_label_file(tree: Tree) -> None:
+def test_sessions_may_lie_next_to_the_label_file(tree: Tree) -> None:
     root = tree("msp_improv")
     for session in (root / "Audio").iterdir():
         session.rename(root / session.name)
@@ -48,7 +48,7 @@ def test_sessions_beside_the_label_file(tree: Tree) -> None:
     assert len(listing(root).utterances) == 32
 
 
-def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
+def test_a_missing_turn_is_rejected_or_kept(tree: Tree) -> None:
     root = tree("msp_improv")
     absent = root / "Audio/session2/S02S/T/MSP-IMPROV-S02S-M02-T-FM02.wav"
     absent.unlink()
@@ -72,7 +72,7 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
         ),
     ],
 )
-def test_unusable_labels(tree: Tree, old: str, new: str, message: str) -> None:
+def test_unusable_labels_are_rejected(tree: Tree, old: str, new: str, message: str) -> None:
     file = tree("msp_improv") / "Evalution.txt"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(UserError) as error:

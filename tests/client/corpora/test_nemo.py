@@ -26,7 +26,7 @@ def publish(grow: Grow, *emotions: str) -> Path:
     return root
 
 
-def test_published_layout(grow: Grow, tmp_path: Path) -> None:
+def test_published_layout_is_read(grow: Grow, tmp_path: Path) -> None:
     root = publish(grow, "surprised", "sadness", "neutral", "happiness", "fear", "anger")
     found = corpus(root).listing(tmp_path).utterances
 
@@ -44,12 +44,12 @@ def test_published_layout(grow: Grow, tmp_path: Path) -> None:
     }
 
 
-def test_unknown_emotion(grow: Grow, tmp_path: Path) -> None:
+def test_an_unknown_emotion_is_rejected(grow: Grow, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.tsv: unknown emotion 'boredom' in row 3: use "):
         corpus(publish(grow, "anger", "boredom")).listing(tmp_path)
 
 
-def test_empty_folder(tmp_path: Path) -> None:
+def test_an_empty_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         corpus(tmp_path).listing(tmp_path)
     assert str(error.value) == (
@@ -59,7 +59,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.corpora
-def test_real(data_root: Path, tmp_path: Path) -> None:
+def test_real_corpus_has_the_published_counts(data_root: Path, tmp_path: Path) -> None:
     found = corpus(data_root / "nemo").listing(tmp_path).utterances
     assert len(found) == 1542
     assert Counter(u.emotion for u in found) == {

@@ -52,7 +52,7 @@ def test_unknown_gender_is_not_shown() -> None:
     ]
 
 
-def test_differences_between_speakers_are_counted_beneath() -> None:
+def test_differences_between_speakers_are_in_the_caption() -> None:
     assert lines(
         utterance("a/1", "anger", corpus="a", language="en", take="1", age_group="below 30"),
         utterance("a/1", "anger", corpus="a", language="en", take="2", age_group="below 30"),
@@ -64,20 +64,20 @@ def test_differences_between_speakers_are_counted_beneath() -> None:
     ]
 
 
-def test_what_differs_too_much_is_not_listed() -> None:
+def test_attributes_with_too_many_values_are_not_listed() -> None:
     many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(overview.MAX_LISTED_VALUES + 1)]
     assert "shoe:" not in sum(lines(*many), [])
     assert "shoe:" in sum(lines(*many[1:]), [])
 
 
-def test_what_is_left_out_is_counted_beneath() -> None:
+def test_left_out_recordings_are_in_the_caption() -> None:
     shown = printed(
         overview.counts_table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12})
     )
     assert shown[-1] == ["left", "out:", "fear", "(12),", "tie", "(2)"]
 
 
-def test_parts_that_are_there_and_missing(grow: Grow) -> None:
+def test_parts_are_counted_or_missing(grow: Grow) -> None:
     root = grow("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
     (root / "VideoDemographics.csv").touch()
     corpus = CremaD("cd", 1, "error", str(root))
@@ -96,7 +96,7 @@ def test_parts_that_are_there_and_missing(grow: Grow) -> None:
     ]
 
 
-def test_a_corpus_whose_size_depends_on_the_layout(grow: Grow) -> None:
+def test_unknown_sizes_are_not_shown(grow: Grow) -> None:
     emodb = Emodb("emodb", 4, "error", str(grow("wav/03a01Fa.wav")))
     assert printed(overview.parts_table(emodb))[2] == [
         "speech",
@@ -117,7 +117,7 @@ def test_published_corpora_of_a_pool() -> None:
     assert overview.published_corpora(spoken) == []
 
 
-def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_path: Path) -> None:
+def test_missing_and_unlisted_recordings_are_reported(tree: Tree, tmp_path: Path) -> None:
     root = tree("emodb")
     corpus = Emodb("emodb", 1, "error", str(root))
     listing = corpus.listing(tmp_path)
@@ -138,7 +138,7 @@ def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_p
     )
 
 
-def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
+def test_audio_that_a_table_does_not_list_is_reported(grow: Grow) -> None:
     root = grow("audio/a.wav", "audio/b.flac", "else/c.wav")
     (root / "list.csv").write_text("file,speaker,emotion\naudio/a.wav,x,anger\n")
     corpus = Manifest(
@@ -151,7 +151,7 @@ def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
     )
 
 
-def test_what_a_pool_says_of_bad_files_holds_for_its_parts() -> None:
+def test_parts_take_on_bad_file_from_the_pool() -> None:
     emodb = Emodb("emodb", 4, "error", "")
     (part,) = overview.corpora_on_disk(Pooled("pooled", 1, "skip", [emodb]))
     assert part.on_bad_file == "skip"

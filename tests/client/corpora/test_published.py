@@ -47,7 +47,7 @@ def test_every_corpus_reads_its_own_layouts(layouts: dict[str, Path], layout: st
     ("name", "layout"),
     [(name, layout) for name, layout in product(NAMES, TREES) if layout.split()[0] != name],
 )
-def test_every_corpus_refuses_every_other_layout(
+def test_every_corpus_rejects_every_other_layout(
     layouts: dict[str, Path], name: str, layout: str
 ) -> None:
     made = corpus(name, layouts[layout])
@@ -65,7 +65,9 @@ def test_every_corpus_refuses_every_other_layout(
     ("folder", "fault"),
     [("empty", "is empty"), ("absent", "does not exist"), ("file", "is a file")],
 )
-def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, fault: str) -> None:
+def test_every_corpus_rejects_a_folder_without_content(
+    tmp_path: Path, name: str, folder: str, fault: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     made = corpus(name, tmp_path / folder)
@@ -78,7 +80,7 @@ def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, 
     )
 
 
-def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
+def test_the_first_matching_pattern_is_used(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "a.wav"):
         (tmp_path / name).touch()
     part = Part("some", ("*.flac", "*.txt", "*.wav"))
@@ -87,7 +89,7 @@ def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_documentation_tells_of_every_corpus(name: str) -> None:
+def test_every_corpus_is_documented(name: str) -> None:
     text = (ROOT / "docs" / "corpora.md").read_text()
     _, _, section = text.partition(f"## `{name}`")
     section = section.partition("\n## ")[0]

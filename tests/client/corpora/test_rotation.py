@@ -37,20 +37,18 @@ def put(data_root: Path, speech: Speech, *names: str) -> None:
         (["msp_improv", "nemo", "emodb", "iemocap"], ["iemocap", "msp_improv"]),
     ],
 )
-def test_corpora_of_the_study_are_taken_unless_there_are_more_open_ones(
-    there, chosen, speech, tmp_path
-):
+def test_study_corpora_are_used_unless_more_are_open(there, chosen, speech, tmp_path):
     put(tmp_path, speech, *there)
     assert corpora_below(str(tmp_path)) == chosen
 
 
-def test_each_is_attacked_from_the_others():
+def test_the_adversary_holds_the_other_corpora():
     assert others(["a", "b", "c"], "b") == ["a", "c"]
     assert others(["a", "b"], "mine") == ["a", "b"]
     assert others(["a"], "a") == []
 
 
-def test_a_missing_corpus_is_named_in_one_line_with_where_it_comes_from(speech, tmp_path):
+def test_a_missing_corpus_is_named_with_its_source(speech, tmp_path):
     put(tmp_path, speech, "iemocap")
     for file in (tmp_path / "iemocap").rglob("*.wav"):
         file.unlink()
@@ -62,7 +60,7 @@ def test_a_missing_corpus_is_named_in_one_line_with_where_it_comes_from(speech, 
     assert corpus_problem("synthetic", str(tmp_path)) is None  # it is generated
 
 
-def test_those_that_were_looked_for_are_named(speech, tmp_path):
+def test_only_candidate_corpora_are_reported_missing(speech, tmp_path):
     put(tmp_path, speech, "crema_d", "nemo", "emodb")
     named = [line.split()[1].rstrip(":") for line in missing_corpora(str(tmp_path), ["crema_d"])]
     assert named == ["iemocap", "msp_improv"]
@@ -72,7 +70,7 @@ def test_those_that_were_looked_for_are_named(speech, tmp_path):
     assert named == ["iemocap", "msp_improv", "ravdess"]
 
 
-def test_where_there_is_none_the_folder_is_named(tmp_path):
+def test_a_folder_without_corpora_is_rejected(tmp_path):
     expected = (
         f"data_root={tmp_path} contains none of {', '.join((*STUDY_CORPORA, *OPEN_CORPORA))}: set "
         "data_root or FEDSER_DATA_ROOT to a folder with one subfolder per corpus, or set "
@@ -82,7 +80,7 @@ def test_where_there_is_none_the_folder_is_named(tmp_path):
         missing_corpora(str(tmp_path), [])
 
 
-def test_who_cannot_take_turns_is_refused(speech, tmp_path):
+def test_one_corpus_or_a_missing_corpus_is_rejected(speech, tmp_path):
     put(tmp_path, speech, "emodb")
     check_rotation(["emodb", "synthetic"], str(tmp_path), attacked=True)
     check_rotation(["emodb"], str(tmp_path), attacked=False)
@@ -94,7 +92,7 @@ def test_who_cannot_take_turns_is_refused(speech, tmp_path):
         check_rotation(["emodb", "nemo"], str(tmp_path), attacked=True)
 
 
-def test_the_adversary_holds_the_others_in_a_study(speech, tmp_path):
+def test_shadow_corpora_of_a_study_are_the_others(speech, tmp_path):
     put(tmp_path, speech, "ravdess", "nemo", "emodb")
     overrides = ["experiment=each_corpus", f"data_root={tmp_path}"]
     for private, shadow in {"ravdess": ["nemo", "emodb"], "emodb": ["ravdess", "nemo"]}.items():

@@ -12,7 +12,7 @@ def corpus(root: Path) -> Urdu:
     return Urdu("urdu", 1, "error", str(root))
 
 
-def test_published_layout(tree: Tree) -> None:
+def test_published_layout_is_read(tree: Tree) -> None:
     root = tree("urdu")
     found = corpus(root).listing(root).utterances
     assert Counter((u.speaker, u.emotion) for u in found) == {
@@ -29,7 +29,7 @@ def test_published_layout(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("name", ["SX1_F1_A01", "SM1_F1_B01", "SM1_A01", "SM1_F1_A01-copy"])
-def test_foreign_name(tree: Tree, name: str) -> None:
+def test_a_file_name_of_another_form_is_rejected(tree: Tree, name: str) -> None:
     root = tree("urdu")
     (root / "Angry" / f"{name}.wav").touch()
     with pytest.raises(UserError) as error:
@@ -40,7 +40,7 @@ def test_foreign_name(tree: Tree, name: str) -> None:
     )
 
 
-def test_a_folder_that_lacks_an_emotion(tree: Tree) -> None:
+def test_a_missing_emotion_folder_is_rejected(tree: Tree) -> None:
     root = tree("urdu")
     (root / "Sad").rename(root / "sad")
     with pytest.raises(UserError) as error:

@@ -22,7 +22,7 @@ def from_table(*args: Any, **kwargs: Any) -> list[Utterance]:
     return utterances.from_table(*args, **kwargs).utterances
 
 
-def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
+def test_utterances_are_sorted_and_have_further_columns(grow: Grow) -> None:
     root = grow("b.wav", "a.wav")
     rows = row("b.wav", age="31"), row("./a.wav", age="", gender="F")
     found = from_table(table(*rows, folder=root), attributes={"language": "de"})
@@ -31,7 +31,7 @@ def test_sorted_by_path_with_every_further_column(grow: Grow) -> None:
     assert found[1].attributes == {"language": "de", "age": "31"}
 
 
-def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
+def test_paths_are_relative_to_root_or_absolute(grow: Grow, tmp_path: Path) -> None:
     root = grow("audio/a.wav", "b.wav")
     rows = table(row("a.wav"), row(str(root / "b.wav")))
     found = from_table(rows, root=root / "audio", allow_outside=True)
@@ -39,7 +39,7 @@ def test_root_and_absolute_paths(grow: Grow, tmp_path: Path) -> None:
     assert [u.path for u in from_table(table(row("audio/../b.wav")), root=root)] == [root / "b.wav"]
 
 
-def test_files_outside_of_the_folder_are_refused_by_row(grow: Grow) -> None:
+def test_files_outside_the_folder_are_rejected_by_row(grow: Grow) -> None:
     root = grow("audio/a.wav", "b.wav")
     (root / "audio" / "link.wav").symlink_to(root / "b.wav")
     (root / "audio" / "folder").symlink_to(root)
@@ -60,19 +60,19 @@ def test_files_outside_of_the_folder_are_refused_by_row(grow: Grow) -> None:
         ("neutral", "neutral"),
     ],
 )
-def test_names_of_emotions(label: str, emotion: str) -> None:
+def test_emotion_names_are_mapped(label: str, emotion: str) -> None:
     rows = table(row(emotion=label))
     found = from_table(rows, emotions={"freude": "happiness"}, skip_missing=True)
     assert found[0].emotion == emotion
 
 
-def test_dropped_rows_need_no_audio_and_are_counted() -> None:
+def test_dropped_rows_are_counted_and_need_no_audio() -> None:
     rows = table(row(emotion="Fear"), row("b.wav", emotion="Fear"))
     named = frozenset({Path("corpus/a.wav"), Path("corpus/b.wav")})
     assert utterances.from_table(rows, emotions={"FEAR": None}) == Listing([], {"Fear": 2}, named)
 
 
-def test_a_dropped_synonym_wins() -> None:
+def test_a_dropped_synonym_has_priority() -> None:
     assert from_table(table(row(emotion="joy")), emotions={"joy": None}) == []
 
 
@@ -108,13 +108,13 @@ def test_a_dropped_synonym_wins() -> None:
         ),
     ],
 )
-def test_unusable_rows(rows: list[Row], message: str) -> None:
+def test_unusable_rows_are_rejected(rows: list[Row], message: str) -> None:
     with pytest.raises(UserError) as error:
         utterances.from_table(table(*rows))
     assert str(error.value) == f"{Path('corpus/list.csv')}: {message}"
 
 
-def test_mapping_to_an_unknown_emotion() -> None:
+def test_a_mapping_to_an_unknown_emotion_is_rejected() -> None:
     with pytest.raises(UserError) as error:
         utterances.from_table(table(row()), emotions={"anger": "rage"})
     assert str(error.value) == (

@@ -9,7 +9,7 @@ from fedser.client.corpora.synthetic.espeak import Espeak, Prosody
 from fedser.client.corpora.synthetic.voices import VARIANTS, draw_delivery, draw_voice
 
 
-def test_emotions_move_the_prosody() -> None:
+def test_emotions_shift_the_prosody() -> None:
     rng = np.random.default_rng(0)
     voices = [draw_voice(gender, rng) for gender in ("female", "male") for _ in range(200)]
     rate, volume, pitch, pitch_range, tilt = np.transpose(
