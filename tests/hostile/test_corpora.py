@@ -1,4 +1,4 @@
-"""Corpora made to mislead, to exhaust or to take over whoever reads them."""
+"""Corpora that try to mislead, to exhaust memory or to run code."""
 
 import csv
 import os
@@ -29,7 +29,7 @@ EVIL = "touched-by-the-corpus"
 
 
 class Runs:
-    """What runs a command as soon as it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -40,7 +40,7 @@ class Runs:
 
 @dataclass
 class Made:
-    """A corpus in a folder: two speakers who say each emotion once, in noise of their own."""
+    """A corpus in a folder: two speakers with one noise recording per emotion."""
 
     folder: Path
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -80,7 +80,7 @@ def noise(seed: int, length: int = 1600) -> np.ndarray:
 
 
 def header(folder: Path, name: str, offset: int, number: int) -> None:
-    """Write a number into a WAV file's header."""
+    """Write a number into the header of a WAV file."""
     content = bytearray((folder / name).read_bytes())
     content[offset : offset + 4] = number.to_bytes(4, "little")
     (folder / name).write_bytes(content)

@@ -6,7 +6,7 @@ import pytest
 
 from fedser.client.corpora.manifest import Manifest
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import WriteRecordings
 
 COLUMNS = {"file": ["x/a.wav"], "who": ["s1"], "emotion": ["fear"], "gender": ["m"]}
 
@@ -24,8 +24,10 @@ def corpus(file: Path, root: Path | None = None, on_bad_file: str = "error") -> 
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str) -> None:
-    file = grow("x/a.wav") / f"list.{suffix}"
+def test_columns_and_emotions_are_mapped(
+    write_recordings: WriteRecordings, tmp_path: Path, suffix: str
+) -> None:
+    file = write_recordings("x/a.wav") / f"list.{suffix}"
     if suffix == "csv":
         file.write_text("file,who,emotion,gender\nx/a.wav,s1,fear,m\n")
     else:
@@ -35,16 +37,18 @@ def test_columns_and_emotions_are_mapped(grow: Grow, tmp_path: Path, suffix: str
     assert found.attributes == {"corpus": "manifest", "gender": "male"}
 
 
-def test_root_is_the_folder_of_audio_paths(grow: Grow, tmp_path: Path) -> None:
-    grow("elsewhere/x/a.wav")
+def test_root_is_the_folder_of_audio_paths(
+    write_recordings: WriteRecordings, tmp_path: Path
+) -> None:
+    write_recordings("elsewhere/x/a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion\nx/a.wav,s1,fear\n")
     (found,) = corpus(file, root=tmp_path / "elsewhere").listing(tmp_path).utterances
     assert found.path == tmp_path / "elsewhere/x/a.wav"
 
 
-def test_a_column_corpus_is_kept(grow: Grow, tmp_path: Path) -> None:
-    grow("a.wav")
+def test_a_column_corpus_is_kept(write_recordings: WriteRecordings, tmp_path: Path) -> None:
+    write_recordings("a.wav")
     file = tmp_path / "list.csv"
     file.write_text("file,who,emotion,corpus\na.wav,s1,fear,iemocap\n")
     (found,) = corpus(file).listing(tmp_path).utterances

@@ -10,7 +10,7 @@ from fedser.client.corpora.emodb import Emodb
 from fedser.client.corpora.manifest import Manifest
 from fedser.client.corpora.pooled import Pooled
 from fedser.client.corpora.synthetic.corpus import Synthetic
-from tests.client.corpora.conftest import Grow, Tree
+from tests.client.corpora.conftest import WriteLayout, WriteRecordings
 
 
 def utterance(speaker: str, emotion: str, **attributes: str) -> Utterance:
@@ -77,8 +77,8 @@ def test_left_out_recordings_are_in_the_caption() -> None:
     assert shown[-1] == ["left", "out:", "fear", "(12),", "tie", "(2)"]
 
 
-def test_parts_are_counted_or_missing(grow: Grow) -> None:
-    root = grow("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
+def test_parts_are_counted_or_missing(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
     (root / "VideoDemographics.csv").touch()
     corpus = CremaD("cd", 1, "error", str(root))
     assert printed(overview.parts_table(corpus)) == [
@@ -96,8 +96,8 @@ def test_parts_are_counted_or_missing(grow: Grow) -> None:
     ]
 
 
-def test_unknown_sizes_are_not_shown(grow: Grow) -> None:
-    emodb = Emodb("emodb", 4, "error", str(grow("wav/03a01Fa.wav")))
+def test_unknown_sizes_are_not_shown(write_recordings: WriteRecordings) -> None:
+    emodb = Emodb("emodb", 4, "error", str(write_recordings("wav/03a01Fa.wav")))
     assert printed(overview.parts_table(emodb))[2] == [
         "speech",
         "utterances.csv",
@@ -117,13 +117,15 @@ def test_published_corpora_of_a_pool() -> None:
     assert overview.published_corpora(spoken) == []
 
 
-def test_missing_and_unlisted_recordings_are_reported(tree: Tree, tmp_path: Path) -> None:
-    root = tree("emodb")
+def test_missing_and_unlisted_recordings_are_reported(
+    write_layout: WriteLayout, tmp_path: Path
+) -> None:
+    root = write_layout("emodb")
     corpus = Emodb("emodb", 1, "error", str(root))
     listing = corpus.listing(tmp_path)
     recordings, speakers = len(listing.named), len({u.speaker for u in listing.utterances})
-    told = overview.completeness(corpus, listing)
-    assert told == (
+    report = overview.completeness(corpus, listing)
+    assert report == (
         f"recordings: {recordings} of 535, {535 - recordings} missing\n"
         f"speakers: {speakers} of 10, {10 - speakers} missing\n"
     )
@@ -133,19 +135,19 @@ def test_missing_and_unlisted_recordings_are_reported(tree: Tree, tmp_path: Path
         (root / other).parent.mkdir(exist_ok=True)
         (root / other).write_bytes(one.read_bytes())
     assert corpus.listing(tmp_path) == listing
-    assert overview.completeness(corpus, listing) == told + (
+    assert overview.completeness(corpus, listing) == report + (
         f"not read: 3 audio file(s) that the corpus does not list, such as {root / others[0]}\n"
     )
 
 
-def test_audio_that_a_table_does_not_list_is_reported(grow: Grow) -> None:
-    root = grow("audio/a.wav", "audio/b.flac", "else/c.wav")
+def test_audio_that_a_table_does_not_list_is_reported(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("audio/a.wav", "audio/b.flac", "else/c.wav")
     (root / "list.csv").write_text("file,speaker,emotion\naudio/a.wav,x,anger\n")
     corpus = Manifest(
         "made", 1, "error", file=str(root / "list.csv"), root=None, columns={}, emotions={}
     )
-    told = overview.completeness(corpus, corpus.listing(root))
-    assert told == (
+    report = overview.completeness(corpus, corpus.listing(root))
+    assert report == (
         "not read: 1 audio file(s) that the corpus does not list, such as "
         f"{root / 'audio/b.flac'}\n"
     )

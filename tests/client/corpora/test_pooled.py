@@ -14,15 +14,17 @@ from fedser.client.corpora.synthetic.corpus import Synthetic
 from fedser.client.speakers.clients import make_clients
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import WriteRecordings
 
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
 
 
-def manifest(grow: Grow, name: str, speakers: list[str], columns: str, *cells: str) -> Manifest:
+def manifest(
+    write_recordings: WriteRecordings, name: str, speakers: list[str], columns: str, *cells: str
+) -> Manifest:
     """Every speaker once in each emotion, all with the same cells in the further columns."""
     names = [f"{name}/{speaker}-{emotion}.wav" for speaker in speakers for emotion in EMOTIONS]
-    folder = grow(*names) / name
+    folder = write_recordings(*names) / name
     rows = [
         ",".join((f"{speaker}-{emotion}.wav", speaker, emotion, *cells))
         for speaker in speakers
@@ -38,9 +40,9 @@ def pool(*parts: Corpus, speakers: list[str] | None = None, shards: int = 1) -> 
 
 
 @pytest.fixture
-def parts(grow: Grow) -> tuple[Manifest, Manifest]:
-    old = manifest(grow, "old", ["01", "02", "03"], ",gender,age", "f", "61")
-    new = manifest(grow, "new", ["01", "02"], ",gender", "m")
+def parts(write_recordings: WriteRecordings) -> tuple[Manifest, Manifest]:
+    old = manifest(write_recordings, "old", ["01", "02", "03"], ",gender,age", "f", "61")
+    new = manifest(write_recordings, "new", ["01", "02"], ",gender", "m")
     return old, new
 
 

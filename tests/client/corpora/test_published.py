@@ -8,9 +8,9 @@ from fedser.client.corpora.build import build_corpus
 from fedser.client.corpora.published import Part, Published
 from fedser.common.errors import UserError
 from tests import ROOT
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
-NAMES = sorted({layout.split()[0] for layout in TREES})
+NAMES = sorted({layout.split()[0] for layout in LAYOUTS})
 FILES = {  # as errors about names show them
     "ravdess": "03-01-05-02-01-01-12.wav",
     "emodb": "03a01Fa.wav",
@@ -30,12 +30,12 @@ def corpus(name: str, root: Path) -> Published:
 def layouts(speech: Speech, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a folder of every layout."""
     root = tmp_path_factory.mktemp("layouts")
-    for name, write in TREES.items():
+    for name, write in LAYOUTS.items():
         write(root / name, speech)
-    return {name: root / name for name in TREES}
+    return {name: root / name for name in LAYOUTS}
 
 
-@pytest.mark.parametrize("layout", TREES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_corpus_reads_its_own_layouts(layouts: dict[str, Path], layout: str) -> None:
     made = corpus(layout.split()[0], layouts[layout])
     changed = {"emotions": {"boredom": None}} if layout == "audformat" else {}
@@ -45,7 +45,7 @@ def test_every_corpus_reads_its_own_layouts(layouts: dict[str, Path], layout: st
 
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [(name, layout) for name, layout in product(NAMES, TREES) if layout.split()[0] != name],
+    [(name, layout) for name, layout in product(NAMES, LAYOUTS) if layout.split()[0] != name],
 )
 def test_every_corpus_rejects_every_other_layout(
     layouts: dict[str, Path], name: str, layout: str

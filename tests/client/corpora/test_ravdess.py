@@ -5,7 +5,7 @@ import pytest
 
 from fedser.client.corpora.ravdess import Ravdess
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import WriteRecordings
 
 NAMED = "03-01-05-01-01-01-01.flac"
 
@@ -23,8 +23,8 @@ def published(folder: str = "Actor_{:02d}/") -> list[str]:
     ]
 
 
-def test_published_layout_is_read(grow: Grow, tmp_path: Path) -> None:
-    found = corpus(grow(*published())).listing(tmp_path).utterances
+def test_published_layout_is_read(write_recordings: WriteRecordings, tmp_path: Path) -> None:
+    found = corpus(write_recordings(*published())).listing(tmp_path).utterances
 
     assert [(u.speaker, u.emotion) for u in found] == [
         (speaker, emotion)
@@ -44,14 +44,16 @@ def test_published_layout_is_read(grow: Grow, tmp_path: Path) -> None:
     assert found[-1].attributes["intensity"] == "strong"
 
 
-def test_flat_files_are_read_without_song_and_video(grow: Grow, tmp_path: Path) -> None:
+def test_flat_files_are_read_without_song_and_video(
+    write_recordings: WriteRecordings, tmp_path: Path
+) -> None:
     song, video = "03-02-05-01-01-01-02.wav", "01-01-05-01-01-01-02.wav"
-    root = grow(*published(folder=""), song, video)
+    root = write_recordings(*published(folder=""), song, video)
     assert len(corpus(root).listing(tmp_path).utterances) == 8
 
 
-def test_calm_can_count_as_neutral(grow: Grow, tmp_path: Path) -> None:
-    found = corpus(grow(*published()), calm="neutral").listing(tmp_path).utterances
+def test_calm_can_count_as_neutral(write_recordings: WriteRecordings, tmp_path: Path) -> None:
+    found = corpus(write_recordings(*published()), calm="neutral").listing(tmp_path).utterances
     assert Counter(u.emotion for u in found)["neutral"] == 4
 
 
@@ -60,9 +62,9 @@ def test_an_unknown_calm_is_rejected(tmp_path: Path) -> None:
         corpus(tmp_path, calm="keep").listing(tmp_path)
 
 
-def test_another_layout_is_rejected(grow: Grow, tmp_path: Path) -> None:
+def test_another_layout_is_rejected(write_recordings: WriteRecordings, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        corpus(grow("speech/1.wav")).listing(tmp_path)
+        corpus(write_recordings("speech/1.wav")).listing(tmp_path)
     assert str(error.value) == (
         f"corpus ravdess: the folder {tmp_path} has another layout (looked for utterances.csv or "
         "Actor_*/03-01-*.wav or 03-01-*.wav): set corpus.root=<folder of the corpus>; "
@@ -75,17 +77,19 @@ def test_a_missing_folder_is_rejected(tmp_path: Path) -> None:
         corpus(tmp_path / "absent").listing(tmp_path)
 
 
-def test_a_file_name_of_another_form_is_rejected(grow: Grow, tmp_path: Path) -> None:
-    root = grow("Actor_01/03-01-09-01-01-01-01.wav")
+def test_a_file_name_of_another_form_is_rejected(
+    write_recordings: WriteRecordings, tmp_path: Path
+) -> None:
+    root = write_recordings("Actor_01/03-01-09-01-01-01-01.wav")
     with pytest.raises(
         UserError, match=r"03-01-09-01-01-01-01\.wav does not have a name like 03-01-05-02"
     ):
         corpus(root).listing(tmp_path)
 
 
-def test_the_layout_with_a_table_is_read(grow: Grow, tmp_path: Path) -> None:
+def test_the_layout_with_a_table_is_read(write_recordings: WriteRecordings, tmp_path: Path) -> None:
     angry, calm = f"audio/{NAMED}", "audio/03-01-02-01-01-01-01.flac"
-    root = grow(angry, calm)
+    root = write_recordings(angry, calm)
     (root / "utterances.csv").write_text(
         f"file,speaker,gender,emotion\n{calm},01,male,calm\n{angry},01,male,anger\n"
     )
@@ -118,9 +122,15 @@ def test_real_corpus_has_the_published_counts(data_root: Path, tmp_path: Path) -
 
 
 @pytest.mark.corpora
-def test_real_names_agree_with_the_table(data_root: Path, grow: Grow, tmp_path: Path) -> None:
+def test_real_names_agree_with_the_table(
+    data_root: Path, write_recordings: WriteRecordings, tmp_path: Path
+) -> None:
     listed = corpus(data_root / "ravdess").listing(tmp_path).utterances
-    parsed = corpus(grow(*(f"{u.path.stem}.wav" for u in listed))).listing(tmp_path).utterances
+    parsed = (
+        corpus(write_recordings(*(f"{u.path.stem}.wav" for u in listed)))
+        .listing(tmp_path)
+        .utterances
+    )
     for by_table, by_name in zip(listed, parsed, strict=True):
         assert (by_table.speaker, by_table.emotion) == (by_name.speaker, by_name.emotion)
         assert by_name.attributes.items() <= by_table.attributes.items()

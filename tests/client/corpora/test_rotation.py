@@ -14,7 +14,7 @@ from fedser.client.corpora.rotation import (
 from fedser.common.errors import UserError
 from fedser.conf.build import compose
 from fedser.server.study.run import study_config
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def speech(tmp_path_factory) -> Speech:
 
 def put(data_root: Path, speech: Speech, *names: str) -> None:
     for name in names:
-        TREES[name](data_root / name, speech)
+        LAYOUTS[name](data_root / name, speech)
 
 
 @pytest.mark.parametrize(

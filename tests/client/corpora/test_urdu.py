@@ -5,15 +5,15 @@ import pytest
 
 from fedser.client.corpora.urdu import Urdu
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 
 def corpus(root: Path) -> Urdu:
     return Urdu("urdu", 1, "error", str(root))
 
 
-def test_published_layout_is_read(tree: Tree) -> None:
-    root = tree("urdu")
+def test_published_layout_is_read(write_layout: WriteLayout) -> None:
+    root = write_layout("urdu")
     found = corpus(root).listing(root).utterances
     assert Counter((u.speaker, u.emotion) for u in found) == {
         ("SM3", "anger"): 2,
@@ -29,8 +29,8 @@ def test_published_layout_is_read(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("name", ["SX1_F1_A01", "SM1_F1_B01", "SM1_A01", "SM1_F1_A01-copy"])
-def test_a_file_name_of_another_form_is_rejected(tree: Tree, name: str) -> None:
-    root = tree("urdu")
+def test_a_file_name_of_another_form_is_rejected(write_layout: WriteLayout, name: str) -> None:
+    root = write_layout("urdu")
     (root / "Angry" / f"{name}.wav").touch()
     with pytest.raises(UserError) as error:
         corpus(root).listing(root)
@@ -40,8 +40,8 @@ def test_a_file_name_of_another_form_is_rejected(tree: Tree, name: str) -> None:
     )
 
 
-def test_a_missing_emotion_folder_is_rejected(tree: Tree) -> None:
-    root = tree("urdu")
+def test_a_missing_emotion_folder_is_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("urdu")
     (root / "Sad").rename(root / "sad")
     with pytest.raises(UserError) as error:
         corpus(root).listing(root)

@@ -7,7 +7,7 @@ from fedser.client.corpora import utterances
 from fedser.client.corpora.base import Listing, Utterance
 from fedser.client.corpora.table import Row, Table
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import WriteRecordings
 
 
 def row(file: str = "a.wav", emotion: str = "anger", **others: str) -> Row:
@@ -22,8 +22,8 @@ def from_table(*args: Any, **kwargs: Any) -> list[Utterance]:
     return utterances.from_table(*args, **kwargs).utterances
 
 
-def test_utterances_are_sorted_and_have_further_columns(grow: Grow) -> None:
-    root = grow("b.wav", "a.wav")
+def test_utterances_are_sorted_and_have_further_columns(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("b.wav", "a.wav")
     rows = row("b.wav", age="31"), row("./a.wav", age="", gender="F")
     found = from_table(table(*rows, folder=root), attributes={"language": "de"})
     assert [u.path for u in found] == [root / "a.wav", root / "b.wav"]
@@ -31,16 +31,18 @@ def test_utterances_are_sorted_and_have_further_columns(grow: Grow) -> None:
     assert found[1].attributes == {"language": "de", "age": "31"}
 
 
-def test_paths_are_relative_to_root_or_absolute(grow: Grow, tmp_path: Path) -> None:
-    root = grow("audio/a.wav", "b.wav")
+def test_paths_are_relative_to_root_or_absolute(
+    write_recordings: WriteRecordings, tmp_path: Path
+) -> None:
+    root = write_recordings("audio/a.wav", "b.wav")
     rows = table(row("a.wav"), row(str(root / "b.wav")))
     found = from_table(rows, root=root / "audio", allow_outside=True)
     assert [u.path for u in found] == [root / "audio/a.wav", root / "b.wav"]
     assert [u.path for u in from_table(table(row("audio/../b.wav")), root=root)] == [root / "b.wav"]
 
 
-def test_files_outside_the_folder_are_rejected_by_row(grow: Grow) -> None:
-    root = grow("audio/a.wav", "b.wav")
+def test_files_outside_the_folder_are_rejected_by_row(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("audio/a.wav", "b.wav")
     (root / "audio" / "link.wav").symlink_to(root / "b.wav")
     (root / "audio" / "folder").symlink_to(root)
     for file in (str(root / "b.wav"), "../b.wav", "link.wav", "folder/b.wav"):

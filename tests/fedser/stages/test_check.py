@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedser.common.console import console
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def checked(speech, cache, tmp_path, monkeypatch, command):
 
     def run(name: str, *arguments: str, change=lambda root: None) -> tuple[int, str]:
         root, empty = tmp_path / "data" / name, tmp_path / "empty"
-        TREES[name](root, speech)
+        LAYOUTS[name](root, speech)
         change(root)
         empty.mkdir()
         monkeypatch.chdir(empty)

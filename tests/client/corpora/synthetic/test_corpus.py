@@ -70,9 +70,9 @@ def test_a_rendered_corpus_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("change", [{"seed": 1}, {"language": "de"}, {"language": "pl"}])
 def test_other_parameters_give_another_corpus(tmp_path: Path, change: dict[str, Any]) -> None:
     small = replace(CORPUS, speakers=1, utterances_per_speaker=4)
-    heard = {u.path.read_bytes() for u in small.listing(tmp_path).utterances}
+    first = {u.path.read_bytes() for u in small.listing(tmp_path).utterances}
     other = {u.path.read_bytes() for u in replace(small, **change).listing(tmp_path).utterances}
-    assert len(heard | other) == 8
+    assert len(first | other) == 8
     assert len(list((tmp_path / "synthetic").iterdir())) == 2
 
 

@@ -36,11 +36,11 @@ def test_every_variant_is_drawn(gender: str) -> None:
 
 
 def test_every_variant_is_reproducible() -> None:
-    heard = defaultdict(set)
+    synthesised = defaultdict(set)
     for variant in (*VARIANTS["female"], *VARIANTS["male"]) * 5:
         with Espeak() as espeak:
             samples = espeak.say("A word.", f"en+{variant}", Prosody(200, 100, 50, 50))
-        heard[variant].add(samples.tobytes())
-    assert {variant: len(different) for variant, different in heard.items()} == dict.fromkeys(
-        heard, 1
+        synthesised[variant].add(samples.tobytes())
+    assert {variant: len(different) for variant, different in synthesised.items()} == dict.fromkeys(
+        synthesised, 1
     )
