@@ -1,4 +1,4 @@
-"""Cut ages into groups, which an adversary can be after as after any other attribute."""
+"""Group speakers by age; the adversary can infer the attribute ``age_group`` like any other."""
 
 import math
 from bisect import bisect_right
@@ -10,7 +10,7 @@ from fedser.common.errors import UserError
 
 
 def is_age(text: str) -> bool:
-    """Say whether a text is a number of years above 0."""
+    """Return whether a text is a number of years above 0."""
     try:
         return 0 < float(text) < math.inf
     except ValueError:
@@ -18,12 +18,12 @@ def is_age(text: str) -> bool:
 
 
 def age_group(age: float, bounds: Sequence[int]) -> str:
-    """Name the group that an age falls into.
+    """Return the name of the group that contains an age.
 
     Parameters
     ----------
     bounds : sequence of int
-        Ascending: each is the youngest age of its group, and the first group is below them all.
+        Youngest age of each group but the first, ascending.
 
     Examples
     --------
@@ -41,12 +41,12 @@ def age_group(age: float, bounds: Sequence[int]) -> str:
 
 
 def with_age_groups(utterances: Sequence[Utterance], bounds: Sequence[int]) -> list[Utterance]:
-    """Add the attribute ``age_group`` wherever ``age`` is known.
+    """Add the attribute ``age_group`` to each utterance with the attribute ``age``.
 
     Raises
     ------
     UserError
-        If there are no bounds, or they do not ascend from above 0.
+        If there are no bounds, or they are not above 0 and ascending.
     """
     if not bounds or list(bounds) != sorted({b for b in bounds if b > 0}):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Any database in audformat, the format of the data sets that audEERING publishes.
+"""Any database in audformat, the format of the data sets published by audEERING.
 
 References
 ----------
@@ -14,8 +14,7 @@ import yaml
 from iso639 import Lang
 from iso639.exceptions import InvalidLanguageValue
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 from fedser.common.errors import UserError, check_choice
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _HEADER = "db.yaml"
 _NO_LABEL = "no label"
 TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""What a table may be called: no other file is opened for it than ``db.NAME.*``."""
+"""Allowed names of tables: only files ``db.NAME.*`` are opened."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,14 @@ class Audformat(Published):
     Attributes
     ----------
     tables, splits : list of str or None
-        Those whose emotions are read; None being all.
+        Tables and splits to read; None reads all.
     emotion, speaker : str
-        What the database calls the schemes of these.
+        Names of the schemes of emotions and speakers in the database.
     attributes : list of str
-        Further schemes that become attributes, as far as the database has them. All three may
-        also be names of columns, or of what a scheme's labels tell, as a speaker's ``gender``.
+        Further schemes that become attributes, if the database has them. Each name of a scheme
+        may also be the name of a column, or of a field of a scheme's labels, such as ``gender``.
     emotions : dict of str to str or None
-        What to call each of the database's emotions; None leaves it out.
+        Emotion class for each emotion name of the database; None leaves it out.
     """
 
     source: ClassVar[Source] = Source(
@@ -63,36 +62,36 @@ class Audformat(Published):
     def read(self, cache: Path) -> Listing:
         """List the recordings, sorted by path; `cache` is not used.
 
-        Languages are named by two letters, as in other corpora; if the database is in one
-        language, every recording is.
+        Languages become two letters, as in other corpora. If the database has one language, every
+        recording gets it.
 
         Raises
         ------
         UserError
-            If the folder holds no such database, it has not what was asked for, its labels
-            contradict each other or are those of segments, or a recording is not there.
+            If the folder contains no such database, if a table, split or scheme is missing, if
+            labels contradict each other or belong to segments, or if a recording is missing.
         """
         self.files()
         header = Path(self.root) / _HEADER
         database = self._open(header)
         rows = [self._described(row) for row in self._labels(header, database)]
-        spoken = [_two_letters(language) for language in database.languages]
-        return records.from_table(
+        languages = [_two_letters(language) for language in database.languages]
+        return utterances.from_table(
             table.Table(header, rows, list(range(1, len(rows) + 1))),
             emotions={**self.emotions, _NO_LABEL: None},
-            attributes={"language": spoken[0]} if len(spoken) == 1 else None,
+            attributes={"language": languages[0]} if len(languages) == 1 else None,
             skip_missing=self.on_bad_file == "skip",
             allow_outside=self.allow_outside,
         )
 
     def _open(self, header: Path) -> Any:
-        """Load the database, which must bring neither code nor pickles along."""
-        from audformat import Database  # here: pandas costs what other corpora save
+        """Load the database; reject code and pickles in it."""
+        from audformat import Database  # imported here: it imports pandas, which is slow
 
         try:
-            # audformat's own loader would run code.
-            told = yaml.safe_load(header.read_text("utf-8"))
-            for name in (*(told.get("tables") or ()), *(told.get("misc_tables") or ())):
+            # audformat's own YAML loader would run code in the header.
+            content = yaml.safe_load(header.read_text("utf-8"))
+            for name in (*(content.get("tables") or ()), *(content.get("misc_tables") or ())):
                 _check_table(header, str(name))
             return Database.load(str(header.parent))
         except (
@@ -100,32 +99,34 @@ class Audformat(Published):
             *(TypeError, LookupError, ValueError),
         ) as error:
             reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{header}: no header of an audformat database ({reason})") from None
+            raise UserError(
+                f"{header}: not a header of an audformat database ({reason}): restore it"
+            ) from None
 
     def _labels(self, header: Path, database: Any) -> list[table.Row]:
-        """Read what was asked for, a row a recording."""
-        for key, chosen, there in (
+        """Read the emotion, the speaker and the attributes: one row per recording."""
+        for key, chosen, available in (
             ("tables", self.tables, sorted(database.tables)),
             ("splits", self.splits, sorted(database.splits)),
         ):
             for name in chosen or []:
-                check_choice(f"corpus.{key}", name, there)
+                check_choice(f"corpus.{key}", name, available)
         further = [self.speaker, *self.attributes]
         try:
             labels = database.get(self.emotion, further, tables=self.tables, splits=self.splits)
         except (ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{header}: {reason}: choose others in corpus.tables") from None
+            raise UserError(f"{header}: {reason}: choose other tables in corpus.tables") from None
         for key in (self.emotion, self.speaker):
             if labels[key].isna().all():
                 raise UserError(
-                    f"{header}: nothing is labelled with {key}: choose among the schemes "
-                    f"{', '.join(sorted(database.schemes))} by corpus.emotion and corpus.speaker"
+                    f"{header}: no recording is labelled with {key}: choose corpus.emotion and "
+                    f"corpus.speaker among the schemes {', '.join(sorted(database.schemes))}"
                 )
         if labels.index.nlevels > 1:
             raise UserError(
-                f"{header}: labels are those of segments, and recordings are used as a whole: "
-                "choose others in corpus.tables"
+                f"{header}: labels of segments are not supported, only labels of whole recordings: "
+                "choose other tables in corpus.tables"
             )
         return _texts(labels.reset_index())
 
@@ -142,31 +143,31 @@ class Audformat(Published):
 
 
 def _check_table(header: Path, name: str) -> None:
-    """Refuse a table of which audformat would open a pickle, or a file elsewhere."""
+    """Reject a table if audformat would open a pickle, or a file elsewhere, for it."""
     if TABLE.fullmatch(name) is None:
         raise UserError(
-            f"{header}: the table {name!r} is not called by letters, digits, '-', '_' and '.': "
-            "rename it"
+            f"{header}: the table name {name!r} may contain only letters, digits, '-', '_' and "
+            "'.', and no '-' or '.' at the start: rename the table"
         )
     files = sorted(header.parent.glob(f"db.{name}.*"))
     for file in files:
         if file.suffix == ".pkl":
             raise UserError(
-                f"{file}: pickled tables are not opened: remove db.*.pkl, and save tables as "
-                "Parquet or CSV if there are no others"
+                f"{file}: pickled tables are not supported: save the tables as Parquet or CSV and "
+                "remove db.*.pkl"
             )
         if file.is_symlink() or not file.is_file():
-            raise UserError(f"{file}: not a regular file: put the table itself there")
+            raise UserError(f"{file}: not a regular file: replace it by the table itself")
 
 
 def _texts(labels: "pandas.DataFrame") -> list[table.Row]:
-    """Write every cell as a text, a missing one as an empty text and 31.0 as 31."""
+    """Convert every cell to text: a missing cell to an empty text, 31.0 to 31."""
     whole = labels.convert_dtypes().astype("string").fillna("")
     return [{str(key): cell for key, cell in row.items()} for row in whole.to_dict("records")]
 
 
 def _two_letters(language: str) -> str:
-    """Return the code of ISO 639-1, or the language as it is called if it has none."""
+    """Return the ISO 639-1 code of a language, or the given text if there is none."""
     try:
         return Lang(language).pt1 or language
     except InvalidLanguageValue:

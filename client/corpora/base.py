@@ -1,4 +1,4 @@
-"""What every corpus parser returns, and the checks made before a corpus is used."""
+"""Utterances, listings and base classes of corpora, and the checks before a corpus is used."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -22,14 +22,14 @@ class Utterance:
     Attributes
     ----------
     path : Path
-        Audio file, any format that libsndfile reads.
+        Audio file in any format that libsndfile reads.
     speaker : str
-        Identifier, unique within the corpus.
+        Name of the speaker, unique within the corpus.
     emotion : str
         One of `EMOTIONS`.
     attributes : Mapping[str, str]
-        What the metadata says of the speaker or the recording, such as
-        ``gender`` (``female`` or ``male``), ``age`` (years), ``language`` or ``corpus``.
+        Metadata of the speaker or the recording, such as ``gender`` (``female`` or ``male``),
+        ``age`` (years), ``language`` or ``corpus``.
     """
 
     path: Path
@@ -40,16 +40,16 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a corpus holds.
+    """Content of a corpus.
 
     Attributes
     ----------
     utterances : list of Utterance
-        In a fixed order.
+        The utterances to use, in a fixed order.
     left_out : Mapping[str, int]
-        How many recordings are not used for which reason, such as another emotion.
+        Number of unused recordings for each reason, such as another emotion.
     named : frozenset of Path
-        All recordings that the corpus knows of, used or not.
+        All recordings that the corpus names, used or not.
     """
 
     utterances: list[Utterance]
@@ -58,7 +58,7 @@ class Listing:
 
     @classmethod
     def joined(cls, parts: Iterable["Listing"]) -> "Listing":
-        """Put listings together, one after another."""
+        """Join listings in the given order."""
         utterances: list[Utterance] = []
         left_out: Counter[str] = Counter()
         named = set[Path]()
@@ -71,18 +71,18 @@ class Listing:
 
 @dataclass(frozen=True)
 class Corpus(ABC):
-    """A folder of recordings in a published layout, or a table naming them.
+    """A folder of recordings in a published layout, or a table that names recordings.
 
     The fields of a parser are the keys of its file in ``conf/corpus``.
 
     Attributes
     ----------
     name : str
-        How the corpus is called in results.
+        Name of the corpus in results.
     shards : int
-        Clients a speaker.
+        Number of clients per speaker.
     on_bad_file : str
-        ``error``, or ``skip`` to leave unreadable audio out.
+        ``error`` rejects unreadable audio, ``skip`` leaves it out.
     """
 
     name: str
@@ -90,27 +90,28 @@ class Corpus(ABC):
     on_bad_file: str
 
     def listing(self, cache: Path) -> Listing:
-        """List the recordings, with the corpus's name among their attributes.
+        """List the recordings and add the attribute ``corpus``, the name of the corpus.
 
-        A table that has a column ``corpus`` of its own keeps it: it may pool several.
+        A table may pool several corpora: its own column ``corpus`` is kept.
 
         Parameters
         ----------
         cache : Path
-            Folder for whatever the corpus must make before it can be read.
+            Folder for files that the corpus must generate before it can be read.
 
         Raises
         ------
         UserError
-            If the folder has another layout or a row is unusable, or one speaker goes by two names.
+            If the folder has another layout, a row is unusable, or two speaker names differ only
+            in spelling.
         """
-        found, named = self.read(cache), {"corpus": self.name}
-        refuse_variants(self.name, found.utterances)
+        found = self.read(cache)
+        check_speaker_names(self.name, found.utterances)
         utterances = [
             replace(
                 u,
                 speaker=unicodedata.normalize("NFC", u.speaker),
-                attributes={**named, **u.attributes},
+                attributes={"corpus": self.name, **u.attributes},
             )
             for u in found.utterances
         ]
@@ -118,87 +119,91 @@ class Corpus(ABC):
 
     @abstractmethod
     def read(self, cache: Path) -> Listing:
-        """List what the folder or the table holds; parameters and errors as of `listing`."""
+        """List the content of the folder or the table; parameters and errors as in `listing`."""
 
 
 @dataclass(frozen=True)
-class Recordings(Corpus):
-    """A corpus of which some speakers can be chosen by name.
+class SelectableCorpus(Corpus):
+    """A corpus whose speakers can be selected by name.
 
     Attributes
     ----------
     speakers : list of str or None
-        Those to keep, None being all.
+        Names of the speakers to keep; None keeps all.
     """
 
     speakers: list[str] | None = field(default=None, kw_only=True)
 
     def listing(self, cache: Path) -> Listing:
-        """List the recordings of the chosen speakers, as `Corpus.listing` does.
+        """List the recordings of the selected speakers, as `Corpus.listing` does.
 
         Raises
         ------
         UserError
-            Also if no speaker is chosen, or one that the corpus does not have.
+            Also if no speaker is selected, or if the corpus has no speaker of a selected name.
         """
         found = super().listing(cache)
         if self.speakers is None:
             return found
         if not self.speakers:
-            raise UserError(f"corpus {self.name}: corpus.speakers=[] keeps nobody; null keeps all")
+            raise UserError(
+                f"corpus {self.name}: corpus.speakers=[] keeps no speaker: name at least one, "
+                "or set corpus.speakers=null to keep all"
+            )
         known = sorted({u.speaker for u in found.utterances})
         for speaker in self.speakers:
             if speaker not in known:
                 nearest = get_close_matches(speaker, known, n=3, cutoff=0)
                 raise UserError(
-                    f"corpus {self.name}: there is no speaker {speaker} (the nearest of "
-                    f"{len(known)}: {', '.join(nearest)}): correct corpus.speakers"
+                    f"corpus {self.name}: no speaker has the name {speaker} (most similar of its "
+                    f"{len(known)} names: {', '.join(nearest)}): correct corpus.speakers"
                 )
-        names = set(self.speakers)
-        chosen = [u for u in found.utterances if u.speaker in names]
-        return replace(found, utterances=chosen)
+        selected = set(self.speakers)
+        return replace(found, utterances=[u for u in found.utterances if u.speaker in selected])
 
 
-def refuse_variants(name: str, utterances: Sequence[Utterance]) -> None:
-    """Refuse speakers who are one, as far as names tell: one person would be trained and tested.
+def check_speaker_names(name: str, utterances: Sequence[Utterance]) -> None:
+    """Reject two speaker names that differ only in spelling.
+
+    They probably name one person, who would then be in training and test data.
 
     Raises
     ------
     UserError
-        Naming both.
+        The message names both speakers.
     """
-    first = {u.speaker: u.path.name for u in reversed(utterances)}
-    known = dict[str, str]()
-    for speaker in sorted(first):
-        other = known.setdefault(identity(speaker), speaker)
+    first_file = {u.speaker: u.path.name for u in reversed(utterances)}
+    spellings = dict[str, str]()
+    for speaker in sorted(first_file):
+        other = spellings.setdefault(identity(speaker), speaker)
         if other != speaker:
-            pair = [f"{s!r} (such as {first[s]})" for s in (other, speaker)]
+            pair = [f"{s!r} (in {first_file[s]})" for s in (other, speaker)]
             raise UserError(
-                f"corpus {name}: speakers {' and '.join(pair)} differ only in how they are "
-                "written: call one person the same everywhere"
+                f"corpus {name}: the speaker names {' and '.join(pair)} differ only in spelling: "
+                "use one name per person"
             )
 
 
 def shared_attributes(utterances: Sequence[Utterance]) -> dict[str, str]:
-    """Return what the metadata says the same of all these utterances, sorted by key."""
+    """Return the attributes that are the same for all utterances, sorted by key."""
     return dict(sorted(set.intersection(*(set(u.attributes.items()) for u in utterances))))
 
 
 def speaker_attributes(utterances: Sequence[Utterance]) -> dict[str, dict[str, str]]:
-    """Return what the metadata says the same of all utterances of each speaker."""
-    own = defaultdict[str, list[Utterance]](list)
+    """Return, for each speaker, the attributes that all utterances of the speaker share."""
+    by_speaker = defaultdict[str, list[Utterance]](list)
     for utterance in utterances:
-        own[utterance.speaker].append(utterance)
-    return {speaker: shared_attributes(spoken) for speaker, spoken in own.items()}
+        by_speaker[utterance.speaker].append(utterance)
+    return {speaker: shared_attributes(own) for speaker, own in by_speaker.items()}
 
 
 def check_speakers(name: str, utterances: Sequence[Utterance], minimum: int) -> None:
-    """Refuse a corpus that cannot be trained on.
+    """Reject a corpus with too few utterances for training.
 
     Parameters
     ----------
     minimum : int
-        Fewest utterances a speaker needs.
+        Smallest number of utterances per speaker.
 
     Raises
     ------
@@ -206,10 +211,12 @@ def check_speakers(name: str, utterances: Sequence[Utterance], minimum: int) -> 
         If there is no utterance, or a speaker has fewer than `minimum`.
     """
     if not utterances:
-        raise UserError(f"corpus {name}: no utterance of {', '.join(EMOTIONS)} was found")
+        raise UserError(
+            f"corpus {name}: found no utterance of {', '.join(EMOTIONS)}: check its emotion labels"
+        )
     for speaker, count in sorted(Counter(u.speaker for u in utterances).items()):
         if count < minimum:
             raise UserError(
-                f"corpus {name}: speaker {speaker} has {count} utterance(s), at least {minimum} "
-                f"are needed (two a shard): lower corpus.shards or leave the speaker out"
+                f"corpus {name}: speaker {speaker} has {count} utterance(s) but needs at least "
+                f"{minimum} (two per shard): lower corpus.shards or leave the speaker out"
             )

@@ -1,4 +1,4 @@
-"""Make corpora from their settings."""
+"""Build corpora from their settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,45 +11,46 @@ from fedser.conf.build import build_group, compose
 
 
 def build_corpus(settings: Any, data_root: str) -> Corpus:
-    """Make a corpus, and first the parts of a pooled one.
+    """Build a corpus; build the parts of a pooled corpus first.
 
     Raises
     ------
     UserError
-        Naming the key, if a value has not the right type.
+        If a value has the wrong type; the message names the key.
     """
     fields = dict(settings)
     if "parts" in fields:
         entries = fields["parts"]
         if not isinstance(entries, Sequence) or isinstance(entries, str):
             raise UserError(f"corpus.parts={entries}: must be a list, such as [ravdess,emodb]")
-        named = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
-        fields["parts"] = [build_corpus(part, data_root) for part in named]
+        parts = [named_corpus("corpus.parts", entry, data_root) for entry in entries]
+        fields["parts"] = [build_corpus(part, data_root) for part in parts]
     if "emotions" in fields:
-        fields["emotions"] = _renamed(fields["emotions"])
+        fields["emotions"] = _emotion_names(fields["emotions"])
     corpus: Corpus = build_group("corpus", fields)
     return corpus
 
 
-def _renamed(given: Any) -> dict[str, str | None]:
-    """Return what to call emotions; pairs serve names that no key can be, such as ``joy/fun``."""
+def _emotion_names(given: Any) -> dict[str, str | None]:
+    """Return the emotion mapping; pairs allow names that cannot be keys, such as ``joy/fun``."""
     if given is None or isinstance(given, Mapping):
         return dict(given or {})
     try:
         return {str(name): emotion for name, emotion in given}
     except (TypeError, ValueError):
         raise UserError(
-            f"corpus.emotions={given}: write {{NAME: EMOTION}}, or pairs [[NAME, EMOTION]]"
+            f"corpus.emotions={given}: must be a mapping {{NAME: EMOTION}} or a list of pairs "
+            "[[NAME, EMOTION]]"
         ) from None
 
 
 def named_corpus(key: str, entry: Any, data_root: str) -> Any:
-    """Compose the settings of a corpus that a list names.
+    """Compose the settings of one corpus in a list of corpora.
 
     Parameters
     ----------
     key : str
-        What the list is called.
+        Configuration key of the list.
     entry : str or mapping
         A name in ``conf/corpus``, or ``{corpus: NAME}`` with keys to change.
 
@@ -60,7 +61,9 @@ def named_corpus(key: str, entry: Any, data_root: str) -> Any:
     """
     changes = dict(entry) if isinstance(entry, Mapping) else {"corpus": entry}
     if not isinstance(changes.get("corpus"), str):
-        raise UserError(f"{key}: {entry} names no corpus; write {{corpus: NAME, KEY: VALUE}}")
+        raise UserError(
+            f"{key}: the entry {entry} names no corpus: write NAME or {{corpus: NAME, KEY: VALUE}}"
+        )
     composed = compose([f"corpus={changes.pop('corpus')}"], "node")
     composed.data_root = data_root
     return OmegaConf.merge(composed.corpus, changes)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 from fedser.common.errors import UserError
@@ -28,7 +27,7 @@ _VOTES = {
     "N": "neutral",
     "S": "sadness",
 }
-_SILENT = {"1076_MTI_SAD_XX": "1076_MTI_SAD_XX without sound"}  # as its authors say
+_SILENT = {"1076_MTI_SAD_XX": "1076_MTI_SAD_XX without sound"}  # stated by the authors
 _TIE = "tied vote"
 _LEFT_OUT = ("disgust", "fear", _TIE, *_SILENT.values())
 _COLUMNS = {"file": "FileName", "speaker": "FileName", "emotion": "MultiModalVote"}
@@ -37,7 +36,10 @@ _ATTRIBUTES = {"age": "Age", "gender": "Sex", "race": "Race", "ethnicity": "Ethn
 
 @dataclass(frozen=True)
 class CremaD(Published):
-    """CREMA-D, by the emotion most raters saw and heard; the fields are keys of ``conf/corpus``."""
+    """CREMA-D with the emotion that most raters perceived from voice and face.
+
+    The fields are the keys of ``conf/corpus``.
+    """
 
     source: ClassVar[Source] = Source(
         title="CREMA-D",
@@ -57,13 +59,13 @@ class CremaD(Published):
     def read(self, cache: Path) -> Listing:
         """List the recordings of the four emotions, sorted by path; `cache` is not used.
 
-        A recording on whose emotion the raters are tied is left out.
+        A recording with a tied vote is left out.
 
         Raises
         ------
         UserError
-            If the folder has another layout, a row of its tables is unusable or a recording that
-            was voted on is not there.
+            If the folder has another layout, a row of its tables is unusable, or a recording in
+            the table of votes is missing.
         """
         _, (votes,), (demographics,) = self.files()
         root = Path(self.root)
@@ -76,11 +78,11 @@ class CremaD(Published):
             if name["speaker"] not in speakers:
                 raise UserError(
                     f"{root / demographics}: no row for the speaker of {name['file']}: "
-                    "restore the corpus's own table"
+                    "restore the original table"
                 )
             emotion = _SILENT.get(vote["file"]) or _label(vote["emotion"])
             rows.append({**name, "emotion": emotion, **speakers[name["speaker"]]})
-        return records.from_table(
+        return utterances.from_table(
             table.Table(voted.file, rows, voted.numbers),
             root=root / "AudioWAV",
             emotions=dict.fromkeys(_LEFT_OUT),
@@ -91,16 +93,16 @@ class CremaD(Published):
 
 
 def _label(vote: str) -> str:
-    """Say which emotion most raters voted for: several that are tied are joined by colons."""
+    """Return the emotion with most votes; a colon in `vote` joins emotions with equal votes."""
     return _TIE if ":" in vote else _VOTES.get(vote, vote)
 
 
 def _read_speakers(file: Path) -> dict[str, table.Row]:
-    """Read what is known of every actor; what is said to be unknown is missing."""
+    """Read the attributes of every actor; the value ``Unknown`` counts as missing."""
     rows = table.read_rows(file).rows
     if missing := {"ActorID", *_ATTRIBUTES.values()} - rows[0].keys():
         raise UserError(
-            f"{file}: no column {', '.join(sorted(missing))}: restore the corpus's own table"
+            f"{file}: no column {', '.join(sorted(missing))}: restore the original table"
         )
     return {
         row["ActorID"]: {

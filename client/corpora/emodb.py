@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 
@@ -63,10 +62,10 @@ class Emodb(Published):
         Raises
         ------
         UserError
-            If the folder has another layout, or a file name is not EmoDB's.
+            If the folder has another layout, or a file name does not follow EmoDB's pattern.
         """
         (speech,) = self.files()
-        return records.from_table(
+        return utterances.from_table(
             self.read_listed(speech, _NAME, "03a01Fa.wav", _described),
             root=Path(self.root),
             emotions=_IGNORED,

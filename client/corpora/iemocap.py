@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 from fedser.common.errors import check_choice
 
-# [start - end], turn, label, [valence, activation, dominance]; a dialog is named by its session,
-# by whose motion was captured and by its script or topic, a turn by its speaker
+# [start - end], turn, label, [valence, activation, dominance]. The name of a dialog consists of the
+# session, the actor with motion capture, and the script or topic; a turn adds the speaker.
 _LINE = re.compile(
     r"\[[\d.]+ - [\d.]+\]\t"
     r"(?P<dialog>(?P<session>Ses\d\d)[FM]_(?P<kind>impro|script)\w+)_(?P<turn>(?P<gender>[FM])\w+)\t"
@@ -53,9 +52,9 @@ class Iemocap(Published):
     Attributes
     ----------
     dialogs : str
-        ``improvised``, ``scripted`` or ``all``: which turns to keep.
+        Turns to keep: ``improvised``, ``scripted`` or ``all``.
     excitement : str
-        Count it as ``happiness``, or ``drop`` it.
+        ``happiness`` counts excitement as happiness, ``drop`` leaves it out.
     """
 
     source: ClassVar[Source] = Source(
@@ -79,18 +78,18 @@ class Iemocap(Published):
         Raises
         ------
         UserError
-            If the folder has another layout, a label file is unusable or names a turn that is not
-            there, or an option is unknown.
+            If the folder has another layout, a label file is unusable or names a missing turn, or
+            an option is unknown.
         """
         check_choice("corpus.dialogs", self.dialogs, (*_DIALOGS.values(), "all"))
         check_choice("corpus.excitement", self.excitement, _EXCITEMENT)
         labels, _ = self.files()
-        self.read_names(labels, _DIALOG, "Ses01F_impro01.txt")  # no copies
+        self.read_names(labels, _DIALOG, "Ses01F_impro01.txt")  # rejects copies
         return Listing.joined(self._dialog(Path(self.root) / file) for file in labels)
 
     def _dialog(self, file: Path) -> Listing:
         lines = table.read_lines(file, "[", _LINE)
-        return records.from_table(
+        return utterances.from_table(
             table.Table(file, [self._described(row) for row in lines.rows], lines.numbers),
             root=file.parents[2] / "sentences" / "wav",
             emotions={**dict.fromkeys(_LEFT_OUT), "excitement": _EXCITEMENT[self.excitement]},
@@ -100,7 +99,7 @@ class Iemocap(Published):
         )
 
     def _described(self, row: table.Row) -> table.Row:
-        """Say what a line tells of a turn; one of a dialog to leave out is labelled by that."""
+        """Return the row of a turn; the label of a dialog to leave out is the kind of dialog."""
         dialog, label = _DIALOGS[row["kind"]], row["emotion"]
         kept = self.dialogs in (dialog, "all")
         return {

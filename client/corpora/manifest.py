@@ -1,30 +1,29 @@
-"""Any corpus that a table describes."""
+"""Any corpus that a table lists."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
-from fedser.client.corpora.base import Listing, Recordings
+from fedser.client.corpora import table, utterances
+from fedser.client.corpora.base import Listing, SelectableCorpus
 
 
 @dataclass(frozen=True)
-class Manifest(Recordings):
-    """Recordings named by a CSV or Parquet file; the fields are the keys of ``conf/corpus``.
+class Manifest(SelectableCorpus):
+    """Recordings listed in a CSV or Parquet file; the fields are the keys of ``conf/corpus``.
 
     Attributes
     ----------
     file : str
-        The table: columns for the audio file, the speaker and the emotion; every further column
-        becomes an attribute, ``gender`` (``female``, ``male``, ``f`` or ``m``) among them.
+        Table with columns for the audio file, the speaker and the emotion. Every further column
+        becomes an attribute, for example ``gender`` (``female``, ``male``, ``f`` or ``m``).
     root : str or None
-        Folder that audio paths are relative to; None means the table's own.
+        Folder of the audio paths; None means the folder of the table.
     columns : dict of str to str
-        What the table calls ``file``, ``speaker`` and ``emotion``.
+        Names of the columns ``file``, ``speaker`` and ``emotion`` in the table.
     emotions : dict of str to str or None
-        What to call each of the table's emotions; None drops its rows.
+        Emotion class for each emotion name of the table; None drops its rows.
     allow_outside : bool
-        Whether rows may name files, or links to files, outside of that folder.
+        Whether rows may name files, or links to files, outside the folder.
     """
 
     file: str
@@ -39,9 +38,9 @@ class Manifest(Recordings):
         Raises
         ------
         UserError
-            If the table or one of its rows is unusable; rows are counted from 1 with the header.
+            If the table or one of its rows is unusable; the header is row 1.
         """
-        return records.from_table(
+        return utterances.from_table(
             table.read(Path(self.file), self.columns),
             root=Path(self.root) if self.root is not None else None,
             emotions=self.emotions,

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 
-# sentence and target emotion, speaker, kind of recording, turn; the label that most votes agree on
+# sentence and target emotion, speaker, kind of recording, turn; label by plurality vote
 _LINE = re.compile(
     r"UTD-(?P<name>IMPROV-(?P<scenario>S\d\d[AHNS])-(?P<speaker>(?P<gender>[FM])0(?P<session>\d))"
     r"-(?P<kind>[PRST])-\w+)\.avi;\s*(?P<emotion>\w+);"
@@ -59,17 +58,17 @@ class MspImprov(Published):
     def read(self, cache: Path) -> Listing:
         """List the improvised turns of the four emotions, sorted by path; `cache` is not used.
 
-        Natural interaction between the improvisations (P) and read sentences (R) are left out.
+        Natural interaction between improvisations (P) and read sentences (R) are left out.
 
         Raises
         ------
         UserError
-            If the folder has another layout, or its label file is unusable or names a turn that
-            is not there.
+            If the folder has another layout, or its label file is unusable or names a missing
+            turn.
         """
         (labels,), (turn, *_) = self.files()
         lines = table.read_lines(Path(self.root) / labels, "UTD-", _LINE)
-        return records.from_table(
+        return utterances.from_table(
             table.Table(lines.file, [_described(row) for row in lines.rows], lines.numbers),
             root=(Path(self.root) / turn).parents[3],
             emotions=dict.fromkeys(_LEFT_OUT),
@@ -80,7 +79,7 @@ class MspImprov(Published):
 
 
 def _described(row: table.Row) -> table.Row:
-    """Say what a line tells of a turn; one of a kind to leave out is labelled by that."""
+    """Return the row of a turn; the label of a kind to leave out is the kind itself."""
     kind, label = row["kind"], row["emotion"]
     folder = f"session{row['session']}/{row['scenario']}/{kind}"
     return {

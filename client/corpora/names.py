@@ -1,28 +1,28 @@
-"""What a speaker or a corpus may be called: what is said of people ends in reports and tables."""
+"""Rules for the names of speakers and corpora, which appear in reports and tables."""
 
 import re
 import unicodedata
 
-LONGEST = 64
-"""Characters of a name."""
+MAX_CHARACTERS = 64
+"""Largest number of characters of a name."""
 
 NUMBER = re.compile(r"0*([0-9]+)(?:\.0*)?")
 
 MARKS = " _-.:,()+#@'/"
-"""What may stand in a name besides letters, marks and digits of any script."""
+"""Characters allowed in a name besides letters, marks and digits of any script."""
 
 
 def name_fault(name: object) -> str | None:
-    """Return why something is no name, or None if it is one.
+    """Return why an object is not a valid name, or None if it is valid.
 
-    A name is printable text of at most `LONGEST` characters in composed Unicode (NFC). It begins
-    with a letter, a digit or an underscore, so that it is no path, no option and no formula, and
-    has neither control characters nor markup in it.
+    A name is printable text of at most `MAX_CHARACTERS` characters in composed Unicode (NFC),
+    without control characters and markup. It begins with a letter, a digit or an underscore, so
+    it cannot be a path, an option or a formula.
     """
     if not isinstance(name, str):
         return "is not text"
-    if not 1 <= len(name) <= LONGEST:
-        return f"has {len(name)} characters; 1 to {LONGEST} are allowed"
+    if not 1 <= len(name) <= MAX_CHARACTERS:
+        return f"has {len(name)} characters; 1 to {MAX_CHARACTERS} are allowed"
     if name != name.strip() or not (_is_letter(name[0]) or name[0] == "_"):
         return "does not begin with a letter, a digit or '_', or ends with a space"
     for character in name:
@@ -36,10 +36,10 @@ def name_fault(name: object) -> str | None:
 
 
 def identity(name: str) -> str:
-    """Return what two names have in common if they differ only in how they are written.
+    """Return a key that is the same for two names that differ only in spelling.
 
-    That is in case, in the form of Unicode, in spaces, or as ``2``, ``02`` and ``2.0`` do, which
-    spreadsheets make of one another.
+    Spelling means case, Unicode form, spaces, and the forms ``2``, ``02`` and ``2.0`` of a number,
+    because spreadsheets convert one form into another.
     """
     plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     number = NUMBER.fullmatch(plain)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 
@@ -49,9 +48,9 @@ class Nemo(Published):
         else:
             listed = table.read(root / found)
         files = (Path(row["file"]) for row in listed.rows)
-        named = self.read_names(files, _NAME, "WR0_anger_64.wav")  # which tell the sentences alone
+        named = self.read_names(files, _NAME, "WR0_anger_64.wav")  # gives the sentence
         rows = [row | name for row, name in zip(listed.rows, named, strict=True)]
-        return records.from_table(
+        return utterances.from_table(
             table.Table(listed.file, rows, listed.numbers),
             root=root / "samples" if published else root,
             emotions=_IGNORED,

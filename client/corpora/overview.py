@@ -1,4 +1,4 @@
-"""Show what a corpus holds, and what is missing of one that was published."""
+"""Show the content of a corpus, and the missing parts of a published corpus."""
 
 import os
 from collections import Counter
@@ -15,120 +15,122 @@ from fedser.client.corpora.pooled import Pooled
 from fedser.client.corpora.published import DOCS, Part, Published
 from fedser.common.console import plain
 
-MAX_VALUES = 10
-"""Of an attribute that is listed: more of them say little of a group."""
+MAX_LISTED_VALUES = 10
+"""Attributes with more values than this are not listed: the groups would be too small."""
 
 AUDIO = {
     *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".m4a"),
     *(".aac", ".wma", ".sph", ".nist", ".raw"),
 }
-"""Suffixes of recordings, in lower case."""
+"""Suffixes of audio files, in lower case."""
 
 
-def in_folders(corpus: Corpus) -> list[Published | Manifest]:
-    """List the corpora in folders that a corpus is made of: itself, or the parts of a pool."""
+def corpora_on_disk(corpus: Corpus) -> list[Published | Manifest]:
+    """Return the corpora that lie in folders: the corpus itself, or the parts of a pool."""
     if isinstance(corpus, Pooled):
         parts = (replace(part, on_bad_file=corpus.on_bad_file) for part in corpus.parts)
-        return [found for part in parts for found in in_folders(part)]
+        return [found for part in parts for found in corpora_on_disk(part)]
     return [corpus] if isinstance(corpus, Published | Manifest) else []
 
 
-def published(corpus: Corpus) -> list[Published]:
-    """List those of them that are published."""
-    return [found for found in in_folders(corpus) if isinstance(found, Published)]
+def published_corpora(corpus: Corpus) -> list[Published]:
+    """Return the published corpora among `corpora_on_disk`."""
+    return [found for found in corpora_on_disk(corpus) if isinstance(found, Published)]
 
 
 def completeness(corpus: Published | Manifest, listing: Listing) -> str:
-    """Tell what is missing of a published corpus, and which recordings it does not know of.
+    """Report missing recordings and speakers of a corpus, and audio files that it does not name.
 
     Returns
     -------
     str
-        Lines of any length; nothing where nothing is to be told.
+        Lines of any length; empty if the corpus is complete.
     """
     lines = []
     if isinstance(corpus, Published):
         source, speakers = corpus.source, len({u.speaker for u in listing.utterances})
-        chosen = source.speakers if corpus.speakers is None else None
-        for what, found, whole in (
+        all_speakers = source.speakers if corpus.speakers is None else None
+        for kind, found, expected in (
             ("recordings", len(listing.named), source.recordings),
-            ("speakers", speakers, chosen),
+            ("speakers", speakers, all_speakers),
         ):
-            if whole is not None and found < whole:
-                lines.append(f"{what}: {found} of {whole}, {whole - found} missing")
-            elif whole is not None and found > whole:
-                lines.append(f"{what}: {found}, {found - whole} more than were published")
-    if others := _others(corpus, listing.named):
-        lines.append(f"not read: {len(others)} file(s) that the corpus does not name as its own")
-        lines[-1] += f", such as {others[0]}"
+            if expected is not None and found < expected:
+                lines.append(f"{kind}: {found} of {expected}, {expected - found} missing")
+            elif expected is not None and found > expected:
+                lines.append(f"{kind}: {found}, {found - expected} more than were published")
+    if unlisted := _unlisted_audio(corpus, listing.named):
+        lines.append(
+            f"not read: {len(unlisted)} audio file(s) that the corpus does not list, "
+            f"such as {unlisted[0]}"
+        )
     return "".join(f"{line}\n" for line in lines)
 
 
-def _others(corpus: Published | Manifest, named: Set[Path]) -> list[Path]:
-    """List the audio files that lie among a corpus's and are not of it, sorted."""
+def _unlisted_audio(corpus: Published | Manifest, named: Set[Path]) -> list[Path]:
+    """Return the audio files in the folders of a corpus that it does not list, sorted."""
     if isinstance(corpus, Published):
         files: Iterable[Path] = Path(corpus.root).rglob("*")
-    else:  # its folder may hold anything else besides
+    else:  # a manifest's folder may contain unrelated subfolders
         files = chain.from_iterable(folder.glob("*") for folder in {file.parent for file in named})
-    known = {Path(os.path.normpath(file)) for file in named}
-    found = (Path(os.path.normpath(file)) for file in files if file.suffix.lower() in AUDIO)
-    return sorted(file for file in found if file not in known and file.is_file())
+    listed = {Path(os.path.normpath(file)) for file in named}
+    audio = (Path(os.path.normpath(file)) for file in files if file.suffix.lower() in AUDIO)
+    return sorted(file for file in audio if file not in listed and file.is_file())
 
 
-def parts(corpus: Published) -> Table:
-    """Tell which parts of a corpus its folder holds, and how many files of each."""
+def parts_table(corpus: Published) -> Table:
+    """Return a table with the number of files found of each part of a corpus."""
     shown = Table(title=plain(f"corpus {corpus.name}: {corpus.source.title}"))
     for heading in ("part", "looked for", "found"):
         shown.add_column(heading, overflow="fold")
     for part in corpus.source.parts:
-        shown.add_row(*map(plain, (part.name, part, _found(part, Path(corpus.root)))))
+        shown.add_row(*map(plain, (part.name, part, _found_count(part, Path(corpus.root)))))
     return shown
 
 
 def origin(corpus: Published) -> str:
-    """Say where the corpus was looked for and how to come by it, in lines of any length."""
+    """Return the folder of a corpus, its licence and its source, in lines of any length."""
     source = corpus.source
     return (
         f"folder: {corpus.root}\nlicence: {source.licence}\nfrom: {source.address}\nsee: {DOCS}\n"
     )
 
 
-def absence(corpus: Published) -> str | None:
-    """Say in one line which parts of a corpus are missing and how to come by it, or nothing."""
+def missing_parts(corpus: Published) -> str | None:
+    """Return one line with the missing parts of a corpus and its source; None if it is complete."""
     source, root = corpus.source, Path(corpus.root)
-    lacking = [part.name for part in source.parts if not part.find(root)]
-    if not lacking:
+    missing = [part.name for part in source.parts if not part.find(root)]
+    if not missing:
         return None
     return (
-        f"corpus {corpus.name}: no {', '.join(lacking)} in {root}: to be had at {source.address} "
-        f"({source.licence}), {DOCS} tells how its folder looks"
+        f"corpus {corpus.name}: {root} contains no {', '.join(missing)}: get the corpus from "
+        f"{source.address} ({source.licence}); {DOCS} describes its folder"
     )
 
 
-def _found(part: Part, root: Path) -> str:
+def _found_count(part: Part, root: Path) -> str:
     count = len(part.find(root))
     of_all = f" of {part.complete}" if part.complete else ""
     return f"{count}{of_all}" if count else "missing"
 
 
-def table(
+def counts_table(
     corpus: str, utterances: Sequence[Utterance], left_out: Mapping[str, int] | None = None
 ) -> Table:
-    """Count the utterances of every speaker and emotion, with totals beneath.
+    """Return a table with the number of utterances per speaker and emotion, and totals.
 
-    The gender is shown when it is known of any speaker. The caption tells of every other attribute
-    in which speakers differ, unless it takes too many values, how many speakers have which; and
-    how many recordings are left out for which reason.
+    A column shows the gender if it is known for any speaker. The caption gives, for every other
+    attribute with 2 to `MAX_LISTED_VALUES` values, the number of speakers per value, and then
+    the number of recordings left out per reason.
     """
     counts = Counter((u.speaker, u.emotion) for u in utterances)
-    known = speaker_attributes(utterances)
-    genders = {s: attributes["gender"] for s, attributes in known.items() if "gender" in attributes}
-    speakers = sorted(known)
+    attributes = speaker_attributes(utterances)
+    genders = {s: known["gender"] for s, known in attributes.items() if "gender" in known}
+    speakers = sorted(attributes)
     totals = [sum(counts[speaker, emotion] for speaker in speakers) for emotion in EMOTIONS]
 
-    caption = _differences(list(known.values()))
+    caption = _differences(list(attributes.values()))
     if left_out:
-        caption.append(f"left out: {_tallied(left_out)}")
+        caption.append(f"left out: {_with_counts(left_out)}")
     shown = Table(
         title=plain(f"corpus {corpus}"),
         caption=plain("\n".join(caption)),
@@ -151,15 +153,15 @@ def table(
     return shown
 
 
-def _differences(known: Sequence[Mapping[str, str]]) -> list[str]:
-    """Write a line an attribute: its values with the number of speakers of each."""
+def _differences(speakers: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return one line per attribute: its values with the number of speakers of each."""
     lines = []
-    for name in sorted(set().union(*known) - {"gender"}):
-        tally = Counter(attributes.get(name, "not known") for attributes in known)
-        if 1 < len(tally) <= MAX_VALUES:
-            lines.append(f"{name}: {_tallied(tally)}")
+    for name in sorted(set().union(*speakers) - {"gender"}):
+        tally = Counter(attributes.get(name, "not known") for attributes in speakers)
+        if 1 < len(tally) <= MAX_LISTED_VALUES:
+            lines.append(f"{name}: {_with_counts(tally)}")
     return lines
 
 
-def _tallied(tally: Mapping[str, int]) -> str:
+def _with_counts(tally: Mapping[str, int]) -> str:
     return ", ".join(f"{value} ({count})" for value, count in sorted(tally.items()))

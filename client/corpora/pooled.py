@@ -1,42 +1,42 @@
-"""Several corpora as one: a federation that mixes them."""
+"""Several corpora joined into one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedser.client.corpora.base import Corpus, Listing, Recordings
+from fedser.client.corpora.base import Corpus, Listing, SelectableCorpus
 from fedser.common.errors import UserError
 
 
 @dataclass(frozen=True)
-class Pooled(Recordings):
+class Pooled(SelectableCorpus):
     """The utterances of all parts; the fields are the keys of ``conf/corpus``.
 
-    Speakers are named ``PART/SPEAKER``. How many clients a speaker is and what becomes of bad
-    files is said once, for the whole pool; what the parts say of it does not count.
+    Speakers are named ``PART/SPEAKER``. `shards` and `on_bad_file` of the pool hold for all
+    parts; the values of the parts are ignored.
 
     Attributes
     ----------
     parts : list of Corpus
-        Of different names.
+        Corpora with different names.
     """
 
     parts: list[Corpus]
 
     def read(self, cache: Path) -> Listing:
-        """List the recordings part by part; what one part does not know of a speaker is missing.
+        """List the recordings part by part; each part has its own attributes.
 
         Raises
         ------
         UserError
-            If there are no parts, two have one name, or one of them cannot be read.
+            If there are no parts, two parts have the same name, or a part cannot be read.
         """
         names = [part.name for part in self.parts]
         if not names:
-            raise UserError(f"corpus {self.name}: no parts: set corpus.parts=[NAME, NAME]")
+            raise UserError(f"corpus {self.name}: it has no parts: set corpus.parts=[NAME,NAME]")
         if len(set(names)) < len(names):
             raise UserError(
-                f"corpus {self.name}: the parts {', '.join(names)} are not distinct; "
-                "set another name: on one"
+                f"corpus {self.name}: two of the parts {', '.join(names)} have the same name: "
+                "give one part another name, as in {corpus: NAME, name: OTHER}"
             )
         return Listing.joined(self._prefixed(part, cache) for part in self.parts)
 

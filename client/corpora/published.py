@@ -1,4 +1,4 @@
-"""Corpora that are published: what their folders hold, and how to come by them."""
+"""Published corpora: the content of their folders, and where to get them."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -6,26 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora.base import Recordings
+from fedser.client.corpora.base import SelectableCorpus
 from fedser.client.corpora.table import FILE, Row, Table, read
 from fedser.common.errors import UserError
 
 DOCS = "docs/corpora.md"
-"""Says of every corpus how its folder looks and where it comes from."""
+"""Documents the folder and the source of every corpus."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something that a corpus's folder must hold.
+    """Files that the folder of a corpus must contain.
 
     Attributes
     ----------
     name : str
-        What it is.
+        Name of the part.
     patterns : tuple of str
-        Below the folder; the first that matches any file counts.
+        Glob patterns below the folder; the first pattern that matches a file is used.
     complete : int or None
-        Files of the whole corpus, if that is known for all patterns.
+        Number of files in the complete corpus, if it is the same for all patterns.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Part:
     complete: int | None = None
 
     def __str__(self) -> str:
-        """Say what is looked for."""
+        """Return the patterns as text."""
         return " or ".join(self.patterns)
 
     def find(self, root: Path) -> list[Path]:
-        """List the files, relative to the folder and sorted."""
+        """Return the files, relative to the folder and sorted."""
         for pattern in self.patterns:
-            # A hidden file is not of the corpus: macOS leaves ._NAME beside files that it copies.
+            # Hidden files do not belong to the corpus: macOS writes ._NAME next to copied files.
             if found := sorted(f for f in root.glob(pattern) if not f.name.startswith(".")):
                 return [file.relative_to(root) for file in found]
         return []
@@ -47,16 +47,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a corpus comes from.
+    """Source of a published corpus.
 
     Attributes
     ----------
     title, licence, address : str
-        How it is called, what may be done with it, and where to ask for it.
+        Published name, terms of use, and web address.
     parts : tuple of Part
-        What its folder holds.
+        Content of its folder.
     recordings, speakers : int or None
-        How many the whole corpus has, if that is known.
+        Numbers in the complete corpus, if known.
     """
 
     title: str
@@ -68,15 +68,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Published(Recordings):
-    """A corpus in the layout that it is published in.
+class Published(SelectableCorpus):
+    """A corpus in its published layout.
 
     Attributes
     ----------
     root : str
-        Folder that holds the parts of `source`.
+        Folder that contains the parts of `source`.
     allow_outside : bool
-        Whether recordings may be links to files outside of that folder.
+        Whether recordings may be links to files outside the folder.
     """
 
     source: ClassVar[Source]
@@ -85,54 +85,54 @@ class Published(Recordings):
     allow_outside: bool = field(default=False, kw_only=True)
 
     def files(self) -> list[list[Path]]:
-        """List the files of every part, relative to the folder, in the order of the parts.
+        """Return the files of every part, relative to the folder, in the order of the parts.
 
         Raises
         ------
         UserError
-            If there are none of a part: the folder is missing, empty, incomplete or of another
-            layout.
+            If a part has no file: the folder is missing, empty, incomplete or has another layout.
         """
         root, parts = Path(self.root), self.source.parts
         files = [part.find(root) for part in parts]
         if all(files):
             return files
-        there = [part.name for part, found in zip(parts, files, strict=True) if found]
-        found = f", found only its {', '.join(there)}" if there else ""
+        present = [part.name for part, found in zip(parts, files, strict=True) if found]
+        only = f", found only its {', '.join(present)}" if present else ""
         raise UserError(
-            f"corpus {self.name}: the folder {root} {_fault(root, bool(there))} (looked for "
-            f"{', '.join(map(str, parts))}{found}): set corpus.root=<folder of the corpus>, "
-            f"{DOCS} tells where it comes from"
+            f"corpus {self.name}: the folder {root} {_fault(root, bool(present))} (looked for "
+            f"{', '.join(map(str, parts))}{only}): set corpus.root=<folder of the corpus>; "
+            f"{DOCS} describes where to get it"
         )
 
     def read_names(self, files: Iterable[Path], form: re.Pattern[str], example: str) -> list[Row]:
-        """Read what the names of recordings tell.
+        """Read labels and attributes from the names of recordings.
 
         Parameters
         ----------
         files : iterable of Path
-            Relative to the folder.
+            Paths relative to the folder.
         form : re.Pattern
-            Of a name without its suffix, with a group for every column.
+            Pattern of a name without suffix, with a named group for every column.
         example : str
-            A file of this corpus.
+            Name of one file of this corpus, for the error message.
 
         Returns
         -------
         list of Row
-            The columns, and ``file``.
+            The columns of `form`, and ``file``.
 
         Raises
         ------
         UserError
-            If a file is named otherwise.
+            If a file name does not match `form`.
         """
         rows = []
         for file in files:
             if (match := form.fullmatch(file.stem)) is None:
                 raise UserError(
-                    f"corpus {self.name}: {Path(self.root) / file} is not named as {example} is: "
-                    "restore the corpus's own name, move the file away or correct corpus.root"
+                    f"corpus {self.name}: {Path(self.root) / file} does not have a name like "
+                    f"{example}: restore the original name, move the file away or correct "
+                    "corpus.root"
                 )
             rows.append({"file": str(file), **match.groupdict()})
         return rows
@@ -144,9 +144,10 @@ class Published(Recordings):
         example: str,
         describe: Callable[[Row], Row],
     ) -> Table:
-        """Read the table ``utterances.csv`` if that was found, else what `describe` makes of names.
+        """Read the table ``utterances.csv`` if it was found, otherwise the names of the recordings.
 
-        Parameters and errors are those of `read_names`: a table of another corpus is refused too.
+        Parameters and errors are those of `read_names`; `describe` completes the row of a name.
+        File names in the table must match `form` too: they prove that it lists this corpus.
         """
         root = Path(self.root)
         if files != [Path(FILE)]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 from fedser.common.errors import UserError
@@ -34,7 +33,7 @@ class Ravdess(Published):
     Attributes
     ----------
     calm : str
-        ``drop`` the emotion calm, or count it as ``neutral``.
+        ``drop`` leaves calm utterances out, ``neutral`` counts them as neutral.
     """
 
     source: ClassVar[Source] = Source(
@@ -54,12 +53,13 @@ class Ravdess(Published):
         Raises
         ------
         UserError
-            If the folder has another layout, a file name is not RAVDESS's, or `calm` is unknown.
+            If the folder has another layout, a file name does not follow RAVDESS's pattern, or
+            `calm` is unknown.
         """
         if self.calm not in _CALM:
             raise UserError(f"corpus.calm={self.calm}: must be {' or '.join(_CALM)}")
         (speech,) = self.files()
-        return records.from_table(
+        return utterances.from_table(
             self.read_listed(speech, _NAME, "03-01-05-02-01-01-12.wav", _described),
             root=Path(self.root),
             emotions={**_IGNORED, "calm": _CALM[self.calm]},

@@ -1,89 +1,100 @@
-"""Corpora that are private in turn, each attacked from the others."""
+"""Corpora that are private one after another; each one is attacked from the other corpora."""
 
 from collections.abc import Sequence
 
-from fedser.client.corpora import overview as check
 from fedser.client.corpora.build import build_corpus, named_corpus
+from fedser.client.corpora.overview import missing_parts, published_corpora
 from fedser.client.corpora.published import DOCS
 from fedser.common.errors import UserError
 
-STUDY = ("iemocap", "msp_improv", "crema_d")
-"""Of the study of 2022."""
-OPEN = ("ravdess", "nemo", "emodb")
-"""To be had by anybody."""
+STUDY_CORPORA = ("iemocap", "msp_improv", "crema_d")
+"""Corpora of the 2022 study."""
+OPEN_CORPORA = ("ravdess", "nemo", "emodb")
+"""Corpora that anybody can download."""
 
 
 def corpora_below(data_root: str) -> list[str]:
-    """Return the corpora of the study that are below a folder, or the open ones if more of them.
+    """Return the corpora of the study below a folder, or the open corpora if there are more.
 
     Parameters
     ----------
     data_root : str
-        Folder that holds corpora by name, in their published layouts.
+        Folder with one subfolder per corpus, named as in ``conf/corpus``.
     """
-    there = [[name for name in names if not missing(name, data_root)] for names in (STUDY, OPEN)]
-    return max(there, key=len)  # the study's where there are as many of either
+    study, open_ = (
+        [name for name in names if corpus_problem(name, data_root) is None]
+        for names in (STUDY_CORPORA, OPEN_CORPORA)
+    )
+    return open_ if len(open_) > len(study) else study
 
 
 def others(corpora: Sequence[str], private: str) -> list[str]:
-    """Return the corpora that the adversary holds while one of them is private."""
+    """Return the corpora of the adversary while `private` is the private corpus."""
     return [name for name in corpora if name != private]
 
 
-def missing(name: str, data_root: str) -> str | None:
-    """Say in one line what of a corpus is missing below a folder and how to come by it.
+def corpus_problem(name: str, data_root: str) -> str | None:
+    """Return one line with the missing parts of a corpus and its source.
 
     Parameters
     ----------
     name : str
-        In ``conf/corpus``.
+        Name in ``conf/corpus``.
+    data_root : str
+        Folder with one subfolder per corpus.
 
     Returns
     -------
     str or None
-        None where all its parts are there, or where it is not a published corpus.
+        None if all parts are there, or if the corpus is not a published one.
     """
     corpus = build_corpus(named_corpus("corpora", name, data_root), data_root)
-    return next(filter(None, map(check.absence, check.published(corpus))), None)
+    return next(filter(None, map(missing_parts, published_corpora(corpus))), None)
 
 
-def absent(data_root: str, chosen: Sequence[str]) -> list[str]:
-    """Return a line for each corpus of the study, or of those it was chosen among, that is missing.
+def missing_corpora(data_root: str, chosen: Sequence[str]) -> list[str]:
+    """Return one line per missing corpus, among the corpora that `corpora_below` considered.
+
+    Parameters
+    ----------
+    chosen : sequence of str
+        Result of `corpora_below`. If it contains a corpus of the study, only the corpora of the
+        study are reported.
 
     Raises
     ------
     UserError
-        If nothing could be chosen.
+        If `chosen` is empty.
     """
-    among = STUDY if set(chosen) & set(STUDY) else (*STUDY, *OPEN)
-    lines = [line for name in among if (line := missing(name, data_root))]
+    candidates = STUDY_CORPORA if set(chosen) & set(STUDY_CORPORA) else STUDY_CORPORA + OPEN_CORPORA
+    lines = [line for name in candidates if (line := corpus_problem(name, data_root))]
     if not chosen:
         raise UserError(
-            f"none of {', '.join(among)} is below data_root={data_root}: set data_root, or "
-            "FEDSER_DATA_ROOT, to a folder that holds some of them by name, or "
-            f"corpora=[NAME,NAME] to others; {DOCS} tells where they come from"
+            f"data_root={data_root} contains none of {', '.join(candidates)}: set data_root or "
+            "FEDSER_DATA_ROOT to a folder with one subfolder per corpus, or set "
+            f"corpora=[NAME,NAME] to other corpora; {DOCS} lists where to get them"
         )
     return lines
 
 
 def check_rotation(corpora: Sequence[str], data_root: str, attacked: bool) -> None:
-    """Refuse corpora that cannot take turns.
+    """Reject corpora that cannot be private one after another.
 
     Parameters
     ----------
     attacked : bool
-        Whether each is to be attacked from the others.
+        Whether each corpus is attacked from the other corpora.
 
     Raises
     ------
     UserError
-        If one is missing, or none is left to attack from.
+        If a corpus is missing, or if there is no other corpus to attack from.
     """
     for name in corpora:
-        if line := missing(name, data_root):
+        if line := corpus_problem(name, data_root):
             raise UserError(line)
     if attacked and len(set(corpora)) < 2:
         raise UserError(
-            f"corpora=[{','.join(corpora)}]: each is attacked from the others, so that there must "
-            "be two or more; add one, or set shadow"
+            f"corpora=[{','.join(corpora)}]: each corpus is attacked from the other corpora, so at "
+            "least two are needed: add one, or set shadow"
         )

@@ -12,12 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 
-# speaker, how many of the speaker, emotion (its initial), how many of the emotion
+# speaker, number within the speaker, emotion (initial), number within the emotion
 _NAME = re.compile(r"(?P<speaker>S(?P<gender>[FM])\d+)_F\d+_(?P<emotion>[AHNS])\d+")
 _EMOTIONS = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad"}
 
@@ -44,13 +43,13 @@ class Urdu(Published):
         Raises
         ------
         UserError
-            If the folder has another layout, or a file name is not URDU's.
+            If the folder has another layout, or a file name does not follow URDU's pattern.
         """
         rows = self.read_names(chain(*self.files()), _NAME, "SM1_F1_A01.wav")
-        described = [row | {"emotion": _EMOTIONS[row["emotion"]]} for row in rows]
+        labelled = [row | {"emotion": _EMOTIONS[row["emotion"]]} for row in rows]
         root = Path(self.root)
-        return records.from_table(
-            table.Table.below_header(root, described),
+        return utterances.from_table(
+            table.Table.below_header(root, labelled),
             root=root,
             attributes={"language": "ur"},
             skip_missing=self.on_bad_file == "skip",

@@ -1,4 +1,4 @@
-"""Turn the rows of a table into utterances, refusing what cannot be used."""
+"""Convert the rows of a table into utterances; reject rows that cannot be used."""
 
 import os
 from collections import Counter, defaultdict
@@ -20,8 +20,8 @@ _NAMES: dict[str, str | None] = {
     "angry": "anger",
 }
 _GENDERS = {"f": "female", "m": "male"}
-_NO_VALUES = ("nan", "none", "null")
-"""What programs write for a value that is missing."""
+_MISSING_WORDS = ("nan", "none", "null")
+"""Words that programs write for a missing value."""
 
 
 def from_table(
@@ -33,33 +33,33 @@ def from_table(
     skip_missing: bool = False,
     allow_outside: bool = False,
 ) -> Listing:
-    """Turn the rows of a table into records, sorted by path; dropped emotions are counted.
+    """Convert the rows of a table into utterances, sorted by path; count the dropped emotions.
 
     Parameters
     ----------
     root : Path, optional
-        Folder that audio paths are relative to; the table's own if not given.
+        Folder of the audio paths; by default the folder of the table.
     emotions : Mapping[str, str or None], optional
-        What to call an emotion, ``None`` leaving its rows out. Names are compared in lower case;
-        ``happy``, ``joy``, ``sad`` and ``angry`` need no entry.
+        One of `EMOTIONS` for each emotion name of the table; ``None`` drops the rows. Names are
+        compared in lower case; ``happy``, ``joy``, ``sad`` and ``angry`` need no entry.
     attributes : Mapping[str, str], optional
-        What is known of every row beside the table's further columns.
+        Attributes of every utterance, in addition to the further columns of the table.
     skip_missing : bool
-        Keep rows whose audio does not exist, for the feature stage to skip and count.
+        Keep rows without an audio file: feature extraction skips and counts them.
     allow_outside : bool
-        Whether rows may name files, or links to files, that do not lie below `root`.
+        Whether rows may name files, or links to files, outside `root`.
 
     Raises
     ------
     UserError
-        Naming the rows that lack a value, or hold a word such as ``nan`` for it; that have an
-        unknown emotion, an ``age`` or a ``gender`` that is none, or two genders of one speaker;
-        that name the same file, no file or one outside of the folder.
+        If a row lacks a value, holds a word such as ``nan`` instead of a value, or has an unknown
+        emotion, an invalid ``age`` or ``gender``; if a speaker has two genders; if a file is
+        missing, named twice or outside `root`. The message names the rows.
     """
     numbered = list(zip(table.numbers, table.rows, strict=True))
     for key in REQUIRED:
         empty = [number for number, row in numbered if not row[key]]
-        _refuse(f"{table.file}: no {key}", empty, "fill the cell")
+        _reject(f"{table.file}: no {key}", empty, "fill in the cell")
     names = _NAMES | {name.lower(): emotion for name, emotion in (emotions or {}).items()}
     _check_emotions(table.file, numbered, names)
     folder = root or table.file.parent
@@ -76,13 +76,13 @@ def from_table(
     if not allow_outside:
         _check_inside(table.file, folder, rows)
     _check_files(table.file, rows, skip_missing)
-    records = [
-        Utterance(path, row["speaker"], emotion, {**(attributes or {}), **known(row)})
+    utterances = [
+        Utterance(path, row["speaker"], emotion, {**(attributes or {}), **row_attributes(row)})
         for _, row, path, emotion in kept
     ]
     left_out = Counter(e for row in table.rows if names[(e := row["emotion"]).lower()] is None)
-    in_order = sorted(records, key=lambda utterance: utterance.path)
-    return Listing(in_order, left_out, frozenset(paths))
+    utterances.sort(key=lambda utterance: utterance.path)
+    return Listing(utterances, left_out, frozenset(paths))
 
 
 def _check_emotions(
@@ -90,7 +90,7 @@ def _check_emotions(
 ) -> None:
     for emotion, numbers in _by_cell((row["emotion"], number) for number, row in numbered):
         if emotion.lower() not in names:
-            _refuse(
+            _reject(
                 f"{file}: unknown emotion {emotion!r}",
                 numbers,
                 f"use {', '.join(EMOTIONS)}, or map it in corpus.emotions with corpus=manifest or "
@@ -99,21 +99,22 @@ def _check_emotions(
     for target in names.values():
         if target is not None and target not in EMOTIONS:
             raise UserError(
-                f"corpus.emotions: {target!r} is none of {', '.join(EMOTIONS)}; null drops rows"
+                f"corpus.emotions: {target!r} is not one of {', '.join(EMOTIONS)}: "
+                "correct it, or set null to drop the rows"
             )
 
 
 def check_attributes(table: Table) -> None:
-    """Refuse what a table says of its speakers where it is no value, or two.
+    """Reject missing, invalid and contradicting attributes of speakers.
 
     Raises
     ------
     UserError
-        Naming the rows with a word such as ``nan``, with an ``age`` or a ``gender`` that is none,
-        or with another gender of the speaker.
+        If a row has a word such as ``nan`` for a missing value, or an invalid ``age`` or
+        ``gender``, or if a speaker has two genders. The message names the rows.
     """
     numbered = list(zip(table.numbers, table.rows, strict=True))
-    _check_words(table.file, numbered)
+    _check_missing_words(table.file, numbered)
     _check_ages(table.file, numbered)
     _check_genders(table.file, numbered)
 
@@ -121,44 +122,49 @@ def check_attributes(table: Table) -> None:
 def _check_ages(file: Path, numbered: list[tuple[int, Row]]) -> None:
     for age, numbers in _by_cell((row.get("age", ""), number) for number, row in numbered):
         if age and not is_age(age):
-            _refuse(
-                f"{file}: age {age!r} is no number of years above 0",
+            _reject(
+                f"{file}: age {age!r} is not a number of years above 0",
                 numbers,
-                "correct it, leave the cell empty or rename the column",
+                "correct it, clear the cell or rename the column",
             )
 
 
-def _check_words(file: Path, numbered: list[tuple[int, Row]]) -> None:
-    """Refuse what a program wrote for a missing value: it would count as a value of its own."""
+def _check_missing_words(file: Path, numbered: list[tuple[int, Row]]) -> None:
+    """Reject words for missing values: they would count as values."""
     columns = dict.fromkeys(key for _, row in numbered for key in row if key != "emotion")
     for column in columns:
         for word, numbers in _by_cell((row.get(column, ""), number) for number, row in numbered):
-            if word.lower() in _NO_VALUES:
-                _refuse(
+            if word.lower() in _MISSING_WORDS:
+                _reject(
                     f"{file}: {word!r} in the column {column!r}",
                     numbers,
-                    "leave the cell empty where nothing is known",
+                    "clear the cell if the value is not known",
                 )
 
 
 def _check_genders(file: Path, numbered: list[tuple[int, Row]]) -> None:
-    """Refuse numbers for genders, and speakers who have several."""
-    of_speaker = defaultdict[str, dict[str, list[int]]](lambda: defaultdict(list))
+    """Reject genders without a letter, such as 1, and speakers with several genders."""
+    by_speaker = defaultdict[str, dict[str, list[int]]](lambda: defaultdict(list))
     for number, row in numbered:
-        if gender := known(row).get("gender"):
-            of_speaker[row["speaker"]][gender].append(number)
+        if gender := row_attributes(row).get("gender"):
+            by_speaker[row["speaker"]][gender].append(number)
             if not any(map(str.isalpha, gender)):
-                _refuse(f"{file}: gender {gender!r}", [number], "write female or male (f or m)")
-    for speaker, genders in of_speaker.items():
+                _reject(
+                    f"{file}: gender {gender!r} is not a word",
+                    [number],
+                    "write female or male (f or m)",
+                )
+    for speaker, genders in by_speaker.items():
         if len(genders) > 1:
-            told = " and ".join(f"{gender} in {_rows(rows)}" for gender, rows in genders.items())
+            places = " and ".join(f"{gender} in {_rows(rows)}" for gender, rows in genders.items())
             raise UserError(
-                f"{file}: speaker {speaker} is {told}: correct one, or tell the speakers apart"
+                f"{file}: speaker {speaker} is {places}: correct the gender, "
+                "or give two speakers two names"
             )
 
 
 def _check_inside(file: Path, folder: Path, rows: list[tuple[int, Path]]) -> None:
-    """Refuse recordings that lie elsewhere: a table of somebody else's may name any file."""
+    """Reject recordings outside the folder: a table from a stranger may name any file."""
     given, real = Path(os.path.normpath(folder)), os.path.realpath(folder)
     inside = dict[Path, bool]()
     outside = []
@@ -170,11 +176,11 @@ def _check_inside(file: Path, folder: Path, rows: list[tuple[int, Path]]) -> Non
             os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real)
         ):
             outside.append(number)
-    _refuse(
-        f"{file}: file outside of the folder {folder}",
+    _reject(
+        f"{file}: audio file outside the folder {folder}",
         outside,
-        "set corpus.root to a folder that holds all recordings, or corpus.allow_outside=true if "
-        "you trust whoever made the table",
+        "set corpus.root to a folder that contains all recordings, or set "
+        "corpus.allow_outside=true if you trust the author of the table",
     )
 
 
@@ -182,37 +188,37 @@ def _check_files(file: Path, rows: list[tuple[int, Path]], skip_missing: bool) -
     seen = _by_cell((path, number) for number, path in rows)
     for path, listed in seen:
         if len(listed) > 1:
-            _refuse(f"{file}: {path.name} is listed more than once", listed, "keep one row")
+            _reject(f"{file}: {path.name} is listed more than once", listed, "keep one row")
     if not skip_missing:
         missing = [(path, listed) for path, listed in seen if not os.path.isfile(path)]
         absent = [number for _, listed in missing for number in listed]
         example = f" (the first is {missing[0][0]})" if missing else ""
-        mend = "correct the path or corpus.root, or set corpus.on_bad_file=skip"
-        _refuse(f"{file}: audio file not found{example}", absent, mend)
+        remedy = "correct the path or corpus.root, or set corpus.on_bad_file=skip"
+        _reject(f"{file}: audio file not found{example}", absent, remedy)
 
 
 def _by_cell(cells: Iterable[tuple[_Cell, int]]) -> list[tuple[_Cell, list[int]]]:
-    """Group the numbers of the rows that say the same."""
+    """Return each distinct cell with the numbers of its rows."""
     rows = defaultdict(list)
     for cell, number in cells:
         rows[cell].append(number)
     return list(rows.items())
 
 
-def _refuse(complaint: str, numbers: list[int], mend: str) -> None:
+def _reject(problem: str, numbers: list[int], remedy: str) -> None:
     if numbers:
-        raise UserError(f"{complaint} in {_rows(numbers)}: {mend}")
+        raise UserError(f"{problem} in {_rows(numbers)}: {remedy}")
 
 
 def _rows(numbers: list[int]) -> str:
-    """Name the first five rows and count the rest."""
+    """Return a text with the first five row numbers and the count of the others."""
     shown = ", ".join(str(number) for number in numbers[:5])
     rest = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
     return f"row{'s' if len(numbers) > 1 else ''} {shown}{rest}"
 
 
-def known(row: Row) -> dict[str, str]:
-    """Return what a row tells of its speaker or its recording; a gender by its whole word."""
+def row_attributes(row: Row) -> dict[str, str]:
+    """Return the attributes in the further columns of a row; ``f`` and ``m`` become words."""
     found = {key: cell for key, cell in row.items() if key and cell and key not in REQUIRED}
     if "gender" in found:
         gender = found["gender"].lower()

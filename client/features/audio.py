@@ -1,4 +1,4 @@
-"""Recordings as extractors take them: one channel, at one rate."""
+"""Read recordings with one channel at a given sampling rate."""
 
 import stat
 from pathlib import Path
@@ -9,35 +9,35 @@ import soundfile
 
 from fedser.common.arrays import Floats
 
-MOST_SECONDS = 1800.0
-"""Of a recording: an utterance is shorter."""
+MAX_SECONDS = 1800.0
+"""Largest length of a recording in seconds; utterances are much shorter."""
 
-RATES = (1_000, 768_000)
-"""Least and largest sampling rate in Hz that a file may claim."""
+RATE_RANGE = (1_000, 768_000)
+"""Smallest and largest sampling rate in the header of a file, in Hz."""
 
-MOST_CHANNELS = 64
+MAX_CHANNELS = 64
 
-BLOCK = 2**18
-"""Samples of all channels that are decoded at a time."""
+BLOCK_SAMPLES = 2**18
+"""Number of samples of all channels to decode at once."""
 
-PEAK = 2.0
-"""Largest absolute value of a sample: codecs overshoot 1 a little, unscaled integers by far."""
+MAX_PEAK = 2.0
+"""Largest absolute sample value: codecs slightly exceed 1, unscaled integers far exceed it."""
 
-CANCELLED = 1e-3
-"""Share of the channels' energy that must be left when they are mixed."""
+MIN_ENERGY_SHARE = 1e-3
+"""Smallest share of the energy of the channels that must remain after mixing."""
 
 
 class AudioError(Exception):
-    """A recording that cannot be used; the text says why."""
+    """A recording cannot be used; the text gives the reason."""
 
 
 def read_audio(path: Path, sampling_rate: int) -> Floats:
-    """Read a recording, mix its channels down and resample it.
+    """Read a recording, average its channels and resample the result.
 
     Parameters
     ----------
     sampling_rate : int
-        In Hz.
+        Rate of the result, in Hz.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def read_audio(path: Path, sampling_rate: int) -> Floats:
     Raises
     ------
     AudioError
-        As `read_mono` does.
+        As in `read_mono`.
     """
     samples, rate = read_mono(path)
     resampled = audresample.resample(samples, rate, sampling_rate)
@@ -54,41 +54,40 @@ def read_audio(path: Path, sampling_rate: int) -> Floats:
 
 
 def read_mono(path: Path) -> tuple[Floats, int]:
-    """Read the mean of a recording's channels, shape (samples,), and its sampling rate in Hz.
+    """Return the mean of a recording's channels, shape (samples,), and its sampling rate in Hz.
 
-    What the header claims is checked before anything is decoded, and no more is decoded than it
-    claims.
+    The header is checked before decoding, and decoding stops at the length in the header.
 
     Raises
     ------
     AudioError
-        If it is not a regular file, unreadable, empty or out of the bounds of this module, if it
-        has samples that are not finite or far beyond 1, or if its channels cancel out.
+        If the file is not regular, unreadable, empty or beyond the limits of this module, if
+        samples are not finite or far beyond 1, or if the channels cancel out.
     """
     try:
-        refuse_devices(path)
+        check_regular_file(path)
         with soundfile.SoundFile(path) as file:
             _check_header(file)
-            mono, energy = _mixed(file)
+            mono, energy = _mix_channels(file)
             rate = file.samplerate
     except (OSError, RuntimeError) as error:
         raise AudioError(f"unreadable or empty audio ({error})") from error
     if len(mono) == 0:
         raise AudioError("unreadable or empty audio (no samples)")
-    if float(np.square(mono, dtype=np.float64).sum()) < CANCELLED * energy:
-        raise AudioError("channels cancel out when they are mixed; keep one of them")
+    if float(np.square(mono, dtype=np.float64).sum()) < MIN_ENERGY_SHARE * energy:
+        raise AudioError("the channels cancel out in their mean: keep only one channel")
     return mono, rate
 
 
-def refuse_devices(path: Path) -> None:
-    """Refuse a device or a pipe, which may have no end.
+def check_regular_file(path: Path) -> None:
+    """Reject devices and pipes, because reading them may never end.
 
     Raises
     ------
     AudioError
-        Also if no file can have this name.
+        If the file is not regular, or if the name is invalid.
     OSError
-        If there is no such file.
+        If the file does not exist.
     """
     try:
         mode = path.stat().st_mode
@@ -99,38 +98,39 @@ def refuse_devices(path: Path) -> None:
 
 
 def _check_header(file: soundfile.SoundFile) -> None:
-    lowest, highest = RATES
+    lowest, highest = RATE_RANGE
     if not lowest <= file.samplerate <= highest:
-        raise AudioError(f"its header claims {file.samplerate} Hz, not {lowest} to {highest}")
-    if file.channels > MOST_CHANNELS:
-        raise AudioError(f"its header claims {file.channels} channels, above {MOST_CHANNELS}")
-    if file.frames > MOST_SECONDS * file.samplerate:
         raise AudioError(
-            f"its header claims {file.frames / file.samplerate:.0f} s, above {MOST_SECONDS:.0f}"
+            f"the header says {file.samplerate} Hz; the limits are {lowest} to {highest} Hz"
         )
+    if file.channels > MAX_CHANNELS:
+        raise AudioError(f"the header says {file.channels} channels; the limit is {MAX_CHANNELS}")
+    if file.frames > MAX_SECONDS * file.samplerate:
+        length = file.frames / file.samplerate
+        raise AudioError(f"the header says {length:.0f} s; the limit is {MAX_SECONDS:.0f} s")
 
 
-def _mixed(file: soundfile.SoundFile) -> tuple[Floats, float]:
-    """Return the mean of the channels, and the mean of their energies."""
+def _mix_channels(file: soundfile.SoundFile) -> tuple[Floats, float]:
+    """Return the mean of the channels, shape (samples,), and the mean of their energies."""
     blocks, energy, left = list[Floats](), 0.0, file.frames
     while left > 0:
-        block = file.read(min(left, BLOCK // file.channels), "float32", always_2d=True)
+        block = file.read(min(left, BLOCK_SAMPLES // file.channels), "float32", always_2d=True)
         if len(block) == 0:
             break
         left -= len(block)
-        if not np.isfinite(block).all():  # openSMILE would make numbers of it
+        if not np.isfinite(block).all():  # openSMILE would return finite features
             raise AudioError("samples are not finite")
-        if (peak := float(np.abs(block).max())) > PEAK:
-            raise AudioError(f"samples reach {peak:.3g}; scale them to within 1")
+        if (peak := float(np.abs(block).max())) > MAX_PEAK:
+            raise AudioError(f"samples reach {peak:.3g}: scale them to -1 to 1")
         energy += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
         blocks.append(block.mean(axis=1))
     return np.concatenate(blocks) if blocks else np.empty(0, np.float32), energy
 
 
 def seconds(path: Path) -> float:
-    """Return how long a recording is, 0 for one that cannot be read."""
+    """Return the length of a recording in seconds, or 0 if it cannot be read."""
     try:
-        refuse_devices(path)
+        check_regular_file(path)
         return float(soundfile.info(path).duration)
     except (AudioError, OSError, RuntimeError):
         return 0.0

@@ -1,45 +1,42 @@
-"""What turns recordings into features."""
+"""The interface of feature extractors."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from fedser.common.arrays import Floats
 
-if TYPE_CHECKING:
-    pass
-
 
 class Extractor(Protocol):
-    """Turns recordings into a vector, or a sequence of frames, each.
+    """Converts each recording into a feature vector or a sequence of frames.
 
-    Must be picklable: it travels to worker processes.
+    It must be picklable, because it is sent to worker processes.
     """
 
     @property
     def key(self) -> str:
-        """Name of everything that determines the values: the folder of the cache."""
+        """Name of the cache folder; it must change when the feature values change."""
         ...
 
     @property
     def sampling_rate(self) -> int:
-        """Of the recordings that it takes, in Hz."""
+        """Sampling rate of the input recordings, in Hz."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """How many recordings it takes at once, at most; they are of similar length."""
+        """Largest number of recordings per call; they have similar lengths."""
         ...
 
     @property
     def side_by_side(self) -> bool:
-        """Whether worker processes share the work; else it uses cores, or a GPU, by itself."""
+        """Whether to run in several processes; otherwise it uses all cores or a GPU by itself."""
         ...
 
     @property
     def frames(self) -> int | None:
-        """How many frames a recording has at most; None: one vector."""
+        """Largest number of frames per recording; None means one vector per recording."""
         ...
 
     def __call__(self, recordings: Sequence[Floats]) -> Sequence[Floats]:
-        """Return for recordings (samples,) the features (d,), or (t, d) of t frames, of each."""
+        """Return the features of each recording (samples,): shape (d,), or (t, d) for t frames."""
         ...

@@ -1,31 +1,27 @@
-"""Features of recordings, extracted in parallel and cached by content."""
+"""Extract features of recordings in parallel and cache them by the content of the files."""
 
 import warnings
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from joblib import delayed
 from tqdm import tqdm
 
 from fedser.client.features.audio import AudioError, read_audio, seconds
+from fedser.client.features.base import Extractor
+from fedser.client.features.digests import file_digest, sample_digests
 from fedser.client.features.frames import pad
-from fedser.client.features.recordings import file_digest, sample_digests
 from fedser.common.arrays import Floats
 from fedser.common.cache import filling, read_array, write_array
 from fedser.common.errors import UserError, brief
 from fedser.common.processes import side_by_side
 from fedser.common.threads import cores
 
-if TYPE_CHECKING:
-    pass
-from fedser.client.features.base import Extractor
-
 Job = tuple[Path, Path]
-"""A recording and the file of the cache that its vector goes to."""
+"""A recording and the cache file for its features."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +30,14 @@ class Extracted:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (n, d), or (n, T, d) of frames: see `client.features.frames`
+    values : ndarray of float32, shape (n, d) or (n, T, d)
+        One vector per recording, or T padded frames: see `client.features.frames`.
     kept : list of int
-        Position of each row among the paths that were asked for.
+        Position of each row in the given paths.
     digests : list of str
-        SHA-256 of each row's samples: see `client.features.recordings.sample_digests`.
+        SHA-256 of each row's samples: see `client.features.digests.sample_digests`.
     skipped : list of Path
-        Recordings left out, only ever filled on request.
+        Unusable recordings; empty unless `skip_bad` is set.
     """
 
     values: Floats
@@ -57,17 +54,18 @@ def extract(
     skip_bad: bool = False,
     workers: int | None = None,
 ) -> Extracted:
-    """Read features from the cache, extracting those it lacks in parallel processes.
+    """Read features from the cache; extract missing features in parallel processes.
 
-    Features are found by the digest of the audio bytes, so a renamed file is not extracted
-    again and a changed one is.
+    The key of the cache is the digest of the audio file: a renamed file is not extracted again,
+    a changed file is.
 
     Raises
     ------
     UserError
-        If a recording is unreadable or empty or has non-finite features, unless `skip_bad`.
+        If a recording is unreadable, empty or has non-finite features and `skip_bad` is not set,
+        or if no recording is usable.
     """
-    # Workers may have been started where relative paths led elsewhere.
+    # Workers may have another working folder, so paths must be absolute.
     paths, folder = [p.absolute() for p in paths], cache_dir.absolute() / "features" / extractor.key
     digests = [_digest(path, skip_bad) for path in paths]
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
@@ -83,12 +81,14 @@ def extract(
     if bad and not skip_bad:
         path, reason = next(iter(bad.items()))
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise UserError(f"{path}: {reason}{more}; mend it or set corpus.on_bad_file=skip")
+        raise UserError(f"{path}: {reason}{more}: repair it, or set corpus.on_bad_file=skip")
     kept = [i for i, d in enumerate(digests) if d not in failed]
     if not kept:
-        raise UserError(f"{paths[0] if paths else 'corpus'}: no recording could be read")
-    made = dict.fromkeys(digests[i] for i in kept if digests[i] not in known)
-    stored = known | {digest: np.load(entries[digest], allow_pickle=False) for digest in made}
+        raise UserError(
+            f"{paths[0] if paths else 'corpus'}: no recording could be read: check corpus.root"
+        )
+    new = dict.fromkeys(digests[i] for i in kept if digests[i] not in known)
+    stored = known | {digest: np.load(entries[digest], allow_pickle=False) for digest in new}
     rows = [stored[digests[i]] for i in kept]
     return Extracted(
         values=np.stack(rows) if extractor.frames is None else pad(rows, extractor.frames),
@@ -99,20 +99,20 @@ def extract(
 
 
 def _digest(path: Path, skip_bad: bool) -> str:
-    """Return the digest of a file, or an empty text for one that cannot be opened."""
+    """Return the digest of a file, or an empty text if it is unreadable and may be skipped."""
     try:
         return file_digest(path)
     except (AudioError, OSError) as error:
         if skip_bad:
             return ""
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: {reason}; check corpus.root") from error
+        raise UserError(f"{path}: {reason}: check corpus.root") from error
 
 
 def _extract_missing(
     extractor: Extractor, jobs: Sequence[Job], workers: int
 ) -> list[tuple[Path, str]]:
-    """Fill the cache; return each recording with the reason it failed, or an empty string."""
+    """Fill the cache; return each recording with the reason of its failure, empty on success."""
     if not jobs:
         return []
     batches = _batches(jobs, extractor.batch_size)
@@ -125,12 +125,14 @@ def _extract_missing(
                 results += done
                 bar.update(len(done))
     except BrokenProcessPool as error:
-        raise UserError(f"{batches[0][0][0]}: a feature worker died (out of memory?)") from error
+        raise UserError(
+            f"{batches[0][0][0]}: a feature worker died, perhaps for lack of memory: retry"
+        ) from error
     return results
 
 
 def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
-    """Cut the jobs into batches of recordings that are about as long, the longest first."""
+    """Return batches of recordings of similar length, the longest first."""
     ordered = sorted(jobs)
     if size > 1:
         ordered.sort(key=lambda job: seconds(job[0]), reverse=True)
@@ -138,11 +140,13 @@ def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
 
 
 def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path, str]]:
-    """Extract the recordings at once; if that fails, one by one, to tell which is at fault."""
+    """Extract a batch at once; if it fails, extract one by one to find the bad recording."""
     try:
         recordings = [read_audio(source, extractor.sampling_rate) for source, _ in jobs]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # openSMILE warns of recordings shorter than a window
+            warnings.simplefilter(
+                "ignore"
+            )  # openSMILE warns about recordings shorter than a window
             found = extractor(recordings)
     except UserError:
         raise
@@ -158,7 +162,7 @@ def _extract_batch(extractor: Extractor, jobs: Sequence[Job]) -> list[tuple[Path
 
 
 def _store(features: Floats, target: Path) -> str:
-    """Write a recording's features into the cache, or return why not."""
+    """Write features into the cache; return the reason if they are unusable."""
     if not np.isfinite(features).all():
         return "features are not finite (silent or too short?)"
     write_array(target, features.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Pretrained encoders of speech from a local folder in Hugging Face's format."""
+"""Pretrained speech encoders from a local folder in the format of Hugging Face."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from fedser.client.features.pretrained import (
     check_layer,
     device,
     fingerprint,
+    package_version,
     prepare_torchaudio,
-    release,
 )
 from fedser.common.arrays import Floats
 from fedser.common.errors import UserError, brief
@@ -23,31 +23,32 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("preprocessor", "processor")
 WHISPER = "whisper"
 MASKED = ("hubert", "wav2vec2", "wavlm")
-"""Kinds that keep padding apart from frames, if they do not normalise over time."""
+"""Model types whose frames do not depend on padding, if they do not normalise over time."""
 UNUSED = {"masked_spec_embed"}
-"""Weights of training alone, which fine-tuned models may lack."""
+"""Weights used only in training, which fine-tuned models may lack."""
 
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """Hidden states of wav2vec 2.0, HuBERT, WavLM and their kin, or of Whisper's encoder.
+    """Hidden states of wav2vec 2.0, HuBERT, WavLM and similar models, or of Whisper's encoder.
 
-    A recording's vector is the mean over its own frames: those of padding do not count, and
-    Whisper's 30 s windows, as many as a recording fills, are weighted by their real frames. With
-    `frames` it is these frames themselves. Models
-    of which padding would change other frames (those that normalise over time, as the base sizes
-    do, and rarer kinds) take one recording after another.
+    The vector of a recording is the mean over its own frames, without frames of padding. A long
+    recording fills several of Whisper's 30 s windows; the mean is over the real frames of all
+    windows. With `frames`, the frames themselves are returned. Padding changes the frames of models
+    that normalise over time (for example the base sizes) and of rare model types, so they get one
+    recording at a time.
 
     Parameters
     ----------
     path : str
         Folder with ``config.json``, ``preprocessor_config.json`` and the weights.
     layer : int
-        Which hidden state: 0 enters the first transformer layer, n leaves the n-th, -1 the last.
+        Index of the hidden state: 0 is the input of the first transformer layer, n the output of
+        the n-th layer, -1 the output of the last layer.
     batch_size : int
-        Recordings that are encoded at once, at most.
+        Largest number of recordings to encode at once.
     frames : int or None
-        Frames of a recording, at most, which are then not averaged.
+        If given, return up to this number of frames per recording instead of their mean.
     """
 
     path: str
@@ -63,46 +64,47 @@ class HuggingFace:
         Raises
         ------
         UserError
-            If the package or the folder is missing, or the folder holds no model.
+            If the package or the folder is missing, the folder contains no model, or a number is
+            below 1.
         """
-        installed = release("transformers")
+        installed = package_version("transformers")
         folder = Path(self.path)
         weights = [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
         if not (folder / "config.json").is_file() or not weights:
             raise UserError(
-                f"features.path={self.path} is no folder of a model: it must hold config.json, "
+                f"features.path={self.path}: not a model folder: it must contain config.json, "
                 f"preprocessor_config.json and {' or '.join(WEIGHTS)}"
             )
         for name in ("batch_size", "frames"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"features.{name}={value} must be at least 1")
+                raise UserError(f"features.{name}={value}: must be at least 1")
         digest = fingerprint([*sorted(folder.glob("*config.json")), *weights])
         frames = f"-{self.frames}frames" if self.frames else ""
         return f"huggingface-{digest}-layer{self.layer}-transformers{installed}{frames}"
 
     @property
     def sampling_rate(self) -> int:
-        """That of the recordings that the model was trained on, in Hz."""
+        """Sampling rate of the training data of the model, in Hz."""
         return int(self._loaded[0].sampling_rate)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        """The feature extractor and the encoder; they go with this object.
+        """The processor of recordings and the encoder.
 
         Raises
         ------
         UserError
-            If the folder cannot be read, or holds another kind of model.
+            If the folder cannot be read, lacks weights or contains another type of model.
         """
-        from transformers import AutoFeatureExtractor, AutoModel, logging  # two seconds
+        from transformers import AutoFeatureExtractor, AutoModel, logging  # slow import
 
         prepare_torchaudio()
         logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
         if not any((Path(self.path) / f"{name}_config.json").is_file() for name in PROCESSORS):
             raise UserError(
-                f"features.path={self.path} has no preprocessor_config.json, which tells how to "
-                "scale recordings: copy that of the model from which this one was trained"
+                f"features.path={self.path}: preprocessor_config.json, which defines the scaling "
+                "of recordings, is missing: copy it from the model that this one was trained from"
             )
         try:
             processor = AutoFeatureExtractor.from_pretrained(self.path, **local)
@@ -113,20 +115,21 @@ class HuggingFace:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except Exception as error:  # various types, for each file and kind of model
+        except Exception as error:  # the type depends on the file and the model
             raise UserError(
-                f"features.path={self.path} cannot be loaded ({brief(error)})"
+                f"features.path={self.path}: the model cannot be loaded ({brief(error)}): "
+                "download it again"
             ) from error
         kind = model.config.model_type
         if not hasattr(model.config, "feat_extract_norm") and kind != WHISPER:
             raise UserError(
-                f"features.path={self.path} is a model of type {kind}: expected wav2vec 2.0, "
-                "HuBERT, WavLM, one of their kin, or Whisper"
+                f"features.path={self.path}: a model of type {kind} is not supported: use "
+                "wav2vec 2.0, HuBERT, WavLM, a similar model or Whisper"
             )
         if missing := sorted(set(report["missing_keys"]) - UNUSED):
             raise UserError(
-                f"features.path={self.path} lacks {len(missing)} of the model's weights, "
-                f"{missing[0]} among them"
+                f"features.path={self.path}: {len(missing)} weight(s) of the model are missing, "
+                f"such as {missing[0]}: download it again"
             )
         encoder = model.get_encoder() if kind == WHISPER else model
         return processor, encoder.eval().to(device())
@@ -141,8 +144,8 @@ class HuggingFace:
         """
         config = self._loaded[1].config
         kind, norm = config.model_type, getattr(config, "feat_extract_norm", None)
-        together = kind == WHISPER or (kind in MASKED and norm == "layer")
-        size = len(recordings) if together else 1
+        batched = kind == WHISPER or (kind in MASKED and norm == "layer")
+        size = len(recordings) if batched else 1
         with torch.inference_mode():
             return [
                 found
@@ -151,7 +154,7 @@ class HuggingFace:
             ]
 
     def _encode(self, recordings: Sequence[Floats]) -> Iterator[Floats]:
-        """Encode recordings at once."""
+        """Yield the features of recordings that are encoded as one batch."""
         processor, model = self._loaded
         whisper = model.config.model_type == WHISPER
         window = processor.n_samples if whisper else max(len(r) for r in recordings)
@@ -163,7 +166,7 @@ class HuggingFace:
             yield np.asarray(found.cpu().numpy())
 
     def _states(self, pieces: Sequence[Floats]) -> Iterator[torch.Tensor]:
-        """Yield the hidden states (t, d) of each piece, without those of padding."""
+        """Yield the hidden states (t, d) of each piece, without frames of padding."""
         processor, model = self._loaded
         whisper = model.config.model_type == WHISPER
         inputs = processor(
@@ -174,7 +177,7 @@ class HuggingFace:
             return_tensors="pt",
         ).to(device())
         lengths = inputs["attention_mask"].sum(dim=1)
-        if whisper:  # it sees its whole window, and halves the number of frames
+        if whisper:  # Whisper reads the whole window and halves the number of frames
             lengths = (lengths + 1) // 2
             del inputs["attention_mask"]
         else:
@@ -186,4 +189,4 @@ class HuggingFace:
         states = model(**inputs, output_hidden_states=True).hidden_states
         check_layer(self.layer, len(states))
         for frames, length in zip(states[self.layer], lengths.tolist(), strict=True):
-            yield frames[:length]  # some kinds pool further, and have fewer
+            yield frames[:length]  # some model types pool further and have fewer frames

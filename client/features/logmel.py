@@ -1,4 +1,4 @@
-"""Log-mel energies, frame by frame: the input of networks that read utterances over time."""
+"""Log-mel energies per frame, for models that read sequences of frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from fedser.common.arrays import Floats
 from fedser.common.errors import UserError
 
 FLOOR = 1e-10
-"""Energy below which a band counts as silent, for samples in -1 to 1."""
+"""Smallest energy of a band, for samples from -1 to 1; it limits the logarithm."""
 
 
 @dataclass(frozen=True)
 class LogMel:
-    """Logarithms of the energies in triangular bands, equally wide on the mel scale of HTK.
+    """Logarithms of energies in triangular bands of equal width on the mel scale of HTK.
 
     Parameters
     ----------
     sampling_rate : int
         Rate in Hz to which recordings are resampled.
     bands : int
-        Features of a frame, from 0 Hz to half the sampling rate.
+        Number of features per frame; the bands cover 0 Hz to half the sampling rate.
     window, hop : int
-        Length of a (Hann) window, and from one to the next, in ms.
+        Length of the Hann window and step between two windows, in ms.
     frames : int
-        Frames of a recording, at most: what comes after them is left out.
+        Largest number of frames per recording; later frames are dropped.
     """
 
     sampling_rate: int
@@ -42,20 +42,20 @@ class LogMel:
 
     @cached_property
     def key(self) -> str:
-        """All parameters.
+        """All parameters, as a name for the cache folder.
 
         Raises
         ------
         UserError
-            If one of them is below 1, or a band is too narrow to hold a frequency.
+            If a parameter is below 1, or a band is too narrow to contain a frequency.
         """
         for name in ("sampling_rate", "bands", "window", "hop", "frames"):
             if getattr(self, name) < 1:
-                raise UserError(f"features.{name}={getattr(self, name)} must be at least 1")
+                raise UserError(f"features.{name}={getattr(self, name)}: must be at least 1")
         if empty := int((self._filters.max(axis=1) == 0).sum()):
             raise UserError(
-                f"features.bands={self.bands}: {empty} of them would hold no frequency of a "
-                f"window of {self.window} ms; take fewer, or a longer window"
+                f"features.bands={self.bands}: {empty} band(s) would contain no frequency of a "
+                f"window of {self.window} ms: lower features.bands or raise features.window"
             )
         return (
             f"logmel-{self.sampling_rate}-{self.bands}bands-{self.window}ms-every{self.hop}ms-"
@@ -86,12 +86,12 @@ class LogMel:
 
     @property
     def _size(self) -> int:
-        """Samples of the transform: the window, and zeros up to a length that is fast."""
+        """Length of the Fourier transform: the window, padded with zeros to a fast length."""
         return int(next_fast_len(self._samples(self.window), real=True))
 
     @cached_property
     def _filters(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        """What each frequency adds to each band, (bands, size // 2 + 1)."""
+        """Weight of each frequency in each band, shape (bands, size // 2 + 1)."""
         top = 2595 * np.log10(1 + self.sampling_rate / 2 / 700)
         edges = 700 * (10 ** (np.linspace(0, top, self.bands + 2) / 2595) - 1)
         low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]

@@ -1,4 +1,4 @@
-"""Functionals of openSMILE."""
+"""Feature vectors of openSMILE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenSmile:
-    """Functionals of openSMILE (Eyben et al., 2010), such as emobase with 988 of them.
+    """Functionals of openSMILE (Eyben et al., 2010), for example the 988 of emobase.
 
     Parameters
     ----------
     feature_set : str
         A name of `opensmile.FeatureSet`.
     sampling_rate : int
-        Rate in Hz to which recordings are resampled, so that corpora compare.
+        Rate in Hz to which recordings are resampled, so that corpora are comparable.
     """
 
     feature_set: str
@@ -39,7 +39,7 @@ class OpenSmile:
         return f"{self.feature_set}-{self.sampling_rate}-mono-opensmile{version('opensmile')}"
 
     def __call__(self, recordings: Sequence[Floats]) -> Floats:
-        """Extract the functionals of each recording."""
+        """Return the functionals of each recording, shape (n, d)."""
         smile = _smile(self.feature_set)
         rows = [smile(recording, self.sampling_rate).reshape(-1) for recording in recordings]
         return np.array(rows, dtype=np.float32)
@@ -47,7 +47,7 @@ class OpenSmile:
 
 @cache
 def _smile(feature_set: str) -> "opensmile.Smile":
-    # Imported here: pandas and openSMILE's library cost two seconds that a cached run saves.
+    # Imported here: the import takes two seconds, which a cached run does not need.
     import opensmile
 
     check_choice("features.feature_set", feature_set, opensmile.FeatureSet.__members__)

@@ -1,4 +1,4 @@
-"""What encoders of speech with pretrained weights have in common."""
+"""Shared functions of the pretrained speech encoders."""
 
 import contextlib
 import hashlib
@@ -14,32 +14,32 @@ import torch
 from fedser.common.errors import UserError
 
 
-def release(package: str) -> str:
+def package_version(package: str) -> str:
     """Return the version of an optional package.
 
     Raises
     ------
     UserError
-        If it is not installed, naming what brings it.
+        If the package is not installed; the message gives the command that installs it.
     """
     try:
         return version(package)
     except PackageNotFoundError as error:
         raise UserError(
-            f"features: the package {package} is not installed: pip install 'fedser[encoders]'"
+            f"features: the package {package} is not installed: run pip install 'fedser[encoders]'"
         ) from error
 
 
 def prepare_torchaudio() -> None:
-    """Import torchaudio, without its compiled part where that does not load.
+    """Import torchaudio; if its compiled part does not load, import it without this part.
 
-    transformers imports it wherever it is installed and s3prl needs it, both for what is written
-    in Python alone; PyPI's is compiled for CUDA and does not load beside a PyTorch without it.
+    transformers and s3prl import torchaudio but use only its Python code. The package on PyPI is
+    compiled for CUDA and does not load with a PyTorch build without CUDA.
     """
     with contextlib.suppress(ImportError):
         try:
             importlib.import_module("torchaudio")
-        except (OSError, RuntimeError):  # no library, or one for another version of CUDA
+        except (OSError, RuntimeError):  # CUDA library missing or of another version
             stub = ModuleType("torchaudio._extension")
             stub.__dict__["_IS_TORCHAUDIO_EXT_AVAILABLE"] = False
             stub.__dict__["fail_if_no_align"] = lambda function: function
@@ -48,7 +48,7 @@ def prepare_torchaudio() -> None:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """Return the start of a digest of the files' contents, in order."""
+    """Return the first 16 hexadecimal digits of a digest of the contents of the files, in order."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -57,20 +57,20 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def device() -> torch.device:
-    """Return the first GPU, or the CPU where there is none."""
+    """Return the first GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_layer(layer: int, count: int) -> None:
-    """Refuse a layer that a model of so many hidden states does not have.
+    """Reject a layer that a model with `count` hidden states does not have.
 
     Raises
     ------
     UserError
-        Naming the key and the layers.
+        If the layer does not exist; the message names the key and the layers.
     """
     if not -count <= layer < count:
         raise UserError(
-            f"features.layer={layer}: the model has hidden states 0 to {count - 1}, "
-            f"counted from the end -1 to {-count}"
+            f"features.layer={layer}: the model has the hidden states 0 to {count - 1}, "
+            f"or -1 to {-count} from the end"
         )

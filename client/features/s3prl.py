@@ -1,4 +1,4 @@
-"""Pretrained encoders of speech that s3prl reads: APC, VQ-APC, NPC, TERA, DeCoAR 2.0."""
+"""Pretrained speech encoders of s3prl: APC, VQ-APC, NPC, TERA and DeCoAR 2.0."""
 
 import contextlib
 from argparse import Namespace
@@ -17,30 +17,31 @@ from fedser.client.features.pretrained import (
     check_layer,
     device,
     fingerprint,
+    package_version,
     prepare_torchaudio,
-    release,
 )
 from fedser.common.arrays import Floats
 from fedser.common.errors import UserError, brief, check_choice
 
 UPSTREAMS = {"apc": "apc", "vq_apc": "apc", "npc": "npc", "tera": "tera", "decoar2": "decoar2"}
-"""What users call them and where s3prl keeps them."""
+"""Names in ``features.upstream``, with the packages of s3prl that contain the encoders."""
 
 
 @dataclass(frozen=True)
 class S3prl:
     """Hidden states of an upstream of s3prl (Yang et al., 2021), averaged over time.
 
-    One recording after another: NPC's convolutions would see the padding of a batch.
+    It encodes one recording at a time, because NPC's convolutions would read the padding of a
+    batch.
 
     Parameters
     ----------
     upstream : str
         A key of `UPSTREAMS`.
     checkpoint : str
-        File of its weights, in the format of s3prl. One that holds code is refused.
+        File with the weights, in the format of s3prl; a file that contains code is rejected.
     layer : int
-        Which of the hidden states that s3prl gives, -1 the last.
+        Index of the hidden state in the output of s3prl; -1 is the last.
     """
 
     upstream: str
@@ -58,33 +59,35 @@ class S3prl:
         Raises
         ------
         UserError
-            If the package or the file is missing, or the upstream is another.
+            If the package or the file is missing, or the upstream is unknown.
         """
         check_choice("features.upstream", self.upstream, UPSTREAMS)
-        installed = release("s3prl")
+        installed = package_version("s3prl")
         if not Path(self.checkpoint).is_file():
             raise UserError(
-                f"features.checkpoint={self.checkpoint} is no file; docs/features.md lists them"
+                f"features.checkpoint={self.checkpoint}: file not found: docs/features.md lists "
+                "where to download checkpoints"
             )
         digest = fingerprint([Path(self.checkpoint)])
         return f"s3prl-{self.upstream}-{digest}-layer{self.layer}-s3prl{installed}"
 
     @cached_property
     def _model(self) -> Any:
-        """The upstream; it goes with this object.
+        """The upstream model.
 
         Raises
         ------
         UserError
-            If the checkpoint cannot be read, or leaves weights as they were drawn: s3prl loads
-            some upstreams from files of another without a word.
+            If the checkpoint cannot be read, or does not set all weights. s3prl silently loads
+            checkpoints of another upstream, so two models with different random weights are
+            loaded and compared.
         """
         noise = torch.randn(self.sampling_rate, generator=torch.Generator().manual_seed(0))
         first, second = self._load(0), self._load(1)
         if not torch.equal(self._states(first, noise)[-1], self._states(second, noise)[-1]):
             raise UserError(
-                f"features.checkpoint={self.checkpoint} is not of features.upstream="
-                f"{self.upstream}: it lacks weights of that model"
+                f"features.checkpoint={self.checkpoint}: weights of features.upstream="
+                f"{self.upstream} are missing: set features.upstream to the checkpoint's model"
             )
         return first
 
@@ -94,13 +97,13 @@ class S3prl:
         with torch.random.fork_rng(), contextlib.redirect_stdout(None), safe_globals([Namespace]):
             torch.manual_seed(seed)
             try:
-                # Some of s3prl's calls do not ask for it.
+                # Some calls in s3prl lack weights_only, so the file is checked here first.
                 torch.load(self.checkpoint, map_location="cpu", weights_only=True)
                 return expert.UpstreamExpert(self.checkpoint).eval().to(device())
-            except Exception as error:  # various types, for each upstream and defect
+            except Exception as error:  # the type depends on the upstream and the defect
                 raise UserError(
-                    f"features.checkpoint={self.checkpoint} cannot be read as "
-                    f"features.upstream={self.upstream} ({type(error).__name__}: {brief(error)})"
+                    f"features.checkpoint={self.checkpoint}: cannot be read as features.upstream="
+                    f"{self.upstream} ({type(error).__name__}: {brief(error)}): correct one of them"
                 ) from error
 
     def _states(self, model: Any, samples: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A recogniser of utterances as sequences of frames, which attends to some more than others."""
+"""A recogniser with self-attention, which reads an utterance as a sequence of frames."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,28 +13,28 @@ from fedser.common.errors import UserError
 
 @dataclass
 class Attention(ModelConfig):
-    """Layers over each frame, additive self-attention over time, layers over what it averages.
+    """Layers on each frame, additive self-attention over time, and layers on the weighted mean.
 
-    Frame t with hidden units h_t gets the score v . tanh(W h_t + b), and the softmax of the
-    scores over an utterance's frames weights their mean: the single-hop case of Lin et al. (2017,
-    arXiv:1703.03130), as pooling for emotion recognition (Mirsamadi, Barsoum and Zhang, 2017) has
-    it. There is no bias on scores: it would move all of them alike, and nothing else.
+    Frame t with hidden units h_t gets the score v . tanh(W h_t + b). The softmax of the scores over
+    the frames of an utterance gives the weights of their mean. This is the single-hop case of Lin
+    et al. (2017, arXiv:1703.03130), used as pooling for emotion recognition by Mirsamadi, Barsoum
+    and Zhang (2017). Scores have no bias, because the softmax would cancel it.
 
     Attributes
     ----------
     frame_units : list of int
-        Units of each layer over frames.
+        Number of units of each layer on frames.
     attention_units : int
-        Units behind the scores, the length of v.
+        Length of v and b.
     hidden : list of int
-        Units of each layer over the weighted mean.
+        Number of units of each layer on the weighted mean.
     dropout : float
-        Share of the units of layers over frames and over the mean dropped during training.
+        Share of units dropped during training, in the layers on frames and on the mean.
 
     Raises
     ------
     UserError
-        If there is no layer over frames, or a layer without a unit.
+        If there is no layer on frames, or a layer has no unit.
     """
 
     name: ClassVar[str] = "attention"
@@ -46,11 +46,12 @@ class Attention(ModelConfig):
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network."""
+        """Reject sizes without a layer on frames or with an empty layer."""
         if not self.frame_units or min(*self.frame_units, *self.hidden, self.attention_units) < 1:
             raise UserError(
                 f"model.frame_units={self.frame_units}, attention_units={self.attention_units}, "
-                f"hidden={self.hidden}: each layer needs a unit, and frames at least one layer"
+                f"hidden={self.hidden}: every size must be at least 1, and frame_units "
+                "must not be empty"
             )
 
     def network(self, inputs: int, classes: int) -> Recogniser:
@@ -59,9 +60,9 @@ class Attention(ModelConfig):
 
 
 class Attentive(Recogniser):
-    """Network from padded frames (n, T, inputs) to class scores; frames of padding are NaN.
+    """Network from padded frames (n, T, inputs) to class scores; padding is NaN.
 
-    Its layers are those over frames, W and v of the attention, and those over the mean.
+    The order of its layers: layers on frames, W and v of the attention, layers on the mean.
     """
 
     def __init__(self, config: Attention, inputs: int, classes: int) -> None:
@@ -85,5 +86,5 @@ class Attentive(Recogniser):
         x = (scores.softmax(dim=1)[:, None] @ x)[:, 0]
         for number, layer in enumerate(self.dense[count + 2 : -1], count):
             x = self.activate(number, layer(x), masks)
-        found: torch.Tensor = self.dense[-1](x)
-        return found
+        class_scores: torch.Tensor = self.dense[-1](x)
+        return class_scores

@@ -1,4 +1,4 @@
-"""What all emotion recognisers have in common, and their parameters as plain arrays."""
+"""The base classes of emotion recognisers, and their parameters as arrays."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,20 +12,20 @@ from torch.nn import functional as F
 from fedser.common.arrays import Arrays
 
 Masks = Callable[[int, torch.Tensor], torch.Tensor]
-"""Number and outputs (n, width) of a hidden layer to what dropout multiplies these by."""
+"""Maps index and outputs (n, width) of a hidden layer to the factors of dropout, same shape."""
 
 
 class Recogniser(nn.Module):
-    """Network from utterances to class scores; all its parameters are those of linear layers.
+    """Network from utterances to class scores; only linear layers have parameters.
 
     Attributes
     ----------
     dense : ModuleList of Linear
-        In the order in which an utterance passes them; the last one gives the scores.
+        Layers in the order of computation; the last one returns the scores.
     hidden : list of int
-        Units of each layer that dropout falls on.
+        Number of units of each layer with dropout.
     dropout : float
-        Share of these dropped during training.
+        Share of units dropped during training.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], hidden: Sequence[int], dropout: float) -> None:
@@ -36,14 +36,14 @@ class Recogniser(nn.Module):
     def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Return class scores of shape (n, classes) for the features of n utterances.
 
-        Dropout is on when `masks` are given.
+        Dropout is applied only if `masks` is given.
         """
         raise NotImplementedError
 
     def activate(self, number: int, x: torch.Tensor, masks: Masks | None) -> torch.Tensor:
-        """Return ReLU and dropout of a hidden layer's outputs, (n, width) or (n, T, width).
+        """Apply ReLU and dropout to the outputs of a hidden layer, (n, width) or (n, T, width).
 
-        All T frames of an utterance lose the same units (Gal and Ghahramani, 2016).
+        The same units are dropped in all T frames of an utterance (Gal and Ghahramani, 2016).
         """
         x = F.relu(x)
         if masks is None or self.dropout == 0:
@@ -52,11 +52,11 @@ class Recogniser(nn.Module):
 
 
 class ModelConfig:
-    """Keys of ``conf/model``: a dataclass a kind of network, told apart by their fields."""
+    """Keys of ``conf/model``: one dataclass per type of network, identified by its fields."""
 
     name: ClassVar[str]
     reads_frames: ClassVar[bool]
-    """Whether an utterance is a sequence of frames (T, d), or one vector (d,)."""
+    """Whether an utterance is a sequence of frames (T, d); otherwise it is one vector (d,)."""
     dropout: float
 
     def network(self, inputs: int, classes: int) -> Recogniser:
@@ -65,19 +65,19 @@ class ModelConfig:
 
 
 def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str, int]:
-    """Return the number of coordinates of each parameter, in the order of the network."""
+    """Return the number of elements of each parameter, in the order of the network."""
     return {name: math.prod(shape) for name, shape in _shapes(config, inputs, classes).items()}
 
 
 def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) -> Arrays:
-    """Return freshly drawn parameters (PyTorch's default initialisation of `nn.Linear`)."""
-    generator = torch.Generator().manual_seed(seed)  # threads share PyTorch's own
+    """Draw initial parameters as `nn.Linear` of PyTorch does."""
+    generator = torch.Generator().manual_seed(seed)  # not the global one, which threads share
     arrays, bound = Arrays(), 0.0
     for name, shape in _shapes(config, inputs, classes).items():
         array = torch.empty(shape)
         if name.endswith("weight"):
             nn.init.kaiming_uniform_(array, math.sqrt(5), generator=generator)
-            bound = 1 / math.sqrt(shape[1])  # of the bias that follows
+            bound = 1 / math.sqrt(shape[1])  # for the bias, which is next
         else:
             nn.init.uniform_(array, -bound, bound, generator)
         arrays[name] = array.numpy()
@@ -85,13 +85,13 @@ def initial_arrays(config: ModelConfig, inputs: int, classes: int, seed: int) ->
 
 
 def _shapes(config: ModelConfig, inputs: int, classes: int) -> dict[str, torch.Size]:
-    with torch.device("meta"):  # nothing is drawn or stored
+    with torch.device("meta"):  # without random draws and memory
         network = config.network(inputs, classes)
     return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 def in_order(arrays: Arrays) -> Arrays:
-    """Return a recogniser's parameters layer by layer, weight before bias where there is one."""
+    """Sort the parameters by layer, the weight of a layer before its bias, if it has one."""
     layers = sorted(
         {name.rpartition(".")[0] for name in arrays}, key=lambda n: int(n.split(".")[1])
     )
@@ -100,7 +100,7 @@ def in_order(arrays: Arrays) -> Arrays:
 
 
 def to_arrays(model: nn.Module) -> Arrays:
-    """Copy a model's parameters out."""
+    """Return copies of the parameters of a model."""
     return {name: p.detach().cpu().numpy().copy() for name, p in model.named_parameters()}
 
 
@@ -114,5 +114,5 @@ def load_arrays(model: nn.Module, arrays: Arrays) -> None:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # PyTorch takes no array that is read-only.
+            # PyTorch rejects read-only arrays.
             parameter.copy_(torch.from_numpy(np.require(arrays[name], requirements="W")))

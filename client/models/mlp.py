@@ -1,4 +1,4 @@
-"""The recogniser of the 2022 study: one vector an utterance."""
+"""The recogniser of the 2022 study: it reads one vector per utterance."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,7 +17,7 @@ class Mlp(ModelConfig):
     Attributes
     ----------
     hidden : list of int
-        Units of each hidden layer.
+        Number of units of each hidden layer.
     dropout : float
         Share of hidden units dropped during training.
     """

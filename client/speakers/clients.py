@@ -1,4 +1,4 @@
-"""From speakers to clients: folds, shards, training and validation parts."""
+"""Divide speakers into folds and clients, and clients into training and validation parts."""
 
 import errno
 import hashlib
@@ -13,16 +13,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from fedser.client.speakers.corpus_data import CorpusData
-from fedser.client.speakers.normalisation import _by_speaker, _normalise
+from fedser.client.speakers.normalisation import normalise, positions_by_speaker
 from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError, brief
 from fedser.common.seeds import numpy_stream
 
 VALIDATION_SHARE = 0.2
+"""Share of the utterances of each client that is held out for validation."""
 
 
 def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[str]]:
-    """Cut the speakers into disjoint test folds of equal size, give or take one.
+    """Divide the speakers into disjoint test folds; fold sizes differ by at most one.
 
     Raises
     ------
@@ -31,8 +32,8 @@ def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[s
     """
     if len(speakers) < count:
         raise UserError(
-            f"{len(speakers)} speaker(s) cannot fill {count} test folds: "
-            f"at least {count} are needed"
+            f"{len(speakers)} speaker(s) are too few for {count} test folds: use a corpus with at "
+            f"least {count} speakers"
         )
     order = numpy_stream(seed, "folds").permutation(sorted(speakers))
     return [sorted(part.tolist()) for part in np.array_split(order, count)]
@@ -40,21 +41,22 @@ def speaker_folds(speakers: Sequence[str], count: int, seed: int) -> list[list[s
 
 @dataclass(frozen=True)
 class Clients:
-    """The data of a federation's clients: n utterances of N clients, d features.
+    """The data of the clients of a federation: n utterances of N clients, d features.
 
     Attributes
     ----------
     rows : ndarray of int64, shape (n,)
         Position of each utterance in its corpus.
     features : ndarray of float32, shape (n, d) or (n, T, d)
-        Normalised.
+        Normalised features.
     labels : ndarray of int64, shape (n,)
+        Class of each utterance, an index into `EMOTIONS`.
     client : ndarray of int64, shape (n,)
-        Which client holds each utterance.
+        Index of the client that holds each utterance.
     validation : ndarray of bool, shape (n,)
-        Whether it is held out for validation.
+        Whether the utterance is held out for validation.
     corpora, speakers : list of str, length N
-        Whose each client is.
+        Corpus and speaker of each client.
     """
 
     rows: Ints
@@ -71,30 +73,30 @@ class Clients:
 
     @property
     def dimension(self) -> int:
-        """Number of features d."""
+        """Return the number of features d."""
         return int(self.features.shape[-1])
 
     def fingerprint(self) -> bytes:
-        """Return what tells this data from any other."""
+        """Return a digest of the data."""
         digest = hashlib.sha256()
         for array in (self.features, self.labels, self.client, self.validation):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()
 
     def units(self, unit: str) -> list[str]:
-        """Name whom each client's data protects, length N: ``client`` or ``speaker``."""
+        """Return the name of the privacy unit of each client, length N; see `name_units`."""
         return name_units(self.corpora, self.speakers, unit)
 
     def sizes(self) -> Ints:
-        """Return each client's number of training utterances, shape (N,)."""
+        """Return the number of training utterances of each client, shape (N,)."""
         return np.bincount(self.client[~self.validation], minlength=len(self))
 
     def validation_set(self) -> tuple[Floats, Ints]:
-        """Return the held-out utterances of all clients."""
+        """Return features and labels of the validation utterances of all clients."""
         return self.features[self.validation], self.labels[self.validation]
 
     def save_training(self, path: Path) -> None:
-        """Write what the training workers read: `Dataset.load` gives it back."""
+        """Write the training utterances to a file that `Dataset.load` reads."""
         order = np.flatnonzero(~self.validation)
         order = order[np.argsort(self.client[order], kind="stable")]
         bounds = np.concatenate([[0], np.cumsum(self.sizes())])
@@ -110,16 +112,17 @@ class Clients:
 
 
 def name_units(corpora: Sequence[str], speakers: Sequence[str], unit: str) -> list[str]:
-    """Name the unit of each of N clients: ``CORPUS/SPEAKER``, or with ``/SHARD`` for a client.
+    """Return the name of the privacy unit of each of N clients.
 
-    The names do not depend on who else takes part, so that one ledger holds several federations.
+    The name is ``CORPUS/SPEAKER`` if `unit` is ``speaker``, otherwise ``CORPUS/SPEAKER/SHARD``.
+    It does not depend on the other clients, so one ledger can hold several federations.
     """
     names = [f"{c}/{s}" for c, s in zip(corpora, speakers, strict=True)]
     if unit == "speaker":
         return names
     shards = Counter[str]()
-    for place, name in enumerate(names):
-        names[place] = f"{name}/{shards[name]}"
+    for position, name in enumerate(names):
+        names[position] = f"{name}/{shards[name]}"
         shards[name] += 1
     return names
 
@@ -127,43 +130,42 @@ def name_units(corpora: Sequence[str], speakers: Sequence[str], unit: str) -> li
 def make_clients(
     data: CorpusData, speakers: Sequence[str], seed: int, normalisation: str
 ) -> Clients:
-    """Cut each speaker into shards, one a client, and hold out a fifth of each for validation.
+    """Divide each speaker into shards, one per client, and hold out a fifth of each shard.
 
-    Feature statistics come from the training utterances alone, over all their frames: with
-    ``speaker`` normalisation those of the speaker, over all shards, with ``corpus`` those of all
-    these speakers together; ``none`` leaves features as they are.
+    The statistics of normalisation come from all frames of the training utterances only: with
+    ``speaker`` from all shards of the speaker, with ``corpus`` from all given speakers.
     """
-    rows, owner, held_out = [], [], []
-    names: list[str] = []
-    by_speaker = _by_speaker(data, np.arange(len(data.utterances)))
+    rows, client, validation = [], [], []
+    client_speakers: list[str] = []
+    by_speaker = positions_by_speaker(data, np.arange(len(data.utterances)))
     for speaker in sorted(speakers):
         rng = numpy_stream(seed, "shards", data.name, speaker)
         for part in np.array_split(rng.permutation(by_speaker[speaker]), data.shards):
             rows.append(part)
-            held_out.append(np.arange(len(part)) < _held_out(len(part)))
-            owner.append(np.full(len(part), len(names)))
-            names.append(speaker)
-    index, validation = np.concatenate(rows), np.concatenate(held_out)
+            validation.append(np.arange(len(part)) < _validation_size(len(part)))
+            client.append(np.full(len(part), len(client_speakers)))
+            client_speakers.append(speaker)
+    index, held_out = np.concatenate(rows), np.concatenate(validation)
     return Clients(
         rows=index,
-        features=_normalise(data, index, index[~validation], normalisation),
+        features=normalise(data, index, index[~held_out], normalisation),
         labels=data.labels[index],
-        client=np.concatenate(owner),
-        validation=validation,
-        corpora=[data.name] * len(names),
-        speakers=names,
+        client=np.concatenate(client),
+        validation=held_out,
+        corpora=[data.name] * len(client_speakers),
+        speakers=client_speakers,
     )
 
 
 def training_sizes(utterances: int, shards: int) -> list[int]:
-    """Return how many of a speaker's utterances each of their clients trains on."""
-    least, over = divmod(utterances, shards)
-    parts = [least + 1] * over + [least] * (shards - over)
-    return [part - _held_out(part) for part in parts]
+    """Return the number of training utterances of each client of a speaker, length `shards`."""
+    size, rest = divmod(utterances, shards)
+    parts = [size + 1] * rest + [size] * (shards - rest)
+    return [part - _validation_size(part) for part in parts]
 
 
 def join_clients(parts: Sequence[Clients]) -> Clients:
-    """Put the clients of several corpora into one federation, numbered in order."""
+    """Join the clients of several corpora into one federation, numbered in order."""
     offsets = np.cumsum([0, *(len(p) for p in parts)])
     return Clients(
         rows=np.concatenate([p.rows for p in parts]),
@@ -179,19 +181,19 @@ def join_clients(parts: Sequence[Clients]) -> Clients:
 def held_out_set(
     data: CorpusData, speakers: Sequence[str], private: Clients | None, normalisation: str
 ) -> tuple[Floats, Ints]:
-    """Return the normalised utterances of speakers that no client holds.
+    """Return normalised features and labels of test speakers, who belong to no client.
 
-    With per-speaker normalisation a test speaker's statistics are their own, which needs no
-    label; with corpus-wide normalisation they are those of the private training data, which
-    nothing else looks at.
+    With ``speaker`` normalisation, the statistics of a test speaker come from the speaker's own
+    utterances, which needs no labels. With ``corpus``, they come from the training utterances of
+    `private`, or from the test speakers if `private` is None.
     """
-    by_speaker = _by_speaker(data, np.arange(len(data.utterances)))
+    by_speaker = positions_by_speaker(data, np.arange(len(data.utterances)))
     rows = np.concatenate([by_speaker[s] for s in sorted(speakers)])
     fit_on = rows
     if private is not None and normalisation == "corpus":
         fit_on = private.rows[~private.validation]
-    return _normalise(data, rows, fit_on, normalisation), data.labels[rows]
+    return normalise(data, rows, fit_on, normalisation), data.labels[rows]
 
 
-def _held_out(utterances: int) -> int:
+def _validation_size(utterances: int) -> int:
     return max(1, round(VALIDATION_SHARE * utterances))

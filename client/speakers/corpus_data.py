@@ -1,4 +1,4 @@
-"""A corpus with its features."""
+"""Load a corpus with its features."""
 
 import os
 from collections import Counter
@@ -24,23 +24,23 @@ from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError, check_choice
 
 COPIES = "copy of another recording"
-"""Why a recording is left out whose samples are those of another one of its speaker."""
+"""Reason for leaving out a recording with the same samples as another one of its speaker."""
 
 
 @dataclass(frozen=True)
 class CorpusData:
-    """A corpus with its features: n utterances, d features, each once or in up to T frames.
+    """A corpus with its features: n utterances, each with a vector (d,) or up to T frames (T, d).
 
     Attributes
     ----------
     features : ndarray of float32, shape (n, d) or (n, T, d)
-        Sequences are padded as `client.features.frames` says.
+        Frames are padded as in `client.features.frames`.
     digests : list of str
-        SHA-256 of each recording's samples: no two are the same.
+        SHA-256 of each recording's samples, all different.
     skipped : list of Path
-        Recordings left out because they were unreadable.
+        Unreadable recordings that were left out.
     left_out : Mapping[str, int]
-        How many recordings the corpus does not use, by reason.
+        Number of recordings that are not used, by reason.
     """
 
     name: str
@@ -53,7 +53,7 @@ class CorpusData:
 
     @property
     def labels(self) -> Ints:
-        """Class of each utterance, an index into `EMOTIONS`."""
+        """Class of each utterance, an index into `EMOTIONS`, shape (n,)."""
         return np.array([EMOTIONS.index(u.emotion) for u in self.utterances])
 
     @property
@@ -62,7 +62,7 @@ class CorpusData:
         return sorted({u.speaker for u in self.utterances})
 
     def summary(self) -> dict[str, Any]:
-        """What ``results.json`` says of it; folders above the corpus may name a user, and go."""
+        """Return the entry of ``results.json``; its paths are relative, so they name no user."""
         folders = {path.parent for path in (*self.skipped, *(u.path for u in self.utterances))}
         root = os.path.commonpath(folders)
         return {
@@ -74,7 +74,7 @@ class CorpusData:
         }
 
     def attributes(self, speaker: str) -> dict[str, str]:
-        """What the metadata says the same of all of a speaker's utterances."""
+        """Return the attributes that all utterances of a speaker share."""
         return self._attributes[speaker]
 
     @cached_property
@@ -85,50 +85,50 @@ class CorpusData:
 def load_corpus(
     corpus: Corpus, extractor: Extractor, cache: Path, age_bounds: Sequence[int] = (30,)
 ) -> CorpusData:
-    """List a corpus, extract its features and check that every speaker fills their shards.
+    """List a corpus, extract its features and check that no speaker has too few utterances.
 
     Raises
     ------
     UserError
-        As `Corpus.listing`, `with_age_groups`, `extract` and `check_speakers` do, and if one
-        recording is under two speakers or emotions.
+        As in `Corpus.listing`, `with_age_groups`, `extract` and `check_speakers`, or if one
+        recording has two speakers or emotions.
     """
     if corpus.shards < 1:
-        raise UserError(f"corpus.shards={corpus.shards}: a speaker needs at least 1 shard")
+        raise UserError(f"corpus.shards={corpus.shards}: must be at least 1")
     check_choice("corpus.on_bad_file", corpus.on_bad_file, ("error", "skip"))
     listing = corpus.listing(cache)
     utterances = with_age_groups(listing.utterances, age_bounds)
     check_speakers(corpus.name, utterances, minimum=2 * corpus.shards)
     skip_bad = corpus.on_bad_file == "skip"
-    found = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)
-    kept = [utterances[i] for i in found.kept]
-    rows = _distinct(corpus.name, kept, found.digests)
+    extracted = extract(extractor, [u.path for u in utterances], cache, skip_bad=skip_bad)
+    kept = [utterances[i] for i in extracted.kept]
+    rows = _distinct(corpus.name, kept, extracted.digests)
     kept, copies = [kept[row] for row in rows], len(kept) - len(rows)
     check_speakers(corpus.name, kept, minimum=2 * corpus.shards)
     return CorpusData(
         corpus.name,
         corpus.shards,
         kept,
-        found.values[rows] if copies else found.values,
-        [found.digests[row] for row in rows],
-        found.skipped,
+        extracted.values[rows] if copies else extracted.values,
+        [extracted.digests[row] for row in rows],
+        extracted.skipped,
         {**listing.left_out, **({COPIES: copies} if copies else {})},
     )
 
 
 def _distinct(name: str, utterances: Sequence[Utterance], digests: Sequence[str]) -> list[int]:
-    """Return the rows that are no copy of an earlier one.
+    """Return the rows whose recording is not a copy of an earlier one.
 
-    A copy of the same speaker is left out: it would weigh twice, and could be trained and
-    validated at once. One of another speaker, or with another emotion, is a mistake.
+    A copy would count twice and could be in training and validation data. A copy with another
+    speaker or emotion is rejected as a mistake in the corpus.
     """
     first = dict[str, int]()
     for row, digest in enumerate(digests):
         earlier, own = utterances[first.setdefault(digest, row)], utterances[row]
-        for what in ("speaker", "emotion"):
-            if (one := getattr(earlier, what)) != (other := getattr(own, what)):
+        for label in ("speaker", "emotion"):
+            if (one := getattr(earlier, label)) != (other := getattr(own, label)):
                 raise UserError(
-                    f"corpus {name}: one recording has two {what}s: {earlier.path} ({one}) and "
-                    f"{own.path} ({other}) have the same samples: leave one of them out"
+                    f"corpus {name}: one recording has two {label}s: {earlier.path} ({one}) and "
+                    f"{own.path} ({other}) have the same samples: remove one of them"
                 )
     return list(first.values())

@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedser.client.corpora.rotation import absent, check_rotation
+from fedser.client.corpora.rotation import check_rotation, missing_corpora
 from fedser.common.console import console, plain, say
 from fedser.common.errors import (
     BAD_INPUT,
@@ -94,7 +94,7 @@ def _check_corpora(config: DictConfig) -> None:
     """Name corpora that are missing, and refuse those that cannot take turns."""
     corpora, data_root = list(config.corpora), config.data_root
     if OmegaConf.is_interpolation(config, "corpora"):
-        for line in absent(data_root, corpora):
+        for line in missing_corpora(data_root, corpora):
             console.print(plain(line), soft_wrap=True)
     attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
     check_rotation(corpora, data_root, attacked)

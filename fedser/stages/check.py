@@ -160,9 +160,9 @@ def show_sources(config: StudyConfig) -> None:
     """Print what is there of published corpora, before a missing part ends the run."""
     here = [] if config.runtime.name == "network" else [config.corpus]  # else the nodes have it
     for settings in (*here, *shadow_settings(config)):
-        for corpus in overview.in_folders(build_corpus(settings, config.data_root)):
+        for corpus in overview.corpora_on_disk(build_corpus(settings, config.data_root)):
             if isinstance(corpus, Published):
-                console.print(overview.parts(corpus))
+                console.print(overview.parts_table(corpus))
                 console.print(plain(overview.origin(corpus)), soft_wrap=True)
             found = corpus.listing(cache_folder(config.cache))
             if told := overview.completeness(corpus, found):
@@ -176,4 +176,4 @@ def show_corpus(corpus: CorpusData | Roster) -> None:
         return
     unreadable = {"unreadable": len(corpus.skipped)} if corpus.skipped else {}
     left_out = {**corpus.left_out, **unreadable}
-    console.print(overview.table(corpus.name, corpus.utterances, left_out))
+    console.print(overview.counts_table(corpus.name, corpus.utterances, left_out))

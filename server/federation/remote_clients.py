@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.ages import with_age_groups
-from fedser.client.corpora.base import EMOTIONS, Utterance, refuse_variants, speaker_attributes
+from fedser.client.corpora.base import EMOTIONS, Utterance, check_speaker_names, speaker_attributes
 from fedser.client.speakers.clients import name_units, training_sizes
 from fedser.client.training.request import Hosting
 from fedser.common.errors import UserError
@@ -200,10 +199,12 @@ def read_truth(file: Path, name: str, age_bounds: Sequence[int]) -> dict[str, di
     if "speaker" not in found.rows[0]:
         columns = ", ".join(found.rows[0])
         raise UserError(f"{file}: no column 'speaker' (there are {columns}): rename one")
-    records.check_attributes(found)
+    utterances.check_attributes(found)
     rows = [
-        Utterance(file, row["speaker"], EMOTIONS[0], {"corpus": name, **records.known(row)})
+        Utterance(
+            file, row["speaker"], EMOTIONS[0], {"corpus": name, **utterances.row_attributes(row)}
+        )
         for row in found.rows
     ]
-    refuse_variants(name, rows)
+    check_speaker_names(name, rows)
     return speaker_attributes(with_age_groups(rows, age_bounds))

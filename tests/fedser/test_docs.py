@@ -15,7 +15,7 @@ from fedser.common.seeds import Reproducible
 from fedser.results.results import read_results
 from fedser.server.transcript.transcript import Transcript
 from tests import ROOT
-from tests.client.corpora.trees import Speech
+from tests.client.corpora.layouts import Speech
 
 EXAMPLES = ROOT / "docs" / "examples"
 SMALL = [

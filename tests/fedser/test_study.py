@@ -713,7 +713,7 @@ BAD_INPUT = {
     "a model without units": (
         lambda _: ["features=logmel", "model=attention", "model.frame_units=[]"],
         "model.frame_units=[]",
-        "at least one layer",
+        "must not be empty",
     ),
     "shares for other layers": (
         lambda _: ["features=logmel", "model=attention", "privacy=layered", "privacy.epsilon=8"],

@@ -1,4 +1,4 @@
-"""Corpora made to mislead, to exhaust or to take over whoever reads them."""
+"""Corpora that try to mislead, to exhaust memory or to run code."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ from fedser.client.corpora.audformat import Audformat
 from fedser.client.corpora.manifest import Manifest
 from fedser.client.speakers.corpus_data import COPIES, CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.features.test_extract import Loudness
+from tests.client.features.recordings import Loudness
 
 SPEAKERS, UTTERANCES, RATE = 2, 4, 16000
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
@@ -29,7 +29,7 @@ EVIL = "touched-by-the-corpus"
 
 
 class Runs:
-    """What runs a command as soon as it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -40,7 +40,7 @@ class Runs:
 
 @dataclass
 class Made:
-    """A corpus in a folder: two speakers who say each emotion once, in noise of their own."""
+    """A corpus in a folder: two speakers with one noise recording per emotion."""
 
     folder: Path
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -80,7 +80,7 @@ def noise(seed: int, length: int = 1600) -> np.ndarray:
 
 
 def header(folder: Path, name: str, offset: int, number: int) -> None:
-    """Write a number into a WAV file's header."""
+    """Write a number into the header of a WAV file."""
     content = bytearray((folder / name).read_bytes())
     content[offset : offset + 4] = number.to_bytes(4, "little")
     (folder / name).write_bytes(content)
@@ -124,15 +124,15 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda p: p.write_bytes(b""), "unreadable or empty audio"),
     "text": (lambda p: p.write_text("RIFF of no kind"), "unreadable or empty audio"),
     "a header alone": (lambda p: p.write_bytes(p.read_bytes()[:44]), "unreadable or empty audio"),
-    "one hertz": (lambda p: header(p.parent, p.name, 24, 1), "claims 1 Hz"),
-    "two gigahertz": (lambda p: header(p.parent, p.name, 24, 2**31 - 1), "claims 2147483647 Hz"),
+    "one hertz": (lambda p: header(p.parent, p.name, 24, 1), "says 1 Hz"),
+    "two gigahertz": (lambda p: header(p.parent, p.name, 24, 2**31 - 1), "says 2147483647 Hz"),
     "an hour of silence": (
         lambda p: soundfile.write(p, np.zeros(3600 * 4000, np.int16), 4000, format="FLAC"),
-        "claims 3600 s, above 1800",
+        "says 3600 s; the limit is 1800 s",
     ),
     "many channels": (
         lambda p: soundfile.write(p, np.zeros((160, 100)), RATE, format="WAV"),
-        "claims 100 channels",
+        "says 100 channels",
     ),
     "not a number": (
         lambda p: soundfile.write(p, [0.1, np.nan] * 800, RATE, subtype="FLOAT"),
@@ -144,7 +144,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "integers in float": (
         lambda p: soundfile.write(p, [3.0, -32768.0] * 800, RATE, subtype="FLOAT"),
-        r"samples reach 3\.28e\+04; scale them to within 1",
+        r"samples reach 3\.28e\+04: scale them to -1 to 1",
     ),
     "channels that cancel": (
         lambda p: soundfile.write(p, noise(99)[:, None] * [1, -1], RATE, subtype="FLOAT"),
@@ -154,7 +154,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_is_no_recording_is_named_or_counted(kind, made):
+def test_a_bad_file_is_rejected_or_counted(kind, made):
     make, reason = BAD_FILES[kind]
     make(made.folder / "s1-2.wav")
     with pytest.raises(UserError, match=reason) as refused:
@@ -172,8 +172,8 @@ def change(made: Made, row: int, **cells: str) -> None:
 
 
 BAD_ROWS: dict[str, tuple[list[tuple[int, dict[str, str]]], str]] = {
-    "a file of the system": ([(3, {"file": "/etc/passwd"})], "outside of the folder .* in row 5: "),
-    "a file above": ([(3, {"file": "../../x.wav"})], "outside of the folder .* in row 5: "),
+    "a file of the system": ([(3, {"file": "/etc/passwd"})], "outside the folder .* in row 5: "),
+    "a file above": ([(3, {"file": "../../x.wav"})], "outside the folder .* in row 5: "),
     "no byte of text": ([(3, {"file": "a\0b.wav"})], "audio file not found .* in row 5"),
     "a very long name": ([(3, {"file": "a" * 5000})], "audio file not found .* in row 5"),
     "a file twice": ([(3, {"file": "./s0-2.wav"})], "listed more than once in rows 4, 5"),
@@ -183,23 +183,26 @@ BAD_ROWS: dict[str, tuple[list[tuple[int, dict[str, str]]], str]] = {
     "spaces": ([(0, {"speaker": "a  b"}), (1, {"speaker": "a b"})], "'a  b' .* and 'a b' "),
     "two forms of Unicode": (
         [(n, {"speaker": unicodedata.normalize(f, "Zoë")}) for n, f in enumerate(("NFC", "NFD"))],
-        "differ only in how they are written",
+        "differ only in spelling",
     ),
     "two genders": (
         [(1, {"gender": "m"})],
         "speaker s0 is female in rows 2, 4, 5 and male in row 3: ",
     ),
-    "a number as gender": ([(1, {"gender": "1"})], "gender '1' in row 3: write female or male"),
-    "nan": ([(1, {"gender": "NaN"})], "'NaN' in the column 'gender' in row 3: leave the cell"),
+    "a number as gender": (
+        [(1, {"gender": "1"})],
+        "gender '1' is not a word in row 3: write female or male",
+    ),
+    "nan": ([(1, {"gender": "NaN"})], "'NaN' in the column 'gender' in row 3: clear the cell"),
     "none": ([(1, {"speaker": "None"})], "'None' in the column 'speaker' in row 3: "),
     "an unknown emotion": ([(1, {"emotion": "<b>"})], "unknown emotion '<b>' in row 3: "),
-    "an empty speaker": ([(1, {"speaker": " "})], "no speaker in row 3: fill the cell"),
+    "an empty speaker": ([(1, {"speaker": " "})], "no speaker in row 3: fill in the cell"),
     "a lonely utterance": ([(1, {"speaker": "x"})], "speaker x has 1 utterance"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_a_row_that_misleads_is_named(kind, made):
+def test_a_misleading_row_is_rejected(kind, made):
     changes, reason = BAD_ROWS[kind]
     for row, cells in changes:
         change(made, row, **cells)
@@ -216,13 +219,19 @@ TABLES = {
     "a cell of a megabyte": (f"file,speaker,emotion\n{'a' * 2**20},x,anger\n", "not a table"),
     "an open quote": ('file,speaker,emotion\n"a.wav,x,anger\n', "not a table"),
     "bytes of no text": (b"file,speaker,emotion\n\xff\xfe,x,anger\n", "not a table"),
-    "no rows": ("file,speaker,emotion\n,,\n ,,\n\n", "the table has no rows"),
-    "a name for another form": (b"PAR1" + bytes(100) + b"PAR1", "the table has no rows"),
+    "no rows": (
+        "file,speaker,emotion\n,,\n ,,\n\n",
+        "the table has no rows: add one row per recording",
+    ),
+    "a name for another form": (
+        b"PAR1" + bytes(100) + b"PAR1",
+        "the table has no rows: add one row per recording",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_table_that_is_none_is_refused(kind, made):
+def test_a_malformed_table_is_rejected(kind, made):
     content, reason = TABLES[kind]
     content = content if isinstance(content, bytes) else content.encode()
     (made.folder / "table.csv").write_bytes(content)
@@ -244,7 +253,7 @@ def test_a_table_that_is_none_is_refused(kind, made):
         lambda text: "".join(f"{n},{line}\n" if n else f",{line}\n" for n, line in enum(text)),
     ],
 )
-def test_what_spreadsheets_make_of_a_table_is_read_as_it_was_meant(rewrite, made):
+def test_spreadsheet_formats_of_a_table_are_read_the_same(rewrite, made):
     expected = made.load()
     table = made.folder / "table.csv"
     table.write_text(rewrite(table.read_text()), "utf-8", newline="")
@@ -257,14 +266,14 @@ def enum(text: str) -> list[tuple[int, str]]:
     return list(enumerate(text.splitlines()))
 
 
-def test_parquet_bombs_and_twins_are_refused(made):
+def test_large_and_ambiguous_parquet_files_are_rejected(made):
     table = made.folder / "table.parquet"
     columns = ["file", "speaker", "emotion"]
     many = pyarrow.table({name: pyarrow.repeat(1000 * name, 30_000) for name in columns})
     pyarrow.parquet.write_table(many, table, use_dictionary=False, compression="zstd")
     assert table.stat().st_size < 2**22
     corpus = Manifest("made", 1, "skip", file=str(table), root=None, columns={}, emotions={})
-    with pytest.raises(UserError, match=r"not a Parquet file \(larger than 256 MiB\)"):
+    with pytest.raises(UserError, match=r"not a readable Parquet file \(larger than 256 MiB\)"):
         corpus.listing(made.folder)
     twins = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 4, names=[*columns, "file"])
     pyarrow.parquet.write_table(twins, table)
@@ -273,7 +282,7 @@ def test_parquet_bombs_and_twins_are_refused(made):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
-def test_a_recording_under_two_speakers_is_refused(suffix, made):
+def test_a_recording_of_two_speakers_is_rejected(suffix, made):
     samples, rate = soundfile.read(made.folder / "s0-1.wav", dtype="int16")
     soundfile.write(made.folder / f"copy{suffix}", samples, rate)
     made.rows.append({**made.rows[5], "file": f"copy{suffix}"})
@@ -287,7 +296,7 @@ def test_a_recording_under_two_speakers_is_refused(suffix, made):
         made.load()
 
 
-def test_copies_of_one_speaker_are_counted_and_left_out(made):
+def test_copies_of_one_speaker_are_left_out_and_counted(made):
     expected = made.load()
     samples, rate = soundfile.read(made.folder / "s0-1.wav", dtype="int16")
     for name in ("z.wav", "z.flac"):
@@ -307,7 +316,7 @@ def audformat_of(folder: Path) -> Audformat:
 
 @pytest.mark.parametrize("name", ["x/evil", "/../innocent", "../up", "a b", "..", "evil", "-e"])
 @pytest.mark.parametrize("section", ["tables", "misc_tables"])
-def test_no_pickle_beside_an_audformat_header_is_opened(name, section, tmp_path):
+def test_pickles_of_an_audformat_database_are_not_opened(name, section, tmp_path):
     mark, folder = tmp_path / EVIL, tmp_path / "base" / "db"
     folder.mkdir(parents=True)
     (folder / "db.yaml").write_text(
@@ -340,9 +349,9 @@ def test_no_pickle_beside_an_audformat_header_is_opened(name, section, tmp_path)
         "\x00",
     ],
 )
-def test_a_header_that_is_none_is_refused(content, tmp_path):
+def test_a_malformed_header_is_rejected(content, tmp_path):
     (tmp_path / "db.yaml").write_text(content.format(tmp_path / EVIL))
     (tmp_path / "db.x.csv").write_text("file,emotion\n")
-    with pytest.raises(UserError, match=r"db\.yaml: no header of an audformat database"):
+    with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database"):
         audformat_of(tmp_path).listing(tmp_path)
     assert not (tmp_path / EVIL).exists()

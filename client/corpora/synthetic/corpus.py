@@ -1,4 +1,4 @@
-"""Corpora that need no download: eSpeak NG speaks them, once, into the cache."""
+"""Synthetic corpora, which need no download: eSpeak NG renders each one once into the cache."""
 
 import csv
 import hashlib
@@ -14,8 +14,7 @@ import soundfile
 from joblib import delayed
 from tqdm import tqdm
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import EMOTIONS, Corpus, Listing
 from fedser.client.corpora.synthetic.espeak import Espeak
 from fedser.client.corpora.synthetic.grammar import GRAMMARS
@@ -26,7 +25,7 @@ from fedser.common.errors import UserError
 from fedser.common.processes import side_by_side
 from fedser.common.threads import cores
 
-_FORMAT = 2  # raise it whenever the same parameters would sound different
+_FORMAT = 2  # increase it when the same parameters give other audio
 _COLUMNS = ("file", "speaker", "gender", "emotion", "language", "sentence")
 
 
@@ -39,11 +38,11 @@ class Synthetic(Corpus):
     language : str
         ``en``, ``de`` or ``pl``.
     speakers : int
-        Female and male in turn, so half of each when even.
+        Number of speakers; genders alternate, female first.
     utterances_per_speaker : int
-        A multiple of four: the same number of each emotion.
+        A multiple of four: each emotion has the same number.
     seed : int
-        Everything that is drawn follows from it.
+        Determines all random draws.
     """
 
     language: str
@@ -57,19 +56,19 @@ class Synthetic(Corpus):
         Raises
         ------
         UserError
-            If a parameter is impossible.
+            If a parameter has an invalid value.
         """
         self._check()
         folder = cache / "synthetic" / self._key()
         if not folder.exists():
             with filling(cache):
                 render(self, folder, cores())
-        return records.from_table(table.read(folder / table.FILE))
+        return utterances.from_table(table.read(folder / table.FILE))
 
     def _check(self) -> None:
         if self.language not in GRAMMARS:
             raise UserError(
-                f"corpus.language={self.language}: there are sentences in {', '.join(GRAMMARS)}"
+                f"corpus.language={self.language}: must be one of {', '.join(GRAMMARS)}"
             )
         for key, value, least in (("speakers", self.speakers, 1), ("seed", self.seed, 0)):
             if value < least:
@@ -81,7 +80,7 @@ class Synthetic(Corpus):
             )
 
     def _key(self) -> str:
-        """Name of the cached folder: all that the audio depends on."""
+        """Name of the cached folder: a digest of all parameters of the audio."""
         parameters = (
             _FORMAT,
             version("espeakng-loader"),
@@ -94,7 +93,7 @@ class Synthetic(Corpus):
 
 
 def render(corpus: Synthetic, folder: Path, processes: int) -> None:
-    """Speak a corpus into `folder`, which appears complete or not at all.
+    """Render a corpus into `folder`, which appears complete or not at all.
 
     The audio is 16 kHz mono FLAC and does not depend on `processes`.
     """
@@ -110,28 +109,28 @@ def render(corpus: Synthetic, folder: Path, processes: int) -> None:
         try:
             unfinished.rename(folder)
         except OSError:
-            if not folder.exists():  # else another run rendered the same corpus meanwhile
+            if not folder.exists():  # otherwise another run has rendered the same corpus
                 raise
 
 
 def _render_speakers(corpus: Synthetic, folder: Path, processes: int) -> list[dict[str, str]]:
     tasks = (delayed(_render_speaker)(corpus, index) for index in range(corpus.speakers))
-    spoken = side_by_side(tasks, min(processes, corpus.speakers))
+    results = side_by_side(tasks, min(processes, corpus.speakers))
     title, total = f"rendering {corpus.name}", corpus.speakers
     rows = []
-    # Workers return audio, not write it: one that outlives an interrupted run leaves nothing.
-    for utterances in tqdm(spoken, title, total, unit="speaker", disable=None):
-        for row, audio in utterances:
+    # Workers return audio: a worker that survives an interrupted run must not write files.
+    for rendered in tqdm(results, title, total, unit="speaker", disable=None):
+        for row, audio in rendered:
             (folder / row["file"]).write_bytes(audio)
             rows.append(row)
     return rows
 
 
 def _render_speaker(corpus: Synthetic, index: int) -> list[tuple[dict[str, str], bytes]]:
-    """Render one speaker's utterances and return their rows of the table, each with its FLAC."""
+    """Return the table row and the FLAC content of each utterance of one speaker."""
     rng = np.random.default_rng([corpus.seed, index, *corpus.language.encode()])
     voice = draw_voice(("female", "male")[index % 2], rng)
-    utterances = []
+    rendered = []
     with Espeak() as espeak:
         for number in range(corpus.utterances_per_speaker):
             emotion = EMOTIONS[number % len(EMOTIONS)]
@@ -143,5 +142,5 @@ def _render_speaker(corpus: Synthetic, index: int) -> list[tuple[dict[str, str],
             audio = io.BytesIO()
             soundfile.write(audio, samples, SAMPLE_RATE, format="FLAC")
             row = (file, f"s{index:03d}", voice.gender, emotion, corpus.language, sentence)
-            utterances.append((dict(zip(_COLUMNS, row, strict=True)), audio.getvalue()))
-    return utterances
+            rendered.append((dict(zip(_COLUMNS, row, strict=True)), audio.getvalue()))
+    return rendered

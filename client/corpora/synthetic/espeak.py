@@ -1,4 +1,4 @@
-"""eSpeak NG through ctypes: text in, samples out."""
+"""Speech synthesis with eSpeak NG through ctypes."""
 
 import ctypes
 import shutil
@@ -12,7 +12,7 @@ import espeakng_loader
 import numpy as np
 from numpy.typing import NDArray
 
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, none to a sound card
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, not to a sound card
 _UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _Callback = ctypes.CFUNCTYPE(
@@ -22,16 +22,16 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Prosody:
-    """How to say a sentence, in eSpeak NG's own units.
+    """Prosody of a sentence, in the units of eSpeak NG.
 
     Attributes
     ----------
     rate : int
-        Words a minute, 80 to 450.
+        Words per minute, 80 to 450.
     volume : int
-        0 to 200, 100 being normal.
+        0 to 200; 100 is normal.
     pitch, pitch_range : int
-        0 to 99, 50 being the voice's own.
+        0 to 99; 50 is the default of the voice.
     """
 
     rate: int
@@ -41,16 +41,16 @@ class Prosody:
 
 
 class Espeak:
-    """A synthesiser in its first state, to be used as a context manager.
+    """A synthesiser in its initial state; use it as a context manager.
 
-    The library keeps the phase of its oscillators in static variables that no call resets, so
-    the same sentence sounds different the second time. Loading a private copy of the library
-    makes samples depend on nothing that this process synthesised before.
+    The library keeps the phase of its oscillators in static variables that no call resets, so a
+    repeated sentence gives other samples. A private copy of the library makes the samples
+    independent of earlier speech of this process.
 
     Attributes
     ----------
     sample_rate : int
-        Of the samples returned, in hertz (22,050).
+        Rate of the returned samples, in hertz (22,050).
 
     References
     ----------
@@ -65,9 +65,13 @@ class Espeak:
         data = str(Path(espeakng_loader.get_data_path())).encode()
         self.sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0))
         if self.sample_rate <= 0:
-            raise OSError(f"eSpeak NG found no voices in {data.decode()}")
+            raise OSError(
+                f"eSpeak NG found no voices in {data.decode()}: reinstall espeakng-loader"
+            )
         self._pieces: list[NDArray[np.int16]] = []
-        self._callback = _Callback(self._collect)  # the library keeps only a bare pointer
+        self._callback = _Callback(
+            self._collect
+        )  # keep a reference: the library only stores a pointer
         self._library.espeak_SetSynthCallback(self._callback)
         return self
 
@@ -77,7 +81,7 @@ class Espeak:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Free what the library allocated, and remove the copy."""
+        """Free the memory of the library and remove its copy."""
         self._library.espeak_Terminate()
         self._folder.cleanup()
 
@@ -97,7 +101,7 @@ class Espeak:
         Returns
         -------
         ndarray of shape (samples,)
-            Between -1 and 1, at `sample_rate`.
+            Samples from -1 to 1, at `sample_rate`.
 
         Raises
         ------

@@ -1,6 +1,6 @@
-"""Sentences for the synthetic corpus: short, everyday, and the same in every emotion.
+"""Short everyday sentences for the synthetic corpora.
 
-The words carry no feeling, so an emotion can be told from the voice alone.
+The words carry no emotion, so only the voice does.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grammar:
-    """Word lists of one language; `order` puts one of each in its place."""
+    """Word lists of one language; `order` is the template of a sentence."""
 
     order: str
     subjects: tuple[str, ...]
@@ -19,7 +19,7 @@ class Grammar:
     adverbs: tuple[str, ...]
 
     def sentence(self, rng: np.random.Generator) -> str:
-        """Draw one sentence, every word uniformly."""
+        """Draw one sentence; each word is drawn uniformly from its list."""
         return self.order.format(
             subject=rng.choice(self.subjects),
             verb=rng.choice(self.verbs),

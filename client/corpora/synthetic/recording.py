@@ -1,4 +1,4 @@
-"""From synthetic samples to a recording: another vocal tract, a microphone, a noisy room."""
+"""Convert synthetic samples to a recording: vocal tract, microphone and noise."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from fedser.client.corpora.synthetic.voices import BANDS, Delivery, Voice
 
 SAMPLE_RATE = 16_000
-"""Of every recording, in hertz."""
+"""Sampling rate of every recording, in hertz."""
 
-_SPEECH_RMS = 0.1  # of eSpeak NG at volume 100, so that volume still tells in the recording
+_SPEECH_RMS = 0.1  # of eSpeak NG at volume 100; a fixed reference keeps differences in volume
 
 
 def record(
@@ -18,18 +18,18 @@ def record(
     delivery: Delivery,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Resample, colour, set the level and add noise.
+    """Resample and filter the samples, set their level and add noise.
 
     Parameters
     ----------
     samples : ndarray of shape (samples,)
-        Between -1 and 1, at `sample_rate`.
+        Samples from -1 to 1, at `sample_rate`.
 
     Returns
     -------
     ndarray
-        At `SAMPLE_RATE`, between -1 and 1. Every frequency, and the tempo, is `voice.tract` times
-        that of `samples`.
+        Samples from -1 to 1, at `SAMPLE_RATE`. All frequencies and the tempo are multiplied by
+        `voice.tract`.
     """
     length = round(len(samples) * SAMPLE_RATE / (sample_rate * voice.tract))
     spectrum = np.fft.rfft(samples)[: length // 2 + 1]
@@ -44,7 +44,10 @@ def record(
 def _gain(
     frequencies: NDArray[np.floating], voice: Voice, delivery: Delivery
 ) -> NDArray[np.floating]:
-    """Gain in dB at `frequencies` (hertz); the tilt turns about 1 kHz and rests below 100 Hz."""
+    """Return the gain in dB at `frequencies` in hertz: colouring plus tilt.
+
+    The tilt is 0 dB at 1 kHz and constant below 100 Hz.
+    """
     bands = np.linspace(0.0, SAMPLE_RATE / 2, BANDS)
     tilt = delivery.tilt * np.log2(np.maximum(frequencies, 100.0) / 1000.0)
     return np.asarray(np.interp(frequencies, bands, voice.colouring) + tilt)

@@ -1,7 +1,7 @@
-"""Synthetic speakers: who they are, how each emotion moves their voice, how they were recorded.
+"""Random synthetic speakers: their voice, the effect of emotions on it, and the recording.
 
-Every distribution of a speaker's voice overlaps between the genders, and speakers differ in how
-much of an emotion they show, so neither emotion nor gender can be read off one feature.
+All voice parameters overlap between the genders, and speakers differ in how strongly they express
+an emotion. So no single feature determines the emotion or the gender.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ VARIANTS = {
 }
 """Names of eSpeak NG voice variants by gender."""
 
-# Mean pitch in eSpeak units. The variants alone would part the genders cleanly (about 100 Hz
-# against 200 Hz): higher men and lower women make them meet.
+# Mean pitch in eSpeak units. The variants alone separate the genders (about 100 Hz and 200 Hz), so
+# male voices are raised and female voices are lowered until their distributions overlap.
 _PITCH = {"female": 35.0, "male": 66.0}
 _TRACT = {"female": 0.94, "male": 1.06}
 
-# What a fully expressive speaker adds to neutral speech: rate and range as fractions, volume and
-# pitch in eSpeak units, spectral tilt in dB an octave (vocal effort). Directions after Scherer,
+# Shift from neutral speech at expressiveness 1: rate (fraction), volume and pitch (eSpeak units),
+# pitch range (fraction), spectral tilt (dB per octave, vocal effort). Directions after Scherer,
 # "Vocal communication of emotion", Speech Communication 40 (2003).
 _SHIFTS = {
     "neutral": (0.0, 0.0, 0.0, 0.0, 0.0),
@@ -33,9 +33,9 @@ _SHIFTS = {
     "sadness": (-0.11, -12.0, -7.0, -0.25, -0.8),
     "anger": (0.08, 20.0, 4.0, 0.10, 1.1),
 }
-_JITTER = (0.055, 8.0, 3.6, 0.15, 0.45)  # of one utterance, same units
+_JITTER = (0.055, 8.0, 3.6, 0.15, 0.45)  # standard deviation within a speaker, in the same units
 BANDS = 8
-"""Number of points of a speaker's spectral colouring, spread evenly from 0 to 8 kHz."""
+"""Number of points of a speaker's spectral colouring, evenly spaced from 0 to 8 kHz."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Voice:
     gender, variant : str
         ``female`` or ``male``, and an eSpeak NG voice variant of that gender.
     rate, pitch, pitch_range : float
-        Of neutral speech, in eSpeak units.
+        Prosody of neutral speech, in eSpeak units.
     tract : float
         Factor on all frequencies: a shorter vocal tract raises the formants.
     colouring : ndarray of shape (BANDS,)
-        Gain in dB of tract and microphone over frequency.
+        Gain of vocal tract and microphone over frequency, in dB.
     level, snr : float
         Recording level in dB re full scale, and mean signal-to-noise ratio in dB.
     expressiveness : ndarray of shape (4, 5)
@@ -72,7 +72,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How one utterance is spoken and recorded (`tilt` in dB an octave, the others in dB)."""
+    """Prosody and recording of one utterance (`tilt` in dB per octave, `level` and `snr` in dB)."""
 
     prosody: Prosody
     tilt: float
@@ -81,7 +81,7 @@ class Delivery:
 
 
 def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
-    """Draw a speaker of one gender."""
+    """Draw a speaker of the given gender."""
     return Voice(
         gender=gender,
         variant=str(rng.choice(VARIANTS[gender])),
@@ -97,7 +97,7 @@ def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
 
 
 def draw_delivery(voice: Voice, emotion: str, rng: np.random.Generator) -> Delivery:
-    """Draw one utterance of a speaker in an emotion."""
+    """Draw the delivery of one utterance of a speaker in an emotion."""
     shift = np.array(_SHIFTS[emotion]) * voice.expressiveness[EMOTIONS.index(emotion)]
     rate, volume, pitch, pitch_range, tilt = shift + rng.normal(0.0, _JITTER)
     return Delivery(

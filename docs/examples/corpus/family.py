@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fedser.client.corpora import table
-from fedser.client.corpora import utterances as records
+from fedser.client.corpora import table, utterances
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.published import Part, Published, Source
 
@@ -28,7 +27,7 @@ class Family(Published):
         """List the recordings."""
         (speech,) = self.files()  # one list a part; refuses any other folder
         rows = self.read_names(speech, NAME, "anna_f_joy_01.wav")
-        return records.from_table(
+        return utterances.from_table(
             table.Table.below_header(Path(self.root), rows),
             root=Path(self.root),
             emotions={"fear": None},  # left out, and counted

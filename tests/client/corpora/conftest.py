@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
-Grow = Callable[..., Path]
-Tree = Callable[[str], Path]
+WriteRecordings = Callable[..., Path]
+WriteLayout = Callable[[str], Path]
 
 
 @pytest.fixture
-def grow(tmp_path: Path) -> Grow:
+def write_recordings(tmp_path: Path) -> WriteRecordings:
     """Write short recordings under the names given and return their folder."""
 
     def write(*names: str) -> Path:
@@ -33,11 +33,11 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Speech:
 
 
 @pytest.fixture
-def tree(speech: Speech, tmp_path: Path) -> Tree:
+def write_layout(speech: Speech, tmp_path: Path) -> WriteLayout:
     """Write a corpus in its published layout and return its folder."""
 
     def write(name: str) -> Path:
-        TREES[name](tmp_path / name, speech)
+        LAYOUTS[name](tmp_path / name, speech)
         return tmp_path / name
 
     return write

@@ -41,18 +41,20 @@ def interval(name: str) -> tuple[float, float]:
         ([17, 18, 20], {16: "below 17", 17: "17", 18: "18 to 19", 20: "20 and above"}),
     ],
 )
-def test_names_and_edges(bounds: list[int], names: dict[float, str]) -> None:
+def test_bounds_define_names_and_edges_of_groups(
+    bounds: list[int], names: dict[float, str]
+) -> None:
     assert {age: age_group(age, bounds) for age in names} == names
 
 
 @given(BOUNDS, st.floats(0.1, 120))
-def test_an_age_lies_in_the_group_as_its_name_reads(bounds: list[int], age: float) -> None:
+def test_an_age_lies_in_the_interval_of_its_group_name(bounds: list[int], age: float) -> None:
     youngest, too_old = interval(age_group(age, bounds))
     assert youngest <= age < too_old
 
 
 @given(BOUNDS)
-def test_groups_are_one_more_than_bounds_and_leave_no_gap(bounds: list[int]) -> None:
+def test_groups_cover_all_ages_without_gaps(bounds: list[int]) -> None:
     names = list(dict.fromkeys(age_group(age, bounds) for age in [0.5, *range(1, 121)]))
     if bounds[0] == 1:  # nobody but infants is below 1
         assert names[0] == "below 1"
@@ -63,12 +65,12 @@ def test_groups_are_one_more_than_bounds_and_leave_no_gap(bounds: list[int]) -> 
 
 
 @pytest.mark.parametrize("text", ["27", "27.0", " 61 ", "0.5"])
-def test_ages(text: str) -> None:
+def test_valid_ages(text: str) -> None:
     assert is_age(text)
 
 
 @pytest.mark.parametrize("text", ["", "young", "25-30", "nan", "inf", "-1", "0", "1O"])
-def test_no_ages(text: str) -> None:
+def test_invalid_ages(text: str) -> None:
     assert not is_age(text)
 
 
@@ -76,7 +78,7 @@ def utterance(speaker: str, **attributes: str) -> Utterance:
     return Utterance(Path("a.wav"), speaker, "anger", attributes)
 
 
-def test_groups_stand_beside_ages_and_nowhere_else() -> None:
+def test_only_utterances_with_an_age_get_a_group() -> None:
     given_, made = [utterance("a", age="30", gender="male"), utterance("b", gender="male")], []
     made = with_age_groups(given_, [30])
     assert made[0].attributes == {"age": "30", "age_group": "30 and above", "gender": "male"}
@@ -84,14 +86,14 @@ def test_groups_stand_beside_ages_and_nowhere_else() -> None:
     assert given_[0].attributes == {"age": "30", "gender": "male"}
 
 
-def test_who_was_recorded_in_two_years_keeps_a_group_that_holds_both() -> None:
+def test_two_ages_of_a_speaker_may_share_one_group() -> None:
     two = [utterance("a", age="31"), utterance("a", age="32")]
     assert shared_attributes(with_age_groups(two, [30])) == {"age_group": "30 and above"}
     assert shared_attributes(with_age_groups(two, [32])) == {}
 
 
 @pytest.mark.parametrize("bounds", [[], [45, 30], [30, 30], [0, 30], [-5]])
-def test_impossible_bounds(bounds: list[int]) -> None:
+def test_invalid_bounds_are_rejected(bounds: list[int]) -> None:
     with pytest.raises(UserError) as error:
         with_age_groups([], bounds)
     assert str(error.value) == (
@@ -107,7 +109,7 @@ def groups(corpus: Corpus, bounds: list[int]) -> Counter[str | None]:
 
 
 @pytest.mark.corpora
-def test_real_ages(data_root: Path) -> None:
+def test_age_groups_of_real_corpora(data_root: Path) -> None:
     nemo = Nemo("nemo", 5, "error", str(data_root / "nemo"))
     emodb = Emodb("emodb", 4, "error", str(data_root / "emodb"))
     ravdess = Ravdess("ravdess", 4, "error", str(data_root / "ravdess"), "drop")

@@ -8,7 +8,7 @@ import pytest
 from fedser.client.corpora.audformat import Audformat
 from fedser.client.corpora.base import Listing
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 DEFAULTS: dict[str, Any] = {
     "tables": None,
@@ -24,8 +24,8 @@ def listing(root: Path, on_bad_file: str = "error", **changes: Any) -> Listing:
     return Audformat("made", 1, on_bad_file, str(root), **{**DEFAULTS, **changes}).listing(root)
 
 
-def test_all_tables(tree: Tree) -> None:
-    root = tree("audformat")
+def test_all_tables_are_read_by_default(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     found = listing(root)
     assert [(u.path, u.speaker, u.emotion) for u in found.utterances] == [
         (root / "audio/test-0.wav", "s1", "anger"),
@@ -44,13 +44,15 @@ def test_all_tables(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"splits": ["train"]}, {"tables": ["emotion.train"]}])
-def test_some_of_them(tree: Tree, chosen: dict[str, Any]) -> None:
-    found = listing(tree("audformat"), **chosen)
+def test_splits_and_tables_can_be_selected(
+    write_layout: WriteLayout, chosen: dict[str, Any]
+) -> None:
+    found = listing(write_layout("audformat"), **chosen)
     assert Counter(u.path.name[:5] for u in found.utterances) == {"train": 3}
 
 
-def test_emotions_are_mapped(tree: Tree) -> None:
-    found = listing(tree("audformat"), emotions={"boredom": "sadness", "joy": None})
+def test_emotions_are_mapped(write_layout: WriteLayout) -> None:
+    found = listing(write_layout("audformat"), emotions={"boredom": "sadness", "joy": None})
     assert Counter(u.emotion for u in found.utterances) == {"sadness": 1, "anger": 2, "neutral": 1}
     assert found.left_out == {"joy": 3, "no label": 1}
 
@@ -60,43 +62,53 @@ def test_emotions_are_mapped(tree: Tree) -> None:
     [
         ({"tables": ["emotions"]}, "corpus.tables=emotions is not one of emotion.test, emotion.tr"),
         ({"splits": ["dev"]}, "corpus.splits=dev is not one of test, train"),
-        ({"emotion": "mood"}, "nothing is labelled with mood: choose among the schemes emotion, s"),
-        ({"speaker": "who"}, "nothing is labelled with who: choose among the schemes emotion, sp"),
+        (
+            {"emotion": "mood"},
+            "no recording is labelled with mood: choose corpus.emotion and corpus.speaker among "
+            "the schemes emotion, s",
+        ),
+        (
+            {"speaker": "who"},
+            "no recording is labelled with who: choose corpus.emotion and corpus.speaker among "
+            "the schemes emotion, sp",
+        ),
         ({"emotions": {}}, "unknown emotion 'boredom' in row 2: use neutral, happiness, sadness, "),
     ],
 )
-def test_what_the_database_has_not(tree: Tree, changes: dict[str, Any], message: str) -> None:
+def test_unknown_names_are_rejected(
+    write_layout: WriteLayout, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        listing(tree("audformat"), **changes)
+        listing(write_layout("audformat"), **changes)
 
 
-def test_absent_recordings(tree: Tree) -> None:
-    root = tree("audformat")
+def test_missing_recordings_are_rejected_or_kept(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     (root / "audio/train-0.wav").unlink()
     with pytest.raises(UserError, match=r"not found \(the first is .*/audio/train-0\.wav\) in row"):
         listing(root)
     assert len(listing(root, on_bad_file="skip").utterances) == 6
 
 
-def test_labels_that_contradict_each_other(tree: Tree) -> None:
-    root = tree("audformat")
+def test_contradicting_labels_are_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     add_table(root, audformat.filewise_index(["audio/train-1.wav"]))
     with pytest.raises(UserError) as error:
         listing(root)
     assert str(error.value) == (
         f"{root}/db.yaml: Found overlapping data in column 'emotion': left right file "
-        "audio/train-1.wav anger joy: choose others in corpus.tables"
+        "audio/train-1.wav anger joy: choose other tables in corpus.tables"
     )
 
 
-def test_labels_of_segments(tree: Tree) -> None:
-    root = tree("audformat")
+def test_labels_of_segments_are_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     add_table(root, audformat.segmented_index(["audio/train-1.wav"], ["0.1s"], ["0.2s"]))
     with pytest.raises(UserError) as error:
         listing(root)
     assert str(error.value) == (
-        f"{root}/db.yaml: labels are those of segments, and recordings are used as a whole: "
-        "choose others in corpus.tables"
+        f"{root}/db.yaml: labels of segments are not supported, only labels of whole recordings: "
+        "choose other tables in corpus.tables"
     )
     assert len(listing(root, tables=["emotion.train"]).utterances) == 3
 
@@ -110,30 +122,30 @@ def add_table(root: Path, index: Any) -> None:
     made.save(str(root))
 
 
-def test_pickled_tables(tree: Tree) -> None:
-    root = tree("audformat")
+def test_pickled_tables_are_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     (root / "db.files.pkl").write_bytes(b"")
     with pytest.raises(UserError) as error:
         listing(root)
     assert str(error.value) == (
-        f"{root}/db.files.pkl: pickled tables are not opened: remove db.*.pkl, and save tables as "
-        "Parquet or CSV if there are no others"
+        f"{root}/db.files.pkl: pickled tables are not supported: save the tables as Parquet or CSV "
+        "and remove db.*.pkl"
     )
 
 
 @pytest.mark.parametrize(
     "header", ["a: [", "a: 1", "", "name: x", "a: !!python/object/apply:os.system ['exit 3']"]
 )
-def test_unusable_headers(tree: Tree, header: str) -> None:
-    root = tree("audformat")
+def test_unusable_headers_are_rejected(write_layout: WriteLayout, header: str) -> None:
+    root = write_layout("audformat")
     (root / "db.yaml").write_text(header)
-    with pytest.raises(UserError, match=r"db\.yaml: no header of an audformat database \(") as e:
+    with pytest.raises(UserError, match=r"db\.yaml: not a header of an audformat database \(") as e:
         listing(root)
     assert "\n" not in str(e.value)
 
 
-def test_a_table_that_is_not_there(tree: Tree) -> None:
-    root = tree("audformat")
+def test_a_missing_table_is_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("audformat")
     (root / "db.emotion.test.parquet").unlink()
     with pytest.raises(UserError, match="No file found for table with path"):
         listing(root)

@@ -5,7 +5,7 @@ import pytest
 
 from fedser.client.corpora.base import (
     Listing,
-    Recordings,
+    SelectableCorpus,
     Utterance,
     check_speakers,
     shared_attributes,
@@ -15,26 +15,28 @@ from fedser.common.errors import UserError
 FOUND = [Utterance(Path(f"{n}.wav"), "b" if n else "a", "anger") for n in range(3)]
 
 
-def test_enough() -> None:
+def test_enough_utterances_are_accepted() -> None:
     check_speakers("some", FOUND, minimum=1)
 
 
-def test_speaker_with_too_few() -> None:
+def test_a_speaker_with_too_few_utterances_is_rejected() -> None:
     with pytest.raises(UserError) as error:
         check_speakers("some", FOUND, minimum=2)
     assert str(error.value) == (
-        "corpus some: speaker a has 1 utterance(s), at least 2 are needed (two a shard): "
+        "corpus some: speaker a has 1 utterance(s) but needs at least 2 (two per shard): "
         "lower corpus.shards or leave the speaker out"
     )
 
 
-def test_empty() -> None:
-    with pytest.raises(UserError, match="no utterance of neutral, happiness, sadness, anger was"):
+def test_a_corpus_without_utterances_is_rejected() -> None:
+    with pytest.raises(
+        UserError, match="found no utterance of neutral, happiness, sadness, anger: "
+    ):
         check_speakers("some", [], minimum=2)
 
 
 @dataclass(frozen=True)
-class Ten(Recordings):
+class Ten(SelectableCorpus):
     """One utterance by each of ten speakers."""
 
     def read(self, cache: Path) -> Listing:
@@ -50,7 +52,7 @@ def test_every_utterance_names_its_corpus() -> None:
     assert found[3].attributes == {"corpus": "ten", "take": "3"}
 
 
-def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
+def test_selected_speakers_keep_the_order_of_the_corpus() -> None:
     found = Ten("ten", 1, "error", speakers=["07", "01", "07"]).listing(Path()).utterances
     assert [u.speaker for u in found] == ["01", "07"]
 
@@ -60,19 +62,25 @@ def test_chosen_speakers_keep_the_order_of_the_corpus() -> None:
     [
         (
             ["01", "17"],
-            "corpus ten: there is no speaker 17 (the nearest of 10: 07, 01, 09): "
+            "corpus ten: no speaker has the name 17 (most similar of its 10 names: 07, 01, 09): "
             "correct corpus.speakers",
         ),
-        ([], "corpus ten: corpus.speakers=[] keeps nobody; null keeps all"),
+        (
+            [],
+            "corpus ten: corpus.speakers=[] keeps no speaker: name at least one, "
+            "or set corpus.speakers=null to keep all",
+        ),
     ],
 )
-def test_unknown_speakers(speakers: list[str], message: str) -> None:
+def test_selections_of_unknown_or_no_speakers_are_rejected(
+    speakers: list[str], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         Ten("ten", 1, "error", speakers=speakers).listing(Path())
     assert str(error.value) == message
 
 
-def test_shared_attributes() -> None:
+def test_shared_attributes_are_equal_in_all_utterances() -> None:
     takes = [{"gender": "male", "take": "1"}, {"take": "2", "gender": "male", "age": "30"}]
     found = [Utterance(Path("a.wav"), "a", "anger", attributes) for attributes in takes]
     assert shared_attributes(found) == {"gender": "male"}

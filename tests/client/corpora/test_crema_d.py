@@ -8,7 +8,7 @@ import pytest
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.crema_d import CremaD
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 VOTES = "processedResults/summaryTable.csv"
 LETTERS = {"N": "neutral", "H": "happiness", "S": "sadness", "A": "anger"}
@@ -18,8 +18,8 @@ def listing(root: Path, on_bad_file: str = "error") -> Listing:
     return CremaD("crema_d", 1, on_bad_file, str(root)).listing(root)
 
 
-def test_labels_are_what_most_raters_voted_for(tree: Tree) -> None:
-    root = tree("crema_d")
+def test_labels_follow_the_majority_of_votes(write_layout: WriteLayout) -> None:
+    root = write_layout("crema_d")
     found = listing(root)
     counts = Counter((u.speaker, u.emotion) for u in found.utterances)
     assert counts == {
@@ -50,14 +50,14 @@ def test_labels_are_what_most_raters_voted_for(tree: Tree) -> None:
     assert found.utterances[0].path == root / "AudioWAV/1001_DFA_HAP_XX.wav"
 
 
-def test_demographics_beside_the_votes(tree: Tree) -> None:
-    root = tree("crema_d")
+def test_demographics_may_lie_next_to_the_votes(write_layout: WriteLayout) -> None:
+    root = write_layout("crema_d")
     (root / "VideoDemographics.csv").rename(root / "processedResults" / "VideoDemographics.csv")
     assert len(listing(root).utterances) == 14
 
 
-def test_absent_recordings(tree: Tree) -> None:
-    root = tree("crema_d")
+def test_missing_recordings_are_rejected_or_kept(write_layout: WriteLayout) -> None:
+    root = write_layout("crema_d")
     for name in ("1001_IEO_NEU_XX", "1002_TAI_FEA_XX"):  # the second is left out anyway
         (root / "AudioWAV" / f"{name}.wav").unlink()
     with pytest.raises(UserError) as error:
@@ -74,29 +74,34 @@ def test_absent_recordings(tree: Tree) -> None:
     ("file", "old", "new", "message"),
     [
         (VOTES, '"N","N","N"', '"N","N","Q"', "unknown emotion 'Q' in rows 2, 11, 20: use "),
-        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (there are FileName, "),
-        ("VideoDemographics.csv", "Race", "race", "no column Race: restore the corpus's own table"),
+        (VOTES, "MultiModalVote", "Vote", "no column 'MultiModalVote' (the columns are FileName, "),
+        ("VideoDemographics.csv", "Race", "race", "no column Race: restore the original table"),
         (
             "VideoDemographics.csv",
             "1002,",
             "1003,",
-            "no row for the speaker of 1002_IEO_NEU_XX.wav: restore the corpus's own table",
+            "no row for the speaker of 1002_IEO_NEU_XX.wav: restore the original table",
         ),
         ("VideoDemographics.csv", "1002,21", "1002,-1", ""),
     ],
 )
-def test_unusable_tables(tree: Tree, file: str, old: str, new: str, message: str) -> None:
-    root = tree("crema_d")
+def test_unusable_tables_are_rejected(
+    write_layout: WriteLayout, file: str, old: str, new: str, message: str
+) -> None:
+    root = write_layout("crema_d")
     (root / file).write_text((root / file).read_text().replace(old, new))
     with pytest.raises(UserError) as error:
         listing(root)
     if not message:
-        file, message = VOTES, "age '-1' is no number of years above 0 in rows 11, 12, 13, 14, 18:"
+        file, message = (
+            VOTES,
+            "age '-1' is not a number of years above 0 in rows 11, 12, 13, 14, 18:",
+        )
     assert str(error.value).startswith(f"{root / file}: {message}")
 
 
 @pytest.mark.corpora
-def test_real_metadata(data_root: Path, tmp_path: Path) -> None:
+def test_real_metadata_gives_the_published_counts(data_root: Path, tmp_path: Path) -> None:
     """Counts a speaker, emotion and gender as the tables themselves tell them; files are empty."""
     (tmp_path / "AudioWAV").mkdir()
     (tmp_path / "processedResults").mkdir()
@@ -140,8 +145,8 @@ def test_real_metadata(data_root: Path, tmp_path: Path) -> None:
     known = {u.speaker: u.attributes for u in found.utterances}
     assert known.keys() == set(people.index) and len(known) == 91
     for column, key in (("Age", "age"), ("Race", "race"), ("Ethnicity", "ethnicity")):
-        told = people[column][people[column] != "Unknown"].to_dict()
-        assert {s: a[key] for s, a in known.items() if key in a} == told
+        expected = people[column][people[column] != "Unknown"].to_dict()
+        assert {s: a[key] for s, a in known.items() if key in a} == expected
     genders = Counter(attributes["gender"] for attributes in known.values())
     assert genders == {"male": 48, "female": 43}  # as published
     sex = people["Sex"].str.lower().to_dict()

@@ -1,4 +1,4 @@
-"""Tables and folders drawn at random: no row and no recording goes missing in silence."""
+"""Random tables and folders: each row and each recording is used or counted."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from fedser.client.corpora.overview import AUDIO, completeness
 from fedser.client.corpora.ravdess import Ravdess
 from fedser.client.speakers.corpus_data import CorpusData, load_corpus
 from fedser.common.errors import UserError
-from tests.client.features.test_extract import Loudness
+from tests.client.features.recordings import Loudness
 
 TABLES, FOLDERS = 400, 100
 SPEAKERS, EACH = 4, 6
@@ -37,7 +37,7 @@ def write_recording(path: Path, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of recordings: some are copies, some are none, and one lies further below."""
+    """A folder with recordings, copies, bad files and one subfolder."""
     folder = tmp_path_factory.mktemp("pool")
     for speaker in range(SPEAKERS):
         for number in range(EACH):
@@ -50,7 +50,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def any_of(draw: random.Random, *choices: Any) -> Any:
+def one_of(draw: random.Random, *choices: Any) -> Any:
     return draw.choice(choices)
 
 
@@ -65,27 +65,27 @@ ODDITIES: dict[str, Callable[[random.Random, list[Row]], Any]] = {
     "one outside": lambda draw, rows: draw.choice(rows).update(file="../x.wav"),
     "a folder": lambda draw, rows: draw.choice(rows).update(file="below"),
     "an empty cell": lambda draw, rows: draw.choice(rows).update(
-        {draw.choice(list(rows[0])): any_of(draw, "", " ", "\t")}
+        {draw.choice(list(rows[0])): one_of(draw, "", " ", "\t")}
     ),
     "a word for nothing": lambda draw, rows: draw.choice(rows).update(
-        {draw.choice(list(rows[0])): any_of(draw, "nan", "NaN", "None", "null")}
+        {draw.choice(list(rows[0])): one_of(draw, "nan", "NaN", "None", "null")}
     ),
     "another speaker": lambda draw, rows: draw.choice(rows).update(speaker=f"s{SPEAKERS + 1}"),
     "a speaker spelled otherwise": lambda draw, rows: draw.choice(rows).update(
-        speaker=any_of(draw, "S1", " s1", "s1 ", "\uff531", "s01")
+        speaker=one_of(draw, "S1", " s1", "s1 ", "\uff531", "s01")
     ),
     "another gender": lambda draw, rows: draw.choice(rows).update(
-        gender=any_of(draw, "f", "m", "male", "", "x", "0")
+        gender=one_of(draw, "f", "m", "male", "", "x", "0")
     ),
     "an emotion without a name": lambda draw, rows: draw.choice(rows).update(emotion="ennui"),
     "a mapped emotion": lambda draw, rows: draw.choice(rows).update(
-        emotion=any_of(draw, "boredom", "Boredom", "wut", "calm")
+        emotion=one_of(draw, "boredom", "Boredom", "wut", "calm")
     ),
     "an odd age": lambda draw, rows: draw.choice(rows).update(
-        age=any_of(draw, "30", "-1", "old", "30.0", "1e3")
+        age=one_of(draw, "30", "-1", "old", "30.0", "1e3")
     ),
     "odd letters": lambda draw, rows: draw.choice(rows).update(
-        place=any_of(draw, "a,b", 'a "b"', "c;d", "é", "é", "\u202eabc", "a\nb", "[/b]", "=1+1")
+        place=one_of(draw, "a,b", 'a "b"', "c;d", "é", "é", "\u202eabc", "a\nb", "[/b]", "=1+1")
     ),
     "a column twice": lambda draw, rows: [row.update({"Emotion": "anger"}) for row in rows],
     "no speakers": lambda draw, rows: [row.pop("speaker") for row in rows],
@@ -100,33 +100,33 @@ def drawn_rows(draw: random.Random) -> list[Row]:
             row |= {"emotion": draw.choice(EMOTIONS), "gender": ("female", "M")[speaker % 2]}
             rows.append(row | {"age": str(20 + speaker), "place": "here"})
     draw.shuffle(rows)
-    for _ in range(any_of(draw, 0, 0, 1, 1, 2)):
+    for _ in range(one_of(draw, 0, 0, 1, 1, 2)):
         ODDITIES[draw.choice(list(ODDITIES))](draw, rows)
     return rows
 
 
 def write_table(draw: random.Random, rows: list[Row], folder: Path, number: int) -> Path:
-    """Write rows as a program might: with another delimiter, mark, end of lines or empty rows."""
+    """Write rows with a random format, delimiter, byte order mark, line end and empty rows."""
     if draw.random() < 0.15:
         path = folder / f"{number}.parquet"
         pd.DataFrame(rows).to_parquet(path)
         return path
     path, buffer = folder / f"{number}.csv", io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    delimiter = any_of(draw, ",", ",", ";", "\t")
-    writer = csv.writer(buffer, delimiter=delimiter, lineterminator=any_of(draw, "\n", "\r\n"))
+    delimiter = one_of(draw, ",", ",", ";", "\t")
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator=one_of(draw, "\n", "\r\n"))
     writer.writerow(columns)
     for row in rows:
         writer.writerow([row.get(column, "") for column in columns])
         if draw.random() < 0.02:
-            writer.writerow(any_of(draw, [], [""] * len(columns)))
+            writer.writerow(one_of(draw, [], [""] * len(columns)))
     start = f"sep={delimiter}\n" if draw.random() < 0.05 else ""
-    path.write_bytes((start + buffer.getvalue()).encode(any_of(draw, "utf-8", "utf-8-sig")))
+    path.write_bytes((start + buffer.getvalue()).encode(one_of(draw, "utf-8", "utf-8-sig")))
     return path
 
 
 def load(corpus: Corpus, cache: Path) -> CorpusData | str:
-    """Return the corpus, or the one line that refuses it; anything else that is raised fails."""
+    """Return the corpus or the message of its rejection; other errors fail the test."""
     try:
         return load_corpus(corpus, Loudness(), cache)
     except UserError as error:
@@ -138,27 +138,27 @@ def accounted(data: CorpusData) -> int:
     return len(data.utterances) + sum(data.left_out.values()) + len(data.skipped)
 
 
-def test_rows_of_a_table_are_used_or_counted_as_left_out(pool: Path) -> None:
-    ends = Counter[str]()
+def test_each_row_is_used_or_counted_as_left_out(pool: Path) -> None:
+    outcomes = Counter[str]()
     for number in range(TABLES):
         draw = random.Random(number)
         rows = drawn_rows(draw)
         path = write_table(draw, rows, pool, number)
-        skip, emotions = any_of(draw, "error", "skip"), dict(MAPPED)
+        skip, emotions = one_of(draw, "error", "skip"), dict(MAPPED)
         corpus = Manifest("made", 1, skip, file=str(path), root=None, columns={}, emotions=emotions)
         found = load(corpus, pool / "cache")
         if isinstance(found, CorpusData):
             assert accounted(found) == len(rows), f"{path}: {found.left_out}, {found.skipped}"
             assert len(found.features) == len(found.utterances)
-        ends["refused" if isinstance(found, str) else "used"] += 1
-    assert min(ends["used"], ends["refused"]) > TABLES // 5, ends
+        outcomes["rejected" if isinstance(found, str) else "used"] += 1
+    assert min(outcomes["used"], outcomes["rejected"]) > TABLES // 5, outcomes
 
 
 STRAYS = ("{}.WAV", "._{}.wav", "{} (1).wav", "old/{}.wav", "{}.flac", "{}.txt", "note-{}.wav")
 
 
-def test_recordings_in_a_folder_are_used_or_counted_as_left_out(tmp_path: Path) -> None:
-    ends = Counter[str]()
+def test_each_recording_is_used_or_counted_as_left_out(tmp_path: Path) -> None:
+    outcomes = Counter[str]()
     for number in range(FOLDERS):
         draw, root = random.Random(number), tmp_path / str(number)
         root.mkdir()
@@ -178,13 +178,13 @@ def test_recordings_in_a_folder_are_used_or_counted_as_left_out(tmp_path: Path) 
                 shutil.copy(folder / f"{name}.wav", stray)
             if draw.random() < 0.02:
                 (folder / f"{name}.wav").write_bytes(draw.choice(list(BAD.values())))
-        skip = any_of(draw, "error", "skip")
+        skip = one_of(draw, "error", "skip")
         corpus = Ravdess("ravdess", 1, skip, str(root), "drop")
         found = load(corpus, tmp_path / "cache")
         if isinstance(found, CorpusData):
             there = [path for path in root.rglob("*") if path.suffix.lower() in AUDIO]
-            told = completeness(corpus, corpus.listing(tmp_path / "cache"))
-            strays = re.search(r"not read: (\d+) file", told)
-            assert accounted(found) + int(strays[1] if strays else 0) == len(there), told
-        ends["refused" if isinstance(found, str) else "used"] += 1
-    assert min(ends["used"], ends["refused"]) > FOLDERS // 5, ends
+            report = completeness(corpus, corpus.listing(tmp_path / "cache"))
+            strays = re.search(r"not read: (\d+) audio file", report)
+            assert accounted(found) + int(strays[1] if strays else 0) == len(there), report
+        outcomes["rejected" if isinstance(found, str) else "used"] += 1
+    assert min(outcomes["used"], outcomes["rejected"]) > FOLDERS // 5, outcomes

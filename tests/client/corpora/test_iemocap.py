@@ -6,7 +6,7 @@ import pytest
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.iemocap import Iemocap
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 DIALOG = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
 
@@ -20,8 +20,8 @@ def listing(
     return Iemocap("iemocap", 10, on_bad_file, str(root), dialogs, excitement).listing(root)
 
 
-def test_improvised_turns_with_excitement_as_happiness(tree: Tree) -> None:
-    root = tree("iemocap")
+def test_improvised_turns_count_excitement_as_happiness(write_layout: WriteLayout) -> None:
+    root = write_layout("iemocap")
     found = listing(root)
     counts = Counter((u.speaker, u.emotion) for u in found.utterances)
     assert counts == {
@@ -48,15 +48,15 @@ def test_improvised_turns_with_excitement_as_happiness(tree: Tree) -> None:
     assert {u.speaker for u in male} == {"Ses01M", "Ses02M"}
 
 
-def test_excitement_dropped(tree: Tree) -> None:
-    found = listing(tree("iemocap"), excitement="drop")
+def test_excitement_can_be_dropped(write_layout: WriteLayout) -> None:
+    found = listing(write_layout("iemocap"), excitement="drop")
     assert Counter(u.emotion for u in found.utterances)["happiness"] == 4
     assert found.left_out["excitement"] == 4
 
 
 @pytest.mark.parametrize(("dialogs", "anger"), [("scripted", 4), ("all", 8)])
-def test_other_dialogs(tree: Tree, dialogs: str, anger: int) -> None:
-    found = listing(tree("iemocap"), dialogs)
+def test_dialogs_can_be_selected(write_layout: WriteLayout, dialogs: str, anger: int) -> None:
+    found = listing(write_layout("iemocap"), dialogs)
     assert Counter(u.emotion for u in found.utterances)["anger"] == anger
     assert found.left_out.get("improvised dialog", 0) == (32 if dialogs == "scripted" else 0)
 
@@ -71,14 +71,16 @@ def test_other_dialogs(tree: Tree, dialogs: str, anger: int) -> None:
         ({"excitement": "keep"}, "corpus.excitement=keep is not one of happiness, drop"),
     ],
 )
-def test_unknown_options(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_unknown_options_are_rejected(
+    tmp_path: Path, options: dict[str, str], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         listing(tmp_path, **options)
     assert str(error.value) == message
 
 
-def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
-    root = tree("iemocap")
+def test_a_missing_turn_is_rejected_or_kept(write_layout: WriteLayout) -> None:
+    root = write_layout("iemocap")
     absent = root / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M001.wav"
     absent.unlink()
     with pytest.raises(UserError) as error:
@@ -97,14 +99,16 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
         (
             "_F000\tneu\t",
             "_X000\tneu\t",
-            "row 3 is not of the corpus's form "
+            "row 3 does not have the format of this corpus "
             "('[0.2901 - 0.8357]\\tSes01F_impro01_X000\\tneu\\t[2.5000, 2.5000, 3'): "
-            "restore the corpus's own file",
+            "restore the original file",
         ),
     ],
 )
-def test_unusable_labels(tree: Tree, old: str, new: str, message: str) -> None:
-    root = tree("iemocap")
+def test_unusable_labels_are_rejected(
+    write_layout: WriteLayout, old: str, new: str, message: str
+) -> None:
+    root = write_layout("iemocap")
     (root / DIALOG).write_text((root / DIALOG).read_text().replace(old, new))
     with pytest.raises(UserError) as error:
         listing(root)

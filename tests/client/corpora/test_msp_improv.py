@@ -6,15 +6,15 @@ import pytest
 from fedser.client.corpora.base import Listing
 from fedser.client.corpora.msp_improv import MspImprov
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 
 def listing(root: Path, on_bad_file: str = "error") -> Listing:
     return MspImprov("msp_improv", 10, on_bad_file, str(root)).listing(root)
 
 
-def test_improvised_turns(tree: Tree) -> None:
-    root = tree("msp_improv")
+def test_only_improvised_turns_are_read(write_layout: WriteLayout) -> None:
+    root = write_layout("msp_improv")
     found = listing(root)
     assert Counter((u.speaker, u.emotion) for u in found.utterances) == {
         (speaker, emotion): 2  # of the kinds S and T
@@ -40,16 +40,16 @@ def test_improvised_turns(tree: Tree) -> None:
     assert of == {"F01": "female", "M01": "male", "F02": "female", "M02": "male"}
 
 
-def test_sessions_beside_the_label_file(tree: Tree) -> None:
-    root = tree("msp_improv")
+def test_sessions_may_lie_next_to_the_label_file(write_layout: WriteLayout) -> None:
+    root = write_layout("msp_improv")
     for session in (root / "Audio").iterdir():
         session.rename(root / session.name)
     (root / "Evalution.txt").rename(root / "Evaluation.txt")
     assert len(listing(root).utterances) == 32
 
 
-def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
-    root = tree("msp_improv")
+def test_a_missing_turn_is_rejected_or_kept(write_layout: WriteLayout) -> None:
+    root = write_layout("msp_improv")
     absent = root / "Audio/session2/S02S/T/MSP-IMPROV-S02S-M02-T-FM02.wav"
     absent.unlink()
     with pytest.raises(UserError) as error:
@@ -65,11 +65,17 @@ def test_a_label_file_that_names_an_absent_turn(tree: Tree) -> None:
     ("old", "new", "message"),
     [
         ("-S-FM01.avi; N;", "-S-FM01.avi; Q;", "unknown emotion 'Q' in rows 37, 109, 181, 253: "),
-        ("-F01-P-FM02", "-F11-P-FM02", "row 4 is not of the corpus's form ('UTD-IMPROV-S02S-F11"),
+        (
+            "-F01-P-FM02",
+            "-F11-P-FM02",
+            "row 4 does not have the format of this corpus ('UTD-IMPROV-S02S-F11",
+        ),
     ],
 )
-def test_unusable_labels(tree: Tree, old: str, new: str, message: str) -> None:
-    file = tree("msp_improv") / "Evalution.txt"
+def test_unusable_labels_are_rejected(
+    write_layout: WriteLayout, old: str, new: str, message: str
+) -> None:
+    file = write_layout("msp_improv") / "Evalution.txt"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(UserError) as error:
         listing(file.parent)

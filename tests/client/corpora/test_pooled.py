@@ -14,15 +14,17 @@ from fedser.client.corpora.synthetic.corpus import Synthetic
 from fedser.client.speakers.clients import make_clients
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Grow
+from tests.client.corpora.conftest import WriteRecordings
 
 EMOTIONS = ("neutral", "happiness", "sadness", "anger")
 
 
-def manifest(grow: Grow, name: str, speakers: list[str], columns: str, *cells: str) -> Manifest:
+def manifest(
+    write_recordings: WriteRecordings, name: str, speakers: list[str], columns: str, *cells: str
+) -> Manifest:
     """Every speaker once in each emotion, all with the same cells in the further columns."""
     names = [f"{name}/{speaker}-{emotion}.wav" for speaker in speakers for emotion in EMOTIONS]
-    folder = grow(*names) / name
+    folder = write_recordings(*names) / name
     rows = [
         ",".join((f"{speaker}-{emotion}.wav", speaker, emotion, *cells))
         for speaker in speakers
@@ -38,9 +40,9 @@ def pool(*parts: Corpus, speakers: list[str] | None = None, shards: int = 1) -> 
 
 
 @pytest.fixture
-def parts(grow: Grow) -> tuple[Manifest, Manifest]:
-    old = manifest(grow, "old", ["01", "02", "03"], ",gender,age", "f", "61")
-    new = manifest(grow, "new", ["01", "02"], ",gender", "m")
+def parts(write_recordings: WriteRecordings) -> tuple[Manifest, Manifest]:
+    old = manifest(write_recordings, "old", ["01", "02", "03"], ",gender,age", "f", "61")
+    new = manifest(write_recordings, "new", ["01", "02"], ",gender", "m")
     return old, new
 
 
@@ -48,7 +50,9 @@ def attributes(utterances: list[Utterance]) -> dict[str, dict[str, str]]:
     return {u.speaker: dict(u.attributes) for u in utterances}
 
 
-def test_all_utterances_of_all_parts(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+def test_a_pool_has_all_utterances_of_all_parts(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
     found = pool(*parts).listing(tmp_path).utterances
     alone = [part.listing(tmp_path).utterances for part in parts]
     assert len(found) == sum(map(len, alone)) == 4 * 3 + 4 * 2
@@ -60,7 +64,7 @@ def test_all_utterances_of_all_parts(parts: tuple[Manifest, Manifest], tmp_path:
     }
 
 
-def test_what_one_part_does_not_know_is_missing(
+def test_each_part_keeps_its_own_attributes(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
     known = attributes(pool(*parts).listing(tmp_path).utterances)
@@ -68,7 +72,7 @@ def test_what_one_part_does_not_know_is_missing(
     assert known["new/01"] == {"corpus": "new", "gender": "male"}
 
 
-def test_speakers_are_chosen_in_the_pool_and_in_its_parts(
+def test_speakers_are_selected_in_the_pool_and_in_its_parts(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
     old, new = parts
@@ -81,18 +85,18 @@ def test_speakers_are_chosen_in_the_pool_and_in_its_parts(
     assert len(chosen) + len(rest) == 20
 
 
-def test_a_pool_of_pools(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+def test_a_pool_can_contain_a_pool(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
     known = attributes(pool(replace(pool(*parts), name="both")).listing(tmp_path).utterances)
     assert known["both/new/01"]["corpus"] == "new"
 
 
-def test_a_pool_lets_speakers_of_synthetic_speech_be_chosen(tmp_path: Path) -> None:
+def test_a_pool_can_select_synthetic_speakers(tmp_path: Path) -> None:
     spoken = Synthetic("synthetic", 1, "error", "en", 2, 4, 0)
     found = pool(spoken, speakers=["synthetic/s001"]).listing(tmp_path).utterances
     assert len(found) == 4 and {u.attributes["gender"] for u in found} == {"male"}
 
 
-def test_the_pool_says_what_becomes_of_bad_files(
+def test_on_bad_file_of_the_pool_overrides_its_parts(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
     (tmp_path / "new/01-anger.wav").unlink()
@@ -102,21 +106,24 @@ def test_the_pool_says_what_becomes_of_bad_files(
     assert len(replace(made, on_bad_file="skip").listing(tmp_path).utterances) == 20
 
 
-def test_no_parts(tmp_path: Path) -> None:
+def test_a_pool_without_parts_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         pool().listing(tmp_path)
-    assert str(error.value) == "corpus pooled: no parts: set corpus.parts=[NAME, NAME]"
+    assert str(error.value) == "corpus pooled: it has no parts: set corpus.parts=[NAME,NAME]"
 
 
-def test_parts_of_one_name(parts: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+def test_two_parts_of_the_same_name_are_rejected(
+    parts: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
     with pytest.raises(UserError) as error:
         pool(parts[0], parts[0]).listing(tmp_path)
     assert str(error.value) == (
-        "corpus pooled: the parts old, old are not distinct; set another name: on one"
+        "corpus pooled: two of the parts old, old have the same name: give one part another name, "
+        "as in {corpus: NAME, name: OTHER}"
     )
 
 
-def test_shards_and_normalisation_are_a_speakers(
+def test_shards_and_normalisation_are_per_speaker(
     parts: tuple[Manifest, Manifest], tmp_path: Path
 ) -> None:
     listed = pool(*parts, shards=2).listing(tmp_path).utterances
@@ -134,7 +141,7 @@ def test_shards_and_normalisation_are_a_speakers(
 
 
 @pytest.mark.corpora
-def test_real(data_root: Path, tmp_path: Path) -> None:
+def test_real_corpora_can_be_pooled(data_root: Path, tmp_path: Path) -> None:
     ravdess = Ravdess("ravdess", 4, "error", str(data_root / "ravdess"), "drop")
     emodb = Emodb("emodb", 4, "error", str(data_root / "emodb"))
     found = pool(ravdess, emodb).listing(tmp_path).utterances

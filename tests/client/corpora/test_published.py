@@ -8,9 +8,9 @@ from fedser.client.corpora.build import build_corpus
 from fedser.client.corpora.published import Part, Published
 from fedser.common.errors import UserError
 from tests import ROOT
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
-NAMES = sorted({layout.split()[0] for layout in TREES})
+NAMES = sorted({layout.split()[0] for layout in LAYOUTS})
 FILES = {  # as errors about names show them
     "ravdess": "03-01-05-02-01-01-12.wav",
     "emodb": "03a01Fa.wav",
@@ -30,12 +30,12 @@ def corpus(name: str, root: Path) -> Published:
 def layouts(speech: Speech, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a folder of every layout."""
     root = tmp_path_factory.mktemp("layouts")
-    for name, write in TREES.items():
+    for name, write in LAYOUTS.items():
         write(root / name, speech)
-    return {name: root / name for name in TREES}
+    return {name: root / name for name in LAYOUTS}
 
 
-@pytest.mark.parametrize("layout", TREES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_corpus_reads_its_own_layouts(layouts: dict[str, Path], layout: str) -> None:
     made = corpus(layout.split()[0], layouts[layout])
     changed = {"emotions": {"boredom": None}} if layout == "audformat" else {}
@@ -45,9 +45,9 @@ def test_every_corpus_reads_its_own_layouts(layouts: dict[str, Path], layout: st
 
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [(name, layout) for name, layout in product(NAMES, TREES) if layout.split()[0] != name],
+    [(name, layout) for name, layout in product(NAMES, LAYOUTS) if layout.split()[0] != name],
 )
-def test_every_corpus_refuses_every_other_layout(
+def test_every_corpus_rejects_every_other_layout(
     layouts: dict[str, Path], name: str, layout: str
 ) -> None:
     made = corpus(name, layouts[layout])
@@ -65,7 +65,9 @@ def test_every_corpus_refuses_every_other_layout(
     ("folder", "fault"),
     [("empty", "is empty"), ("absent", "does not exist"), ("file", "is a file")],
 )
-def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, fault: str) -> None:
+def test_every_corpus_rejects_a_folder_without_content(
+    tmp_path: Path, name: str, folder: str, fault: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     made = corpus(name, tmp_path / folder)
@@ -73,12 +75,12 @@ def test_every_corpus_refuses_no_layout(tmp_path: Path, name: str, folder: str, 
         made.listing(tmp_path)
     assert str(error.value) == (
         f"corpus {name}: the folder {tmp_path / folder} {fault} (looked for "
-        f"{', '.join(map(str, made.source.parts))}): set corpus.root=<folder of the corpus>, "
-        "docs/corpora.md tells where it comes from"
+        f"{', '.join(map(str, made.source.parts))}): set corpus.root=<folder of the corpus>; "
+        "docs/corpora.md describes where to get it"
     )
 
 
-def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
+def test_the_first_matching_pattern_is_used(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "a.wav"):
         (tmp_path / name).touch()
     part = Part("some", ("*.flac", "*.txt", "*.wav"))
@@ -87,7 +89,7 @@ def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_documentation_tells_of_every_corpus(name: str) -> None:
+def test_every_corpus_is_documented(name: str) -> None:
     text = (ROOT / "docs" / "corpora.md").read_text()
     _, _, section = text.partition(f"## `{name}`")
     section = section.partition("\n## ")[0]

@@ -20,13 +20,13 @@ def test_cells_are_stripped_and_stay_text(file: Path) -> None:
     ]
 
 
-def test_renamed_columns(file: Path) -> None:
+def test_columns_can_have_other_names(file: Path) -> None:
     file.write_text("path,speaker,who,emotion\na.wav,x,01,anger\n")
     rows = table.read(file, {"file": "path", "speaker": "who"}).rows
     assert rows == [{"file": "a.wav", "speaker": "01", "emotion": "anger"}]
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet_is_read_as_text(tmp_path: Path) -> None:
     columns = {"file": ["a.wav"], "speaker": [7], "emotion": ["anger"], "age": [None]}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "list.parquet")
     assert table.read(tmp_path / "list.parquet").rows == [
@@ -39,14 +39,15 @@ def test_parquet(tmp_path: Path) -> None:
     [
         (
             b"file,speaker,feeling\na.wav,01,anger\n",
-            "no column 'emotion' (there are file, speaker, feeling): "
-            "rename one, or set corpus.columns.emotion with corpus=manifest",
+            "no column 'emotion' (the columns are file, speaker, feeling): "
+            "rename a column, or set corpus.columns.emotion with corpus=manifest",
         ),
-        (b"", "the table has no rows"),
-        (b"file,speaker,emotion\n", "the table has no rows"),
+        (b"", "the table has no rows: add one row per recording"),
+        (b"file,speaker,emotion\n", "the table has no rows: add one row per recording"),
         (
             b"file,speaker,emotion\na.wav,01,anger\nb.wav,01\n",
-            "row 3 has 2 cells, the header 3: quote cells that hold the delimiter",
+            "row 3 has 2 cells but the header has 3: "
+            "put cells that contain the delimiter in quotes",
         ),
         (
             b"file,speaker,emotion\na.wav,01,\xe4rger\n",
@@ -59,20 +60,22 @@ def test_parquet(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unusable_text(file: Path, content: bytes, message: str) -> None:
+def test_unusable_text_is_rejected(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(UserError) as error:
         table.read(file)
     assert str(error.value) == f"{file}: {message}"
 
 
-def test_unusable_parquet(tmp_path: Path) -> None:
+def test_unusable_parquet_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "list.parquet").write_text("file,speaker,emotion\n")
-    with pytest.raises(UserError, match=r"list\.parquet: not a Parquet file \(.*\)$"):
+    with pytest.raises(
+        UserError, match=r"list\.parquet: not a readable Parquet file \(.*\): save it again$"
+    ):
         table.read(tmp_path / "list.parquet")
 
 
-def test_missing_table(file: Path) -> None:
+def test_a_missing_table_is_rejected(file: Path) -> None:
     with pytest.raises(UserError) as error:
         table.read(file)
-    assert str(error.value) == f"{file}: no such table: correct corpus.file or corpus.root"
+    assert str(error.value) == f"{file}: table not found: correct corpus.file or corpus.root"

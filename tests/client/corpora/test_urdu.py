@@ -5,15 +5,15 @@ import pytest
 
 from fedser.client.corpora.urdu import Urdu
 from fedser.common.errors import UserError
-from tests.client.corpora.conftest import Tree
+from tests.client.corpora.conftest import WriteLayout
 
 
 def corpus(root: Path) -> Urdu:
     return Urdu("urdu", 1, "error", str(root))
 
 
-def test_published_layout(tree: Tree) -> None:
-    root = tree("urdu")
+def test_published_layout_is_read(write_layout: WriteLayout) -> None:
+    root = write_layout("urdu")
     found = corpus(root).listing(root).utterances
     assert Counter((u.speaker, u.emotion) for u in found) == {
         ("SM3", "anger"): 2,
@@ -29,24 +29,24 @@ def test_published_layout(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("name", ["SX1_F1_A01", "SM1_F1_B01", "SM1_A01", "SM1_F1_A01-copy"])
-def test_foreign_name(tree: Tree, name: str) -> None:
-    root = tree("urdu")
+def test_a_file_name_of_another_form_is_rejected(write_layout: WriteLayout, name: str) -> None:
+    root = write_layout("urdu")
     (root / "Angry" / f"{name}.wav").touch()
     with pytest.raises(UserError) as error:
         corpus(root).listing(root)
     assert str(error.value) == (
-        f"corpus urdu: {root}/Angry/{name}.wav is not named as SM1_F1_A01.wav is: restore the "
-        "corpus's own name, move the file away or correct corpus.root"
+        f"corpus urdu: {root}/Angry/{name}.wav does not have a name like SM1_F1_A01.wav: "
+        "restore the original name, move the file away or correct corpus.root"
     )
 
 
-def test_a_folder_that_lacks_an_emotion(tree: Tree) -> None:
-    root = tree("urdu")
+def test_a_missing_emotion_folder_is_rejected(write_layout: WriteLayout) -> None:
+    root = write_layout("urdu")
     (root / "Sad").rename(root / "sad")
     with pytest.raises(UserError) as error:
         corpus(root).listing(root)
     assert str(error.value) == (
         f"corpus urdu: the folder {root} is incomplete (looked for Angry/*.wav, Happy/*.wav, "
         "Neutral/*.wav, Sad/*.wav, found only its angry speech, happy speech, neutral speech): "
-        "set corpus.root=<folder of the corpus>, docs/corpora.md tells where it comes from"
+        "set corpus.root=<folder of the corpus>; docs/corpora.md describes where to get it"
     )

@@ -73,7 +73,7 @@ def write_whisper(folder: Path) -> Path:
 
 @pytest.mark.parametrize("norm", ["layer", "group"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_no_mean(kind, norm, tmp_path):
+def test_padding_does_not_change_the_mean(kind, norm, tmp_path):
     folder = write_model(tmp_path, kind, norm)
     together = np.stack(HuggingFace(str(folder), -1, 8)(RECORDINGS))
     assert together.shape == (5, 16) and together.dtype == np.float32
@@ -83,7 +83,7 @@ def test_padding_changes_no_mean(kind, norm, tmp_path):
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, -1])
-def test_a_vector_is_the_mean_of_a_layer_of_the_normalised_recording(layer, tmp_path):
+def test_a_vector_is_the_mean_of_a_hidden_state(layer, tmp_path):
     folder = write_model(tmp_path, "wav2vec2", do_stable_layer_norm=True)
     model = transformers.Wav2Vec2Model.from_pretrained(folder).eval()
     scaled = (RECORDINGS[2] - RECORDINGS[2].mean()) / np.sqrt(RECORDINGS[2].var() + 1e-7)
@@ -95,7 +95,7 @@ def test_a_vector_is_the_mean_of_a_layer_of_the_normalised_recording(layer, tmp_
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
-def test_frames_are_what_the_mean_is_over(kind, tmp_path):
+def test_the_mean_is_over_the_frames(kind, tmp_path):
     folder = write_whisper(tmp_path) if kind == "whisper" else write_model(tmp_path, kind)
     long = noise(16000 * 31)  # more than one window of Whisper's
     recordings = [RECORDINGS[0], long if kind == "whisper" else RECORDINGS[2], RECORDINGS[4]]
@@ -109,11 +109,11 @@ def test_frames_are_what_the_mean_is_over(kind, tmp_path):
     for found, whole in zip(cut(recordings), frames, strict=True):
         np.testing.assert_array_equal(found, whole[:20])
     assert cut.key == f"{HuggingFace(str(folder), -1, 8).key}-20frames"
-    with pytest.raises(UserError, match=r"features\.frames=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"features\.frames=0: must be at least 1"):
         _ = HuggingFace(str(folder), -1, 8, 0).key
 
 
-def test_whisper_counts_the_frames_of_speech_alone(tmp_path):
+def test_whisper_ignores_frames_of_padding(tmp_path):
     folder = write_whisper(tmp_path)
     long = noise(16000 * 31)
     found = HuggingFace(str(folder), -1, 8)([RECORDINGS[0], long, RECORDINGS[4]])
@@ -131,7 +131,7 @@ def test_whisper_counts_the_frames_of_speech_alone(tmp_path):
     np.testing.assert_allclose(found[1], np.concatenate(windows).mean(0), atol=1e-5)
 
 
-def test_recordings_are_resampled_to_the_rate_of_the_model(tmp_path):
+def test_recordings_are_resampled_for_the_model(tmp_path):
     folder = write_model(tmp_path / "model", "hubert")
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
     extractor = HuggingFace(str(folder), -1, 2)
@@ -145,7 +145,7 @@ def test_recordings_are_resampled_to_the_rate_of_the_model(tmp_path):
     np.testing.assert_allclose(values[1:], values[:1].repeat(2, 0), atol=5e-2)
 
 
-def test_a_corpus_is_extracted_in_batches_without_the_network(tmp_path, monkeypatch):
+def test_a_corpus_is_extracted_without_the_network(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("network")
 
@@ -167,7 +167,7 @@ def test_a_corpus_is_extracted_in_batches_without_the_network(tmp_path, monkeypa
     assert np.isfinite(found.values).all()  # of silence too
 
 
-def test_the_cache_follows_the_weights_the_settings_and_the_layer(tmp_path):
+def test_the_key_depends_on_weights_settings_and_layer(tmp_path):
     folder = write_model(tmp_path / "model", "hubert")
     key = HuggingFace(str(folder), -1, 8).key
     assert HuggingFace(str(folder), -1, 4).key == key
@@ -184,7 +184,7 @@ def test_the_cache_follows_the_weights_the_settings_and_the_layer(tmp_path):
     assert len({key, other, HuggingFace(str(moved), -1, 8).key}) == 3
 
 
-def test_what_is_no_speech_model_is_refused_in_one_line(tmp_path):
+def test_unusable_models_are_rejected_in_one_line(tmp_path):
     def refused(folder: Path, message: str, layer: int = -1) -> None:
         extractor = HuggingFace(str(folder), layer, 8)
         with pytest.raises(UserError, match=message) as caught:
@@ -192,20 +192,23 @@ def test_what_is_no_speech_model_is_refused_in_one_line(tmp_path):
             extractor([noise(FRAME)])
         assert "\n" not in str(caught.value)
 
-    refused(tmp_path / "none", r"features\.path=\S*none is no folder of a model: it must hold")
+    refused(tmp_path / "none", r"features\.path=\S*none: not a model folder: it must contain")
     model = write_model(tmp_path / "model", "wav2vec2")
-    refused(model, r"features\.layer=3: the model has hidden states 0 to 2", layer=3)
+    refused(model, r"features\.layer=3: the model has the hidden states 0 to 2", layer=3)
     (model / "preprocessor_config.json").rename(tmp_path / "preprocessor_config.json")
-    refused(model, r"features\.path=\S*model has no preprocessor_config\.json, .*: copy that of")
+    refused(
+        model, r"features\.path=\S*model: preprocessor_config\.json, .* is missing: copy it from"
+    )
     (tmp_path / "preprocessor_config.json").rename(model / "preprocessor_config.json")
     weights = load_file(model / "model.safetensors")
     del weights["encoder.layers.1.final_layer_norm.bias"]
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    refused(model, r"lacks 1 of the model's weights, encoder\.layers\.1\.final_layer_norm\.bias")
+    name = r"encoder\.layers\.1\.final_layer_norm\.bias"
+    refused(model, rf"1 weight\(s\) of the model are missing, such as {name}")
     (model / "model.safetensors").write_bytes(b"broken")
     refused(model, "cannot be loaded")
     (model / "model.safetensors").unlink()
-    refused(model, "is no folder of a model")
+    refused(model, "not a model folder")
     text = tmp_path / "text"
     transformers.BertModel(
         transformers.BertConfig(
@@ -213,12 +216,12 @@ def test_what_is_no_speech_model_is_refused_in_one_line(tmp_path):
         )
     ).save_pretrained(text)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(text)
-    refused(text, r"text is a model of type bert: expected wav2vec 2\.0")
-    with pytest.raises(UserError, match=r"features\.batch_size=0 must be at least 1"):
+    refused(text, r"text: a model of type bert is not supported: use wav2vec 2\.0")
+    with pytest.raises(UserError, match=r"features\.batch_size=0: must be at least 1"):
         _ = HuggingFace(str(write_model(tmp_path / "model", "wav2vec2")), -1, 0).key
 
 
-def test_a_fine_tuned_model_as_older_versions_saved_it_gives_the_same_features(tmp_path):
+def test_old_fine_tuned_files_give_the_same_features(tmp_path):
     folder = write_model(tmp_path, "wav2vec2")
     before = HuggingFace(str(folder), -1, 8)(RECORDINGS)
     weights = {f"wav2vec2.{k}": v for k, v in load_file(folder / "model.safetensors").items()}

@@ -52,7 +52,7 @@ def test_a_tone_is_loudest_in_its_own_band():
     assert set(found.argmax(axis=1)) == {round(mel) - 1}
 
 
-def test_a_corpus_is_padded_cut_and_cached(tmp_path):
+def test_frames_of_a_corpus_are_padded_cut_and_cached(tmp_path):
     extractor = LogMel(16000, 8, 25, 20, 50)
     lengths = {"long": 32000, "one": 400, "short": 8000}
     paths = [tmp_path / f"{name}.wav" for name in lengths]
@@ -74,7 +74,7 @@ def test_a_corpus_is_padded_cut_and_cached(tmp_path):
     np.testing.assert_array_equal(again, found)
 
 
-def test_silence_has_features_and_what_is_shorter_than_a_window_none(tmp_path):
+def test_silence_is_accepted_and_a_short_recording_rejected(tmp_path):
     extractor = LogMel(16000, 8, 25, 20, 50)
     for name, samples in (
         ("silent", np.zeros(8000)),
@@ -93,14 +93,14 @@ def test_silence_has_features_and_what_is_shorter_than_a_window_none(tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["sampling_rate", "bands", "window", "hop", "frames"])
-def test_numbers_below_one_are_refused(changed):
+def test_parameters_below_one_are_rejected(changed):
     settings = {"sampling_rate": 16000, "bands": 40, "window": 25, "hop": 20, "frames": 200}
-    with pytest.raises(UserError, match=rf"features\.{changed}=0 must be at least 1"):
+    with pytest.raises(UserError, match=rf"features\.{changed}=0: must be at least 1"):
         _ = LogMel(**{**settings, changed: 0}).key
 
 
-def test_bands_that_hold_no_frequency_are_refused():
+def test_bands_without_a_frequency_are_rejected():
     with pytest.raises(
-        UserError, match=r"features\.bands=120: \d+ of them would hold no frequency"
+        UserError, match=r"features\.bands=120: \d+ band\(s\) would contain no frequency"
     ):
         _ = LogMel(16000, 120, 25, 20, 200).key

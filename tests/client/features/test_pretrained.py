@@ -4,16 +4,21 @@ from unittest.mock import patch
 
 import pytest
 
-from fedser.client.features.pretrained import check_layer, fingerprint, prepare_torchaudio, release
+from fedser.client.features.pretrained import (
+    check_layer,
+    fingerprint,
+    package_version,
+    prepare_torchaudio,
+)
 from fedser.common.errors import UserError
 
 
-def test_a_package_that_is_missing_is_named_with_what_brings_it():
+def test_a_missing_package_is_named_with_its_installation():
     with pytest.raises(UserError, match=r"no-such-package is not installed: .*fedser\[encoders\]"):
-        release("no-such-package")
+        package_version("no-such-package")
 
 
-def test_the_fingerprint_is_of_contents_and_their_order(tmp_path):
+def test_the_fingerprint_depends_on_contents_and_order(tmp_path):
     one, two, same = (tmp_path / name for name in ("1", "2", "3"))
     for path, content in ((one, "a"), (two, "b"), (same, "a")):
         path.write_text(content)
@@ -21,7 +26,7 @@ def test_the_fingerprint_is_of_contents_and_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(("layer", "fits"), [(-4, False), (-3, True), (2, True), (3, False)])
-def test_layers_are_counted_from_either_end(layer, fits):
+def test_layers_are_counted_from_both_ends(layer, fits):
     if fits:
         check_layer(layer, 3)
     else:
@@ -29,7 +34,7 @@ def test_layers_are_counted_from_either_end(layer, fits):
             check_layer(layer, 3)
 
 
-def test_a_compiled_part_that_does_not_load_is_left_out(tmp_path, monkeypatch):
+def test_torchaudio_loads_without_its_compiled_part(tmp_path, monkeypatch):
     package = tmp_path / "torchaudio"
     package.mkdir()
     (package / "__init__.py").write_text(

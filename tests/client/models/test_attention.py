@@ -15,7 +15,6 @@ from fedser.client.models.base import (
 )
 from fedser.client.training.dataset import trim
 from fedser.client.training.draws import Draws, client_keys
-from fedser.client.training.request import MODELS
 from fedser.common.errors import UserError
 
 CONFIG = Attention(frame_units=[6, 5], attention_units=3, hidden=[8], dropout=0.2)
@@ -46,14 +45,14 @@ def by_hand(frames, weights):
 
 
 @pytest.mark.parametrize("length", [6, 9])
-def test_scores_are_those_of_the_frames_without_padding(length):
+def test_padding_does_not_change_the_scores(length):
     expected = [by_hand(frames, START) for frames in sequences()]
     found = network()(torch.from_numpy(pad(sequences(), length))).detach()
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.ptp(expected, axis=0).min() > 1e-2  # they do differ
+    assert np.ptp(expected, axis=0).min() > 1e-2  # the scores differ
 
 
-def test_layers_are_numbered_as_an_utterance_passes_them():
+def test_layers_are_numbered_in_the_order_of_computation():
     sizes = parameter_sizes(Attention(), 40, 4)
     assert sizes == {
         "dense.0.weight": 256 * 40,
@@ -72,7 +71,7 @@ def test_layers_are_numbered_as_an_utterance_passes_them():
     assert list(in_order(shuffled)) == list(START) == list(parameter_sizes(CONFIG, 7, 4))
 
 
-def test_initial_parameters_are_those_of_pytorch():
+def test_initial_weights_are_those_of_pytorch():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         drawn = to_arrays(Attentive(CONFIG, 7, 4))
@@ -80,7 +79,7 @@ def test_initial_parameters_are_those_of_pytorch():
         np.testing.assert_array_equal(array, drawn[name])
 
 
-def test_padding_has_no_gradient_and_gets_none():
+def test_padding_has_no_effect_on_gradients():
     x = torch.from_numpy(pad(sequences(), 9))
     gradients = []
     for features in (x, x[:, :6]):
@@ -92,7 +91,7 @@ def test_padding_has_no_gradient_and_gets_none():
         torch.testing.assert_close(gradient, gradients[1][name])
 
 
-def test_the_first_layers_gradient_is_a_sum_of_outer_products_over_real_frames():
+def test_first_gradient_sums_outer_products_of_real_frames():
     model, slopes = network(), []
     model.dense[0].register_full_backward_hook(lambda *hook: slopes.append(hook[2][0]))
     x = torch.from_numpy(pad(sequences(), 8)).requires_grad_()
@@ -104,7 +103,7 @@ def test_the_first_layers_gradient_is_a_sum_of_outer_products_over_real_frames()
     np.testing.assert_allclose(model.dense[0].weight.grad, expected, atol=1e-6)
 
 
-def test_dropout_falls_on_the_same_units_in_all_frames():
+def test_dropout_drops_the_same_units_in_all_frames():
     draws = Draws(client_keys(0, [0], "training"), 0.2)
     masks = [mask[0] for mask in draws.masks(0, 4, [6, 5, 8])]
     model = network()
@@ -112,7 +111,7 @@ def test_dropout_falls_on_the_same_units_in_all_frames():
     found = model(torch.from_numpy(pad(sequences(), 6)), lambda layer, x: masks[layer]).detach()
     for row, frames in enumerate(sequences()):
         dropped = {name: array.copy() for name, array in START.items()}
-        # What a unit's mask multiplies can be multiplied where the next layers read it.
+        # The mask of a unit may be applied to the weights of the next layers instead.
         for layer, readers in ((0, [1]), (1, [2, 4]), (2, [5])):
             for reader in readers:
                 dropped[f"dense.{reader}.weight"] *= masks[layer][row].numpy()
@@ -120,7 +119,7 @@ def test_dropout_falls_on_the_same_units_in_all_frames():
     assert not torch.equal(masks[0][0], masks[0][1])
 
 
-def test_without_a_query_attention_is_the_mean():
+def test_attention_without_a_query_is_the_mean():
     model = network()
     with torch.no_grad():
         model.dense[3].weight.zero_()
@@ -133,18 +132,14 @@ def test_without_a_query_attention_is_the_mean():
 @pytest.mark.parametrize(
     "sizes", [{"frame_units": []}, {"frame_units": [4, 0]}, {"attention_units": 0}, {"hidden": [0]}]
 )
-def test_what_makes_no_network_is_refused(sizes):
-    with pytest.raises(UserError, match=r"each layer needs a unit, and frames at least one layer"):
+def test_sizes_without_a_network_are_rejected(sizes):
+    with pytest.raises(
+        UserError, match=r"every size must be at least 1, and frame_units must not be empty"
+    ):
         Attention(**sizes)
 
 
-def test_no_two_models_have_the_same_fields():
-    """Digests of federations tell them apart by these."""
-    fields = [frozenset(model().__dict__) for model in MODELS.values()]
-    assert len(set(fields)) == len(MODELS) == 2
-
-
-def test_what_is_padding_in_all_sequences_is_left_out():
+def test_trim_removes_padding_common_to_all_sequences():
     x = torch.from_numpy(pad(sequences(), 9))
     torch.testing.assert_close(trim(x), x[:, :6], equal_nan=True)
     torch.testing.assert_close(trim(x[[1, 3]]), x[[1, 3], :3], equal_nan=True)

@@ -135,9 +135,14 @@ def test_whatever_fails_in_one_run_is_named_and_can_be_tried_again(
 
 def test_no_corpus_at_all_ends_the_sweep_before_it_starts(fedser, tmp_path):
     status, printed = fedser("experiment=paper_leakage", f"data_root={tmp_path / 'data'}")
-    assert status == 2 and printed.startswith("fedser: none of iemocap, msp_improv, crema_d, ")
+    expected = (
+        f"fedser: data_root={tmp_path / 'data'} contains none of iemocap, msp_improv, crema_d, "
+    )
+    assert status == 2 and printed.startswith(expected)
     status, printed = fedser("experiment=paper_leakage", "corpora=[synthetic]")
-    assert status == 2 and printed.startswith("fedser: corpora=[synthetic]: each is attacked from")
+    assert status == 2 and printed.startswith(
+        "fedser: corpora=[synthetic]: each corpus is attacked"
+    )
     assert not list(tmp_path.iterdir())
 
 

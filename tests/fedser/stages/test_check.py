@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedser.common.console import console
-from tests.client.corpora.trees import TREES, Speech
+from tests.client.corpora.layouts import LAYOUTS, Speech
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def checked(speech, cache, tmp_path, monkeypatch, command):
 
     def run(name: str, *arguments: str, change=lambda root: None) -> tuple[int, str]:
         root, empty = tmp_path / "data" / name, tmp_path / "empty"
-        TREES[name](root, speech)
+        LAYOUTS[name](root, speech)
         change(root)
         empty.mkdir()
         monkeypatch.chdir(empty)
@@ -121,7 +121,7 @@ def test_unreadable_and_empty_audio(checked):
     status, printed = checked("crema_d", change=break_audio)
     assert status == 2
     assert "AudioWAV/1001_IEO_NEU_XX.wav: unreadable or empty audio" in printed
-    assert "(and 1 more); mend it or set corpus.on_bad_file=skip" in printed
+    assert "(and 1 more): repair it, or set corpus.on_bad_file=skip" in printed
 
 
 def test_unreadable_and_empty_audio_is_counted(checked):
@@ -139,7 +139,10 @@ def test_one_speaker_alone(checked):
 def test_one_speaker_alone_cannot_be_trained_on(checked):
     status, printed = checked("urdu", "corpus.speakers=[SM3]", "stage=train", "runtime=local")
     assert status == 2
-    assert "fedser: 1 speaker(s) cannot fill 5 test folds: at least 5 are needed" in printed
+    assert (
+        "fedser: 1 speaker(s) are too few for 5 test folds: use a corpus with at least 5 speakers"
+        in printed
+    )
 
 
 @pytest.mark.corpora

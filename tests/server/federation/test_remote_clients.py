@@ -63,5 +63,5 @@ def test_truth_holds_what_all_rows_of_a_speaker_agree_on(tmp_path):
     (tmp_path / "other.csv").write_text("who,gender\ns00,female\n")
     with pytest.raises(UserError, match=r"no column 'speaker' \(there are who, gender\)"):
         read_truth(tmp_path / "other.csv", "mine", [30])
-    with pytest.raises(UserError, match="no such table"):
+    with pytest.raises(UserError, match="table not found"):
         read_truth(tmp_path / "absent.csv", "mine", [30])

@@ -200,9 +200,9 @@ def test_parts_of_a_pool_are_composed_as_shadow_corpora_are():
     [
         (
             {"name": "x"},
-            r"shadow: \{'name': 'x'\} names no corpus; write \{corpus: NAME, KEY: VALUE",
+            r"shadow: the entry \{'name': 'x'\} names no corpus: write NAME or \{corpus: NAME, KEY",
         ),
-        (5, "shadow: 5 names no corpus"),
+        (5, "shadow: the entry 5 names no corpus"),
     ],
 )
 def test_an_entry_that_names_no_corpus_is_refused(entry, message):
@@ -215,7 +215,7 @@ def test_an_entry_that_names_no_corpus_is_refused(entry, message):
     [
         ({"parts": "nemo"}, r"corpus\.parts=nemo: must be a list, such as \[ravdess,emodb\]"),
         ({"parts": None}, r"corpus\.parts=None: must be a list"),
-        ({"parts": [5]}, r"corpus\.parts: 5 names no corpus"),
+        ({"parts": [5]}, r"corpus\.parts: the entry 5 names no corpus"),
         ({"speakers": "01"}, r"corpus\.speakers: "),
         ({"shards": "many"}, r"corpus\.shards: Value 'many'"),
     ],
@@ -266,7 +266,7 @@ def test_emotions_are_renamed_by_pairs_as_by_keys(given, renamed):
 
 def test_emotions_that_are_no_pairs_are_refused():
     given = ["corpus=manifest", "corpus.file=x.csv", "corpus.emotions=[joyful]"]
-    with pytest.raises(UserError, match=r"or pairs \[\[NAME, EMOTION\]\]"):
+    with pytest.raises(UserError, match=r"a list of pairs \[\[NAME, EMOTION\]\]"):
         build_corpus(compose(given, "node").corpus, "")
 
 

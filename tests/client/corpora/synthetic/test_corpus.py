@@ -39,7 +39,7 @@ def refuse_to_render(*_: Any) -> None:
     raise AssertionError("rendered again")
 
 
-def test_balanced_real_audio(cache: Path) -> None:
+def test_audio_is_balanced_and_valid(cache: Path) -> None:
     found = CORPUS.listing(cache).utterances
     assert set(Counter((u.speaker, u.emotion) for u in found).values()) == {2}
     genders = {u.speaker: u.attributes["gender"] for u in found}
@@ -53,28 +53,32 @@ def test_balanced_real_audio(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_same_bytes_whatever_the_processes(cache: Path, tmp_path: Path, processes: int) -> None:
+def test_audio_does_not_depend_on_the_processes(
+    cache: Path, tmp_path: Path, processes: int
+) -> None:
     render(CORPUS, tmp_path / "again", processes)
     (rendered,) = (cache / "synthetic").iterdir()
     assert contents(tmp_path / "again") == contents(rendered)
 
 
-def test_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rendered_corpus_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "render", refuse_to_render)
     other = replace(CORPUS, name="other", shards=2, on_bad_file="skip")
     assert other.read(cache) == CORPUS.read(cache)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"language": "de"}, {"language": "pl"}])
-def test_another_corpus_is_rendered(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_other_parameters_give_another_corpus(tmp_path: Path, change: dict[str, Any]) -> None:
     small = replace(CORPUS, speakers=1, utterances_per_speaker=4)
-    heard = {u.path.read_bytes() for u in small.listing(tmp_path).utterances}
+    first = {u.path.read_bytes() for u in small.listing(tmp_path).utterances}
     other = {u.path.read_bytes() for u in replace(small, **change).listing(tmp_path).utterances}
-    assert len(heard | other) == 8
+    assert len(first | other) == 8
     assert len(list((tmp_path / "synthetic").iterdir())) == 2
 
 
-def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rendering_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop_after_one(spoken: Iterator[Any], *_: Any, **__: Any) -> Iterator[Any]:
         yield next(spoken)
         raise KeyboardInterrupt
@@ -85,7 +89,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((tmp_path / "synthetic").iterdir()) == []
 
 
-def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
+def test_a_corpus_of_another_run_is_not_replaced(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     (folder / "audio").mkdir(parents=True)
     render(replace(CORPUS, speakers=1, utterances_per_speaker=4), folder, 1)
@@ -96,7 +100,7 @@ def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"language": "xx"}, "corpus.language=xx: there are sentences in en, de, pl"),
+        ({"language": "xx"}, "corpus.language=xx: must be one of en, de, pl"),
         ({"speakers": 0}, "corpus.speakers=0: must be at least 1"),
         ({"seed": -1}, "corpus.seed=-1: must be at least 0"),
         (
@@ -106,7 +110,9 @@ def test_rendered_by_another_run_meanwhile(cache: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_impossible_parameters(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_are_rejected(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         replace(CORPUS, **change).listing(tmp_path)
     assert str(error.value) == message

@@ -41,29 +41,29 @@ def decibel(samples: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("tract", [0.7, 1.0, 1.25])
 def test_tract_scales_frequency_and_tempo(tract: float) -> None:
-    heard = recorded(tone(1000.0), replace(VOICE, tract=tract))
-    assert len(heard) == round(SAMPLE_RATE / tract)
-    peak = np.abs(np.fft.rfft(heard)).argmax() * SAMPLE_RATE / len(heard)
+    samples = recorded(tone(1000.0), replace(VOICE, tract=tract))
+    assert len(samples) == round(SAMPLE_RATE / tract)
+    peak = np.abs(np.fft.rfft(samples)).argmax() * SAMPLE_RATE / len(samples)
     assert peak == pytest.approx(1000.0 * tract, rel=1e-3)
 
 
-def test_level() -> None:
+def test_level_is_the_root_mean_square() -> None:
     assert decibel(recorded(tone(1000.0))) == pytest.approx(-26.0, abs=0.01)
 
 
-def test_tilt_in_decibel_an_octave() -> None:
+def test_tilt_is_in_decibels_per_octave() -> None:
     tilted = replace(DELIVERY, tilt=2.0)
     gains = [decibel(recorded(tone(f), delivery=tilted)) + 26.0 for f in (500.0, 1000.0, 4000.0)]
     assert gains == pytest.approx([-2.0, 0.0, 4.0], abs=0.01)
 
 
-def test_colouring_at_its_bands() -> None:
+def test_colouring_is_the_gain_at_its_bands() -> None:
     colouring = np.linspace(-3.0, 4.0, BANDS)
-    heard = recorded(tone(SAMPLE_RATE / 2 * 2 / 7, 0.7), replace(VOICE, colouring=colouring))
-    assert decibel(heard) + 26.0 == pytest.approx(-1.0, abs=0.05)
+    samples = recorded(tone(SAMPLE_RATE / 2 * 2 / 7, 0.7), replace(VOICE, colouring=colouring))
+    assert decibel(samples) + 26.0 == pytest.approx(-1.0, abs=0.05)
 
 
-def test_signal_to_noise_ratio() -> None:
+def test_noise_has_the_signal_to_noise_ratio() -> None:
     clean = recorded(tone(1000.0))
     noise = recorded(tone(1000.0), delivery=replace(DELIVERY, snr=15.0)) - clean
     assert decibel(clean) - decibel(noise) == pytest.approx(15.0, abs=0.2)

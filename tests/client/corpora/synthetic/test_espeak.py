@@ -9,7 +9,7 @@ PLAIN = Prosody(rate=180, volume=100, pitch=50, pitch_range=50)
 TEXT = "My brother finds the letter."
 
 
-def test_earlier_speech_leaves_no_trace() -> None:
+def test_samples_do_not_depend_on_earlier_speech() -> None:
     with Espeak() as espeak:
         first = espeak.say(TEXT, "en+m1", PLAIN)
         again = espeak.say(TEXT, "en+m1", PLAIN)
@@ -19,7 +19,7 @@ def test_earlier_speech_leaves_no_trace() -> None:
     assert not np.array_equal(first, again), "the library no longer keeps state: simplify Espeak"
 
 
-def test_rate_and_volume() -> None:
+def test_rate_and_volume_change_the_samples() -> None:
     with Espeak() as espeak:
         assert espeak.sample_rate == 22_050
         plain = espeak.say(TEXT, "en+f1", PLAIN)
@@ -30,6 +30,6 @@ def test_rate_and_volume() -> None:
     assert soft.std() / plain.std() == pytest.approx(0.5, rel=0.1)
 
 
-def test_unknown_voice() -> None:
+def test_an_unknown_voice_is_rejected() -> None:
     with Espeak() as espeak, pytest.raises(OSError, match="no voice xx\\+m1"):
         espeak.say(TEXT, "xx+m1", PLAIN)

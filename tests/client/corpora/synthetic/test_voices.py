@@ -9,7 +9,7 @@ from fedser.client.corpora.synthetic.espeak import Espeak, Prosody
 from fedser.client.corpora.synthetic.voices import VARIANTS, draw_delivery, draw_voice
 
 
-def test_emotions_move_the_prosody() -> None:
+def test_emotions_shift_the_prosody() -> None:
     rng = np.random.default_rng(0)
     voices = [draw_voice(gender, rng) for gender in ("female", "male") for _ in range(200)]
     rate, volume, pitch, pitch_range, tilt = np.transpose(
@@ -36,11 +36,11 @@ def test_every_variant_is_drawn(gender: str) -> None:
 
 
 def test_every_variant_is_reproducible() -> None:
-    heard = defaultdict(set)
+    synthesised = defaultdict(set)
     for variant in (*VARIANTS["female"], *VARIANTS["male"]) * 5:
         with Espeak() as espeak:
             samples = espeak.say("A word.", f"en+{variant}", Prosody(200, 100, 50, 50))
-        heard[variant].add(samples.tobytes())
-    assert {variant: len(different) for variant, different in heard.items()} == dict.fromkeys(
-        heard, 1
+        synthesised[variant].add(samples.tobytes())
+    assert {variant: len(different) for variant, different in synthesised.items()} == dict.fromkeys(
+        synthesised, 1
     )

@@ -28,18 +28,18 @@ CREMA_D_VOTES = (
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings to hand out in turn, whatever is asked for."""
+    """An endless sequence of recordings."""
 
     recordings: Iterator[tuple[int, Path]]
 
     @classmethod
     def spoken(cls, folder: Path) -> "Speech":
-        """Let two voices speak, in every emotion."""
+        """Render two synthetic voices in every emotion."""
         render(Synthetic("speech", 1, "error", "en", 2, 8, 0), folder / "speech", 1)
         return cls(enumerate(cycle(sorted((folder / "speech" / "audio").iterdir()))))
 
     def write(self, file: Path) -> None:
-        """Write the next recording, of a length that none had before."""
+        """Write the next recording; each one has another length, so none is a copy."""
         file.parent.mkdir(parents=True, exist_ok=True)
         number, source = next(self.recordings)
         samples, rate = soundfile.read(source)
@@ -47,7 +47,7 @@ class Speech:
 
 
 def iemocap(root: Path, speech: Speech) -> None:
-    """Two sessions, each with an improvised dialog of eight turns a speaker and a scripted one."""
+    """Write two sessions, each with one improvised and one scripted dialog."""
     for session in (1, 2):
         for dialog, labels in (("impro01", IEMOCAP_LABELS), ("script01_1", ("ang",))):
             name = f"Ses0{session}{'FM'[session - 1]}_{dialog}"
@@ -66,7 +66,7 @@ def iemocap(root: Path, speech: Speech) -> None:
 
 
 def msp_improv(root: Path, speech: Speech) -> None:
-    """Two sessions of all kinds of recordings, with six turns of every kind a speaker."""
+    """Write two sessions with six turns per speaker and kind of recording."""
     lines = []
     for speaker in ("F01", "M01", "F02", "M02"):
         for kind in "PRST":
@@ -85,7 +85,7 @@ def msp_improv(root: Path, speech: Speech) -> None:
 
 
 def crema_d(root: Path, speech: Speech) -> None:
-    """Three actors, each with nine recordings, of which one is known to be silent."""
+    """Write nine recordings for each of three actors; one recording is silent."""
     rows = ['"","FileName","VoiceVote","FaceVote","MultiModalVote","MultiModalLevel"']
     for actor in CREMA_D_ACTORS:
         for sentence, intended, vote in CREMA_D_VOTES:
@@ -99,7 +99,7 @@ def crema_d(root: Path, speech: Speech) -> None:
 
 
 def urdu(root: Path, speech: Speech) -> None:
-    """Three speakers: one of every emotion, one happy and one sad."""
+    """Write three speakers: one has every emotion, one is only happy, one only sad."""
     names = ("SM3_F1_A051", "SM3_F2_A052", "SF1_F1_H01", "SF1_F10_H010", "SM3_F1_H053")
     for name in (*names, "SM3_F1_N021", "SM6_F1_S097", "SM6_F4_S0100", "SM3_F9_S0101"):
         folder = {"A": "Angry", "H": "Happy", "N": "Neutral", "S": "Sad"}[name.split("_")[2][0]]
@@ -107,21 +107,21 @@ def urdu(root: Path, speech: Speech) -> None:
 
 
 def ravdess(root: Path, speech: Speech) -> None:
-    """Two actors in every emotion."""
+    """Write two actors in every emotion."""
     for actor in ("01", "02"):
         for emotion in range(1, 9):
             speech.write(root / f"Actor_{actor}" / f"03-01-{emotion:02d}-01-02-01-{actor}.wav")
 
 
 def emodb(root: Path, speech: Speech) -> None:
-    """Two actors in every emotion."""
+    """Write two actors in every emotion."""
     for speaker in ("03", "08"):
         for letter in "WLEAFTN":
             speech.write(root / "wav" / f"{speaker}a01{letter}b.wav")
 
 
 def nemo(root: Path, speech: Speech) -> None:
-    """Two actors in every emotion."""
+    """Write two actors in every emotion."""
     rows = ["file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"]
     for speaker in ("WR0\tmale\t23", "EB0\tfemale\t27"):
         for emotion in (*EMOTIONS, "fear", "surprised"):
@@ -132,7 +132,7 @@ def nemo(root: Path, speech: Speech) -> None:
 
 
 def database(root: Path, speech: Speech) -> None:
-    """Write two speakers in audformat: tables by split, one beyond the emotions, one unlabelled."""
+    """Write a database in audformat: two speakers, one further emotion, one missing label."""
     made = audformat.Database("made", languages=["deu"], license="CC0-1.0")
     made.schemes["emotion"] = audformat.Scheme(labels=["joy", "anger", "neutral", "boredom"])
     speakers = {"s1": {"gender": "female", "age": 31}, "s2": {"gender": "male", "language": "tur"}}
@@ -158,7 +158,7 @@ def database(root: Path, speech: Speech) -> None:
 
 
 def listed(name: str) -> Callable[[Path, Speech], None]:
-    """Write a recording of that name, listed by the table ``utterances.csv``."""
+    """Return a function that writes one recording and a table ``utterances.csv``."""
 
     def write(root: Path, speech: Speech) -> None:
         speech.write(root / "audio" / f"{name}.flac")
@@ -168,7 +168,7 @@ def listed(name: str) -> Callable[[Path, Speech], None]:
     return write
 
 
-TREES: dict[str, Callable[[Path, Speech], None]] = {
+LAYOUTS: dict[str, Callable[[Path, Speech], None]] = {
     "iemocap": iemocap,
     "msp_improv": msp_improv,
     "crema_d": crema_d,
@@ -181,7 +181,7 @@ TREES: dict[str, Callable[[Path, Speech], None]] = {
     "emodb listed": listed("03a01Wa"),
     "nemo listed": listed("EB0_anger_10"),
 }
-"""How to write each layout; a second word tells layouts of one corpus apart."""
+"""Functions that write each layout; the first word of a key is the corpus."""
 
 
 def _write(file: Path, lines: Iterable[str]) -> None:

@@ -3,14 +3,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedser.client.corpora import overview as check
+from fedser.client.corpora import overview
 from fedser.client.corpora.base import Utterance
 from fedser.client.corpora.crema_d import CremaD
 from fedser.client.corpora.emodb import Emodb
 from fedser.client.corpora.manifest import Manifest
 from fedser.client.corpora.pooled import Pooled
 from fedser.client.corpora.synthetic.corpus import Synthetic
-from tests.client.corpora.conftest import Grow, Tree
+from tests.client.corpora.conftest import WriteLayout, WriteRecordings
 
 
 def utterance(speaker: str, emotion: str, **attributes: str) -> Utterance:
@@ -27,7 +27,7 @@ def printed(table: Table) -> list[list[str]]:
 
 
 def lines(*utterances: Utterance) -> list[list[str]]:
-    return printed(check.table("some", utterances))
+    return printed(overview.counts_table("some", utterances))
 
 
 def test_counts_and_totals() -> None:
@@ -52,7 +52,7 @@ def test_unknown_gender_is_not_shown() -> None:
     ]
 
 
-def test_differences_between_speakers_are_counted_beneath() -> None:
+def test_differences_between_speakers_are_in_the_caption() -> None:
     assert lines(
         utterance("a/1", "anger", corpus="a", language="en", take="1", age_group="below 30"),
         utterance("a/1", "anger", corpus="a", language="en", take="2", age_group="below 30"),
@@ -64,29 +64,31 @@ def test_differences_between_speakers_are_counted_beneath() -> None:
     ]
 
 
-def test_what_differs_too_much_is_not_listed() -> None:
-    many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(check.MAX_VALUES + 1)]
+def test_attributes_with_too_many_values_are_not_listed() -> None:
+    many = [utterance(f"s{n}", "anger", shoe=str(n)) for n in range(overview.MAX_LISTED_VALUES + 1)]
     assert "shoe:" not in sum(lines(*many), [])
     assert "shoe:" in sum(lines(*many[1:]), [])
 
 
-def test_what_is_left_out_is_counted_beneath() -> None:
-    shown = printed(check.table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12}))
+def test_left_out_recordings_are_in_the_caption() -> None:
+    shown = printed(
+        overview.counts_table("some", [utterance("a", "anger")], {"tie": 2, "fear": 12})
+    )
     assert shown[-1] == ["left", "out:", "fear", "(12),", "tie", "(2)"]
 
 
-def test_parts_that_are_there_and_missing(grow: Grow) -> None:
-    root = grow("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
+def test_parts_are_counted_or_missing(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/1001_IEO_HAP_LO.wav")
     (root / "VideoDemographics.csv").touch()
     corpus = CremaD("cd", 1, "error", str(root))
-    assert printed(check.parts(corpus)) == [
+    assert printed(overview.parts_table(corpus)) == [
         ["corpus", "cd:", "CREMA-D"],
         ["part", "looked", "for", "found"],
         ["speech", "AudioWAV/*.wav", "2", "of", "7442"],
         ["votes", "processedResults/summaryTable.csv", "missing"],
         ["speakers", *" or ".join(CremaD.source.parts[2].patterns).split(), "1", "of", "1"],
     ]
-    assert check.origin(corpus).splitlines() == [
+    assert overview.origin(corpus).splitlines() == [
         f"folder: {root}",
         "licence: ODbL 1.0",
         "from: https://github.com/CheyneyComputerScience/CREMA-D",
@@ -94,25 +96,36 @@ def test_parts_that_are_there_and_missing(grow: Grow) -> None:
     ]
 
 
-def test_a_corpus_whose_size_depends_on_the_layout(grow: Grow) -> None:
-    emodb = Emodb("emodb", 4, "error", str(grow("wav/03a01Fa.wav")))
-    assert printed(check.parts(emodb))[2] == ["speech", "utterances.csv", "or", "wav/*.wav", "1"]
+def test_unknown_sizes_are_not_shown(write_recordings: WriteRecordings) -> None:
+    emodb = Emodb("emodb", 4, "error", str(write_recordings("wav/03a01Fa.wav")))
+    assert printed(overview.parts_table(emodb))[2] == [
+        "speech",
+        "utterances.csv",
+        "or",
+        "wav/*.wav",
+        "1",
+    ]
 
 
 def test_published_corpora_of_a_pool() -> None:
     emodb, spoken = Emodb("emodb", 4, "error", ""), Synthetic("made", 1, "error", "en", 2, 4, 0)
     inner = Pooled("inner", 1, "error", [spoken, emodb])
-    assert check.published(Pooled("pooled", 1, "error", [emodb, inner])) == [emodb, emodb]
-    assert check.published(spoken) == []
+    assert overview.published_corpora(Pooled("pooled", 1, "error", [emodb, inner])) == [
+        emodb,
+        emodb,
+    ]
+    assert overview.published_corpora(spoken) == []
 
 
-def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_path: Path) -> None:
-    root = tree("emodb")
+def test_missing_and_unlisted_recordings_are_reported(
+    write_layout: WriteLayout, tmp_path: Path
+) -> None:
+    root = write_layout("emodb")
     corpus = Emodb("emodb", 1, "error", str(root))
     listing = corpus.listing(tmp_path)
     recordings, speakers = len(listing.named), len({u.speaker for u in listing.utterances})
-    told = check.completeness(corpus, listing)
-    assert told == (
+    report = overview.completeness(corpus, listing)
+    assert report == (
         f"recordings: {recordings} of 535, {535 - recordings} missing\n"
         f"speakers: {speakers} of 10, {10 - speakers} missing\n"
     )
@@ -122,26 +135,25 @@ def test_what_is_missing_and_what_is_not_of_the_corpus_is_told(tree: Tree, tmp_p
         (root / other).parent.mkdir(exist_ok=True)
         (root / other).write_bytes(one.read_bytes())
     assert corpus.listing(tmp_path) == listing
-    assert check.completeness(corpus, listing) == told + (
-        "not read: 3 file(s) that the corpus does not name as its own, such as "
-        f"{root / others[0]}\n"
+    assert overview.completeness(corpus, listing) == report + (
+        f"not read: 3 audio file(s) that the corpus does not list, such as {root / others[0]}\n"
     )
 
 
-def test_audio_beside_that_of_a_table_is_told(grow: Grow) -> None:
-    root = grow("audio/a.wav", "audio/b.flac", "else/c.wav")
+def test_audio_that_a_table_does_not_list_is_reported(write_recordings: WriteRecordings) -> None:
+    root = write_recordings("audio/a.wav", "audio/b.flac", "else/c.wav")
     (root / "list.csv").write_text("file,speaker,emotion\naudio/a.wav,x,anger\n")
     corpus = Manifest(
         "made", 1, "error", file=str(root / "list.csv"), root=None, columns={}, emotions={}
     )
-    told = check.completeness(corpus, corpus.listing(root))
-    assert told == (
-        "not read: 1 file(s) that the corpus does not name as its own, such as "
+    report = overview.completeness(corpus, corpus.listing(root))
+    assert report == (
+        "not read: 1 audio file(s) that the corpus does not list, such as "
         f"{root / 'audio/b.flac'}\n"
     )
 
 
-def test_what_a_pool_says_of_bad_files_holds_for_its_parts() -> None:
+def test_parts_take_on_bad_file_from_the_pool() -> None:
     emodb = Emodb("emodb", 4, "error", "")
-    (part,) = check.in_folders(Pooled("pooled", 1, "skip", [emodb]))
+    (part,) = overview.corpora_on_disk(Pooled("pooled", 1, "skip", [emodb]))
     assert part.on_bad_file == "skip"

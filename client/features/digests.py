@@ -1,4 +1,4 @@
-"""Which recordings are the same, whatever their files are called and however they are stored."""
+"""Digests of recordings, which are equal for copies under other names or in other formats."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedser.client.features.audio import AudioError, read_mono, refuse_devices
+from fedser.client.features.audio import AudioError, check_regular_file, read_mono
 from fedser.common.cache import read_array, write_array
 from fedser.common.errors import brief
 from fedser.common.threads import cores, spread
 
-PIECE = 2**20
-"""Bytes of a file that are read at a time."""
+CHUNK_BYTES = 2**20
+"""Number of bytes to read at once."""
 
 
 def file_digest(path: Path) -> str:
@@ -21,41 +21,41 @@ def file_digest(path: Path) -> str:
     Raises
     ------
     AudioError
-        If it is not a regular file.
+        If the file is not regular.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
-    refuse_devices(path)
+    check_regular_file(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def sample_digests(
     files: Mapping[str, Path], cache: Path
 ) -> tuple[dict[str, str], list[tuple[Path, str]]]:
-    """Return the SHA-256 of each recording's mixed samples and sampling rate.
+    """Return the SHA-256 of each recording's sampling rate and averaged channels.
 
-    Copies of a recording have it in common, also if one is FLAC and the other WAV.
+    Copies of a recording have the same digest, even if one is FLAC and another is WAV.
 
     Parameters
     ----------
     files : mapping of str to Path
-        By the digest of the file, under which the result is kept.
+        Files by file digest, which is also the key in the cache.
     cache : Path
-        Folder for results.
+        Cache folder for the results.
 
     Returns
     -------
     digests : dict of str to str
-        By the digest of the file.
+        Digest of the samples by file digest.
     bad : list of (Path, str)
-        Files that are no recordings, and why.
+        Unusable files, each with the reason.
     """
 
-    def one(digest: str) -> tuple[str, str]:
+    def digest_of_samples(digest: str) -> tuple[str, str]:
         entry = cache / "samples" / digest[:2] / f"{digest}.npy"
         if (kept := read_array(entry)) is None:
             try:
@@ -67,7 +67,7 @@ def sample_digests(
             write_array(entry, kept)
         return kept.tobytes().hex(), ""
 
-    found = dict(zip(files, spread(cores(), one, files), strict=True))
+    found = dict(zip(files, spread(cores(), digest_of_samples, files), strict=True))
     return (
         {digest: samples for digest, (samples, _) in found.items() if samples},
         [(files[digest], reason) for digest, (_, reason) in found.items() if reason],
