@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedser.attacks.adversary.prepare import prepare_attacks
+from fedser.attacks.adversary.score_online import with_readers
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import (
     UserError,
@@ -19,7 +20,7 @@ from fedser.results.results import (
     read_training,
     without_folders,
 )
-from fedser.server.study.federations import remove_checkpoints
+from fedser.server.study.federations import private_federations, remove_checkpoints
 from fedser.server.study.run import (
     private_corpus,
     read_corpus,
@@ -84,14 +85,18 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
             return
         if trained:
             remove_checkpoints(folder)  # the run may have been killed before it did
+        federations = private_federations(config, data, folder)
+        protocols = {federation.name: federation.protocol for federation in federations}
         if training_due:
             if config.transcript.store == "features":
-                learned = prepare_attacks(config, data, shadows, classes)
-            train(config, data, folder, learned, nodes, log)
+                plan = federations[0].protocol.plan
+                learned = prepare_attacks(config, plan, shadows, classes)
+                federations = with_readers(config, learned, federations)
+            train(config, data, federations, folder, nodes, log)
     training = read_training(folder)
-    audit = audit_run(config, data, folder) if config.stage != "train" else None
+    audit = audit_run(config, federations[0]) if config.stage != "train" else None
     figures, timing = (
-        attack_run(config, data, shadows, classes, folder, learned) if attacking else ([], {})
+        attack_run(config, protocols, shadows, classes, folder, learned) if attacking else ([], {})
     )
     timing["total_seconds"] = time.perf_counter() - started
     results = assemble_results(record, config.seed, training, figures, audit, timing)

@@ -1,16 +1,16 @@
 """The stage that trains the private federations."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedser.attacks.adversary.prepare import PreparedAttacks
-from fedser.attacks.adversary.score_online import with_readers
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.conf.schema import StudyConfig
 from fedser.loggers.base import RunLog
+from fedser.server.federation.federation import Federation
 from fedser.server.federation.remote_clients import Roster
-from fedser.server.study.federations import private_federations, write_training
+from fedser.server.study.federations import write_training
 from fedser.server.study.run import (
     run_federations,
     run_over,
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def train(
     config: StudyConfig,
     data: CorpusData | Roster,
+    federations: Sequence[Federation],
     folder: Path,
-    learned: PreparedAttacks | None,
     nodes: "Network | None",
     log: RunLog,
 ) -> None:
@@ -32,15 +32,10 @@ def train(
 
     Parameters
     ----------
-    learned : PreparedAttacks, optional
-        Fitted attacks that read the updates during training.
     nodes : Network, optional
         The network of real clients.
     """
     started = time.perf_counter()
-    federations = private_federations(config, data, folder)
-    if learned:
-        federations = with_readers(config, learned, federations)
     log.begin(anew=config.resume is None)
     with log.following(federations):
         if nodes:
