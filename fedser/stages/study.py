@@ -20,7 +20,8 @@ from fedser.results.results import (
     read_training,
     without_folders,
 )
-from fedser.server.study.federations import private_federations, remove_checkpoints
+from fedser.server.study.federations import private_federations
+from fedser.server.study.files import remove_checkpoints
 from fedser.server.study.run import (
     private_corpus,
     read_corpus,

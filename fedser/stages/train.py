@@ -10,7 +10,7 @@ from fedser.conf.schema import StudyConfig
 from fedser.loggers.base import RunLog
 from fedser.server.federation.federation import Federation
 from fedser.server.federation.remote_clients import Roster
-from fedser.server.study.federations import write_training
+from fedser.server.study.files import write_training
 from fedser.server.study.run import (
     run_federations,
     run_over,

@@ -702,12 +702,12 @@ BAD_INPUT = {
     ),
     "frames for a model of vectors": (
         lambda _: ["features=logmel"],
-        "model=mlp reads one vector an utterance, and features.frames=200 gives frames",
+        "model=mlp reads one vector per utterance, but features.frames=200 gives frames",
         "set model=attention",
     ),
     "vectors for a model of frames": (
         lambda _: ["model=attention"],
-        "model=attention reads frames, and these features are one vector an utterance",
+        "model=attention reads frames, but these features are one vector per utterance",
         "set features=logmel",
     ),
     "a model without units": (
