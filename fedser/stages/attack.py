@@ -34,7 +34,7 @@ from fedser.common.errors import UserError
 from fedser.common.processes import side_by_side
 from fedser.common.threads import cores
 from fedser.conf.schema import StudyConfig
-from fedser.server.federation.federation import Federation, Protocol
+from fedser.server.federation.federation import Protocol
 from fedser.server.study.federations import parameter_names
 from fedser.server.study.run import run_canaries
 from fedser.server.transcript.transcript import Transcript, TranscriptMeta, choose_layers
@@ -43,13 +43,12 @@ from fedser.stages.check import check_store
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
-def audit_run(config: StudyConfig, first: Federation) -> dict[str, Any] | None:
+def audit_run(config: StudyConfig, protocol: Protocol, dimension: int) -> dict[str, Any] | None:
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
-    plan = first.protocol.plan
-    audited = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
-    return evaluate_audit(audited, plan, config.audit)
+    audited = run_canaries(protocol, dimension, config.audit, config.runtime.simulated)
+    return evaluate_audit(audited, protocol.plan, config.audit)
 
 
 def attack_run(

@@ -50,8 +50,8 @@ def test_a_folder_where_another_process_works_is_left_as_it_is(fedser, trained, 
         (["resume={}", "folds=[0]"], "folds was [0, 1] and is [0]"),
         (["resume={}", "rounds=9"], "rounds was 4 and is 9"),
         (["run={}", "stage=attack", "seed=1"], "seed was 0 and is 1"),
-        (["run={}", "stage=train"], "stage=train takes no run"),
-        (["run={}", "resume={}"], "run goes without resume"),
+        (["run={}", "stage=train"], "stage=train cannot be combined with run"),
+        (["run={}", "resume={}"], "run and resume cannot be combined"),
     ],
 )
 def test_a_folder_that_holds_a_run_takes_no_other(fedser, trained, parts, said):

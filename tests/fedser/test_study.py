@@ -503,7 +503,7 @@ def test_a_violated_audit_ends_with_the_figures_and_a_status_of_its_own(
 ):
     monkeypatch.setattr(privacy, "add_noise", lambda values, *rest: values)
     status, printed = fedser(*SMALL[:2], "runtime=local", *AUDIT)
-    assert status == 3 and "the mechanism is broken" in printed
+    assert status == 3 and "so the mechanism is broken" in printed
     assert read_results(only_run(tmp_path) / "results.json")["audit"]["violated"]
     assert "Violated" in (only_run(tmp_path) / "report.html").read_text()
 

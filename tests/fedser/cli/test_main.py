@@ -200,29 +200,46 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
     finally:
         process.kill()
     printed = log.read_text()
-    assert printed.splitlines()[-1] == f"fedser: interrupted: fedser resume={run} cache={held}"
+    (*_, last) = printed.splitlines()
+    assert last == f"fedser: interrupted; go on with: fedser resume={run} cache={held}"
     assert "Traceback" not in printed and "Error" not in printed
     gone, alive = psutil.wait_procs(started, timeout=60)
     assert not alive
     assert not (tmp_path / "sweep" / "1").exists()
     if moment == "attacks":
-        again = shlex.split(printed.splitlines()[-1].removeprefix("fedser: interrupted: fedser"))
-        status, _ = fedser(*again)
+        _, command = last.split("go on with: fedser ")
+        status, _ = fedser(*shlex.split(command))
         assert status == 0
         attacks = read_results(run / "results.json")["attacks"]
         assert [attack["leaked_updates"] for attack in attacks] == [1, 3, 5, 10, 20, "all"]
 
 
-def test_a_bad_number_is_refused_before_anything_slow_is_imported(tmp_path):
-    script = (
-        "import sys\nfrom fedser.cli.main import main\n"
-        "try: main()\nexcept SystemExit as stop:\n"
-        " print(stop.code, *{'torch', 'flwr', 'ray', 'scipy', 'sklearn'} & set(sys.modules))\n"
-    )
-    call = [sys.executable, "-c", script, "rounds=-5"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (told.stdout, told.stderr) == ("2\n", "fedser: rounds=-5 must be at least 1\n")
+IMPORTED = """
+import sys
+from fedser.cli.main import main
+status = 0
+try:
+    main()
+except SystemExit as stop:
+    status = stop.code
+slow = {"torch", "flwr", "ray", "numpy", "pandas", "scipy", "sklearn", "matplotlib"}
+print("ended", status, *slow & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--help"], 0, ""),
+        (["-sc", "query=bash"], 0, ""),
+        (["rounds=-5"], 2, "fedser: rounds=-5 must be at least 1\n"),
+    ],
+)
+def test_a_quick_command_imports_nothing_slow(arguments, status, line, tmp_path):
+    call = [sys.executable, "-c", IMPORTED, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": "fedser privacy=u"}
+    ended = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == f"ended {status}" and ended.stderr == line
     assert not list(tmp_path.rglob("*"))
 
 

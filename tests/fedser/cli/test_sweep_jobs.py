@@ -155,4 +155,4 @@ def test_runs_side_by_side_end_the_same(whole, cache, tmp_path):
 
 def test_runs_that_each_take_all_cores_are_not_put_side_by_side(fedser, tmp_path):
     status, printed = fedser(*SMALL, "runtime=ray", "hydra/launcher=joblib")
-    assert status == 2 and "runtime=ray takes all cores for each: set runtime=local" in printed
+    assert status == 2 and "with runtime=ray each run uses all cores: set runtime=local" in printed
