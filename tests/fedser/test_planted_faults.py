@@ -84,7 +84,7 @@ def no_noise_on_one_tensor(patch):
     )
 
 
-def draw_from_another_distribution(patch, draw):
+def draw_wrong_noise(patch, draw):
     """Draw integers with the right standard deviation from another distribution."""
 
     def integers(count, stddev, noise):
@@ -96,9 +96,7 @@ def draw_from_another_distribution(patch, draw):
 
 
 def uniform_noise(patch):
-    draw_from_another_distribution(
-        patch, lambda random, count: random.uniform(-(3**0.5), 3**0.5, count)
-    )
+    draw_wrong_noise(patch, lambda random, count: random.uniform(-(3**0.5), 3**0.5, count))
 
 
 def truncated_noise(patch):
@@ -108,7 +106,7 @@ def truncated_noise(patch):
             found[beyond] = random.standard_normal(beyond.sum())
         return found / 0.98658  # standard deviation after truncation at 3
 
-    draw_from_another_distribution(patch, draw)
+    draw_wrong_noise(patch, draw)
 
 
 def same_noise_every_round(patch):

@@ -487,7 +487,7 @@ def test_an_audit_is_reported(fedser, tmp_path):
     assert "stays below what the accountant" in page
 
 
-def test_an_audit_of_central_noise_covers_known_and_secret_participation(fedser, tmp_path):
+def test_a_central_audit_covers_known_and_secret_cohorts(fedser, tmp_path):
     arguments = [a for a in AUDIT if not a.startswith("privacy=")]
     assert fedser(*SMALL[:2], "runtime=local", *arguments, "privacy=central")[0] == 0
     audit = read_results(only_run(tmp_path) / "results.json")["audit"]
@@ -769,8 +769,5 @@ def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
     assert corpus["skipped"] == ["2-1.wav"]
     assert corpus["left_out"] == {"fear": 1}
     assert results["config"]["corpus"]["file"] == f"…/{table.name}"
-    for name in (
-        "results.json",
-        "report.html",
-    ):  # these files are shared, so they must not name the user's folders
+    for name in ("results.json", "report.html"):  # people share them: they name no user's folder
         assert str(tmp_path) not in (only_run(tmp_path) / name).read_text()

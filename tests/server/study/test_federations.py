@@ -63,7 +63,7 @@ def test_each_option_of_the_privacy_group_makes_a_plan(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["client", "speaker"])
-def test_noise_is_calibrated_to_the_busiest_unit_of_the_schedule(tmp_path, unit):
+def test_noise_is_calibrated_to_the_unit_with_most_releases(tmp_path, unit):
     federation = only(
         tmp_path,
         "privacy=local",
