@@ -243,23 +243,7 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
                 torch.bmm(x[layer + 1].mT, x[layer], out=gradients[2 * layer])
                 if layer:
                     torch.bmm(x[layer + 1], params[2 * layer], out=x[layer])
-            steps = list(torch.zeros(len(params)))
-            adam(
-                params,
-                gradients,
-                means,
-                squares,
-                [],
-                steps,
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.98,
-                lr=5e-4,
-                weight_decay=1e-4,
-                eps=1e-9,
-                maximize=False,
-            )
+            adam_step(params, gradients, means, squares)
         pool.append(stacks)
 
     def allocate() -> list[list[torch.Tensor]]:
@@ -277,6 +261,24 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
             list(threads.map(torch.inference_mode()(work), chunks))
             seconds.append(time.perf_counter() - began)
     return seconds[WARM_UP:]
+
+
+def adam_step(*state: list[torch.Tensor]) -> None:
+    """Update parameters by one step of Adam; its state: parameters, gradients, means, squares."""
+    steps = list(torch.zeros(len(state[0])))
+    adam(
+        *state,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.98,
+        lr=5e-4,
+        weight_decay=1e-4,
+        eps=1e-9,
+        maximize=False,
+    )
 
 
 ENGINES: dict[str, Callable[[int, int, int], list[float]]] = {

@@ -1,6 +1,6 @@
 """Overrides that a command takes over from the folder of an earlier run.
 
-The folder may come from somebody else, so it is treated as untrusted data. A command takes over
+The folder may come from another person, so it is untrusted data. A command takes over
 only keys that describe a run, and only values that name nothing outside of fedser: no file, no
 address, no class, no environment variable. The user must give all other keys again.
 """
@@ -65,7 +65,7 @@ def earlier_overrides(folder: Path, given: Sequence[str], complete: bool) -> lis
     if unsafe and complete:
         repeated = pasted(_with_groups(unsafe, earlier))
         raise UserError(
-            f"{folder}: the folder may come from somebody else, so keys that name files, programs "
+            f"{folder}: the folder may come from another person, so keys that name files, programs "
             f"or machines must be given again: add {repeated}"
         )
     return [str(override.input_line) for override in kept if _is_safe(override)]

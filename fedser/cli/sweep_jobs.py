@@ -17,7 +17,7 @@ from fedser.results.results import Results, read_results
 
 
 def begin_job(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Results:
-    """Begin a run of a sweep, or find what an earlier command left of it.
+    """Begin a run of a sweep, or continue the run of an earlier command.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ def private_federations(
     Parameters
     ----------
     data : CorpusData or Roster
-        The private corpus, or what real nodes hold of it.
+        The private corpus, or the roster of the real nodes that hold it.
     folder : Path
         The run's folder. Transcripts and checkpoints will be written below it.
     """

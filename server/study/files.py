@@ -64,11 +64,7 @@ def write_training(
     with replacing(folder / "model.safetensors") as partial:
         partial.write_bytes(save(_best_models(outcomes)))
     summary = {
-        "corpus": data.summary(),
-        "clients": len(data.speakers) * data.shards,
-        "speakers": len(data.speakers),
-        "utility": _utility(data, outcomes),
-        "privacy": _privacy(outcomes, normalisation),
+        **_summary(data, outcomes, normalisation),
         "rounds_per_second": len(rounds) / rounds["seconds"].sum(),
         "seconds": seconds,
     }
@@ -86,6 +82,19 @@ def round_columns(row: Round) -> dict[str, Any]:
     fields = asdict(row)
     counts = fields.pop("rejections")
     return fields | {f"rejected_{reason}": counts.get(reason, 0) for reason in REASONS}
+
+
+def _summary(
+    data: CorpusData | Roster, outcomes: Sequence[Outcome], normalisation: str
+) -> dict[str, Any]:
+    """Return the results of training without durations, for ``training.json``."""
+    return {
+        "corpus": data.summary(),
+        "clients": len(data.speakers) * data.shards,
+        "speakers": len(data.speakers),
+        "utility": _utility(data, outcomes),
+        "privacy": _privacy(outcomes, normalisation),
+    }
 
 
 def _best_models(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Audited:
 def run_canaries(
     protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
 ) -> Audited:
-    """Send canaries through the protocol and collect what they reveal; raises as `run_on` does.
+    """Send canaries through the protocol and collect the scores; raises as `run_on` does.
 
     Parameters
     ----------
@@ -157,17 +157,16 @@ def run_canaries(
         Number of features.
     """
 
-    def path(*where: Any) -> AuditPath:
-        grid, folder, device = where
+    def path(grid: Any, folder: Path, device: str) -> AuditPath:
         return AuditPath(grid, protocol, dimension, folder, device)
 
     def magnitude_server(magnitude: float) -> Server[list[CanaryScores]]:
-        return lambda *where: release_canaries(path(*where), audit, magnitude)
+        return lambda *place: release_canaries(path(*place), audit, magnitude)
 
-    def sample_server(*where: Any) -> tuple[Collected, OneRun | None]:
+    def sample_server(*place: Any) -> tuple[Collected, OneRun | None]:
         if protocol.plan.config.mechanism == "dp_sgd":
-            return collect_private(path(*where))
-        return collect(path(*where)), None
+            return collect_private(path(*place))
+        return collect(path(*place)), None
 
     evidence = run_on(runtime, [magnitude_server(magnitude) for magnitude in audit.magnitudes])
     ((collected, one_run),) = run_on(runtime, [sample_server])
