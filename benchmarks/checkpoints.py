@@ -1,7 +1,8 @@
-"""What a checkpoint after every round adds to a round: the same run with and without, in turns.
+"""Measure the time that checkpoints add to a round: pairs of runs with and without checkpoints.
 
-Run with ``make bench``. Each pair of runs does the work of `benchmarks.engines` in one process;
-the figure is the median over pairs of the ratio of their rounds' mean seconds.
+Run with ``make bench``. The runs of a pair follow each other in one process and do the work of
+`benchmarks.engines`. The result is the median, over all pairs, of the ratio of the mean seconds
+per round.
 """
 
 import argparse
@@ -16,17 +17,23 @@ from fedser.server.study.run import run_federations
 
 
 def mean_seconds(clients: int, cohort: int, rounds: int, every: int | None) -> float:
-    """Return a round's mean seconds, the first ones left out."""
+    """Return the mean seconds per round without the warm-up rounds.
+
+    Parameters
+    ----------
+    every : int or None
+        Rounds between checkpoints; None writes no checkpoints.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        made = federation(clients, cohort, WARM_UP + rounds, Path(folder))
+        study = federation(clients, cohort, WARM_UP + rounds, Path(folder))
         if every is not None:
-            made = replace(made, checkpoint=Path(folder) / "checkpoint", checkpoint_every=every)
-        (outcome,) = run_federations([made], RuntimeConfig("local"))
+            study = replace(study, checkpoint=Path(folder) / "checkpoint", checkpoint_every=every)
+        (outcome,) = run_federations([study], RuntimeConfig("local"))
     return statistics.fmean(row.seconds for row in outcome.rounds[WARM_UP:])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the pairs of runs and print one line per size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["70/7", "1000/100"], help="clients/cohort")
     parser.add_argument("--rounds", type=int, default=40)
@@ -41,7 +48,7 @@ def main() -> None:
             ratios.append(mean_seconds(clients, cohort, given.rounds, given.every) / without[-1])
         low, _, high = statistics.quantiles(ratios, n=4)
         print(
-            f"{size}: {1e3 * statistics.median(without):.1f} ms a round without checkpoints, "
+            f"{size}: {1e3 * statistics.median(without):.1f} ms per round without checkpoints, "
             f"{100 * (statistics.median(ratios) - 1):+.1f} % with one every {given.every} round(s) "
             f"(quartiles {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f})",
             flush=True,

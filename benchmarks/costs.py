@@ -1,4 +1,4 @@
-"""Time what a study does besides rounds: privacy accounting and feature extraction.
+"""Measure the work of a study outside of rounds: privacy accounting and feature extraction.
 
 Run with ``make bench``, after the rounds.
 """
@@ -24,7 +24,7 @@ ROUNDS, CLIENTS, UTTERANCES = 200, 70, 26
 
 
 def accounting_seconds() -> float:
-    """Calibrate central noise to epsilon 8 and account for a run of 200 rounds."""
+    """Return the seconds to calibrate central noise and to account for a run of 200 rounds."""
     config = study_config(compose(["privacy=central_8"])).privacy
     began = time.perf_counter()
     plan = PrivacyPlan(config, 0.1, ROUNDS, CLIENTS, (Releases(ROUNDS, 0.1),))
@@ -40,30 +40,31 @@ def accounting_seconds() -> float:
 
 
 def extraction_speed(features: str, paths: list[Path]) -> tuple[float, float]:
-    """Return how many seconds of speech a second handles, and a second of a core.
+    """Return the seconds of speech extracted per second, and per second of processor time.
 
-    Both count the start of the worker processes. The second hardly depends on what else runs.
+    Both include the start of the worker processes. The second number hardly depends on the other
+    load of the machine.
     """
     extractor = build(compose([f"features={features}"]).features)
     duration = sum(soundfile.info(path).duration for path in paths)
-    get_reusable_executor().shutdown(wait=True)  # the workers of the set before
+    get_reusable_executor().shutdown(wait=True)  # end the workers of the previous features
     with tempfile.TemporaryDirectory() as cache:
         began, used = time.perf_counter(), sum(os.times()[:4])
         extract(extractor, paths, Path(cache))
         seconds = time.perf_counter() - began
-        get_reusable_executor().shutdown(wait=True)  # their time counts once they have ended
+        get_reusable_executor().shutdown(wait=True)  # only ended processes count
         return duration / seconds, duration / (sum(os.times()[:4]) - used)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all costs."""
     print(f"accounting of {ROUNDS} central rounds: {accounting_seconds():.2f} s")
     with tempfile.TemporaryDirectory() as cache:
         corpus = Synthetic("bench", 1, "error", "en", 10, 24, 0)
         paths = [u.path for u in corpus.listing(Path(cache)).utterances]
         for features in ("emobase", "egemaps", "compare"):
             speed, core = extraction_speed(features, paths)
-            print(f"{features} extraction: {speed:.0f} times real time, {core:.0f} a core")
+            print(f"{features} extraction: {speed:.0f} times real time, {core:.0f} per core")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the benchmark of a round measures: each engine trains the same cohorts of made-up clients.
+"""The engines that the benchmark of a round compares; all train the same cohorts on random data.
 
-Each takes the number of clients, of a cohort and of rounds, and returns the seconds that each
-round took but for the first ones.
+Each engine takes the number of clients, the size of a cohort and the number of rounds. It returns
+the seconds of each round, without the warm-up rounds.
 """
 
 import os
@@ -49,7 +49,7 @@ BATCHES = (20, 6)
 WARM_UP = 5
 
 
-def made_up_clients(count: int) -> Clients:
+def random_clients(count: int) -> Clients:
     """Return clients with random features and labels."""
     rng = np.random.default_rng(0)
     total = count * (TRAINING + HELD_OUT)
@@ -65,7 +65,7 @@ def made_up_clients(count: int) -> Clients:
 
 
 def network() -> nn.Sequential:
-    """Return the study's network as one would write it in PyTorch."""
+    """Return the network of the 2022 study, written directly in PyTorch."""
     first, second = HIDDEN
     return nn.Sequential(
         nn.Linear(FEATURES, first),
@@ -79,7 +79,7 @@ def network() -> nn.Sequential:
 
 
 def train_plainly(model: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> None:
-    """Train one client for an epoch as one would write it in PyTorch."""
+    """Train one client for an epoch, written directly in PyTorch."""
     model.train()
     optimiser = torch.optim.Adam(
         model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-9, weight_decay=1e-4
@@ -91,15 +91,15 @@ def train_plainly(model: nn.Module, features: torch.Tensor, labels: torch.Tensor
 
 
 def one_client(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a made-up client's training data."""
+    """Return random training data of one client."""
     generator = torch.Generator().manual_seed(number)
     features = torch.randn(TRAINING, FEATURES, generator=generator)
     return features, torch.randint(len(EMOTIONS), (TRAINING,), generator=generator)
 
 
 def loop(clients: int, cohort: int, rounds: int) -> list[float]:
-    """Plain PyTorch, with as many threads as it takes by itself: one client after another."""
-    data = [one_client(number) for number in range(cohort)]  # more would be the same work
+    """Train one client after another in plain PyTorch, with PyTorch's default threads."""
+    data = [one_client(number) for number in range(cohort)]  # other clients are the same work
     model, seconds = network(), []
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(WARM_UP + rounds):
@@ -121,7 +121,7 @@ held = lru_cache(maxsize=None)(one_client)
 
 @flower_client.train()
 def train(message: Message, context: Context) -> Message:
-    """One client's training, as in Flower's tutorial for PyTorch."""
+    """Train one client as in Flower's tutorial for PyTorch."""
     model = network()
     record = message.content.array_records["arrays"]
     model.load_state_dict(record.to_torch_state_dict())
@@ -132,7 +132,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def flower(clients: int, cohort: int, rounds: int) -> list[float]:
-    """Flower's own simulation with its FedAvg: one message a client, all settings as they are."""
+    """Run Flower's own simulation and FedAvg with default settings: one message per client."""
     laps: list[float] = []
 
     def lap(server_round: int, arrays: ArrayRecord) -> None:
@@ -160,21 +160,21 @@ def flower(clients: int, cohort: int, rounds: int) -> list[float]:
 
 
 def federation(clients: int, cohort: int, rounds: int, folder: Path) -> Federation:
-    """Return a private federation, evaluated on validation and test sets of a size."""
-    made = made_up_clients(clients)
+    """Return a private federation that is evaluated on validation and test sets of equal size."""
+    own = random_clients(clients)
     return Federation(
         name="private-fold0",
         role="private",
         fold=0,
-        clients=made,
-        test=made.validation_set(),
+        clients=own,
+        test=own.validation_set(),
         protocol=protocol(clients, cohort, rounds),
         folder=folder / "transcript",
     )
 
 
 def protocol(clients: int, cohort: int, rounds: int) -> Protocol:
-    """Return the study's protocol without a mechanism."""
+    """Return the protocol of the 2022 study without a privacy mechanism."""
     return Protocol(
         model=Mlp(hidden=list(HIDDEN)),
         training=TrainingConfig(),
@@ -186,7 +186,7 @@ def protocol(clients: int, cohort: int, rounds: int) -> Protocol:
 
 
 def fedser(runtime: RuntimeConfig) -> Callable[[int, int, int], list[float]]:
-    """Return the engine of a whole study: transcript, evaluation and all."""
+    """Return the engine of fedser with transcript, evaluation and bookkeeping."""
 
     def run(clients: int, cohort: int, rounds: int) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
@@ -198,23 +198,23 @@ def fedser(runtime: RuntimeConfig) -> Callable[[int, int, int], list[float]]:
 
 
 def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
-    """Our strategy and clients alone: no transcript, no evaluation, no books."""
+    """Run fedser's strategy and clients without transcript, evaluation and bookkeeping."""
 
     def main(grid: Grid, folder: Path, device: str) -> list[float]:
-        made, about = made_up_clients(clients), protocol(clients, cohort, rounds)
+        own, settings = random_clients(clients), protocol(clients, cohort, rounds)
         dataset, laps = folder / "clients.safetensors", list[float]()
-        made.save_training(dataset)
+        own.save_training(dataset)
         strategy = TappedAveraging(
-            cohort=cohort_sampler(about.plan.config, clients, cohort / clients, 0, "bare"),
-            request=partial(about.train_request, "bare", "fedavg", dataset, device),
-            aggregate=aggregation(about.plan, lambda server_round: SystemEntropy()),
+            cohort=cohort_sampler(settings.plan.config, clients, cohort / clients, 0, "bare"),
+            request=partial(settings.train_request, "bare", "fedavg", dataset, device),
+            aggregate=aggregation(settings.plan, lambda server_round: SystemEntropy()),
             server_step=1.0,
-            client_sizes=made.sizes().tolist(),
+            client_sizes=own.sizes().tolist(),
             tap=lambda server_round, model, received: None,
         )
         strategy.start(
             grid,
-            to_record(initial_arrays(about.model, FEATURES, len(EMOTIONS), 0)),
+            to_record(initial_arrays(settings.model, FEATURES, len(EMOTIONS), 0)),
             num_rounds=WARM_UP + rounds,
             evaluate_fn=lambda server_round, arrays: laps.append(time.perf_counter()),
         )
@@ -225,9 +225,9 @@ def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
 
 
 def floor(clients: int, cohort: int, rounds: int) -> list[float]:
-    """The matrix products of a cohort's training, and a pass of Adam over memory for each step.
+    """Compute only the matrix products and the Adam steps of a cohort's training.
 
-    On all cores, in chunks as large as ours.
+    It uses all cores and chunks of the same size as fedser: a lower bound for its time.
     """
     layers = list(pairwise(SIZES))
     shapes = [shape for n, m in layers for shape in ((m, n), (m,))]
@@ -243,23 +243,7 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
                 torch.bmm(x[layer + 1].mT, x[layer], out=gradients[2 * layer])
                 if layer:
                     torch.bmm(x[layer + 1], params[2 * layer], out=x[layer])
-            steps = list(torch.zeros(len(params)))
-            adam(
-                params,
-                gradients,
-                means,
-                squares,
-                [],
-                steps,
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.98,
-                lr=5e-4,
-                weight_decay=1e-4,
-                eps=1e-9,
-                maximize=False,
-            )
+            adam_step(params, gradients, means, squares)
         pool.append(stacks)
 
     def allocate() -> list[list[torch.Tensor]]:
@@ -277,6 +261,24 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
             list(threads.map(torch.inference_mode()(work), chunks))
             seconds.append(time.perf_counter() - began)
     return seconds[WARM_UP:]
+
+
+def adam_step(*state: list[torch.Tensor]) -> None:
+    """Update parameters by one step of Adam; its state: parameters, gradients, means, squares."""
+    steps = list(torch.zeros(len(state[0])))
+    adam(
+        *state,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.98,
+        lr=5e-4,
+        weight_decay=1e-4,
+        eps=1e-9,
+        maximize=False,
+    )
 
 
 ENGINES: dict[str, Callable[[int, int, int], list[float]]] = {

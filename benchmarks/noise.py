@@ -1,6 +1,6 @@
-"""Noise on the grid beside noise in floating point: ``python -m benchmarks.noise``.
+"""Compare noise on a grid with noise in floating point: ``python -m benchmarks.noise``.
 
-Prints medians on one thread, and their ratio, for one update of the 2022 study's recogniser.
+Prints medians on one thread and their ratio, for one update of the 2022 study's model.
 """
 
 import time
@@ -16,7 +16,7 @@ SIZE, REPEATS = 286_596, 101
 
 
 def milliseconds(functions: list[Callable[[], object]]) -> list[float]:
-    """Return the median of each function's time, called in turn."""
+    """Return the median time of each function; the functions are called alternately."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(REPEATS):
         for function, own in zip(functions, times, strict=True):
@@ -27,7 +27,7 @@ def milliseconds(functions: list[Callable[[], object]]) -> list[float]:
 
 
 def main() -> None:
-    """Compare the two."""
+    """Measure both kinds of noise and print the comparison."""
     random = np.random.default_rng(0)
     update = random.standard_normal(SIZE, np.float32) * np.float32(1e-4)
     step, noise = grid_step(0.1, SIZE), SystemEntropy()
@@ -38,7 +38,7 @@ def main() -> None:
     def in_float32() -> object:
         return update + np.float32(1.0) * random.standard_normal(SIZE, np.float32)
 
-    on_the_grid()  # compiles
+    on_the_grid()  # the first call compiles
     grid, floating = milliseconds([on_the_grid, in_float32])
     print(f"noise on {SIZE:,} coordinates: grid {grid:.2f} ms, float32 {floating:.2f} ms, ", end="")
     print(f"ratio {grid / floating:.2f}")

@@ -1,8 +1,8 @@
-"""Time a federated round in every engine, side by side; prints a table and writes it as JSON.
+"""Measure a federated round in each engine; print a table and write it as JSON.
 
-Run with ``make bench``. All engines do the same work on made-up data, that of the 2022 study:
-988-256-128-4, 26 training utterances a client, batches of 20, one local epoch of Adam. Each
-runs in a process of its own, one after another; figures are medians over rounds.
+Run with ``make bench``. All engines do the same work on random data. The sizes are those of the
+2022 study: 988-256-128-4 units, 26 training utterances per client, batches of 20, one local epoch
+of Adam. The engines run one after another, each in its own process. Times are medians over rounds.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from rich.table import Table
 
 SIZES = ((70, 7), (1000, 100), (10_000, 1000))
 POLL_SECONDS = 0.2
-ENOUGH = 1500
-"""Clients trained per figure, at least: short rounds are disturbed more."""
+MIN_TRAININGS = 1500
+"""Least number of client trainings per measurement: short rounds vary more, so they need more."""
 
 
 def measure(engine: str, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
-    """Run an engine in a process of its own, and return its row of the table.
+    """Measure an engine in its own process, and return its row of the table.
 
-    Memory is the proportional set size of that process and all that it starts, Ray's too.
+    Memory is the proportional set size of this process and all its descendants, Ray included.
     """
     call = [sys.executable, "-m", "benchmarks.rounds", "--engine", engine, "--rounds", str(rounds)]
     with tempfile.NamedTemporaryFile("r") as answer, tempfile.TemporaryFile("w+") as log:
         call += ["--sizes", f"{clients}/{cohort}", "--out", answer.name]
         child = subprocess.Popen(call, stdout=log, stderr=log, start_new_session=True)
-        watch = _Watch(child.pid)
+        memory = _PeakMemory(child.pid)
         if child.wait():
             log.seek(0)
             raise SystemExit(f"{engine} at {clients}/{cohort} failed:\n{log.read()[-4000:]}")
@@ -51,24 +51,24 @@ def measure(engine: str, clients: int, cohort: int, rounds: int) -> dict[str, An
         "rounds": len(seconds),
         "ms_per_round": median,
         "ms_per_client": median / cohort,
-        "peak_mib": watch.peak(),
+        "peak_mib": memory.mebibytes(),
     }
 
 
-class _Watch:
-    """Notes how much memory a process and its descendants take together at most."""
+class _PeakMemory:
+    """Measures the peak memory of a process and its descendants together, in a thread."""
 
     def __init__(self, pid: int) -> None:
-        self._process, self._most = psutil.Process(pid), 0
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._process, self._peak = psutil.Process(pid), 0
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
-    def peak(self) -> float:
-        """Return the most, in MiB, once the process has ended."""
+    def mebibytes(self) -> float:
+        """Wait for the end of the process, and return its peak memory in MiB."""
         self._thread.join()
-        return self._most / 2**20
+        return self._peak / 2**20
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while True:
             try:
                 if self._process.status() == psutil.STATUS_ZOMBIE:
@@ -76,30 +76,31 @@ class _Watch:
                 family = [self._process, *self._process.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
-            self._most = max(self._most, sum(map(_memory, family)))
+            self._peak = max(self._peak, sum(map(_memory, family)))
             time.sleep(POLL_SECONDS)
 
 
 def _memory(process: psutil.Process) -> int:
-    """Return a process's share of the memory that it maps."""
+    """Return the proportional set size of a process in bytes; 0 if it cannot be read."""
     try:
         return int(process.memory_full_info().pss)
     except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
         return 0
 
 
-def show(rows: Sequence[dict[str, Any]]) -> Table:
-    """Lay rows out, with each round over the plain loop's.
+def to_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the table for the terminal.
 
-    Growth is that of the time a client from the engine's first size.
+    Column ``x loop`` is the time of a round over that of the engine ``loop``. Column ``growth`` is
+    the time per client over that of the engine's first size.
     """
     table = Table(title=f"one federated round on {os.cpu_count()} cores, medians")
     table.add_column("engine", no_wrap=True)
     for column in (
         "clients",
         "cohort",
-        "ms a round",
-        "ms a client",
+        "ms per round",
+        "ms per client",
         "peak MiB",
         "x loop",
         "growth",
@@ -123,20 +124,18 @@ def show(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Measure and print; or, in a child process, time one engine."""
+    """Measure all engines and print the table; in a child process, measure one engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [f"{clients}/{cohort}" for clients, cohort in SIZES]
     parser.add_argument("--sizes", nargs="+", default=sizes, help="clients/cohort")
-    parser.add_argument(
-        "--rounds", type=int, default=9, help="rounds a figure is the median of, at least"
-    )
+    parser.add_argument("--rounds", type=int, default=9, help="least number of rounds per median")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
-    parser.add_argument("--engines", nargs="+", help="some of them alone")
+    parser.add_argument("--engines", nargs="+", help="measure only these engines")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     given = parser.parse_args()
     sizes = [tuple(map(int, size.split("/"))) for size in given.sizes]
     if given.engine:
-        from benchmarks.engines import ENGINES  # slow to import: in child processes alone
+        from benchmarks.engines import ENGINES  # slow to import
 
         seconds = ENGINES[given.engine](*sizes[0], given.rounds)
         given.out.write_text(json.dumps(seconds))
@@ -147,9 +146,9 @@ def main() -> None:
     for clients, cohort in sizes:
         for engine in given.engines or ENGINES:
             console.print(f"{engine}, {cohort} of {clients} clients ...", style="dim")
-            rounds = max(given.rounds, ENOUGH // cohort)
+            rounds = max(given.rounds, MIN_TRAININGS // cohort)
             rows.append(measure(engine, clients, cohort, rounds))
-    console.print(show(rows))
+    console.print(to_table(rows))
     given.out.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2))
     console.print(f"table: {given.out}")
 

@@ -1,0 +1,1 @@
+"""Federated speech emotion recognition under privacy mechanisms and attacks."""

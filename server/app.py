@@ -14,11 +14,9 @@ from fedser.common.run_folder import alone
 from fedser.conf.build import compose
 from fedser.conf.run_record import note_command, note_run, refuse_used
 from fedser.server.rounds.federate import federate
-from fedser.server.study.federations import (
-    private_federations,
-    write_training,
-)
-from fedser.server.study.run import load_private, study_config
+from fedser.server.study.federations import private_federations
+from fedser.server.study.files import write_training
+from fedser.server.study.run import read_corpus, study_config
 
 app = ServerApp()
 
@@ -62,7 +60,7 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         refuse_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
-        data = load_private(config)
+        data = read_corpus(config.corpus, config)
         outcomes = [
             federate(grid, federation, workspace, "cpu")
             for federation in private_federations(config, data, folder)

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from fedser.common.errors import UserError
 from fedser.conf.build import build
 from fedser.conf.schema import StudyConfig
 from fedser.server.federation.federation import Federation
-from fedser.server.federation.remote_clients import Roster
-from fedser.server.study.federations import parameter_names, private_federations
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.study.federations import parameter_names
 from fedser.server.study.run import run_federations
 from fedser.server.transcript.transcript import choose_layers
 
@@ -101,7 +100,7 @@ class PreparedAttacks:
 
 def prepare_attacks(
     config: StudyConfig,
-    private: CorpusData | Roster,
+    plan: PrivacyPlan,
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     kept: Mapping[str, str] | None = None,
@@ -110,6 +109,8 @@ def prepare_attacks(
 
     Parameters
     ----------
+    plan : PrivacyPlan
+        Plan of the private federations.
     kept : mapping of str to str, optional
         Numbers that a run kept of its updates, which are to be attacked.
 
@@ -119,9 +120,7 @@ def prepare_attacks(
         If these are not of the attacks that would be fitted.
     """
     started = time.perf_counter()
-    (first,) = private_federations(replace(config, folds=config.folds[:1]), private, Path())
-    cache, plan = cache_folder(config.cache), first.protocol.plan
-    federations = shadow.shadow_federations(config, shadows, plan, cache)
+    federations = shadow.shadow_federations(config, shadows, plan, cache_folder(config.cache))
     labels = shadow.speaker_labels(shadows, config.adversary.attribute, classes)
     numbers = _numbers(config, federations, labels)
     others = [name for name in numbers if kept and kept.get(name) != numbers[name]]

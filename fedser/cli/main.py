@@ -1,4 +1,7 @@
-"""The console command ``fedser``: what is asked of it, and how it ends."""
+"""The console command ``fedser``: read the command line, run it and end with an exit status.
+
+``fedser --help`` and completion import this module, so it imports nothing slow at its top.
+"""
 
 import os
 import sys
@@ -11,7 +14,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,91 +28,80 @@ from fedser.conf.store import register
 from fedser.conf.values import refuse_early
 
 COLUMNS = 78
+"""Width of the list of groups in the help."""
 
 
 def main() -> None:
-    """Run the command line: bad input ends in one line and exit status 2."""
+    """Run the command line. Bad input prints one line and ends with status 2."""
     sys.argv[1:] = home_expanded(sys.argv[1:])
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints its errors by itself
     try:
         with interruptible():
             _hydra_main()
     except Interrupted as stop:
-        line, status = "interrupted: no run was under way", stop.status
-    except BrokenPipeError:  # whoever read what is printed has seen enough
+        line, status = "interrupted before a run began", stop.status
+    except BrokenPipeError:  # the reader of a pipe, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         line, status = explain(error), BAD_INPUT
-    except OSError as error:  # of the folder that Hydra makes for a run
+    except OSError as error:  # Hydra cannot make the folder of a run
         line, status = os_problem(error), SUSPENDED if error.errno in DISK else BAD_INPUT
     else:
         return
-    print(f"fedser: {visible(line)}", file=sys.stderr)
+    _print_error(line)
     sys.exit(status)
 
 
 @hydra.main(config_path="pkg://fedser.conf", config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
-    if HydraConfig.get().mode is RunMode.RUN:  # a job of a sweep says so in its folder
-        _refuse_early(composed)
-    from fedser.cli.run import run_composed  # slow to import: not for help and completion
+    if HydraConfig.get().mode is RunMode.RUN:  # in a sweep each run checks its own values
+        _reject_early(composed)
+    from fedser.cli.run import run_composed  # slow to import
 
     run_composed(composed)
 
 
-def _refuse_early(composed: DictConfig) -> None:
-    """Refuse a value before the wait for imports, and leave no empty folder."""
+def _reject_early(composed: DictConfig) -> None:
+    """Reject bad values before the slow imports, and leave no empty folder behind."""
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
     try:
         refuse_early(composed)
     except (UserError, OmegaConfBaseException) as error:
         with alone(folder):
             remove_run(folder, Path.cwd() / "outputs")
-        line = str(error) if isinstance(error, UserError) else explain(error)
-        print(f"fedser: {visible(line)}", file=sys.stderr)
-        sys.exit(BAD_INPUT)  # raised further, Hydra would add a line of its own
+        _print_error(str(error) if isinstance(error, UserError) else explain(error))
+        sys.exit(BAD_INPUT)  # if the error left this function, Hydra would print a second line
 
 
-class Sweep(Callback):
-    """What happens around a multirun: imported when there is one, as it is slow."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check what can be before the first job."""
-        from fedser.cli.sweep_callback import SweepTable
-
-        self._table = SweepTable()
-        self._table.on_multirun_start(config, **kwargs)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Collect what the jobs left."""
-        self._table.on_multirun_end(config, **kwargs)
+def _print_error(line: str) -> None:
+    print(f"fedser: {visible(line)}", file=sys.stderr)
 
 
 def groups() -> str:
-    """Return the groups of the configuration and their options, for ``hydra.help.template``."""
+    """Return the groups of the configuration with their options, for ``hydra.help.template``."""
     loader = GlobalHydra.instance().config_loader()
-    listed = [
+    lines = [
         f"{group}: {', '.join(group_options(group))}"
         for group in loader.get_group_options("", ObjectType.GROUP)
         if group != "hydra"
     ]
     return "\n".join(
         textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="      ")
-        for line in listed
+        for line in lines
     )
 
 
 def _run_folder(run: str | None, resumed: str | None, runs: Any, new: str) -> str:
-    """Return a run's folder: the earlier one that a command works on, or a new one."""
+    """Return the folder of a command: the earlier folder that it works on, or a new one."""
     if runs is not None:
-        from fedser.reports.sweep.sweep import globs, sweep_folder
+        from fedser.reports.sweep.sweep import globs, sweep_folder  # slow to import
 
         return str(sweep_folder(globs(runs)) or new)
     return run or resumed or new
 
 
-# Here, and not in `main`: jobs of a sweep in processes of their own import this alone.
+# Not in `main`: the worker processes of a sweep import this module and do not call `main`.
 register()
 OmegaConf.register_new_resolver("groups", groups, replace=True)
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

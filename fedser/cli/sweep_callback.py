@@ -1,55 +1,43 @@
-"""Before the first job of a sweep: checks; after the last: the table, the page and the figure."""
+"""Hydra's callback around a sweep: one check before the first run, one report after the last.
+
+Hydra imports this module for every command, so it imports nothing slow at its top.
+"""
 
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fedser.client.corpora.rotation import check_rotation, missing_corpora
-from fedser.common.console import console, plain, say
-from fedser.common.errors import (
-    BAD_INPUT,
-    SUSPENDED,
-    UserError,
-    check_choice,
-    os_problem,
-)
-from fedser.common.run_folder import PROBLEM_FILE, TRACEBACK_FILE, alone
+from fedser.common.console import say
+from fedser.common.errors import BAD_INPUT, SUSPENDED, UserError, os_problem
+from fedser.common.run_folder import TRACEBACK_FILE, alone
 from fedser.conf.messages import explain
-from fedser.reports.page import write_report
-from fedser.reports.paper.tables import LAYOUTS, write_table
-from fedser.reports.sweep.sweep import runs_below
-from fedser.stages.report import show_sweep
 
 CRASHED = 1
+"""Exit status of a sweep in which a run failed by a programming error."""
 
 
-class SweepTable(Callback):
-    """Keeps others out of a multirun's folder, and leaves a table and a figure over its runs."""
+class SweepCallback(Callback):
+    """Check a sweep, lock its folder while its runs work, and report on all runs."""
 
     def __init__(self) -> None:
-        self._alone = ExitStack()
+        self._lock = ExitStack()
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        """Hand nothing on to jobs in processes of their own, which have locks of their own."""
+        """Pickle without the lock: runs in other processes lock their own folders."""
         return type(self), ()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse, before anything is trained, a table or corpora that there are none of."""
+        """End the command before the first run if the sweep cannot work."""
+        from fedser.cli.sweep import check_sweep  # slow to import
+
         try:
-            if config.table is not None:
-                check_choice("table", config.table, LAYOUTS)
-            if "joblib" in OmegaConf.select(config, "hydra.launcher._target_", default=""):
-                _check_runtime(config.runtime.name)
-            if "corpora" in config and (
-                config.corpora or OmegaConf.is_interpolation(config, "corpora")
-            ):
-                _check_corpora(config)
-            self._alone.enter_context(alone(Path(config.hydra.sweep.dir).absolute()))
+            check_sweep(config)
+            self._lock.enter_context(alone(Path(config.hydra.sweep.dir).absolute()))
         except UserError as error:
             say(str(error))
             sys.exit(BAD_INPUT)
@@ -58,43 +46,18 @@ class SweepTable(Callback):
             sys.exit(BAD_INPUT)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Collect the runs' results below the sweep folder."""
+        """Write the page and the table over all runs, and name the runs that failed."""
+        from fedser.cli.sweep import failed_runs, report_sweep  # slow to import
+
+        folder = Path(config.hydra.sweep.dir).absolute()
         try:
-            with self._alone:
-                self._show(config, Path(config.hydra.sweep.dir).absolute())
-        except OSError as error:  # Hydra would print a warning alone
+            with self._lock:
+                report_sweep(folder, config.table)
+                failed = failed_runs(folder)
+        except OSError as error:  # Hydra would print only a warning
             say(os_problem(error))
             sys.exit(SUSPENDED)
-
-    def _show(self, config: DictConfig, folder: Path) -> None:
-        if runs := runs_below(folder):
-            show_sweep(folder, runs)
-            for run in runs:  # their pages tell of the sweep from now on
-                with suppress(UserError):
-                    write_report(run)
-        if config.table and (shown := write_table(folder, config.table, console.width)):
-            console.print(shown)
-            console.print(plain(f"table: {folder / 'table.md'}"), soft_wrap=True)
-            console.print(plain(f"page: {folder / 'table.html'}"), soft_wrap=True)
-        if failed := sorted(path.parent.name for path in folder.glob(f"*/{PROBLEM_FILE}")):
-            print(f"fedser: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
-            sys.exit(CRASHED if any(folder.glob(f"*/{TRACEBACK_FILE}")) else BAD_INPUT)
-
-
-def _check_runtime(name: str) -> None:
-    """Refuse runs side by side that would each take the whole machine."""
-    if name != "local":
-        raise UserError(
-            f"hydra/launcher=joblib runs jobs side by side, and runtime={name} takes all cores for "
-            "each: set runtime=local, or leave the launcher out"
-        )
-
-
-def _check_corpora(config: DictConfig) -> None:
-    """Name corpora that are missing, and refuse those that cannot take turns."""
-    corpora, data_root = list(config.corpora), config.data_root
-    if OmegaConf.is_interpolation(config, "corpora"):
-        for line in missing_corpora(data_root, corpora):
-            console.print(plain(line), soft_wrap=True)
-    attacked = config.stage == "all" and OmegaConf.is_interpolation(config, "shadow")
-    check_rotation(corpora, data_root, attacked)
+        if failed:
+            say(f"{len(failed)} run(s) failed: {', '.join(failed)}")
+            crashed = any((folder / name / TRACEBACK_FILE).exists() for name in failed)
+            sys.exit(CRASHED if crashed else BAD_INPUT)

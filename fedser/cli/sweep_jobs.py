@@ -1,4 +1,7 @@
-"""Jobs of a sweep whose command is given again: finished ones stay, interrupted ones go on."""
+"""Runs of a sweep: start one, continue one that was interrupted, or note why one failed.
+
+The same command may be given again: finished runs are kept and interrupted runs continue.
+"""
 
 import traceback
 from dataclasses import replace
@@ -13,25 +16,25 @@ from fedser.conf.schema import StudyConfig
 from fedser.results.results import Results, read_results
 
 
-def take_up(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Results:
-    """Begin a job of a sweep, or go on with what an earlier command left of it.
+def begin_job(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Results:
+    """Begin a run of a sweep, or continue the run of an earlier command.
 
     Parameters
     ----------
     record : dict
-        The configuration as ``results.json`` shows it.
+        The configuration in the form that ``results.json`` shows.
     folder : Path
-        Of the job.
+        Folder of the run.
 
     Returns
     -------
     StudyConfig or dict
-        How to run the job, or its results where it was finished.
+        The configuration to run with, or the results if the run is finished.
 
     Raises
     ------
     UserError
-        Saying what differs, if the folder holds a job of another configuration.
+        If the folder holds a run of another configuration; the message names the differences.
     """
     if not (folder / RUN_FILE).exists():
         refuse_used(folder)
@@ -40,25 +43,25 @@ def take_up(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Res
     if found := changes(folder, record, FREE):
         raise UserError(
             f"{folder} holds a run of another configuration ({'; '.join(found)}): set "
-            "hydra.sweep.dir to another folder, or remove this one"
+            "hydra.sweep.dir to another folder, or remove this folder"
         )
     for name in (PROBLEM_FILE, TRACEBACK_FILE):
         (folder / name).unlink(missing_ok=True)
     try:
         return read_results(folder / "results.json")
-    except UserError:  # there are none, or half of them
+    except UserError:  # the run was interrupted: the file is missing or incomplete
         return replace(config, resume=str(folder))
 
 
 def note_failure(folder: Path, line: str) -> None:
-    """Leave in a job's folder why it failed."""
+    """Write the reason of a failed run to its folder."""
     write_text(folder / PROBLEM_FILE, line)
 
 
 def note_crash(folder: Path, error: Exception) -> str:
-    """Leave in a job's folder what nobody foresaw, and return it in one line."""
+    """Write the traceback of an unexpected error to the run's folder; return one line about it."""
     write_text(folder / TRACEBACK_FILE, "".join(traceback.format_exception(error)))
-    said = first_line(error) if str(error).strip() else "no message"
-    line = f"{type(error).__name__}: {said} (see {folder / TRACEBACK_FILE})"
+    message = first_line(error) if str(error).strip() else "no message"
+    line = f"{type(error).__name__}: {message} (see {folder / TRACEBACK_FILE})"
     note_failure(folder, line)
     return line

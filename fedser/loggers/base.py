@@ -18,7 +18,7 @@ from fedser.common.tables import read_table
 from fedser.results.results import Results, attack_series
 from fedser.server.federation.federation import Federation
 from fedser.server.rounds.checkpoint import saved_rounds
-from fedser.server.study.federations import round_columns
+from fedser.server.study.files import round_columns
 
 FOLLOW_SECONDS, SHARE = 2.0, 0.01
 """Between two looks at what was trained meanwhile, at least; of a core's time for logging it."""

@@ -35,8 +35,7 @@ from fedser.common.processes import side_by_side
 from fedser.common.threads import cores
 from fedser.conf.schema import StudyConfig
 from fedser.server.federation.federation import Protocol
-from fedser.server.federation.remote_clients import Roster
-from fedser.server.study.federations import parameter_names, private_federations
+from fedser.server.study.federations import parameter_names
 from fedser.server.study.run import run_canaries
 from fedser.server.transcript.transcript import Transcript, TranscriptMeta, choose_layers
 from fedser.stages.check import check_store
@@ -44,22 +43,17 @@ from fedser.stages.check import check_store
 PACKAGES = ("fedser", "flwr", "numpy", "opensmile", "ray", "scikit-learn", "torch")
 
 
-def audit_run(
-    config: StudyConfig, private: CorpusData | Roster, folder: Path
-) -> dict[str, Any] | None:
+def audit_run(config: StudyConfig, protocol: Protocol, dimension: int) -> dict[str, Any] | None:
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
-    # Noise is calibrated to all folds: the first of them alone would have another.
-    first, *_ = private_federations(config, private, folder)
-    plan = first.protocol.plan
-    audited = run_canaries(first.protocol, first.dimension, config.audit, config.runtime.simulated)
-    return evaluate_audit(audited, plan, config.audit)
+    audited = run_canaries(protocol, dimension, config.audit, config.runtime.simulated)
+    return evaluate_audit(audited, protocol.plan, config.audit)
 
 
 def attack_run(
     config: StudyConfig,
-    private: CorpusData | Roster,
+    protocols: Mapping[str, Protocol],
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     folder: Path,
@@ -69,6 +63,8 @@ def attack_run(
 
     Parameters
     ----------
+    protocols : mapping of str to Protocol
+        Protocol of each private federation, by its name.
     learned : PreparedAttacks, optional
         Where the attacks were trained before the victims were.
     """
@@ -78,9 +74,9 @@ def attack_run(
         check_store(replace(config, transcript=replace(config.transcript, store="features")), True)
     else:
         _check_recorded(config, meta)
-    learned = learned or prepare_attacks(config, private, shadows, classes, meta.numbers)
+    plan = protocols[paths[0].name].plan
+    learned = learned or prepare_attacks(config, plan, shadows, classes, meta.numbers)
     started = time.perf_counter()
-    protocols = {f.name: f.protocol for f in private_federations(config, private, folder)}
     entries: list[dict[str, Any]] = []
     for lesson in learned.lessons:
         if meta.numbers:

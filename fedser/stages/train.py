@@ -1,50 +1,44 @@
 """The stage that trains the private federations."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedser.attacks.adversary.prepare import PreparedAttacks
-from fedser.attacks.adversary.score_online import with_readers
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.conf.schema import StudyConfig
 from fedser.loggers.base import RunLog
+from fedser.server.federation.federation import Federation
 from fedser.server.federation.remote_clients import Roster
-from fedser.server.study.federations import private_federations, write_training
-from fedser.server.study.run import (
-    run_federations,
-    run_over,
-)
+from fedser.server.study.files import write_training
+from fedser.server.study.run import run_federations, run_over_network
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # slow to import, and a simulation does not need it
     from fedser.server.network.roster import Network
 
 
 def train(
     config: StudyConfig,
     data: CorpusData | Roster,
+    federations: Sequence[Federation],
     folder: Path,
-    learned: PreparedAttacks | None,
     nodes: "Network | None",
     log: RunLog,
 ) -> None:
-    """Train the private federations, here or at the nodes, and write what training leaves.
+    """Train the private federations and write the results of training to the run's folder.
 
     Parameters
     ----------
-    learned : PreparedAttacks, optional
-        Fitted attacks that read the updates during training.
-    nodes : Network, optional
-        The network of real clients.
+    nodes : Network or None
+        The network of real clients; None trains simulated clients on this machine.
+    log : RunLog
+        Receives each round soon after it is trained.
     """
     started = time.perf_counter()
-    federations = private_federations(config, data, folder)
-    if learned:
-        federations = with_readers(config, learned, federations)
     log.begin(anew=config.resume is None)
     with log.following(federations):
         if nodes:
-            outcomes = run_over(nodes, federations)
+            outcomes = run_over_network(nodes, federations)
         else:
             outcomes = run_federations(federations, config.runtime)
     write_training(folder, data, outcomes, config.normalisation, time.perf_counter() - started)

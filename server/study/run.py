@@ -1,4 +1,4 @@
-"""Run federations on Ray, in this process or over a network."""
+"""Read the private corpus, and run federations on Ray, in this process or over a network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,19 +25,18 @@ from fedser.server.rounds.audit_noise import Collected, collect
 from fedser.server.rounds.audit_path import AuditPath
 from fedser.server.rounds.canaries import release_canaries
 from fedser.server.rounds.federate import federate
-from fedser.server.study.federations import (
-    check_config,
-    check_frames,
-)
+from fedser.server.study.check import check_config, check_frames
 
-if TYPE_CHECKING:  # a second to import, which a simulation need not wait for
+if TYPE_CHECKING:  # slow to import, and a simulation does not need it
     from fedser.server.network.roster import Network
 
 register()
 
 
 def study_config(composed: DictConfig) -> StudyConfig:
-    """Check a composed configuration and give it types; a single shadow corpus becomes a list.
+    """Check a composed configuration and convert it to `StudyConfig`.
+
+    ``shadow=NAME`` becomes a list of one corpus.
 
     Raises
     ------
@@ -55,18 +54,13 @@ def study_config(composed: DictConfig) -> StudyConfig:
     return config
 
 
-def load_private(config: StudyConfig) -> CorpusData:
-    """Read the private corpus and its features."""
-    return read_corpus(config.corpus, config)
-
-
 def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
-    """Read a corpus as this study needs it: with its features, ages cut at its bounds.
+    """Read a corpus with the features and the age bounds of this study.
 
     Parameters
     ----------
     settings : mapping
-        Plain or of OmegaConf: the keys of the corpus.
+        Keys of the corpus, as a plain mapping or from OmegaConf.
     """
     corpus = build_corpus(settings, config.data_root)
     extractor = build_group("features", config.features)
@@ -75,39 +69,42 @@ def read_corpus(settings: Any, config: StudyConfig) -> CorpusData:
 
 @contextmanager
 def private_corpus(
-    config: StudyConfig, folder: Path, nodes: bool
+    config: StudyConfig, folder: Path, connect: bool
 ) -> Iterator[tuple[CorpusData | Roster, "Network | None"]]:
-    """Read the private corpus, or have real nodes tell what they hold of it.
+    """Read the private corpus, or the roster of the real nodes that hold it.
+
+    Yields the network as well while it is connected.
 
     Parameters
     ----------
     folder : Path
-        Of the run: there it is kept what nodes told.
-    nodes : bool
-        Whether the network's nodes are needed, or an earlier run's roster will do.
+        The run's folder. The roster is saved there.
+    connect : bool
+        With ``runtime=network``: True connects to the nodes, False reads the roster that an
+        earlier command saved.
     """
     if config.runtime.name != "network":
-        yield load_private(config), None
-    elif not nodes:
+        yield read_corpus(config.corpus, config), None
+    elif not connect:
         yield read_roster(folder), None
     else:
         from fedser.server.network.superlink import network
 
         with network(config.runtime, folder) as connected:
-            yield _roster(config, connected, folder), connected
+            yield _ask_roster(config, connected, folder), connected
 
 
-def _roster(config: StudyConfig, connected: "Network", folder: Path) -> Roster:
+def _ask_roster(config: StudyConfig, connected: "Network", folder: Path) -> Roster:
+    """Ask the nodes for their roster, check it against the configuration and save it."""
     roster, corpus = connected.roster(config.runtime.patience), config.corpus
-    wanted = (corpus["name"], corpus["shards"], build_group("features", config.features).key)
-    for key, found, right in zip(
-        ("corpus.name", "corpus.shards", "features"),
-        (roster.name, roster.shards, roster.features),
-        wanted,
-        strict=True,
+    features = build_group("features", config.features).key
+    for key, on_nodes, here in (
+        ("corpus.name", roster.name, corpus["name"]),
+        ("corpus.shards", roster.shards, corpus["shards"]),
+        ("features", roster.features, features),
     ):
-        if found != right:
-            raise UserError(f"{key} is {found} at the nodes and {right} here; set both to the same")
+        if on_nodes != here:
+            raise UserError(f"{key} is {on_nodes} on the nodes and {here} here: set both alike")
     if config.runtime.truth is not None:
         truth = read_truth(Path(config.runtime.truth), roster.name, config.age_bounds)
         roster = replace(roster, truth=truth)
@@ -115,14 +112,14 @@ def _roster(config: StudyConfig, connected: "Network", folder: Path) -> Roster:
     return roster
 
 
-def run_over(connected: "Network", federations: Sequence[Federation]) -> list[Outcome]:
+def run_over_network(connected: "Network", federations: Sequence[Federation]) -> list[Outcome]:
     """Run federations one after another over a network; raises as `federate` does."""
     with sharing_cores():
         return [federate(connected.grid, each, each.folder, "cpu") for each in federations]
 
 
 def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -> list[Outcome]:
-    """Run federations side by side; raises as `run_on` does, and as `federate` does."""
+    """Run federations side by side; raises as `run_on` and `federate` do."""
 
     def server(federation: Federation) -> Server[Outcome]:
         return lambda grid, folder, device: federate(grid, federation, folder, device)
@@ -132,7 +129,17 @@ def run_federations(federations: Sequence[Federation], runtime: RuntimeConfig) -
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit collected: evidence by magnitude, samples for direct tests, and guesses."""
+    """All that an audit collects from its canaries.
+
+    Attributes
+    ----------
+    evidence : list of list of CanaryScores
+        Scores of the canaries, one list per magnitude of the configuration.
+    collected : Collected
+        Samples for the direct tests of noise, clipping and cohorts.
+    one_run : OneRun or None
+        Membership guesses from one training; only with DP-SGD.
+    """
 
     evidence: list[list[CanaryScores]]
     collected: Collected
@@ -142,20 +149,25 @@ class Audited:
 def run_canaries(
     protocol: Protocol, dimension: int, audit: AuditConfig, runtime: RuntimeConfig
 ) -> Audited:
-    """Run the audit; raises as `run_on` does."""
+    """Send canaries through the protocol and collect the scores; raises as `run_on` does.
 
-    def path(*where: Any) -> AuditPath:
-        grid, folder, device = where
+    Parameters
+    ----------
+    dimension : int
+        Number of features.
+    """
+
+    def path(grid: Any, folder: Path, device: str) -> AuditPath:
         return AuditPath(grid, protocol, dimension, folder, device)
 
-    def sent(magnitude: float) -> Server[list[CanaryScores]]:
-        return lambda *where: release_canaries(path(*where), audit, magnitude)
+    def magnitude_server(magnitude: float) -> Server[list[CanaryScores]]:
+        return lambda *place: release_canaries(path(*place), audit, magnitude)
 
-    def direct(*where: Any) -> tuple[Collected, OneRun | None]:
+    def sample_server(*place: Any) -> tuple[Collected, OneRun | None]:
         if protocol.plan.config.mechanism == "dp_sgd":
-            return collect_private(path(*where))
-        return collect(path(*where)), None
+            return collect_private(path(*place))
+        return collect(path(*place)), None
 
-    evidence = run_on(runtime, [sent(magnitude) for magnitude in audit.magnitudes])
-    ((collected, one_run),) = run_on(runtime, [direct])
+    evidence = run_on(runtime, [magnitude_server(magnitude) for magnitude in audit.magnitudes])
+    ((collected, one_run),) = run_on(runtime, [sample_server])
     return Audited(evidence, collected, one_run)

@@ -1,7 +1,7 @@
-"""Runs that are killed at random moments and resumed, and pairs of runs started into one folder.
+"""Kill runs at random moments and resume them, and start pairs of runs in one folder.
 
-``python -m tests.fedser.disturbed --kills 20 --pairs 20 --runtime local`` prints what became of
-each; it ends with an AssertionError where something was lost. ``python -m tests.network.soak``
+``python -m tests.fedser.disturbed --kills 20 --pairs 20 --runtime local`` prints one line
+per run, and ends with an AssertionError if a run lost anything. ``python -m tests.network.soak``
 does the same over a network.
 """
 
@@ -30,19 +30,19 @@ STUDY = [
     *("adversary.shadow_federations=2", "adversary.bootstraps=20"),
 ]
 SETTLED = 15.0
-"""Seconds within which the children of a killed command have ended."""
+"""Seconds in which the children of a killed command must end."""
 GUARANTEED = ["privacy=central", "privacy.noise_multiplier=1"]
 
 
 @dataclass
 class Bench:
-    """Where runs are disturbed, and how long an undisturbed one takes."""
+    """A folder for runs, and the overrides that all of them have."""
 
     folder: Path
     overrides: list[str]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command in a group of its own."""
+        """Start a command."""
         return subprocess.Popen(
             [
                 sys.executable,
@@ -59,11 +59,11 @@ class Bench:
         )
 
     def into(self, run: Path, *more: str) -> subprocess.Popen[str]:
-        """Start the study into a folder."""
+        """Start the study in a folder."""
         return self.start(*self.overrides, f"hydra.run.dir={run}", *more)
 
     def undisturbed(self, name: str, *more: str) -> tuple[dict[str, Any], float]:
-        """Return what a run leaves that nothing happens to, and its seconds."""
+        """Return the results of a run without disturbance, and its duration in seconds."""
         run = self.folder / name
         end(self.into(run, *more))  # fills the cache
         began = time.monotonic()
@@ -72,7 +72,7 @@ class Bench:
 
 
 def end(process: subprocess.Popen[str], status: int = 0) -> str:
-    """Wait for a command, and return what it said."""
+    """Wait for a command and return its error output."""
     said = process.communicate(timeout=600)[1]
     assert process.returncode == status, f"status {process.returncode}: {said[-2000:]}"
     assert "Traceback" not in said, said
@@ -80,7 +80,7 @@ def end(process: subprocess.Popen[str], status: int = 0) -> str:
 
 
 def left_by(run: Path) -> dict[str, Any]:
-    """Return what a finished run left, without times, versions and what it was told at the end."""
+    """Return the files of a finished run without times and configuration."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
@@ -98,17 +98,17 @@ def left_by(run: Path) -> dict[str, Any]:
 
 
 def attempts(run: Path) -> tuple[Counter[int], int]:
-    """Return how often each client was asked before a kill, and the rounds that are kept."""
+    """Return how often each client was asked before a kill, and the number of saved rounds."""
     asked, kept = Counter[int](), 0
     for journal in run.glob("checkpoint/private-*/journal.jsonl"):
-        for line in journal.read_text().split("\n")[:-1]:  # what follows the last is half a line
+        for line in journal.read_text().split("\n")[:-1]:  # the last part may be half a line
             asked.update(json.loads(line)[1])
         kept = len(saved_rounds(journal.parent, 0))
     return asked, kept
 
 
 def kill(bench: Bench, number: int, delay: float, whole: dict[str, Any]) -> str:
-    """Kill a run after a while, resume it and hold what it leaves against an undisturbed one."""
+    """Kill a run after a delay, resume it and compare its files with an undisturbed run."""
     run = bench.folder / f"kill-{number}"
     process = bench.into(run)
     time.sleep(delay)
@@ -135,11 +135,11 @@ def kill(bench: Bench, number: int, delay: float, whole: dict[str, Any]) -> str:
             released = table["releases"].sum()
             assert released == asked.total() + later, (run, released, asked, later)
     place = "done" if (trained and kept == 0) else f"{kept} rounds kept"
-    return f"killed after {delay:5.2f} s: {place}, {len(alive)} children alive, resumed, the same"
+    return f"killed after {delay:5.2f} s: {place}, {len(alive)} children alive, results equal"
 
 
 def pair(bench: Bench, number: int, delay: float, whole: list[dict[str, Any]]) -> str:
-    """Start two runs into one folder: one ends as if alone, the other changes nothing."""
+    """Start two runs in one folder: one finishes as if alone, the other changes nothing."""
     run, seeds = bench.folder / f"pair-{number}", (0, number % 2)
     first = bench.into(run, f"seed={seeds[0]}")
     time.sleep(delay)

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or not there: one line, nothing lost, and a way on."""
+"""A full, read-only or missing disk: one line, no loss, and a command to go on."""
 
 import errno
 import os
@@ -34,17 +34,17 @@ def last_line(printed: str) -> str:
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Have the system refuse to put a file of some name in its place."""
+    """Return a function that lets `os.replace` fail for files of a given name."""
 
     def fail(name: str, number: int) -> pytest.MonkeyPatch:
         replace = os.replace
 
-        def refuse(source, target):
+        def fail_for_name(source, target):
             if os.path.basename(target) == name:
                 raise OSError(number, os.strerror(number), source, None, target)
             replace(source, target)
 
-        monkeypatch.setattr(os, "replace", refuse)
+        monkeypatch.setattr(os, "replace", fail_for_name)
         return monkeypatch
 
     return fail
@@ -55,7 +55,7 @@ def failing(monkeypatch):
     "name",
     ["state.safetensors", "rounds.parquet", "training.json", "results.json", "report.html"],
 )
-def test_a_run_that_meets_a_bad_disk_goes_on_later(name, number, fedser, failing, tmp_path):
+def test_a_run_stopped_by_a_bad_disk_can_go_on(name, number, fedser, failing, tmp_path):
     run = tmp_path / "a=b (ö)"
     patched = failing(name, number)
     status, printed = fedser(*STUDY, override("hydra.run.dir", run))
@@ -70,7 +70,7 @@ def test_a_run_that_meets_a_bad_disk_goes_on_later(name, number, fedser, failing
     assert read_results(run / "results.json")["attacks"]
 
 
-def test_a_full_disk_in_the_report_stage_is_said(fedser, failing, tmp_path):
+def test_a_full_disk_in_the_report_stage_is_reported(fedser, failing, tmp_path):
     run = tmp_path / "run"
     assert fedser(*STUDY, f"hydra.run.dir={run}")[0] == 0
     before = (run / "results.json").read_bytes()
@@ -96,7 +96,7 @@ def test_a_full_disk_under_the_cache_is_named(command, tmp_path, monkeypatch):
     assert command(*STUDY, "cache=c", "resume=run")[0] == 0
 
 
-def test_damaged_features_are_named_and_extracted_anew(command, tmp_path, monkeypatch):
+def test_damaged_features_are_named_and_extracted_again(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cache = tmp_path / "cache"
     stage = [*STUDY[:2], "shadow=[]", "stage=check", f"cache={cache}"]
@@ -112,7 +112,7 @@ def test_damaged_features_are_named_and_extracted_anew(command, tmp_path, monkey
 
 
 @pytest.mark.parametrize("cache", ["", " ", "file", "file/below"])
-def test_a_cache_that_is_no_folder_is_refused(cache, command, tmp_path, monkeypatch):
+def test_a_cache_that_is_not_a_folder_is_rejected(cache, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDSER_CACHE", cache)
@@ -121,7 +121,7 @@ def test_a_cache_that_is_no_folder_is_refused(cache, command, tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-def test_the_cache_lies_in_the_home_folder_or_where_it_is_told(command, tmp_path, monkeypatch):
+def test_the_cache_is_in_the_home_folder_or_where_set(command, tmp_path, monkeypatch):
     monkeypatch.delenv("FEDSER_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

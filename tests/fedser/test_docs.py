@@ -117,7 +117,7 @@ def test_add_a_mechanism(example, tmp_path):
     status, printed = example("mechanism", *changes, "privacy.custom._target_=rounding.Rnd")
     assert status == 2 and "privacy.custom: _target_=rounding.Rnd: no such class" in printed
     status, printed = example("mechanism", *changes, "runtime=network")
-    assert status == 2 and "privacy.mechanism=custom: nodes with data of their own" in printed
+    assert status == 2 and "privacy.mechanism=custom: real nodes apply only" in printed
 
 
 def test_rounding_keeps_the_mean(monkeypatch):

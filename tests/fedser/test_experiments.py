@@ -22,7 +22,7 @@ EXPERIMENTS = {
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_sweeps_what_its_table_shows(name: str) -> None:
+def test_an_experiment_sweeps_the_keys_of_its_table(name: str) -> None:
     text = resources.files("fedser.conf").joinpath("experiment", f"{name}.yaml").read_text("utf-8")
     experiment = yaml.safe_load(text)
     table, swept = EXPERIMENTS[name]
@@ -47,7 +47,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_paper_experiment_takes_every_corpus_in_turn(name: str) -> None:
+def test_a_paper_experiment_takes_each_corpus_in_turn(name: str) -> None:
     table, stage, swept, folder = PAPER[name]
     last = {"privacy": "udp_5", "algorithm": "fedsgd", "model.dropout": "0.6"}
     point = [f"{key}={last[key]}" for key in swept]
@@ -69,7 +69,7 @@ def test_paper_experiment_takes_every_corpus_in_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_is_a_study_that_may_run_on_another_corpus(name: str) -> None:
+def test_an_experiment_may_run_on_another_corpus(name: str) -> None:
     config = study_config(compose([f"experiment={name}", "corpus=emodb", "shadow=[nemo]"]))
     assert (config.corpus["name"], config.shadow) == ("emodb", ["nemo"])
     assert config.table == EXPERIMENTS[name][0]

@@ -1,4 +1,4 @@
-"""Texts that look like markup, commands or other syntax, wherever a study takes a text."""
+"""Texts that look like markup, commands or other syntax, in all keys that take a text."""
 
 import csv
 import html
@@ -20,19 +20,19 @@ ODD = ["a=b", "c,d", "e(1)", "ö ß", "it's", 'say "a"', "back\\slash\\", "${x}"
 ODD += ["[f01]", "[red]x", "null", "1e3", "{a: b}", "a\nb", "\x1b[31m", "`id`", "a;b&c", "*", ":-)"]
 ODD += ["пример", "例", "\u202eabc", "<b>&amp;", ":smile:", "%s{0}", "-x", "a/b", "\t.", "+1"]
 FOLDERS = [text for text in ODD if "/" not in text and "${" not in text][::4]
-"""Hydra itself reads a reference to another key in a folder of its own."""
-SOLE = ["hydra", "_target_"]
+"""Names of folders; Hydra itself resolves a reference to another key, so none has one."""
+NOT_TEXTS = ["hydra", "_target_"]
 
 
 def string_keys(node: DictConfig, above: str = "") -> list[str]:
-    """Every key of a configuration that holds a text, or nothing."""
+    """Return all keys of a configuration that hold a text or null."""
     found = []
     for name in node:
         key = f"{above}{name}"
         value = None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(value, DictConfig):
             found += string_keys(value, f"{key}.")
-        elif (value is None or isinstance(value, str)) and name not in SOLE:
+        elif (value is None or isinstance(value, str)) and name not in NOT_TEXTS:
             found.append(key)
     return found
 
@@ -73,7 +73,7 @@ def one_line(printed: str) -> str:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_takes_odd_texts_or_refuses_them_in_one_line(key, table, fedser):
+def test_a_key_takes_odd_texts_or_rejects_them_in_one_line(key, table, fedser):
     start = KEYS.index(key)
     for number in range(2):
         text = ODD[(7 * start + 11 * number) % len(ODD)]
@@ -84,7 +84,7 @@ def test_a_key_takes_odd_texts_or_refuses_them_in_one_line(key, table, fedser):
 
 
 @pytest.mark.parametrize("text", FOLDERS)
-def test_folders_of_odd_names_are_worked_in(text, tmp_path, fedser):
+def test_folders_may_have_odd_names(text, tmp_path, fedser):
     home = tmp_path / text
     home.mkdir()
     table = write_corpus(home, [f"s{n}" for n in range(5)], ["a", "b", "a", "b", "a"])
@@ -106,7 +106,7 @@ def shown(data: object) -> str:
 
 
 @pytest.mark.parametrize("first", range(0, len(ODD), 6))
-def test_odd_cells_are_shown_as_they_are(first, tmp_path, fedser, monkeypatch):
+def test_odd_table_cells_are_printed_unchanged(first, tmp_path, fedser, monkeypatch):
     monkeypatch.setattr("fedser.common.console.console.width", 300)
     odd = [text for text in (ODD * 2)[first : first + 6] if text != "null"]
     speakers = [*odd, *(f"s{n}" for n in range(6 - len(odd)))]
@@ -118,7 +118,7 @@ def test_odd_cells_are_shown_as_they_are(first, tmp_path, fedser, monkeypatch):
     assert "gr[b]oup" in printed
 
 
-def test_a_study_of_odd_names_is_reported(tmp_path, fedser):
+def test_a_study_with_odd_names_is_reported(tmp_path, fedser):
     odd = ["[/b]", "<b>&amp;", "a=b,c", "it's", "пример", 'q"']
     table = write_corpus(tmp_path, odd, odd)
     fast = ["rounds=1", "folds=[0]", "privacy=udp", "privacy.epsilon=50", "corpus.name='m[/b]'"]

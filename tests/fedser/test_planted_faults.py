@@ -1,4 +1,4 @@
-"""Faults that were planted in the mechanisms, each found by the audit through the real path."""
+"""The audit finds faults that are planted in the mechanisms, through the real code path."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def failed(found):
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_an_honest_mechanism_passes_every_test(mechanism):
+def test_a_correct_mechanism_passes_every_test(mechanism):
     found = audit(mechanism)
     assert not found["violated"] and not failed(found)
     assert len(found["tests"]) > 40 and found["tested"] and found["not_tested"]
@@ -84,8 +84,8 @@ def no_noise_on_one_tensor(patch):
     )
 
 
-def drawn_otherwise(patch, draw):
-    """Draw integers of the right deviation from another law."""
+def draw_wrong_noise(patch, draw):
+    """Draw integers with the right standard deviation from another distribution."""
 
     def integers(count, stddev, noise):
         random = np.random.default_rng(int(noise.words(1)[0]))
@@ -96,7 +96,7 @@ def drawn_otherwise(patch, draw):
 
 
 def uniform_noise(patch):
-    drawn_otherwise(patch, lambda random, count: random.uniform(-(3**0.5), 3**0.5, count))
+    draw_wrong_noise(patch, lambda random, count: random.uniform(-(3**0.5), 3**0.5, count))
 
 
 def truncated_noise(patch):
@@ -104,9 +104,9 @@ def truncated_noise(patch):
         found = random.standard_normal(count)
         while (beyond := np.abs(found) > 3).any():
             found[beyond] = random.standard_normal(beyond.sum())
-        return found / 0.98658  # the deviation of what is left
+        return found / 0.98658  # standard deviation after truncation at 3
 
-    drawn_otherwise(patch, draw)
+    draw_wrong_noise(patch, draw)
 
 
 def same_noise_every_round(patch):
@@ -159,7 +159,7 @@ def no_protection_on_the_compiled_path(patch):
     )
 
 
-def cohorts_redrawn_every_second_round(patch):
+def same_cohort_in_two_rounds(patch):
     real = Sampler.__call__
     known = {}
 
@@ -186,7 +186,7 @@ def dp_sgd_noise_on_one_tensor(patch):
     )
 
 
-def batches_that_are_no_sample(patch):
+def batches_of_fixed_size(patch):
     patch.setattr(
         training,
         "poisson_batch",
@@ -194,7 +194,7 @@ def batches_that_are_no_sample(patch):
     )
 
 
-def the_same_batch_every_time(patch):
+def same_batch_in_every_step(patch):
     patch.setattr(
         training, "poisson_batch", lambda count, rate, noise: torch.arange(round(count * rate))
     )
@@ -216,11 +216,11 @@ def the_same_batch_every_time(patch):
         (noise_repeated_over_rows, "local", "rows alike"),
         (noise_divided_by_num_examples, "local", "variance"),
         (no_protection_on_the_compiled_path, "local", "variance"),
-        (cohorts_redrawn_every_second_round, "central", "overlap at lag 1"),
+        (same_cohort_in_two_rounds, "central", "overlap at lag 1"),
         (no_noise_on_the_count, "central_adaptive", "variance"),
         (dp_sgd_noise_on_one_tensor, "dp_sgd", "variance"),
-        (batches_that_are_no_sample, "dp_sgd", "spread of sizes"),
-        (the_same_batch_every_time, "dp_sgd", "overlap at lag 1"),
+        (batches_of_fixed_size, "dp_sgd", "spread of sizes"),
+        (same_batch_in_every_step, "dp_sgd", "overlap at lag 1"),
     ],
 )
 def test_a_planted_fault_is_found(fault, mechanism, test, monkeypatch):

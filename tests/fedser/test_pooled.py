@@ -1,4 +1,4 @@
-"""A federation of two corpora, attacked for what its speakers' metadata says, end to end."""
+"""A study on a pool of two corpora that infers attributes from the speakers' metadata."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ AGES = ("20", "40", "70", "34", "35", "60")  # of s0 to s5 in both parts
 
 
 def write_parts(folder: Path, ages: tuple[str, ...]) -> str:
-    """Two tables, of six speakers each with one utterance of noise in each emotion."""
+    """Write two tables of six speakers; each speaker has one utterance of noise per emotion."""
     rng = np.random.default_rng(0)
     entries = []
     for part in PARTS:
@@ -32,7 +32,7 @@ def write_parts(folder: Path, ages: tuple[str, ...]) -> str:
 
 @pytest.fixture
 def fedser(tmp_path, command):
-    """Run with half of the speakers as victims and half as the adversary's."""
+    """Run the command; half of the speakers are victims, half are shadow speakers."""
 
     def run(*arguments: str, ages: tuple[str, ...] = AGES) -> tuple[int, str]:
         parts = write_parts(tmp_path, ages)
@@ -54,7 +54,7 @@ def fedser(tmp_path, command):
     return run
 
 
-def test_a_pool_is_attacked_for_the_corpus_that_speakers_come_from(fedser, tmp_path):
+def test_the_corpus_of_a_pooled_speaker_is_inferred(fedser, tmp_path):
     status, _ = fedser(
         "adversary.attribute=corpus",
         "attack=statistics",
@@ -75,7 +75,7 @@ def test_a_pool_is_attacked_for_the_corpus_that_speakers_come_from(fedser, tmp_p
     assert (truth["speaker"].str.split("/").str[0] == truth["corpus"]).all()
 
 
-def test_ages_of_the_shadow_are_cut_at_the_bounds_of_the_private_corpus(fedser):
+def test_shadow_ages_are_cut_at_the_bounds_of_the_study(fedser):
     status, printed = fedser("adversary.attribute=age_group", "stage=check", "age_bounds=[35]")
     assert status == 0
     assert [line.strip() for line in printed.splitlines() if "age_group" in line] == [
@@ -92,13 +92,13 @@ def test_ages_of_the_shadow_are_cut_at_the_bounds_of_the_private_corpus(fedser):
         ((*AGES[:3], "", *AGES[4:]), "corpus rest does not say it of speaker east/s3; known there"),
     ],
 )
-def test_groups_that_no_attack_could_be_trained_for_or_measured_are_refused(fedser, ages, message):
+def test_groups_that_cannot_be_inferred_are_rejected(fedser, ages, message):
     status, printed = fedser("adversary.attribute=age_group", "stage=check", ages=ages)
     assert status == 2
     assert "adversary.attribute=age_group" in printed and message in printed
 
 
-def test_the_adversary_may_not_hold_the_victims(fedser):
+def test_shadow_corpora_must_not_contain_victims(fedser):
     status, printed = fedser("corpus.speakers=null", "adversary.attribute=corpus", "stage=check")
     assert status == 2
     assert "shadow: rest shares 24 recording(s) with the private corpus pooled" in printed

@@ -1,4 +1,4 @@
-"""Commands that meet in one folder: one works, and the others change nothing."""
+"""Several commands in one folder: one works, and the others change nothing."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def trained(cache, tmp_path_factory) -> Path:
         ["run={}", "stage=report"],
     ],
 )
-def test_a_folder_where_another_process_works_is_left_as_it_is(fedser, trained, parts):
+def test_a_folder_in_use_is_left_unchanged(fedser, trained, parts):
     before = content(trained)
     with alone(trained):
         status, printed = fedser(*SMALL, *(part.format(trained) for part in parts))
@@ -50,18 +50,18 @@ def test_a_folder_where_another_process_works_is_left_as_it_is(fedser, trained, 
         (["resume={}", "folds=[0]"], "folds was [0, 1] and is [0]"),
         (["resume={}", "rounds=9"], "rounds was 4 and is 9"),
         (["run={}", "stage=attack", "seed=1"], "seed was 0 and is 1"),
-        (["run={}", "stage=train"], "stage=train takes no run"),
-        (["run={}", "resume={}"], "run goes without resume"),
+        (["run={}", "stage=train"], "stage=train cannot be combined with run"),
+        (["run={}", "resume={}"], "run and resume cannot be combined"),
     ],
 )
-def test_a_folder_that_holds_a_run_takes_no_other(fedser, trained, parts, said):
+def test_a_folder_with_a_run_rejects_another_run(fedser, trained, parts, said):
     before = content(trained)
     parts = [part.format(trained, parent=trained.parent) for part in parts]
     given = [] if any(part.startswith(("resume", "run=")) for part in parts) else SMALL
     status, printed = fedser(*parts[:1], *given, *parts[1:])
     assert status == 2 and said.format(trained) in printed
     kept = content(trained)
-    kept.pop(trained / "problem.txt", None)  # how a sweep tells of a job that failed
+    kept.pop(trained / "problem.txt", None)  # a sweep writes it for a run that failed
     (trained / "problem.txt").unlink(missing_ok=True)
     assert kept == before
 
@@ -73,7 +73,7 @@ def test_two_sweeps_do_not_share_a_folder(fedser, tmp_path):
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
 
 
-def test_what_a_run_leaves_is_for_its_owner_alone(trained):
+def test_files_of_a_run_are_readable_only_by_their_owner(trained):
     assert trained.stat().st_mode & 0o777 == 0o700
     files = [path for path in trained.iterdir() if path.is_file()]
     assert {path.name for path in files} >= {"results.json", "truth.parquet", "report.html"}

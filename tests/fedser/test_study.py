@@ -33,7 +33,7 @@ def only_run(folder: Path) -> Path:
     return run
 
 
-def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
+def test_a_study_writes_all_its_files(fedser, tmp_path):
     status, printed = fedser(*SMALL, "privacy=udp", "privacy.epsilon=50", "seed=3")
     assert status == 0
     run = only_run(tmp_path)
@@ -65,7 +65,7 @@ def test_a_study_leaves_everything_that_the_design_promises(fedser, tmp_path):
     assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
 
 
-def test_model_and_attacks_take_features_of_any_number(fedser, tmp_path):
+def test_model_and_attacks_take_any_number_of_features(fedser, tmp_path):
     assert fedser(*SMALL, "features=egemaps", "folds=[0]", "attack=[correlation,snapshot]")[0] == 0
     run = only_run(tmp_path)
     model = load_file(run / "model.safetensors")
@@ -87,7 +87,7 @@ FRAMES = [
 ]
 
 
-def test_a_model_that_reads_frames_is_trained_and_attacked(fedser, tmp_path):
+def test_a_model_of_frames_is_trained_and_attacked(fedser, tmp_path):
     layers = ["transcript.layers=all", "adversary.layers=[first,'dense.2,dense.3']"]
     assert fedser(*FRAMES, *layers, "attack=[statistics,correlation,snapshot]")[0] == 0
     run = only_run(tmp_path)
@@ -118,7 +118,7 @@ def test_a_model_that_reads_frames_is_trained_and_attacked(fedser, tmp_path):
     assert all(0 <= a["auc"] <= 1 and a["victims"] == 6 for a in results["attacks"])
 
 
-def test_frames_under_noise_are_audited_and_attacked_as_they_pass(fedser, tmp_path):
+def test_frames_under_noise_are_audited_and_attacked_online(fedser, tmp_path):
     noise = ["privacy=local", "privacy.noise_multiplier=1", "adversary.aware=true"]
     audit = ["audit=canary", "audit.canaries=100", "audit.releases=1", "audit.magnitudes=[1]"]
     assert fedser(*FRAMES, *noise, *audit, "transcript.store=features")[0] == 0
@@ -129,7 +129,7 @@ def test_frames_under_noise_are_audited_and_attacked_as_they_pass(fedser, tmp_pa
     assert {a["name"] for a in results["attacks"]} == {"statistics", "correlation"}
 
 
-def test_transcripts_name_no_speaker_and_no_attribute(fedser, tmp_path):
+def test_transcripts_contain_no_speaker_and_no_attribute(fedser, tmp_path):
     fedser(*SMALL, "stage=train")
     for path in (only_run(tmp_path) / "transcript").rglob("*"):
         if path.is_file():
@@ -137,7 +137,7 @@ def test_transcripts_name_no_speaker_and_no_attribute(fedser, tmp_path):
             assert b"male" not in content and b"s000" not in content and b"synthetic" not in content
 
 
-def test_stages_redo_only_their_part(fedser, tmp_path):
+def test_a_stage_repeats_only_its_own_part(fedser, tmp_path):
     assert fedser(*SMALL, "stage=train")[0] == 0
     run = only_run(tmp_path)
     assert read_results(run / "results.json")["attacks"] == []
@@ -166,7 +166,7 @@ def attacks_of(run: Path) -> list[dict]:
     return read_results(run / "results.json")["attacks"]
 
 
-def test_attacks_of_one_run_at_several_layers_vantages_and_combinations(fedser, tmp_path):
+def test_attacks_take_layers_vantages_and_combinations(fedser, tmp_path):
     run = tmp_path / "run"
     layers = ["adversary.layers=[first,last,all]", "adversary.leaked_updates=[1,all]"]
     first = [*SMALL, "transcript.layers=all", "attack=[statistics,fusion]", *layers]
@@ -200,15 +200,15 @@ def test_attacks_of_one_run_at_several_layers_vantages_and_combinations(fedser, 
             assert (record["vantage"], record["selection"], record["combination"]) == about
         found[change] = [a["auc"] for a in attacks_of(run) if a["name"] == "statistics"]
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == trained
-    # Whoever holds one and the same of every client cannot tell them apart.
+    # The final model is the same for every client, so the attack can only guess.
     assert found["adversary.vantage=final"] == [0.5, 0.5]
     assert found["adversary.vantage=aggregate"] != found["adversary.combination=updates"]
-    # One update is what it is, whatever is put together: one score says it as well as another.
+    # With a single leaked update there is nothing to combine: both ways give one score.
     ones = {round(found[f"adversary.combination={c}"][0], 9) for c in ("updates", "log_odds")}
     assert len(ones) == 1
 
 
-def test_speakers_are_recognised_again(fedser, tmp_path):
+def test_speakers_are_reidentified(fedser, tmp_path):
     changes = ["adversary.attribute=speaker", "attack=statistics", "corpus.shards=2"]
     leaked = "adversary.leaked_updates=[1,all]"
     assert fedser(*SMALL, *changes, leaked, "cohort_fraction=1.0")[0] == 0
@@ -222,7 +222,7 @@ def test_speakers_are_recognised_again(fedser, tmp_path):
     assert "EER" in (run / "report.html").read_text()
 
 
-def test_transcripts_that_are_not_to_be_kept_go_once_they_were_attacked(fedser, cache, tmp_path):
+def test_transcripts_are_removed_after_the_attack_on_request(fedser, cache, tmp_path):
     assert fedser(*SMALL, "keep_transcript=false", "stage=train")[0] == 0
     run = only_run(tmp_path)
     assert (run / "transcript").exists()
@@ -265,7 +265,7 @@ def test_a_sweep_leaves_one_table_and_one_figure(fedser, tmp_path):
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 5000
 
 
-def test_a_run_that_fails_is_named_and_does_not_stop_the_sweep(fedser, tmp_path):
+def test_a_failed_run_is_named_and_the_sweep_continues(fedser, tmp_path):
     sweep = tmp_path / "sweep"
     status, printed = fedser(
         "-m", *SMALL, "stage=train", "rounds=0,2", f"hydra.sweep.dir={sweep}", "folds=[0]"
@@ -278,11 +278,11 @@ def test_a_run_that_fails_is_named_and_does_not_stop_the_sweep(fedser, tmp_path)
 
 
 class Killed(BaseException):
-    """Not an error that anything handles, like a kill."""
+    """An exception that no code handles, like a kill."""
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_an_interrupted_study_is_resumed_and_ends_the_same(fold, fedser, tmp_path, monkeypatch):
+def test_an_interrupted_study_is_resumed_with_equal_results(fold, fedser, tmp_path, monkeypatch):
     arguments = [*SMALL, "checkpoint_every=1"]
     assert fedser(*arguments, f"hydra.run.dir={tmp_path / 'whole'}")[0] == 0
     record = Recorder.record
@@ -334,7 +334,7 @@ def check_same_figures(found: list[dict], expected: list[dict]) -> None:
         assert {**one, "roc": None} == {**other, "roc": None, **rounded}
 
 
-def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, monkeypatch):
+def test_online_attacks_give_the_same_results(fedser, tmp_path, monkeypatch):
     whole, few, parts = (tmp_path / name for name in ("whole", "few", "parts"))
     online = [*ONLINE, "transcript.store=features", "checkpoint_every=1"]
     assert fedser(*ONLINE, f"hydra.run.dir={whole}")[0] == 0
@@ -346,7 +346,7 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
     releases = int(pd.read_parquet(few / "ledger.parquet")["releases"].sum())
     assert sum(path.stat().st_size for path in kept) < 150 * releases + 1000 * len(kept)
 
-    # From the kept numbers the same attacks can be carried out again, and no others.
+    # The kept numbers allow the same attacks again, and no others.
     again = ["stage=attack", f"run={few}"]
     other = ["attack=[statistics,centroid,fusion]", "attack.fusion.of=[statistics,centroid]"]
     assert fedser(*again, *other, "adversary.leaked_updates=[all]")[0] == 0
@@ -382,9 +382,7 @@ def test_attacks_that_read_updates_as_they_pass_find_the_same(fedser, tmp_path, 
     assert not (parts / "transcript").exists()
 
 
-def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(
-    fedser, cache, tmp_path, monkeypatch
-):
+def test_a_stopped_run_keeps_its_files_and_says_how_to_go_on(fedser, cache, tmp_path, monkeypatch):
     run, replace_file, checkpoints = tmp_path / "run", os.replace, []
 
     def full(source, target):
@@ -406,7 +404,7 @@ def test_a_run_that_cannot_go_on_says_how_to_and_keeps_what_it_has(
     assert pd.read_parquet(run / "rounds.parquet")["round"].tolist() == [1, 2, 3, 4]
 
 
-def test_what_a_kill_left_after_training_is_removed(fedser, tmp_path):
+def test_checkpoints_left_by_a_kill_are_removed(fedser, tmp_path):
     run = tmp_path / "run"
     assert fedser(*SMALL, "stage=train", "folds=[0]", f"hydra.run.dir={run}")[0] == 0
     (run / "checkpoint" / "private-fold0").mkdir(parents=True)
@@ -414,7 +412,7 @@ def test_what_a_kill_left_after_training_is_removed(fedser, tmp_path):
     assert not (run / "checkpoint").exists()
 
 
-def test_resuming_what_is_done_trains_nothing_and_reports_again(fedser, tmp_path):
+def test_resuming_a_finished_run_only_writes_the_report(fedser, tmp_path):
     run = tmp_path / "run"
     assert fedser(*SMALL, "stage=train", f"hydra.run.dir={run}")[0] == 0
     trained = (run / "training.json").read_bytes()
@@ -436,7 +434,7 @@ def test_an_epsilon_of_zero_is_a_result(fedser, tmp_path, mechanism):
     assert (tmp_path / "sweep" / "sweep.png").exists()
 
 
-def test_central_privacy_says_whom_it_protects_from(fedser, tmp_path):
+def test_central_privacy_states_its_vantage(fedser, tmp_path):
     assert fedser(*SMALL, "privacy=central", "privacy.epsilon=4")[0] == 0
     results = read_results(only_run(tmp_path) / "results.json")
     said = results["privacy"]
@@ -489,7 +487,7 @@ def test_an_audit_is_reported(fedser, tmp_path):
     assert "stays below what the accountant" in page
 
 
-def test_an_audit_of_central_noise_covers_known_and_secret_participation(fedser, tmp_path):
+def test_a_central_audit_covers_known_and_secret_cohorts(fedser, tmp_path):
     arguments = [a for a in AUDIT if not a.startswith("privacy=")]
     assert fedser(*SMALL[:2], "runtime=local", *arguments, "privacy=central")[0] == 0
     audit = read_results(only_run(tmp_path) / "results.json")["audit"]
@@ -498,12 +496,10 @@ def test_an_audit_of_central_noise_covers_known_and_secret_participation(fedser,
     assert not audit["violated"]
 
 
-def test_a_violated_audit_ends_with_the_figures_and_a_status_of_its_own(
-    fedser, tmp_path, monkeypatch
-):
+def test_a_violated_audit_is_reported_with_its_own_status(fedser, tmp_path, monkeypatch):
     monkeypatch.setattr(privacy, "add_noise", lambda values, *rest: values)
     status, printed = fedser(*SMALL[:2], "runtime=local", *AUDIT)
-    assert status == 3 and "the mechanism is broken" in printed
+    assert status == 3 and "so the mechanism is broken" in printed
     assert read_results(only_run(tmp_path) / "results.json")["audit"]["violated"]
     assert "Violated" in (only_run(tmp_path) / "report.html").read_text()
 
@@ -577,7 +573,7 @@ BAD_INPUT = {
         "privacy.clipping_norm=0",
         "above 0",
     ),
-    "local without a budget": (
+    "local without noise": (
         lambda _: ["privacy=local"],
         "privacy.epsilon",
         "set one of them",
@@ -702,12 +698,12 @@ BAD_INPUT = {
     ),
     "frames for a model of vectors": (
         lambda _: ["features=logmel"],
-        "model=mlp reads one vector an utterance, and features.frames=200 gives frames",
+        "model=mlp reads one vector per utterance, but features.frames=200 gives frames",
         "set model=attention",
     ),
     "vectors for a model of frames": (
         lambda _: ["model=attention"],
-        "model=attention reads frames, and these features are one vector an utterance",
+        "model=attention reads frames, but these features are one vector per utterance",
         "set features=logmel",
     ),
     "a model without units": (
@@ -732,7 +728,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_one_line_and_leaves_nothing(case, fedser, tmp_path):
+def test_bad_input_gets_one_line_and_leaves_no_files(case, fedser, tmp_path):
     change, named, mend = BAD_INPUT[case]
     elsewhere = tmp_path / "input"
     elsewhere.mkdir()
@@ -773,5 +769,5 @@ def test_unreadable_audio_is_skipped_on_request_and_counted(fedser, tmp_path):
     assert corpus["skipped"] == ["2-1.wav"]
     assert corpus["left_out"] == {"fear": 1}
     assert results["config"]["corpus"]["file"] == f"…/{table.name}"
-    for name in ("results.json", "report.html"):  # others may read them: no folder of the user's
+    for name in ("results.json", "report.html"):  # people share them: they name no user's folder
         assert str(tmp_path) not in (only_run(tmp_path) / name).read_text()

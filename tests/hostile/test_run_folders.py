@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedser.cli.earlier import earlier_overrides, must_be_given_again
+from fedser.cli.earlier_run import earlier_overrides, overrides_to_repeat
 from fedser.common.errors import UserError
 from fedser.reports.page import write_report
 from fedser.reports.sweep.sweep import write_sweep
@@ -140,10 +140,10 @@ REVEALING = [
 def test_keys_that_lead_out_of_a_run_are_not_taken_over(world, overrides):
     world.overrides(["rounds=3", *overrides])
     with pytest.raises(UserError, match="must be given again: add|not overrides of Hydra") as said:
-        earlier_overrides(world.run, [], whole=True)
+        earlier_overrides(world.run, [], complete=True)
     assert "\n" not in str(said.value) and "\x1b" not in str(said.value)
     with suppress(UserError):  # a report does without them
-        taken = earlier_overrides(world.run, [], whole=False)
+        taken = earlier_overrides(world.run, [], complete=False)
         assert "rounds=3" in taken and overrides[-1] not in taken
 
 
@@ -157,9 +157,9 @@ def test_no_command_takes_them_over(world, overrides, given):
 
 def test_what_is_given_again_is_taken(world):
     world.overrides(["seed=3", "corpus=manifest", "corpus.file=/a/b", "runtime=local"])
-    taken = earlier_overrides(world.run, ["corpus.file=/c/d"], whole=True)
+    taken = earlier_overrides(world.run, ["corpus.file=/c/d"], complete=True)
     assert taken == ["seed=3", "corpus=manifest", "runtime=local"]
-    assert must_be_given_again(["seed=3", "corpus.file=/a/b"]) == ["corpus.file=/a/b"]
+    assert overrides_to_repeat(["seed=3", "corpus.file=/a/b"]) == ["corpus.file=/a/b"]
 
 
 def bomb(world) -> str:
@@ -191,7 +191,7 @@ MALFORMED: dict[str, str] = {
 def test_what_is_no_list_of_overrides_is_one_line(world, name):
     world.overrides(bomb(world) if name == "a bomb" else MALFORMED[name])
     with pytest.raises(UserError) as said:
-        earlier_overrides(world.run, [], whole=True)
+        earlier_overrides(world.run, [], complete=True)
     assert str(said.value).isprintable()
     write_sweep(world.pages, [world.run])
     assert not world.sprung.exists()

@@ -384,7 +384,7 @@ def test_victims_are_known_to_the_evaluation_alone():
     naming = {path for path, text in sources.items() if "truth.parquet" in text}
     # the study writes it, the campaign passes its path on, verification says so in a docstring
     others = {
-        "server/study/federations.py",
+        "server/study/files.py",
         "fedser/stages/attack.py",
         "attacks/evaluation/reidentification.py",
     }

@@ -1,4 +1,4 @@
-"""A sweep whose process kills itself in one of the runs, as `kill -9` does.
+"""Run a sweep that kills its own process in one of its runs, as `kill -9` does.
 
 ``python -m tests.fedser.cli.killed_sweep MECHANISM FOLD ROUND ARGUMENTS...``
 """

@@ -1,4 +1,4 @@
-"""The command line: what it lists, completes and explains, and how signals end it."""
+"""The command line: help, completion, messages for bad input, and signals."""
 
 import os
 import shlex
@@ -47,12 +47,12 @@ def test_help_lists_groups_keys_and_examples_on_80_columns(fedser):
     assert "\n  nominal_delta: 0.5\n" in fedser("privacy=udp", "--help")[1]
 
 
-def test_a_command_started_in_the_background_of_a_script_ends():
+def test_a_background_command_of_a_script_ends():
     call = f"trap '' INT; exec {shlex.join([*FEDSER, '--help'])}"
     subprocess.run(["sh", "-c", call], check=True, capture_output=True, timeout=120)
 
 
-def test_the_composed_configuration_is_printed_with_and_without_references(fedser, monkeypatch):
+def test_the_configuration_is_printed_and_resolved(fedser, monkeypatch):
     monkeypatch.setenv("FEDSER_DATA_ROOT", "/corpora")
     status, printed = fedser("--cfg", "job", "corpus=ravdess", "seed=3")
     assert status == 0
@@ -79,7 +79,7 @@ def test_completion(line, completed, fedser, monkeypatch):
     assert fedser("-sc", "query=bash") == (0, f"{completed}\n")
 
 
-def test_completion_is_installed_for_the_command_by_its_name(fedser):
+def test_completion_is_installed_for_fedser(fedser):
     status, printed = fedser("-sc", "install=bash")
     assert status == 0 and printed.splitlines()[-1].endswith(" hydra_bash_completion fedser")
 
@@ -130,7 +130,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_what_is_wrong_is_named_with_the_nearest_right_one(override, fedser, tmp_path):
+def test_a_mistake_is_named_with_the_nearest_right_word(override, fedser, tmp_path):
     small = [f"cache={tmp_path / 'cache'}", *TINY[:2]]
     status, printed = fedser(override, *small)
     assert status == 2
@@ -144,7 +144,7 @@ def cache(tmp_path_factory):
 
 
 def start(log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Start the command as a terminal does: it leads a group of processes of its own."""
+    """Start the command as a terminal does: in its own process group."""
 
     def as_in_a_terminal() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -179,7 +179,7 @@ def reached(moment: str, run: Path, cache: Path, log: Path) -> bool:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, cache, fedser):
+def test_a_run_ended_by_a_signal_can_be_resumed(moment, tmp_path, cache, fedser):
     number, changes = MOMENTS[moment]
     run, log = tmp_path / "run", tmp_path / "log"
     folder = f"hydra.run.dir={run}"
@@ -200,33 +200,50 @@ def test_a_signal_ends_a_run_in_order_and_it_can_be_resumed(moment, tmp_path, ca
     finally:
         process.kill()
     printed = log.read_text()
-    assert printed.splitlines()[-1] == f"fedser: interrupted: fedser resume={run} cache={held}"
+    (*_, last) = printed.splitlines()
+    assert last == f"fedser: interrupted; go on with: fedser resume={run} cache={held}"
     assert "Traceback" not in printed and "Error" not in printed
     gone, alive = psutil.wait_procs(started, timeout=60)
     assert not alive
     assert not (tmp_path / "sweep" / "1").exists()
     if moment == "attacks":
-        again = shlex.split(printed.splitlines()[-1].removeprefix("fedser: interrupted: fedser"))
-        status, _ = fedser(*again)
+        _, command = last.split("go on with: fedser ")
+        status, _ = fedser(*shlex.split(command))
         assert status == 0
         attacks = read_results(run / "results.json")["attacks"]
         assert [attack["leaked_updates"] for attack in attacks] == [1, 3, 5, 10, 20, "all"]
 
 
-def test_a_bad_number_is_refused_before_anything_slow_is_imported(tmp_path):
-    script = (
-        "import sys\nfrom fedser.cli.main import main\n"
-        "try: main()\nexcept SystemExit as stop:\n"
-        " print(stop.code, *{'torch', 'flwr', 'ray', 'scipy', 'sklearn'} & set(sys.modules))\n"
-    )
-    call = [sys.executable, "-c", script, "rounds=-5"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (told.stdout, told.stderr) == ("2\n", "fedser: rounds=-5 must be at least 1\n")
+IMPORTED = """
+import sys
+from fedser.cli.main import main
+status = 0
+try:
+    main()
+except SystemExit as stop:
+    status = stop.code
+slow = {"torch", "flwr", "ray", "numpy", "pandas", "scipy", "sklearn", "matplotlib"}
+print("ended", status, *slow & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--help"], 0, ""),
+        (["-sc", "query=bash"], 0, ""),
+        (["rounds=-5"], 2, "fedser: rounds=-5 must be at least 1\n"),
+    ],
+)
+def test_a_quick_command_imports_nothing_slow(arguments, status, line, tmp_path):
+    call = [sys.executable, "-c", IMPORTED, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": "fedser privacy=u"}
+    ended = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == f"ended {status}" and ended.stderr == line
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_reader_that_has_seen_enough_ends_no_traceback(tmp_path):
+def test_a_closed_pipe_prints_no_traceback(tmp_path):
     call = f"{shlex.join([*FEDSER, '--help'])} | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     told = subprocess.run(["bash", "-c", call], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Sweeps that are interrupted, that fail in part, and whose command is given again."""
+"""Sweeps that are interrupted, fail in part, or are started again by the same command."""
 
 import signal
 import subprocess
@@ -36,18 +36,18 @@ RUNS = ("synthetic-emobase-udp_50", "synthetic-emobase-none")
 
 @pytest.fixture(scope="module")
 def whole(cache, tmp_path_factory) -> Path:
-    """The folder of a sweep that nothing disturbed."""
+    """Run a sweep without any disturbance and return its folder."""
     folder = tmp_path_factory.mktemp("whole")
     command = [sys.executable, "-m", "fedser", *SMALL, f"cache={cache}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    sweep = folder / "multirun" / "paper_leakage"  # where no folder is asked for
+    sweep = folder / "multirun" / "paper_leakage"  # the default folder
     assert f"page: {sweep / 'table.html'}" in done.stderr
     return sweep
 
 
 def result_of(sweep: Path) -> list[object]:
-    """What a sweep came to, but for times."""
+    """Return the results of a sweep without times."""
     read = [read_results(sweep / name / "results.json") for name in RUNS]
     kept = ("config", "corpus", "utility", "privacy", "attacks")
     rounds = [pd.read_parquet(sweep / name / "rounds.parquet") for name in RUNS]
@@ -60,12 +60,10 @@ def result_of(sweep: Path) -> list[object]:
     ]
 
 
-def test_a_sweep_killed_in_the_middle_of_a_run_is_finished_by_the_same_command(
-    whole, cache, fedser, tmp_path
-):
+def test_the_same_command_finishes_a_killed_sweep(whole, cache, fedser, tmp_path):
     arguments = [*SMALL, f"cache={cache}"]
     killed = [sys.executable, "-m", "tests.fedser.cli.killed_sweep", "none", "1", "3", *arguments]
-    with (tmp_path / "log").open("w") as log:  # no pipe: workers that it leaves would hold it
+    with (tmp_path / "log").open("w") as log:  # a pipe would stay open in workers that survive
         done = subprocess.run(
             [*killed, f"hydra.sweep.dir={tmp_path / 'sweep'}"], cwd=ROOT, stdout=log, stderr=log
         )
@@ -75,7 +73,7 @@ def test_a_sweep_killed_in_the_middle_of_a_run_is_finished_by_the_same_command(
     assert (first / "results.json").exists() and not (second / "results.json").exists()
     assert (second / "checkpoint" / "private-fold1" / "state.safetensors").exists()
     written = (first / "results.json").stat().st_mtime_ns
-    (first / "transcript").mkdir()  # as if the kill had come before it was removed
+    (first / "transcript").mkdir()  # as if the process was killed before the removal
 
     again = [*SMALL, f"hydra.sweep.dir={sweep}"]
     status, printed = fedser(*again)
@@ -90,7 +88,7 @@ def test_a_sweep_killed_in_the_middle_of_a_run_is_finished_by_the_same_command(
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/*")} == times
 
 
-def test_a_run_of_another_configuration_is_named_with_what_differs(whole, fedser):
+def test_a_run_of_another_configuration_is_named(whole, fedser):
     before = {path: path.read_bytes() for path in whole.glob("*/.hydra/*")}
     expected = result_of(whole)
     status, printed = fedser(*SMALL, "rounds=5", "privacy=udp_50", f"hydra.sweep.dir={whole}")
@@ -103,9 +101,7 @@ def test_a_run_of_another_configuration_is_named_with_what_differs(whole, fedser
     assert status == 0 and result_of(whole) == expected
 
 
-def test_whatever_fails_in_one_run_is_named_and_can_be_tried_again(
-    whole, fedser, tmp_path, monkeypatch
-):
+def test_a_crashed_run_is_named_and_can_be_repeated(whole, fedser, tmp_path, monkeypatch):
     record = Recorder.record
 
     def lack_memory(self, number, *rest):
@@ -133,7 +129,7 @@ def test_whatever_fails_in_one_run_is_named_and_can_be_tried_again(
     assert "privacy=udp_50" in overrides
 
 
-def test_no_corpus_at_all_ends_the_sweep_before_it_starts(fedser, tmp_path):
+def test_a_sweep_without_corpora_ends_before_it_starts(fedser, tmp_path):
     status, printed = fedser("experiment=paper_leakage", f"data_root={tmp_path / 'data'}")
     expected = (
         f"fedser: data_root={tmp_path / 'data'} contains none of iemocap, msp_improv, crema_d, "
@@ -146,9 +142,9 @@ def test_no_corpus_at_all_ends_the_sweep_before_it_starts(fedser, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_side_by_side_end_the_same(whole, cache, tmp_path):
+def test_runs_side_by_side_give_the_same_results(whole, cache, tmp_path):
     launch = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
-    # As the console command does: what joblib sends to its workers must be in a module.
+    # Like the console command: joblib can only send functions that are in a module.
     program = "from fedser.cli.main import main; main()"
     command = [sys.executable, "-c", program, *SMALL, *launch, f"cache={cache}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -158,6 +154,6 @@ def test_runs_side_by_side_end_the_same(whole, cache, tmp_path):
     assert changed == expected
 
 
-def test_runs_that_each_take_all_cores_are_not_put_side_by_side(fedser, tmp_path):
+def test_runs_on_all_cores_are_not_run_side_by_side(fedser, tmp_path):
     status, printed = fedser(*SMALL, "runtime=ray", "hydra/launcher=joblib")
-    assert status == 2 and "runtime=ray takes all cores for each: set runtime=local" in printed
+    assert status == 2 and "with runtime=ray each run uses all cores: set runtime=local" in printed

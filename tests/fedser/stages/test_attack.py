@@ -153,7 +153,7 @@ def test_the_audit_is_of_the_noise_that_all_folds_are_calibrated_to(tmp_path, mo
     monkeypatch.setattr(
         campaign, "run_canaries", lambda protocol, *rest: audited.append(protocol.plan)
     )
-    monkeypatch.setattr(campaign, "judge_audit", lambda *given: {"violated": False})
-    campaign.audit_run(config, PRIVATE, tmp_path)
+    monkeypatch.setattr(campaign, "evaluate_audit", lambda *given: {"violated": False})
     applied = private_federations(config, PRIVATE, tmp_path)
+    campaign.audit_run(config, applied[0].protocol, applied[0].dimension)
     assert {f.protocol.plan.noise_multiplier for f in applied} == {audited[0].noise_multiplier}

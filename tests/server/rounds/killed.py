@@ -23,7 +23,8 @@ from fedser.server.privacy.composition import Releases
 from fedser.server.rounds.bookkeeping import Recorder
 from fedser.server.rounds.checkpoint import Checkpoint
 from fedser.server.strategy.aggregate import NoisedMean, WeightedMean
-from fedser.server.study import federations as study
+from fedser.server.study import files as study_files
+from fedser.server.study.federations import CHECKPOINTS
 from fedser.server.study.run import run_federations
 from fedser.server.transcript.writer import TranscriptWriter
 from tests import examples
@@ -43,14 +44,14 @@ def federation(folder: Path, privacy: PrivacyConfig) -> Federation:
     made = examples.federation(
         folder / "transcript", rounds=ROUNDS, privacy=privacy, exposures=(Releases(ROUNDS, rate),)
     )
-    return replace(made, checkpoint=folder / study.CHECKPOINTS / made.name)
+    return replace(made, checkpoint=folder / CHECKPOINTS / made.name)
 
 
 def train(folder: Path, privacy: PrivacyConfig) -> Outcome:
     """Run or resume the study, and write its results."""
     with alone(folder):
         (outcome,) = run_federations([federation(folder, privacy)], RuntimeConfig("local"))
-        study.write_training(folder, examples.corpus(), [outcome], "speaker", 1.0)
+        study_files.write_training(folder, examples.corpus(), [outcome], "speaker", 1.0)
         return outcome
 
 
@@ -120,7 +121,7 @@ def half_a_line(fatal: int) -> None:
 
 
 def is_state(path: Path, *_: Any) -> bool:
-    return Path(path).parent.parent.name == study.CHECKPOINTS
+    return Path(path).parent.parent.name == CHECKPOINTS
 
 
 def is_last(kind: str) -> Callable[..., bool]:
@@ -161,7 +162,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before the tables": lambda: replacing_when(lambda path: path.name == "rounds.parquet"),
     "between the tables": lambda: replacing_when(lambda path: path.name == "ledger.parquet"),
     "before training.json": lambda: replacing_when(lambda path: path.name == "training.json"),
-    "before checkpoints are removed": lambda: before(study, "remove_checkpoints"),
+    "before checkpoints are removed": lambda: before(study_files, "remove_checkpoints"),
 }
 
 

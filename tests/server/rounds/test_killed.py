@@ -10,7 +10,7 @@ import pytest
 
 from fedser.conf.schema import RuntimeConfig
 from fedser.server.rounds.checkpoint import saved_rounds
-from fedser.server.study.federations import remove_checkpoints
+from fedser.server.study.files import remove_checkpoints
 from fedser.server.study.run import run_federations
 from tests import ROOT
 from tests.server.rounds.killed import MOMENTS, PRIVACY, ROUNDS, federation, train

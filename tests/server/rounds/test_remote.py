@@ -13,7 +13,7 @@ from fedser.common.errors import Suspended
 from fedser.server.federation.admission import merge_rosters
 from fedser.server.grids.local import LocalGrid, node_context
 from fedser.server.rounds.federate import federate
-from fedser.server.study.federations import write_training
+from fedser.server.study.files import write_training
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.examples import ADAPTIVE, corpus

@@ -39,7 +39,7 @@ def chunk_of(folder):
     return chunk
 
 
-def test_ray_and_this_process_give_the_same_numbers_to_the_bit(tmp_path):
+def test_ray_and_local_give_bitwise_equal_numbers(tmp_path):
     studies = {}
     for runtime in ("local", "ray"):
         made = [
@@ -79,12 +79,12 @@ def test_ray_and_this_process_give_the_same_numbers_to_the_bit(tmp_path):
         (RuntimeConfig("ray", {"num_cpus": 9999.0}), r"num_cpus=9999\.0 must lie in \(0, "),
     ],
 )
-def test_an_impossible_runtime_is_refused(tmp_path, runtime, message):
+def test_an_impossible_runtime_is_rejected(tmp_path, runtime, message):
     with pytest.raises(UserError, match=message):
         run_federations([federation(tmp_path / "t")], runtime)
 
 
-def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
+def test_a_missing_gpu_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     runtime = study_config(compose(["runtime=gpu"])).runtime
     assert runtime.client_resources == {"num_cpus": 1, "num_gpus": 1}
@@ -94,7 +94,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Two Ray nodes of one CPU each, which find nothing of this repository by themselves."""
+    """Start two Ray nodes of one CPU each; they cannot import this repository by themselves."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -106,14 +106,12 @@ def cluster(tmp_path, monkeypatch):
         cluster.shutdown()
 
 
-def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
-    cluster, tmp_path, monkeypatch
-):
+def test_a_cluster_without_shared_files_gives_the_same_numbers(cluster, tmp_path, monkeypatch):
     start, share_file = ray_grid._start, RayGrid.share_file
     read = TappedAveraging._read
     places, trained = {}, set()
 
-    def start_and_look(*settings):
+    def start_and_list_nodes(*settings):
         nodes = start(*settings)
         look = [
             node.__ray_call__.remote(lambda _: (node_of_ray(), client.__file__)) for node in nodes
@@ -121,7 +119,7 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
         places.update(enumerate(ray.get(look), start=1))
         return nodes
 
-    def share_and_remove(grid, path):
+    def share_and_delete(grid, path):
         share_file(grid, path)
         path.unlink()
 
@@ -139,17 +137,17 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
             replace(federation(folder / name, privacy=UDP, model=model), name=name)
             for name, model in models.items()
         ]
-        # one over both nodes, then one after another over each
+        # the first federation runs over both nodes, the others one after another on each
         return run_federations(made[:1], runtime) + run_federations(made, runtime)[1:]
 
     local = outcomes(RuntimeConfig("local"))
-    monkeypatch.setattr(ray_grid, "_start", start_and_look)
-    monkeypatch.setattr(RayGrid, "share_file", share_and_remove)
+    monkeypatch.setattr(ray_grid, "_start", start_and_list_nodes)
+    monkeypatch.setattr(RayGrid, "share_file", share_and_delete)
     monkeypatch.setattr(TappedAveraging, "_read", note)
     joined = outcomes(RuntimeConfig("ray", ray_address=cluster.address))
     machines, sources = zip(*places.values(), strict=True)
     assert len(set(machines)) == 2 and trained == {1, 2}
-    assert all("py_modules" in source for source in sources)  # not where it is installed
+    assert all("py_modules" in source for source in sources)  # the copy that Ray sent
     for one, other in zip(local, joined, strict=True):
         assert [r.test_uar for r in one.rounds] == [r.test_uar for r in other.rounds]
         for layer, array in one.best_arrays.items():
@@ -158,7 +156,7 @@ def test_a_cluster_that_sees_nothing_of_this_machine_gives_the_same_numbers(
         one, other = (chunk_of(tmp_path / runtime / name) for runtime in ("local", "ray"))
         np.testing.assert_array_equal(one.arrays["dense.0.weight"], other.arrays["dense.0.weight"])
     left = [path for path in tmp_path.glob("fedser-*/*") if path.suffix != ".lock"]
-    assert not left  # nodes clear up
+    assert not left  # nodes remove their files
 
 
 def test_build_checks_fields_and_types():
@@ -186,7 +184,7 @@ def test_a_missing_value_of_a_group_is_named():
         build_group("features", {**settings, "path": "/m", "layer": "last"})
 
 
-def test_parts_of_a_pool_are_composed_as_shadow_corpora_are():
+def test_parts_of_a_pool_are_composed_like_shadow_corpora():
     parts = ["nemo", {"corpus": "emodb", "name": "berlin", "speakers": ["03", 16]}]
     settings = named_corpus("shadow", {"corpus": "pooled", "shards": 2, "parts": parts}, "/a b")
     nemo = Nemo("nemo", 5, "error", "/a b/nemo")
@@ -205,7 +203,7 @@ def test_parts_of_a_pool_are_composed_as_shadow_corpora_are():
         (5, "shadow: the entry 5 names no corpus"),
     ],
 )
-def test_an_entry_that_names_no_corpus_is_refused(entry, message):
+def test_an_entry_that_names_no_corpus_is_rejected(entry, message):
     with pytest.raises(UserError, match=message):
         named_corpus("shadow", entry, "/data")
 
@@ -220,13 +218,13 @@ def test_an_entry_that_names_no_corpus_is_refused(entry, message):
         ({"shards": "many"}, r"corpus\.shards: Value 'many'"),
     ],
 )
-def test_a_corpus_names_the_key_of_a_value_it_cannot_use(change, message):
+def test_a_corpus_names_the_key_of_a_bad_value(change, message):
     settings = {**named_corpus("shadow", "pooled", "/data"), **change}
     with pytest.raises(UserError, match=message):
         build_corpus(settings, "/data")
 
 
-def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
+def test_flwr_run_leaves_a_run_that_can_be_attacked(tmp_path):
     overrides = [
         "corpus.speakers=6",
         "corpus.utterances_per_speaker=4",
@@ -259,12 +257,12 @@ def test_flowers_own_launcher_leaves_a_run_that_can_be_attacked(tmp_path):
         ("corpus.emotions=null", {}),
     ],
 )
-def test_emotions_are_renamed_by_pairs_as_by_keys(given, renamed):
+def test_emotions_are_renamed_by_pairs_or_by_keys(given, renamed):
     settings = compose(["corpus=manifest", "corpus.file=x.csv", given], "node").corpus
     assert build_corpus(settings, "").emotions == renamed
 
 
-def test_emotions_that_are_no_pairs_are_refused():
+def test_emotions_that_are_not_pairs_are_rejected():
     given = ["corpus=manifest", "corpus.file=x.csv", "corpus.emotions=[joyful]"]
     with pytest.raises(UserError, match=r"a list of pairs \[\[NAME, EMOTION\]\]"):
         build_corpus(compose(given, "node").corpus, "")

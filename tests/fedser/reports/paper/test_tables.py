@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fedser.cli.sweep_callback import SweepTable
+from fedser.cli.sweep_callback import SweepCallback
 from fedser.reports import figures
 from fedser.reports.paper import published
 from fedser.reports.paper.figure import GREY
@@ -508,7 +508,7 @@ def test_sweep_ends_in_its_table(
 ) -> None:
     add_run({"algorithm": "fedavg"}, by_layer(0.9))
     config = {"table": "layers", "hydra": {"sweep": {"dir": str(tmp_path)}}}
-    SweepTable().on_multirun_end(OmegaConf.create(config))
+    SweepCallback().on_multirun_end(OmegaConf.create(config))
     assert f"table: {tmp_path / 'table.md'}" in capsys.readouterr().err
     assert {"sweep.csv", "table.csv", "table.md", "table.png", "table.html"} <= {
         p.name for p in tmp_path.iterdir()
@@ -519,7 +519,7 @@ def test_a_table_that_does_not_exist_is_refused_before_the_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        SweepTable().on_multirun_start(OmegaConf.create({"table": "layer"}))
+        SweepCallback().on_multirun_start(OmegaConf.create({"table": "layer"}))
     assert stopped.value.code == 2
     assert (
         "table=layer is not one of utility, layers, updates, dropout, comparison"

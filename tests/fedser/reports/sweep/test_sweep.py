@@ -478,8 +478,8 @@ def test_report_over_several_folders_goes_to_a_folder_of_its_own(
     [
         (["stage=report", "runs=none/*"], "runs=none/*: no run is there; name the folder"),
         (["stage=report", "runs=[a,5]"], "runs=5: no run is there"),
-        (["stage=train", "runs=a"], "stage=train takes no runs; set stage=report"),
-        (["stage=report", "runs=a", "run=a/0"], "runs goes without run and resume"),
+        (["stage=train", "runs=a"], "stage=train cannot be combined with runs: set stage=report"),
+        (["stage=report", "runs=a", "run=a/0"], "runs cannot be combined with run or resume"),
     ],
 )
 def test_runs_that_cannot_be_reported_get_one_line_and_leave_nothing(
