@@ -7,12 +7,10 @@ from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import numpy as np
-
-from fedser.client.privacy.mechanisms import UserLevelDP
-from fedser.conf.privacy_keys import CENTRAL, PrivacyConfig
+from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.composition import Releases, running_epsilon
+from fedser.server.privacy.mechanisms import ENTRIES
 from fedser.server.privacy.plan import PrivacyPlan
 
 Exposures = Mapping[str, Releases]
@@ -56,8 +54,8 @@ class Ledger:
     def add(self, cohort: Iterable[int]) -> None:
         """Note a round and its clients."""
         present = {client: self._mus[client] for client in cohort}
-        together = self._privacy.mechanism in CENTRAL
-        for unit, cost in squared_sensitivities(present, self._units, together).items():
+        summed = self._privacy.central
+        for unit, cost in squared_sensitivities(present, self._units, summed).items():
             self._squared[unit] += cost
         self.releases.update(present.keys())
         self._rounds += 1
@@ -142,11 +140,12 @@ def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
 
 
 def accounted_noise(plan: PrivacyPlan) -> float | None:
-    """Return the noise multiplier of a ledger's unit sensitivity; None without a guarantee.
+    """Return the noise multiplier for the sensitivities of a ledger; None without a guarantee.
 
-    The noise of UDP depends on the client, and its ledger counts in multiples of that noise.
+    If the noise depends on the client, the ledger holds sensitivities over that noise.
     """
-    return 1.0 if plan.config.mechanism == "udp" else plan.noise_multiplier
+    own_noise = ENTRIES[plan.config.mechanism].release_mu is not None
+    return 1.0 if own_noise else plan.noise_multiplier
 
 
 @dataclass(frozen=True)
@@ -201,15 +200,15 @@ class Accountant:
         training: TrainingConfig,
         others: Sequence[Schedule] = (),
     ) -> None:
-        self._plan, mechanism = plan, plan.client_mechanism()
+        self._plan = plan
+        # By the name in the configuration, not by class: a user's class that inherits from a
+        # mechanism is not accounted for as that mechanism.
+        release_mu = ENTRIES[plan.config.mechanism].release_mu
 
         def ledger(sizes: Sequence[int], units: Sequence[str]) -> Ledger:
             mus = [1.0] * len(sizes)
-            # The configuration names the mechanism: a class of the user's own that inherits from
-            # a mechanism is not accounted for as that mechanism.
-            if plan.config.mechanism == "udp":
-                assert isinstance(mechanism, UserLevelDP)
-                mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
+            if release_mu is not None:
+                mus = [release_mu(plan, n, num_parameters, algorithm, training) for n in sizes]
             batches = [batch_releases(n, algorithm, training) for n in sizes]
             return Ledger(plan.config, plan.sampling_rate, units, batches, mus)
 
@@ -321,46 +320,3 @@ def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) 
     """Return what one update by DP-SGD releases of each utterance of a client."""
     steps = 1 if algorithm == "fedsgd" else training.steps(num_examples)
     return Releases(steps, training.sampling_rate(num_examples))
-
-
-def udp_mu(
-    mechanism: UserLevelDP,
-    num_examples: int,
-    dimension: int,
-    algorithm: str,
-    config: TrainingConfig,
-) -> float:
-    """Sensitivity over noise of one UDP release, replacing all data of the client.
-
-    The sensitivity is that of the code as published, not of its claim 2 C / n: an Adam update
-    is bounded by `adam_sensitivity`, a clipped gradient (FedSGD) by 2 C.
-    """
-    if algorithm == "fedsgd":
-        sensitivity = 2 * mechanism.gradient_clip
-    else:
-        sensitivity = adam_sensitivity(dimension, config.steps(num_examples), config)
-    return sensitivity / mechanism.stddev(num_examples)
-
-
-def adam_sensitivity(dimension: int, steps: int, config: TrainingConfig) -> float:
-    """Bound on how far replacing all of a client's data moves an Adam update, in L2 norm.
-
-    Adam's step in a coordinate is ``lr |sum a_i g_i| / sqrt(sum b_i g_i^2)``, at most
-    ``lr sqrt(sum a_i^2 / b_i)`` by Cauchy and Schwarz, whatever the gradients are: exactly lr in
-    the first step. Clipping gradients does not lower it. Two updates differ by up to twice
-    the norm of one.
-
-    Parameters
-    ----------
-    dimension : int
-        Number of shared weights d.
-    steps : int
-        Adam steps in one update.
-    """
-    total = 0.0
-    for t in range(1, steps + 1):
-        age = np.arange(t)[::-1]
-        a = (1 - config.beta1) * config.beta1**age / (1 - config.beta1**t)
-        b = (1 - config.beta2) * config.beta2**age / (1 - config.beta2**t)
-        total += math.sqrt(float(np.sum(a * a / b)))
-    return 2 * config.learning_rate * math.sqrt(dimension) * total

@@ -110,8 +110,6 @@ SEVERAL_CLIENTS = (
     "The unit is a client, and one speaker holds {shards}: the speaker's epsilon is larger. Ask "
     "for privacy.unit=speaker to see it."
 )
-FLOATING = ("udp", "dp_sgd")
-"""Mechanisms with noise that is not on a grid of integers, or on values that are not."""
 LARGEST_DELTA = 0.1
 """Delta times the number of units above which a guarantee is never called strong."""
 
@@ -204,7 +202,7 @@ def privacy_statement(
         "epsilon_one_federation": spent.epsilon_one_federation,
         "epsilon_known_participation": spent.epsilon_known,
         "epsilon_known_replace_one": spent.epsilon_known_replaced,
-        "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
+        "nominal_epsilon": c.epsilon if c.spec.nominal else None,
         "nominal_delta": c.nominal_delta,
         "accountant": _accountant(plan, spent) if guaranteed else None,
         "noise_multiplier": plan.noise_multiplier,
@@ -228,7 +226,7 @@ def _composition(spent: SpentPrivacy) -> dict[str, Any]:
 
 
 def _noise(privacy: PrivacyConfig) -> str | None:
-    if privacy.mechanism == "none":
+    if privacy.spec.noise_at is None:
         return None
     return "system" if privacy.secret_noise else "seeded"
 
@@ -251,14 +249,12 @@ def _accountant(plan: PrivacyPlan, spent: SpentPrivacy) -> str:
 
 def _warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
     c = plan.config
-    if c.mechanism == "none":
-        return [NO_MECHANISM]
-    if c.mechanism == "custom":
-        return [CUSTOM]
+    if not c.states_epsilon:
+        return [NO_MECHANISM if c.custom is None else CUSTOM]
     several = guarded.shards > 1 and c.unit == "client"
     said = [
         (not c.secret_noise, REPRODUCIBLE_NOISE),
-        *((True, line) for line in _udp_warnings(plan, guarded)),
+        *((True, line) for line in _nominal_warnings(plan, guarded)),
         (c.delta * guarded.units > LARGEST_DELTA, _delta_warning(plan, guarded)),
         (plan.central, TRUSTED_SERVER),
         (c.secret_cohorts, SECRET_COHORTS),
@@ -270,7 +266,7 @@ def _warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
         (True, NETWORKED if guarded.networked else EVALUATION),
         (True, HYPER_PARAMETERS),
         (True, FIXED_SPLITS),
-        (c.mechanism in FLOATING, FLOATING_POINT),
+        (c.spec.floating_point, FLOATING_POINT),
         (several, SEVERAL_CLIENTS.format(shards=guarded.shards)),
         (
             guarded.normalisation == "speaker" and (c.unit == "utterance" or several),
@@ -296,8 +292,8 @@ def _folds_warning(plan: PrivacyPlan, guarded: ProtectedUnits) -> str:
     return FOLDS.format(federations=guarded.federations, unit=plan.config.unit, most=guarded.most)
 
 
-def _udp_warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
-    if plan.config.mechanism != "udp":
+def _nominal_warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
+    if not plan.config.spec.nominal:
         return []
     mechanism, num_examples = plan.client_mechanism(), guarded.num_examples
     largest, smallest = (mechanism.stddev(int(n)) for n in (num_examples.max(), num_examples.min()))

@@ -63,7 +63,7 @@ def check_config(config: StudyConfig) -> None:
             f"normalisation={config.normalisation} needs statistics of all nodes' features, which "
             f"do not leave them: with runtime=network choose {' or '.join(NORMALISATIONS)}"
         )
-    if config.runtime.name == "network" and config.privacy.mechanism == "custom":
+    if config.runtime.name == "network" and config.privacy.custom is not None:
         raise UserError(
             "privacy.mechanism=custom: nodes with data of their own apply fedser's own mechanisms "
             "alone; choose another runtime"

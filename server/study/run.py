@@ -152,7 +152,7 @@ def run_canaries(
         return lambda *where: release_canaries(path(*where), audit, magnitude)
 
     def direct(*where: Any) -> tuple[Collected, OneRun | None]:
-        if protocol.plan.config.mechanism == "dp_sgd":
+        if protocol.plan.config.spec.noise_at == "batches":
             return collect_private(path(*where))
         return collect(path(*where)), None
 

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import (
-    DPSGD,
-    CentralDP,
-    LocalDP,
-    NoMechanism,
-    UserLevelDP,
-    build_mechanism,
-)
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.local import LocalDP
+from fedser.client.privacy.mechanisms import BUILT_IN, build_mechanism, target_of
 from fedser.client.privacy.noise import GradientClip, clip_factor, keep_only, udp_stddev
 from fedser.client.privacy.rounded_gaussian import add_gaussian, grid_step
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import l2_norm
 from fedser.common.seeds import Reproducible, SystemEntropy
@@ -242,10 +240,8 @@ def test_any_finite_update_is_noised_alike(mechanism, size):
             assert is_noise(sent[name] - clipped[name], stddev)
 
 
-@pytest.mark.parametrize("noise_seed", [None, 4])
-@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL, LAYERED, CENTRAL, DP_SGD])
-def test_a_request_makes_the_round_trip(mechanism, noise_seed):
-    request = TrainRequest(
+def request(mechanism, noise_seed):
+    return TrainRequest(
         federation="private-fold0",
         round=3,
         seed=1,
@@ -259,44 +255,67 @@ def test_a_request_makes_the_round_trip(mechanism, noise_seed):
         noise_seed=noise_seed,
         attempt=2,
     )
-    assert TrainRequest.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize("noise_seed", [None, 4])
+@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL, LAYERED, CENTRAL, DP_SGD])
+def test_a_request_makes_the_round_trip(mechanism, noise_seed):
+    asked = request(mechanism, noise_seed)
+    assert TrainRequest.from_json(asked.to_json()) == asked
+    assert TrainRequest.from_json(asked.to_json(), custom=False) == asked
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_class_is_known_by_its_name(name):
+    assert BUILT_IN[name].__name__ == name and "." not in name
+
+
+def test_a_built_in_class_travels_by_name_and_a_user_s_by_path():
+    assert target_of(LOCAL) == target_of(LAYERED) == "LocalDP"
+
+    class LocalDP(type(LOCAL)):  # of the same name, elsewhere
+        pass
+
+    mine = LocalDP(False, [["a"]], [0.5], [0.01])
+    assert target_of(mine) == f"{__name__}.{LocalDP.__qualname__}"
 
 
 @pytest.mark.parametrize(
-    ("target", "anywhere", "message"),
+    ("target", "custom", "message"),
     [
+        ("subprocess.Popen", False, "_target_=subprocess.Popen is not one of NoMechanism, User"),
         (
-            "subprocess.Popen",
+            "fedser.client.privacy.local.LocalDP",
             False,
-            "subprocess.Popen is not a mechanism of fedser.client.privacy.mechanisms",
+            "_target_=fedser.client.privacy.local.LocalDP is not one of NoMechanism, UserLevelDP",
         ),
+        ("Mechanism", False, "_target_=Mechanism is not one of NoMechanism"),
         (
             "subprocess.Popen",
             True,
-            "subprocess.Popen is not a subclass of fedser.client.privacy.mechanisms.Mechan",
+            "subprocess.Popen is not a subclass of fedser.client.privacy.base.Mechanism",
         ),
         (
-            "fedser.client.privacy.mechanisms.clip_factor",
-            False,
-            "fedser.client.privacy.mechanisms.clip_factor is not a subclass of",
-        ),
-        (
-            "fedser.client.privacy.mechanisms.None",
+            "fedser.client.privacy.noise.clip_factor",
             True,
-            "fedser.client.privacy.mechanisms.None: no such class",
+            "fedser.client.privacy.noise.clip_factor is not a subclass of",
         ),
+        ("fedser.client.privacy.base.None", True, "fedser.client.privacy.base.None: no such class"),
         ("nowhere.Mechanism", True, "nowhere.Mechanism: no such class"),
         ("Mechanism", True, "Mechanism: no such class"),
     ],
 )
-def test_only_mechanisms_are_built_and_for_strangers_only_ours(target, anywhere, message):
+def test_only_mechanisms_are_built(target, custom, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_mechanism({"_target_": target}, anywhere)
+        build_mechanism({"_target_": target}, custom)
 
 
-def test_a_mechanism_with_other_fields_is_refused():
-    settings = {"_target_": "fedser.client.privacy.mechanisms.DPSGD", "sigma": 1}
-    with pytest.raises(
-        ValueError, match="fedser.client.privacy.mechanisms.DPSGD: .* argument 'sigma'"
-    ):
-        build_mechanism(settings)
+def test_a_node_with_own_data_builds_no_class_of_a_user():
+    asked = request(NoMechanism(), None).to_json().replace("NoMechanism", "subprocess.Popen")
+    with pytest.raises(ValueError, match="subprocess.Popen is not one of NoMechanism"):
+        TrainRequest.from_json(asked, custom=False)
+
+
+def test_a_mechanism_with_other_fields_is_rejected():
+    with pytest.raises(ValueError, match="_target_=DPSGD: .* argument 'sigma'"):
+        build_mechanism({"_target_": "DPSGD", "sigma": 1})

@@ -4,30 +4,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fedser.client.privacy.mechanisms import UserLevelDP
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.federation.cohort import Sampler, cohort_sampler
 from fedser.server.privacy.accountant import (
     Accountant,
     Schedule,
-    adam_sensitivity,
     batch_releases,
     composed,
     largest,
     planned_exposures,
     spent,
     squared_sensitivities,
-    udp_mu,
 )
 from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.privacy.udp import udp_mu
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP
 
 PARAMETERS = 286_596  # 988-256-128-4
@@ -395,17 +393,17 @@ def test_releases_of_a_unit_add_up_over_federations():
 
 def test_a_class_of_the_user_s_own_is_not_accounted_for():
     for target in (
-        "fedser.client.privacy.mechanisms.LocalDP",
-        "fedser.client.privacy.mechanisms.UserLevelDP",
+        "fedser.client.privacy.local.LocalDP",
+        "fedser.client.privacy.user_level.UserLevelDP",
     ):
         ours = {
-            "fedser.client.privacy.mechanisms.LocalDP": {
+            "fedser.client.privacy.local.LocalDP": {
                 "share_metrics": False,
                 "groups": [list(SHARED)],
                 "clipping_norms": [0.1],
                 "noise": [0.1],
             },
-            "fedser.client.privacy.mechanisms.UserLevelDP": vars(udp(5)),
+            "fedser.client.privacy.user_level.UserLevelDP": vars(udp(5)),
         }[target]
         config = PrivacyConfig(mechanism="custom", custom={"_target_": target, **ours})
         assert spend(accountant(config), [[0]]) is None
@@ -451,47 +449,6 @@ def test_a_speaker_is_planned_for_over_many_poisson_cohorts():
     (planned,) = worst(config, cohorts, SPEAKERS)
     held = np.array([[sum(c < 3 for c in cohort)] for cohort in cohorts])
     assert planned.rate == 1 and planned.count == np.sum(held**2)
-
-
-def test_adam_sensitivity_of_one_step_is_twice_the_learning_rate_a_weight():
-    # 0.535 for 988 inputs: measured on the published code
-    assert adam_sensitivity(PARAMETERS, 1, TrainingConfig()) == pytest.approx(0.535, abs=5e-4)
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), st.integers(-6, 6))
-@settings(max_examples=60, deadline=None)
-def test_no_gradients_move_adam_beyond_the_bound(gradients, exponent):
-    config = TrainingConfig()
-    weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam(
-        [weight],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.adam_epsilon,
-    )
-    for gradient in gradients:
-        weight.grad = torch.tensor([gradient * 10.0**exponent], dtype=torch.float64)
-        adam.step()
-    bound = adam_sensitivity(1, len(gradients), config) / 2
-    assert abs(weight.item()) <= bound * (1 + 1e-9)
-
-
-def test_the_adam_bound_of_a_step_is_attained():
-    # Cauchy and Schwarz is tight where g_i is proportional to a_i / b_i.
-    config, steps = TrainingConfig(), 4
-    age = np.arange(steps)[::-1]
-    worst = (config.beta1 / config.beta2) ** age
-    weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam(
-        [weight], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-30
-    )
-    before = 0.0
-    for gradient in worst:
-        before = weight.item()
-        weight.grad = torch.tensor([gradient], dtype=torch.float64)
-        adam.step()
-    bound = adam_sensitivity(1, steps, config) - adam_sensitivity(1, steps - 1, config)
-    assert 2 * abs(weight.item() - before) == pytest.approx(bound, rel=1e-6)
 
 
 def test_a_clipped_gradient_moves_by_twice_the_clip():

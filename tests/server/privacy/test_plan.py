@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedser.client.privacy.mechanisms import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.noise import GradientClip
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, composed_epsilon
@@ -46,7 +50,7 @@ def test_the_examples_are_in_order(config):
         (UDP, {"clipping_norm": 0.0}, "privacy.clipping_norm=0.0 must be a finite number"),
         (CENTRAL, {"clipping_norm": INF}, "privacy.clipping_norm=inf must be a finite number"),
         (UDP, {"nominal_delta": 1.0}, "privacy.nominal_delta=1.0 must lie between 0 and 1"),
-        (UDP, {"nominal_delta": None}, "privacy.nominal_delta=None must lie between 0 and 1"),
+        (UDP, {"nominal_delta": None}, "privacy.nominal_delta is missing, privacy=udp needs it"),
         (UDP, {"delta": 0.0}, "privacy.delta=0.0 must lie between 0 and 1"),
         (NONE, {"delta": 1.0}, "privacy.delta=1.0 must lie between 0 and 1"),
         (CENTRAL, {"delta": NAN}, "privacy.delta=nan must lie between 0 and 1"),
@@ -94,7 +98,11 @@ def test_the_examples_are_in_order(config):
         (DP_SGD, {"unit": "client"}, "privacy.unit=client: privacy=dp_sgd guarantees an utter"),
         (DP_SGD, {"unit": "speaker"}, "privacy.unit=speaker: privacy=dp_sgd guarantees an utte"),
         (DP_SGD, {"relation": "replace_one"}, "privacy.relation=replace_one: privacy=dp_sgd dr"),
-        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: the epsilon of privacy"),
+        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: privacy=udp with privacy."),
+        (UDP, {"relation": "zero_out"}, "accounted for only with privacy.relation=replace_one"),
+        (LOCAL, {"relation": "add_remove"}, "privacy.relation=zero_out or replace_one: everybody"),
+        (LAYERED, {"relation": "add_remove"}, "privacy.relation=add_remove: privacy=layered with"),
+        (SUM, {"relation": "add_remove"}, "privacy=central with privacy.vantage=sum is accounted"),
         (UDP, {"layers": "first"}, "privacy.layers=first: privacy=udp shares every layer"),
         (NONE, {"layers": "last"}, "privacy.layers=last: privacy=none shares every layer"),
         (DP_SGD, {"layers": "first"}, "privacy.layers=first: privacy=dp_sgd shares every layer"),
@@ -156,7 +164,7 @@ def test_keys_that_a_mechanism_does_not_apply_are_refused(config, key):
 
 def test_an_epsilon_that_no_noise_reaches_is_refused_in_one_line():
     impossible = plan(replace(CENTRAL, epsilon=1e-8), (Releases(200, 0.5),))
-    with pytest.raises(UserError, match=r"^privacy\.epsilon=1e-08: no noise is enough, ask for"):
+    with pytest.raises(UserError, match=r"^privacy\.epsilon=1e-08: no noise is enough, increase"):
         impossible.sum_stddev(0.1)
 
 
@@ -319,7 +327,7 @@ def test_a_count_noise_that_spends_the_whole_budget_is_refused():
         config = replace(
             ADAPTIVE, vantage="sum", relation=relation, epsilon=None, noise_multiplier=2.0
         )
-        with pytest.raises(UserError, match=rf"privacy\.count_noise.* more than {least:g} is need"):
+        with pytest.raises(UserError, match=rf"privacy\.count_noise.*: set it above {least:g}$"):
             plan(replace(config, count_noise=least)).sum_stddev(0.1)
         plan(replace(config, count_noise=1.01 * least)).sum_stddev(0.1)
 
