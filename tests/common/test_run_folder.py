@@ -89,6 +89,28 @@ def test_what_decides_the_training_may_not_change(tmp_path):
         refuse_changes(tmp_path, other)
 
 
+def test_a_run_of_an_earlier_version_is_rejected_in_one_line(tmp_path):
+    of_today = {**BEGUN, "corpus": {"_target_": "fedser.client.corpora.ravdess.Ravdess"}}
+    note_run(tmp_path, of_today)
+    refuse_changes(tmp_path, of_today)
+    earlier = {**BEGUN, "corpus": {"_target_": "client.corpora.ravdess.Ravdess"}}
+    note_run(tmp_path, earlier)
+    expected = f"{tmp_path} was made by an earlier version of fedser; start the run anew"
+    with pytest.raises(UserError) as rejected:
+        refuse_changes(tmp_path, of_today)
+    assert str(rejected.value) == expected
+    attacked = {**BEGUN, "attack": {"cnn": {"_target_": "attacks.algorithms.cnn.Cnn"}}}
+    note_run(tmp_path, attacked)  # also under a key that may differ
+    with pytest.raises(UserError, match="an earlier version of fedser"):
+        refuse_changes(tmp_path, BEGUN)
+
+
+def test_classes_of_the_user_are_of_no_version(tmp_path):
+    mine = {**BEGUN, "privacy": {"custom": {"_target_": "clients.rounding.Rounding"}}}
+    note_run(tmp_path, mine)
+    refuse_changes(tmp_path, mine)
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '"x"', '{"a": 1', "\xff"])
 def test_a_damaged_note_is_refused(tmp_path, text):
     (tmp_path / RUN_FILE).write_bytes(text.encode("latin-1"))
