@@ -189,7 +189,9 @@ def test_a_delta_too_large_for_the_units_is_warned_of(units, warned):
 
 def test_folds_that_count_together_are_said():
     together = say(LOCAL, federations=5, most=4)["warnings"]
-    assert any("all 5 federations of this run: a client trains in up to 4" in w for w in together)
+    assert any(
+        "all 5 federations of this run: each client trains in up to 4" in w for w in together
+    )
     declared = replace(LOCAL, cross_validation="evaluation")
     assert FOLDS_NOT_RELEASED in say(declared, federations=5, most=4)["warnings"]
     assert not any("federations" in line for line in say(LOCAL)["warnings"])
@@ -232,7 +234,9 @@ def test_statistics_that_tie_units_together_are_said(config, shards, normalisati
         if "Features are normalised" in warning
     ]
     assert len(said) == (tied is not None)
-    assert all(f"the guarantee of a {tied} takes as fixed" in warning for warning in said)
+    assert all(
+        f"guarantee (unit: {tied}) takes these statistics as fixed" in warning for warning in said
+    )
 
 
 def test_without_a_mechanism_nothing_is_claimed():
