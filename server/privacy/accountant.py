@@ -1,4 +1,4 @@
-"""The participation ledger of a run, and the privacy really spent."""
+"""The ledger of releases in a federation, and the epsilon that they really spend."""
 
 import math
 from collections import Counter, defaultdict
@@ -14,20 +14,20 @@ from fedser.server.privacy.mechanisms import ENTRIES
 from fedser.server.privacy.plan import PrivacyPlan
 
 Exposures = Mapping[str, Releases]
-"""What is released of each unit, by its name. A unit has one name in all federations of a run."""
+"""Releases of each unit by its name. A unit has the same name in all federations of a run."""
 
 
 class Ledger:
-    """Who released what in one federation, round by round: planned beforehand, or spent.
+    """The releases of each unit in one federation, planned or made, round by round.
 
     Parameters
     ----------
     rate : float
         Sampling rate of Poisson cohorts.
     units : sequence of str, length N
-        Name of the unit that each client's data belongs to; a speaker may hold several clients.
+        Unit that each client belongs to; several clients may belong to one speaker.
     batches : sequence of Releases, length N
-        What one update of each client releases of its utterances.
+        Releases of each utterance in one update of each client.
     mus : sequence of float, length N
         Sensitivity over noise of one release of each client.
 
@@ -52,7 +52,7 @@ class Ledger:
         self.releases: Counter[int] = Counter()
 
     def add(self, cohort: Iterable[int]) -> None:
-        """Note a round and its clients."""
+        """Add a round with its clients."""
         present = {client: self._mus[client] for client in cohort}
         summed = self._privacy.central
         for unit, cost in squared_sensitivities(present, self._units, summed).items():
@@ -61,7 +61,7 @@ class Ledger:
         self._rounds += 1
 
     def copy(self) -> "Ledger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         other = copy(self)
         other._squared, other.releases = self._squared.copy(), self.releases.copy()
         return other
@@ -70,8 +70,8 @@ class Ledger:
     def exposures(self) -> Exposures:
         """Releases of each unit against the plan's vantage.
 
-        A unit without releases has no entry, unless cohorts are secret: then every round may have
-        held it.
+        A unit without releases has no entry. If cohorts are secret every unit has an entry, because
+        every round may have held it.
         """
         if self._privacy.unit == "utterance":
             return {
@@ -93,10 +93,15 @@ class Ledger:
 
 
 def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
-    """Return the releases of each unit in several federations together.
+    """Return the releases of each unit, added up over several federations.
 
-    A unit's rate and number of clients do not depend on the federation: shards and training
-    parts are cut speaker by speaker.
+    A unit has the same sampling rate and number of clients in all federations, because shards and
+    training parts are cut speaker by speaker.
+
+    Raises
+    ------
+    ValueError
+        If a unit's rate or number of clients differs between federations.
     """
     total: dict[str, Releases] = {}
     for part in parts:
@@ -109,21 +114,21 @@ def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
 
 
 def largest(exposures: Iterable[Releases]) -> tuple[Releases, ...]:
-    """Return the releases of the units that may be worst off.
+    """Return the releases of the units that may spend most.
 
-    Of two units with one rate, a unit with more clients and more releases is worse off.
+    Of two units with the same rate, the unit with more clients and more releases spends more.
     """
     found: list[Releases] = []
     for one in sorted(set(exposures), key=lambda r: (r.rate, r.clients, r.count), reverse=True):
         if not any(o.rate == one.rate and o.count >= one.count for o in found):
-            found.append(one)  # those before it have as many clients or more
+            found.append(one)  # earlier ones have at least as many clients
     return tuple(reversed(found))
 
 
 def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
-    """Return the epsilon of the unit that is worst off; None without a finite guarantee.
+    """Return the epsilon of the unit that spends most; None without a finite guarantee.
 
-    Without any releases it is 0.
+    It is 0 if there are no releases.
     """
     noise_multiplier = accounted_noise(plan)
     if noise_multiplier is None:
@@ -150,16 +155,16 @@ def accounted_noise(plan: PrivacyPlan) -> float | None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The releases that another federation of the run makes of the same units.
+    """The planned releases of the same units in another federation of the run.
 
     Attributes
     ----------
     sizes, units
         As in `Accountant`.
     cohorts : list of list of int
-        One list per round, as planned. Of secret cohorts only the number of rounds matters.
+        Planned cohorts, one list per round. If cohorts are secret, only their number counts.
     repeated : list of list of int
-        Cohorts that were asked once more after an interruption.
+        Cohorts of rounds that were repeated after an interruption.
     """
 
     sizes: Sequence[int]
@@ -169,7 +174,7 @@ class Schedule:
 
 
 class Accountant:
-    """Keeps the ledger of a federation, and tells the privacy spent in it.
+    """Keep the ledger of a federation and compute the epsilon spent.
 
     Parameters
     ----------
@@ -182,7 +187,7 @@ class Accountant:
     algorithm : str
         ``fedavg`` or ``fedsgd``.
     others : sequence of Schedule
-        The federations that count together with this one and go on beside it.
+        The other federations that count together with this one.
 
     Attributes
     ----------
@@ -221,13 +226,13 @@ class Accountant:
         self.cohorts: list[list[int]] = []
 
     def add(self, cohort: Iterable[int]) -> None:
-        """Note a round and the clients whose update may have left its device in it."""
+        """Add a round and the clients whose update may have left its device."""
         self.cohorts.append(sorted(cohort))
         self._ledger.add(self.cohorts[-1])
 
     @property
     def releases(self) -> Counter[int]:
-        """How often each client is in the ledger."""
+        """Number of releases of each client."""
         return self._ledger.releases
 
     @property
@@ -237,24 +242,24 @@ class Accountant:
 
     @property
     def known(self) -> Exposures | None:
-        """The same against an observer who knows who took part; None if `exposures` assumes it."""
+        """Exposures if the observer knows who took part; None if `exposures` already assumes it."""
         return self._ledger.known if self._plan.config.vantage == "outsider" else None
 
     @property
     def epsilon(self) -> float | None:
-        """Spent so far in this federation by the unit that spent most; None without a guarantee."""
+        """Epsilon of the unit that spent most in this federation; None without a guarantee."""
         return spent(self._plan, self.exposures.values())
 
     @property
     def known_epsilon(self) -> float | None:
-        """The same against an observer who knows who took part; None if `epsilon` assumes it."""
+        """Epsilon if the observer knows who took part; None if `epsilon` already assumes it."""
         return None if self.known is None else spent(self._plan, self.known.values())
 
     def overspends(self, server_round: int, cohort: Iterable[int]) -> bool:
-        """Tell whether a round with this cohort would spend more than the plan allows.
+        """Return whether a round with this cohort would spend more than the plan allows.
 
-        The other federations of the run count as far as their schedules go up to this round:
-        none of them releases more, so together they keep to the limit.
+        The other federations count with their planned rounds up to this one. None of them releases
+        more, so that all of them together stay below the limit.
         """
         limit = self._plan.config.stop_at_epsilon
         if limit is None:
@@ -279,12 +284,12 @@ def planned_exposures(
     algorithm: str,
     training: TrainingConfig,
 ) -> Exposures:
-    """Return the releases of each unit that a schedule of cohorts will cause in a federation.
+    """Return the releases of each unit for planned cohorts of a federation.
 
     Parameters
     ----------
     cohorts : sequence of sequence of int
-        Clients of each round; of secret cohorts only the number of rounds matters.
+        Clients of each round. If cohorts are secret, only the number of rounds counts.
     rate, units
         As in `Ledger`.
     """
@@ -296,27 +301,27 @@ def planned_exposures(
 
 
 def squared_sensitivities(
-    mus: dict[int, float], units: Sequence[str], together: bool
+    mus: dict[int, float], units: Sequence[str], summed: bool
 ) -> dict[str, float]:
-    """Return how far a round moves what is released of each unit, squared, over the noise.
+    """Return the squared sensitivity over noise of each unit in one round.
 
     Parameters
     ----------
     mus : dict of client to float
         Sensitivity over noise of the round's clients.
-    together : bool
-        Whether their updates are summed before one noise is added, so that a unit's clients
-        add up; noised one by one, their squares do.
+    summed : bool
+        Whether updates are summed before one noise is added. Then the sensitivities of a unit's
+        clients add up; otherwise their squares do.
     """
     by_unit: dict[str, list[float]] = {}
     for client, mu in mus.items():
         by_unit.setdefault(units[client], []).append(mu)
-    if together:
+    if summed:
         return {unit: sum(own) ** 2 for unit, own in by_unit.items()}
     return {unit: sum(mu * mu for mu in own) for unit, own in by_unit.items()}
 
 
 def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) -> Releases:
-    """Return what one update by DP-SGD releases of each utterance of a client."""
+    """Return the releases of each utterance in one DP-SGD update of a client."""
     steps = 1 if algorithm == "fedsgd" else training.steps(num_examples)
     return Releases(steps, training.sampling_rate(num_examples))

@@ -81,8 +81,8 @@ HYPER_PARAMETERS = (
     "runs, all these runs count."
 )
 FOLDS = (
-    "Epsilon covers all {federations} federations of this run: each {unit} trains in up to {most} of "
-    "them, and all their models and updates count as released."
+    "Epsilon covers all {federations} federations of this run: each {unit} trains in up to {most} "
+    "of them, and all their models and updates count as released."
 )
 FOLDS_NOT_RELEASED = (
     "Declared: cross-validation only estimates utility (privacy.cross_validation=evaluation). "
@@ -104,7 +104,8 @@ METRICS_SHARED = (
 )
 NORMALISED = (
     "Features are normalised with statistics of all of a speaker's training utterances. The "
-    "guarantee (unit: {unit}) takes these statistics as fixed; set normalisation=none to avoid them."
+    "guarantee (unit: {unit}) takes these statistics as fixed; set normalisation=none to avoid "
+    "them."
 )
 SEVERAL_CLIENTS = (
     "The unit is a client, and one speaker holds {shards} clients: the speaker's epsilon is "

@@ -319,8 +319,8 @@ def test_a_schedule_without_anybody_releases_nothing(config):
 
 def test_squares_add_up_between_noises_and_clients_within_one():
     mus = {0: 1.0, 1: 2.0, 3: 3.0}
-    assert squared_sensitivities(mus, SPEAKERS, together=False) == {"a": 5.0, "b": 9.0}
-    assert squared_sensitivities(mus, SPEAKERS, together=True) == {"a": 9.0, "b": 9.0}
+    assert squared_sensitivities(mus, SPEAKERS, summed=False) == {"a": 5.0, "b": 9.0}
+    assert squared_sensitivities(mus, SPEAKERS, summed=True) == {"a": 9.0, "b": 9.0}
 
 
 @pytest.mark.parametrize(

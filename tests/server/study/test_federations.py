@@ -333,7 +333,7 @@ def test_the_seed_and_nothing_else_decides_the_plan(tmp_path):
     [
         ({"normalisation": "median"}, "normalisation=median is not one of speaker, corpus, none"),
         ({"cohort_fraction": 0.0}, "cohort_fraction=0.0 must lie in"),
-        ({"folds": []}, "folds=.* must name some of 0 to 4"),
+        ({"folds": []}, "folds=.* must be a list of numbers from 0 to 4"),
         ({"rounds": 0}, "rounds=0 must be at least 1"),
         ({"training": TrainingConfig(engine="gpu")}, "training.engine=gpu is not one of stacked"),
     ],
