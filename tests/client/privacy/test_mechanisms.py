@@ -60,7 +60,7 @@ def test_noise_of_the_published_formula(epsilon, expected):
     assert stddev == pytest.approx(0.025 * math.sqrt(40 * math.log(2)) / epsilon)
 
 
-def test_added_noise_has_the_stated_standard_deviation_and_covers_every_weight():
+def test_noise_has_the_stated_deviation_on_every_weight():
     update = {"a": np.full((100, 100), 3.0, np.float32), "b": np.zeros(500, np.float32)}
     noised = UDP.protect(update, 20, Reproducible(0))
     drawn = np.concatenate([(noised[n] - update[n]).ravel() for n in update])
@@ -106,7 +106,7 @@ def test_noise_follows_its_generator():
     assert not np.array_equal(*secret)
 
 
-def test_local_clips_the_whole_update_noises_it_and_sends_nothing_else():
+def test_local_clips_and_noises_the_whole_update():
     update = {"a": np.full((200, 50), 1.0, np.float32), "b": np.ones(7, np.float32)}
     sent = LOCAL.protect(update, 20, Reproducible(0))
     assert (sent["b"] == 0).all()
@@ -153,7 +153,7 @@ def test_layered_leaves_a_small_layer_alone_beside_a_large_one():
 
 
 @pytest.mark.parametrize("mechanism", [LOCAL, LAYERED])
-def test_an_honest_update_stays_below_the_bound_on_its_norm_and_a_forged_one_does_not(mechanism):
+def test_honest_updates_stay_below_the_norm_bound(mechanism):
     rng = Reproducible(0)
     update = {n: 1e6 * np.ones(40, np.float32) for n in "abc"}
     norms = [l2_norm(mechanism.protect(update, 1, rng)) for _ in range(300)]
@@ -166,7 +166,7 @@ def test_an_honest_update_stays_below_the_bound_on_its_norm_and_a_forged_one_doe
     assert bound == pytest.approx(math.hypot(*mechanism.clipping_norms) + math.hypot(*radii))
 
 
-def test_central_sends_what_is_shared_in_the_clear_for_the_server_to_noise():
+def test_central_sends_shared_parameters_without_noise():
     update = {"a": np.full(3, 7.0, np.float32), "b": np.ones(2, np.float32)}
     sent = CENTRAL.protect(update, 9, NoNoise())
     np.testing.assert_array_equal(sent["a"], update["a"])
@@ -192,7 +192,7 @@ updates = st.lists(magnitudes, min_size=1, max_size=20)
 
 
 @given(updates, st.floats(1e-6, 1e6))
-def test_clipping_never_ends_above_the_norm_and_keeps_the_direction(values, bound):
+def test_clipping_keeps_the_direction_below_the_norm(values, bound):
     update = {"a": np.array(values, dtype=np.float32), "b": np.ones(2, np.float32)}
     factor, norm = clip_factor(update, bound), l2_norm(update)
     assert factor * norm <= bound
@@ -203,7 +203,7 @@ def test_clipping_never_ends_above_the_norm_and_keeps_the_direction(values, boun
 
 
 @given(updates, updates, st.floats(1e-3, 1e3))
-def test_replacing_a_client_moves_its_release_by_at_most_twice_the_clip(one, other, bound):
+def test_replacing_a_client_moves_a_release_by_two_clips(one, other, bound):
     size = min(len(one), len(other))
     mechanism = replace(LOCAL, clipping_norms=[bound], noise=[bound])
     step = grid_step(bound, size)

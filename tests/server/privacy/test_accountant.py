@@ -138,7 +138,7 @@ def test_the_ledger_keeps_the_cohorts_and_counts_the_releases():
     assert ledger.releases == Counter({1: 2, 3: 1})
 
 
-def test_local_counts_the_releases_of_the_busiest_client_or_the_squares_of_a_speaker():
+def test_local_counts_releases_of_the_worst_client_or_speaker():
     cohorts = [[0, 1, 3], [0, 4], [0, 1, 2], []]
     clients, speakers = (
         spend(accountant(fixed(LOCAL, 2.0, unit=unit), units), cohorts)
@@ -149,7 +149,7 @@ def test_local_counts_the_releases_of_the_busiest_client_or_the_squares_of_a_spe
     assert speakers == pytest.approx(gaussian_epsilon(math.sqrt(6) / 2, DELTA))
 
 
-def test_the_unit_that_spent_most_counts_where_clients_spend_unlike():
+def test_the_unit_that_spent_most_counts():
     # under UDP noise depends on how much a client holds: smaller clients get more
     training, sizes = TrainingConfig(), [20, 10, 40]
     mus = [udp_mu(udp(5), n, PARAMETERS, "fedavg", training) for n in sizes]
@@ -181,7 +181,7 @@ def test_clients_of_a_speaker_add_up_within_a_noised_sum():
     st.sampled_from([LOCAL, SUM]),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_schedule_is_composed_as_one_vector_of_gaussian_releases(cohorts, noise, config):
+def test_any_schedule_composes_as_one_gaussian_vector(cohorts, noise, config):
     """Each round releases every client's update, or their sum, with a noise of `noise` clips."""
     ledger = accountant(fixed(config, noise, unit="speaker"), SPEAKERS)
     moved = {}
@@ -226,7 +226,7 @@ def test_cohorts_of_everybody_keep_no_secret(units, clients):
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, DP_SGD, UDP, PrivacyConfig()])
-def test_known_participation_stands_beside_epsilon_for_an_outsider_alone(config):
+def test_only_an_outsider_has_a_known_epsilon_beside_epsilon(config):
     ledger = accountant(config)
     ledger.add([0])
     assert ledger.known_epsilon is None
@@ -249,7 +249,7 @@ def test_an_utterance_is_in_each_batch_of_its_clients_releases():
         assert spend(ledger, own) == pytest.approx(expected, rel=1e-6)
 
 
-def test_one_batch_a_release_is_counted_where_gradients_are_sent():
+def test_fedsgd_counts_one_batch_per_release():
     assert batch_releases(17, "fedavg", TRAINING) == Releases(4, 5 / 17)
     assert batch_releases(17, "fedsgd", TRAINING) == Releases(1, 5 / 17)
     assert batch_releases(3, "fedavg", replace(TRAINING, epochs=2)) == Releases(2, 1.0)
@@ -283,7 +283,7 @@ def test_what_is_planned_is_what_is_spent(config, unit, rate):
 
 
 @pytest.mark.parametrize("config", [LOCAL, SUM, CENTRAL])
-def test_each_clip_is_counted_once_for_every_client_that_a_speaker_may_have_in_a_round(config):
+def test_clips_count_once_per_client_of_a_speaker_and_round(config):
     def planned(units, unit):
         asked = replace(config, unit=unit)
         return worst(asked, SCHEDULE, units)
@@ -418,9 +418,7 @@ schedules = st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_siz
 
 @given(schedules, st.floats(0.5, 50), st.sampled_from([LOCAL, SUM]))
 @settings(max_examples=60, deadline=None)
-def test_no_round_is_cut_off_where_the_limit_is_what_noise_is_calibrated_to(
-    cohorts, epsilon, config
-):
+def test_calibrated_noise_allows_every_planned_round(cohorts, epsilon, config):
     config = replace(config, unit="speaker", epsilon=epsilon, stop_at_epsilon=epsilon)
     exposures = worst(config, cohorts, SPEAKERS)
     ledger = accountant(config, SPEAKERS, SIZES, exposures=exposures)

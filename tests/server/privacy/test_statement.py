@@ -124,7 +124,7 @@ def test_a_guarantee_names_against_whom_it_holds(config, whom):
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, SUM, DP_SGD, UDP])
-def test_epsilon_with_known_participation_stands_beside_a_secret_one_alone(config):
+def test_known_epsilons_stand_beside_a_secret_one_alone(config):
     said = say(config)
     assert said["epsilon_known_participation"] == (
         20.5 if said["participation"] == "secret" else None
@@ -270,7 +270,7 @@ def test_without_a_mechanism_nothing_is_claimed():
     assert said["warnings"] == [NO_MECHANISM]
 
 
-def test_udp_states_its_nominal_and_its_real_epsilon_with_what_they_mean():
+def test_udp_states_its_nominal_and_its_real_epsilon():
     said = say(UDP, SpentPrivacy(4522.0, 4522.0, None, None, 20, 1.0, EXACT), shards=5)
     assert (said["nominal_epsilon"], said["nominal_delta"]) == (5.0, 0.5)
     assert (said["epsilon"], said["delta"]) == (4522.0, 1e-5)

@@ -10,7 +10,7 @@ from fedser.server.privacy.udp import adam_sensitivity
 PARAMETERS = 286_596  # 988-256-128-4
 
 
-def test_adam_sensitivity_of_one_step_is_twice_the_learning_rate_a_weight():
+def test_one_adam_step_has_a_sensitivity_of_two_learning_rates():
     # 0.535 for 988 inputs: measured on the published code
     assert adam_sensitivity(PARAMETERS, 1, TrainingConfig()) == pytest.approx(0.535, abs=5e-4)
 
