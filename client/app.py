@@ -26,7 +26,7 @@ from fedser.client.holdings import FederationData, Holdings
 from fedser.client.messages import from_record, to_record
 from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.privacy.base import NoMechanism
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.engine import Training
 from fedser.client.training.evaluation import confusion_matrices

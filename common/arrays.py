@@ -9,21 +9,21 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[np.float32]]
-"""Parameters or an update, by parameter name, in the order of the network."""
+"""Parameters or an update by parameter name, in the order of the network."""
 
 
 def l2_norm(update: Arrays) -> float:
-    """Return the Euclidean norm over all arrays of an update together."""
+    """Return the L2 norm over all arrays of an update together."""
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in update.values()))
 
 
 def flatten(arrays: Arrays) -> npt.NDArray[np.float32]:
-    """Join arrays into one vector."""
+    """Concatenate arrays into one vector."""
     return np.concatenate([array.ravel() for array in arrays.values()])
 
 
 def unflatten(flat: npt.NDArray[np.floating], like: Arrays) -> Arrays:
-    """Cut a vector into arrays of the names and shapes of `like`."""
+    """Cut a vector into arrays with the names and shapes of `like`."""
     cuts = np.cumsum([array.size for array in like.values()])[:-1]
     return {
         name: piece.reshape(array.shape).astype(np.float32)

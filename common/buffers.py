@@ -1,8 +1,8 @@
-"""Memory for large arrays that is used again once nobody holds them.
+"""A pool of memory for large arrays.
 
-Memory that was never touched before costs several times what it costs to write to it: the
-system has to find and clear every page. Arrays of a round are therefore borrowed here, and go
-back by themselves when the last reference to them, or to a view of them, is gone.
+The first write to new memory costs several times as much as later writes, because the system must
+find and clear every page. Arrays of a round therefore take their memory from this pool. It returns
+to the pool when the last reference to the array, or to a view of it, is gone.
 """
 
 import math
@@ -15,13 +15,13 @@ import numpy.typing as npt
 from fedser.common.arrays import Arrays
 
 MOST_FREE = 64
-"""Buffers kept for later, at most."""
+"""Largest number of free buffers in the pool."""
 
 _free: dict[int, npt.NDArray[np.uint8]] = {}  # by address
 
 
-class _Loan:
-    """What an array takes its memory from, and all views of it keep alive."""
+class _Owner:
+    """Owner of an array's memory; the array and all its views keep it alive."""
 
     def __init__(
         self, buffer: npt.NDArray[np.uint8], shape: tuple[int, ...], dtype: npt.DTypeLike
@@ -38,16 +38,16 @@ class _Loan:
 def borrow(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array whose entries are not defined."""
     size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    # Buffers may come and go at any moment, in the midst of this, too: a copy is taken at once.
+    # Other threads and the garbage collector may change _free at any moment: iterate over a copy.
     fitting = [(len(b), at) for at, b in _free.copy().items() if size <= len(b) <= 2 * size]
     buffer = _free.pop(min(fitting)[1], None) if fitting else None
     if buffer is None or len(buffer) < size:
-        buffer = np.empty(size, np.uint8)  # NumPy asks for huge pages, and PyTorch does not
-    return np.asarray(_Loan(buffer, shape, dtype))
+        buffer = np.empty(size, np.uint8)  # NumPy uses huge pages, unlike PyTorch
+    return np.asarray(_Owner(buffer, shape, dtype))
 
 
 def split(flat: npt.NDArray[Any], count: int, like: Arrays) -> Arrays:
-    """Return `count` arrays like each of these, stacked to (count, ...), as parts of one array."""
+    """Cut one vector into arrays (count, ...), one for each array in `like`."""
     cuts = np.cumsum([count * array.size for array in like.values()])
     parts = np.split(flat, cuts[:-1])
     return {
@@ -57,7 +57,7 @@ def split(flat: npt.NDArray[Any], count: int, like: Arrays) -> Arrays:
 
 
 def clear() -> None:
-    """Give all that is not in use back to the system."""
+    """Return all free buffers to the system."""
     _free.clear()
 
 

@@ -1,8 +1,7 @@
-"""The folder of what is kept between runs: features, synthetic speech, shadow federations."""
+"""The cache: features, synthetic speech and shadow federations, kept between runs."""
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,26 +11,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fedser.common.errors import Suspended, UserError, brief, os_problem, refusal
+from fedser.common.files import replacing
 
 Array = npt.NDArray[Any]
 
-SET = "set cache=FOLDER (FEDSER_CACHE) to one that you can write to"
+SET = "set cache=FOLDER (FEDSER_CACHE) to a folder that you can write to"
 
 
 def cache_folder(cache: str) -> Path:
-    """Return the folder that the key ``cache`` names, absolute; it is made if it is missing.
+    """Return the folder that the key ``cache`` names as an absolute path; make it if missing.
 
     A leading ``~`` is the user's home.
 
     Raises
     ------
     UserError
-        If the key is empty, or the folder is none and cannot be made.
+        If the key is empty, or if the folder cannot be made.
     """
     if not cache.strip():
         raise UserError("cache (FEDSER_CACHE) is empty: unset it, or name a folder")
     folder = Path(os.path.expanduser(cache))
-    if folder.parts[0].startswith("~"):  # neither HOME nor the system tells of a home
+    if folder.parts[0].startswith("~"):  # no home folder is known
         raise UserError(f"cache={cache}: no home folder is known; {SET}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def cache_folder(cache: str) -> Path:
 
 @contextmanager
 def filling(cache: Path) -> Iterator[None]:
-    """Suspend a run for which the cache cannot be written, as on a full disk.
+    """Suspend the run if the cache cannot be written, for example because the disk is full.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def filling(cache: Path) -> Iterator[None]:
 
 
 def read_array(path: Path) -> Array | None:
-    """Read an array that `write_array` wrote; None if there is none, or a damaged one."""
+    """Read an array that `write_array` wrote; return None if it is absent or damaged."""
     try:
         found: Array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -68,15 +68,7 @@ def read_array(path: Path) -> Array | None:
 
 
 def write_array(path: Path, array: Array) -> None:
-    """Write an array in one step."""
+    """Write an array to a file that is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException as error:
-            os.unlink(file.name)
-            if isinstance(error, OSError):
-                error.filename = error.filename or str(path)
-            raise
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""What the terminal shows: data as it is, whatever it looks like, and the line that ends a run."""
+"""Output to the terminal: unmarked data, and the line that ends a run."""
 
 import sys
 
@@ -11,16 +11,16 @@ console = Console(stderr=True)
 
 
 def plain(data: object) -> Text:
-    """Return data for Rich to show as it is, in as many lines.
+    """Return data as text that Rich prints unchanged, with its line breaks.
 
-    Markup, such as ``[bold]``, and names of emoji mean nothing in it; control characters, which
-    could move the cursor, are escaped.
+    Markup such as ``[bold]`` and names of emoji have no effect. Control characters are escaped,
+    because they could move the cursor.
     """
     return Text("\n".join(map(visible, str(data).split("\n"))))
 
 
 def say(line: str) -> str:
-    """Print one line to the error stream, after the command's name; return it as it was printed."""
+    """Print one line to the error stream after the command's name; return the printed line."""
     line = visible(line)
     print(f"fedser: {line}", file=sys.stderr)
     return line

@@ -1,4 +1,4 @@
-"""The exceptions a user is meant to see."""
+"""Exceptions for the user, and their texts."""
 
 import difflib
 import errno
@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection
 
 BAD_INPUT = 2
-"""Exit status of a command line whose input was bad."""
+"""Exit status after bad input."""
 SUSPENDED = 4
-"""Exit status of one that failed at run time and can go on."""
+"""Exit status after a failure at run time; the run can be resumed."""
 
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -22,34 +22,34 @@ REMEDIES = {
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file or key and says how to mend it.
+    """Bad input: one line that names the file or key and says how to correct it.
 
     The command line prints the message alone and exits with status 2.
     """
 
 
 class Suspended(UserError):
-    """A run cannot go on for now: one line that says why and what to mend.
+    """A run cannot go on for now: one line that says why and what to do.
 
-    Nothing is lost. The command line leaves the run's folder as it is, to be resumed, and exits
-    with status 4.
+    Nothing is lost. The command line leaves the run's folder unchanged, so that the run can be
+    resumed, and exits with status 4.
     """
 
 
 def refusal(error: OSError, line: str) -> UserError:
-    """Return what to raise of a folder that cannot be used: `Suspended` if the disk is at fault."""
+    """Return the exception for an unusable folder: `Suspended` if the disk is at fault."""
     return (Suspended if error.errno in DISK else UserError)(line)
 
 
 def os_problem(error: OSError) -> str:
-    """Say which file or folder the system failed on, why, and what to do."""
+    """Return one line: the file or folder that failed, the reason, and what to do."""
     where = f"{error.filename}: " if error.filename is not None else ""
-    remedy = REMEDIES.get(error.errno or 0, "mend that, then go on")
+    remedy = REMEDIES.get(error.errno or 0, "correct this, then go on")
     return f"{where}{error.strerror or brief(error)}; {remedy}"
 
 
 def check_choice(key: str, value: object, choices: Collection[str]) -> None:
-    """Refuse a value that is not one of a key's choices.
+    """Reject a value that is not one of a key's choices.
 
     Raises
     ------
@@ -62,22 +62,22 @@ def check_choice(key: str, value: object, choices: Collection[str]) -> None:
 
 
 def nearest(word: str, choices: Collection[str], within: str = "") -> str:
-    """Return a question after the choice that a word resembles, or nothing.
+    """Return a question that suggests the choice most like a word, or an empty text.
 
     Parameters
     ----------
     within : str
-        What to put before the choice.
+        Text before the suggested choice.
     """
     found = difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean {within}{found[0]}?" if found else ""
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line that an exception says anything in."""
+    """Return the first line of an exception's text that is not empty."""
     return next(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def brief(error: Exception) -> str:
-    """Return what another library's exception says: on one line, not coloured, cut if long."""
+    """Return an exception's text in one line of at most 160 characters, without colours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:160]

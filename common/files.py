@@ -1,4 +1,4 @@
-"""Files that are whole or not there, that only their owner reads, and that outlast a crash."""
+"""Files that are whole or absent and that only their owner reads."""
 
 import errno
 import json
@@ -15,9 +15,9 @@ import yaml
 
 PARTIAL = ".fedser-"
 MOST_BYTES, MOST_YAML_BYTES = 2**26, 2**18
-"""Of a text file that is read, and of a YAML file, which takes long."""
+"""Largest text file and largest YAML file to read; YAML is slow to parse."""
 MOST_DEPTH, MOST_DIGITS = 50, 18
-"""Of nested values and of whole numbers in a file that is read."""
+"""Largest depth of nested values, and largest number of digits of an integer, in a file."""
 
 
 def sync(path: Path) -> None:
@@ -31,10 +31,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new empty file beside `path`, which takes its place when all went well.
+    """Yield a new empty file beside `path`; it replaces `path` if the block ends without error.
 
-    Its name is random and it is made exclusively, so that no link that lies there is followed. If
-    `path` is a link, the link is replaced, and not the file that it leads to.
+    The file has a random name and is created exclusively, so that no existing link is followed. If
+    `path` is a link, the link is replaced, not its target.
     """
     descriptor, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
@@ -45,12 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             os.unlink(name)
         if isinstance(error, OSError):
-            error.filename = path  # a write says none, and nobody knows the temporary name
+            error.filename = path  # the user does not know the temporary name
         raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step; leave one that holds the same."""
+    """Write a file that is whole or absent; leave a file with the same content."""
     with suppress(OSError):
         check_regular(path, len(content))
         if path.read_bytes() == content:
@@ -60,23 +60,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step; leave one that says the same."""
+    """Write a text file as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and those above it, that only its owner enters."""
+    """Make a folder that only its owner can enter, and the folders above it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def check_regular(path: Path, most: int | None = None) -> None:
-    """Make sure that a file is no link and no device, and not larger than so many bytes.
+    """Check that a path is a regular file of at most `most` bytes, and no link or device.
 
     Raises
     ------
     OSError
-        If it is, or is not there.
+        If it is not, or does not exist.
     """
     about = path.lstat()
     if not stat.S_ISREG(about.st_mode):
@@ -86,12 +86,12 @@ def check_regular(path: Path, most: int | None = None) -> None:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """Read a text file, of so many bytes at most, that somebody else may have made.
+    """Read an untrusted text file of at most `most` bytes.
 
     Raises
     ------
     OSError
-        If it is not there, not a regular file or too large.
+        If it does not exist, is not a regular file, or is too large.
     ValueError
         If it is not UTF-8.
     """
@@ -100,14 +100,14 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that somebody else may have made.
+    """Read an untrusted JSON file.
 
     Raises
     ------
     OSError
-        If it is not there, not a regular file or too large.
+        If it does not exist, is not a regular file, or is too large.
     ValueError
-        If it is not JSON, nested too deep, or has numbers or letters that no other program takes.
+        If it is not JSON, is nested too deep, or has numbers or letters outside of the standard.
     """
     text = read_text(path)
     try:
@@ -122,8 +122,10 @@ def read_json(path: Path) -> Any:
 
 
 def schema_problem(schema: Mapping[str, Any], found: object) -> str | None:
-    """Say in one short line where and how a value breaks a JSON schema, or return None."""
-    from jsonschema import Draft202012Validator  # slow to import: not for help and completion
+    """Return one short line that says where and how a value breaks a JSON schema, or None."""
+    from jsonschema import (
+        Draft202012Validator,
+    )  # a slow import, which help and completion must not wait for
     from jsonschema.exceptions import best_match
 
     error = best_match(Draft202012Validator(schema).iter_errors(found))
@@ -131,14 +133,14 @@ def schema_problem(schema: Mapping[str, Any], found: object) -> str | None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file that somebody else may have made; none of fedser's has aliases.
+    """Read an untrusted YAML file without aliases.
 
     Raises
     ------
     OSError
-        If it is not there, not a regular file or too large.
+        If it does not exist, is not a regular file, or is too large.
     ValueError
-        If it is not YAML, nested too deep, or has aliases, which a few of make gigabytes.
+        If it is not YAML, is nested too deep, or has aliases, which can expand to gigabytes.
     """
     text, depth = read_text(path, MOST_YAML_BYTES), 0
     try:
@@ -155,7 +157,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check_text(found: Any) -> None:
-    """Refuse half a character (a surrogate), which no file or table can hold."""
+    """Reject half a character (a surrogate), which no file or table can hold."""
     json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
 
 
@@ -187,10 +189,10 @@ def _finite(text: str) -> float:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writes that a kill interrupted.
+    """Remove the temporary files of interrupted writes.
 
-    The folder must be one that no other process writes to.
+    No other process may write to the folder.
     """
     for path in folder.glob(f"{PARTIAL}*"):
-        with suppress(IsADirectoryError, PermissionError):  # no file of ours
+        with suppress(IsADirectoryError, PermissionError):  # not made by `replacing`
             path.unlink()

@@ -13,20 +13,20 @@ import numpy.typing as npt
 
 
 def _keeps_code() -> bool:
-    """Whether compiled code can be kept: beside this file, or in the user's cache."""
+    """Return whether compiled code can be cached: beside this file or in the user's cache."""
     try:
         numba.njit(cache=True)(_keeps_code)
-    except RuntimeError:  # neither can be written to
+    except RuntimeError:  # neither is writable
         return False
     return True
 
 
 KEEPS_CODE = _keeps_code()
-# Threads run side by side; sums may be reordered and products fused, but NaN stays NaN.
+# Threads run in parallel; sums may be reordered and products fused, but NaN stays NaN.
 compiled = numba.njit(
     cache=KEEPS_CODE, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
-"""Compile a function when it is first called with arrays of these types; keep code if possible."""
+"""Compile a function on its first call for each type of arguments; cache the code if possible."""
 
 
 @compiled
@@ -39,7 +39,7 @@ def sum_of_squares(values: npt.NDArray[np.floating]) -> float:
 
 
 def as_rows(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return k arrays (k, ...) as (k, n), read-only: all are of one type to the compiler then."""
+    """Return k arrays (k, ...) as a read-only array (k, n), so that all have one compiled type."""
     rows = stack.reshape(len(stack), math.prod(stack.shape[1:])).view()
     rows.flags.writeable = False
     return rows
@@ -47,7 +47,7 @@ def as_rows(stack: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @contextmanager
 def compiling_alone() -> Iterator[None]:
-    """Keep other processes waiting that keep code in the same place: they find it there then."""
+    """Let other processes with the same code cache wait; they then find the compiled code."""
     if not KEEPS_CODE:
         yield
         return

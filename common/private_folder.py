@@ -1,8 +1,8 @@
-"""Folders for what must not outlive a process: features of speakers, and secrets.
+"""Folders that must not outlive a process, for features of speakers and for secrets.
 
-A process that is killed cannot clear up. Its folders are in a known place of the user's, each with
-a lock that the kernel frees when the process ends, and whoever makes the next one removes those
-that nobody holds.
+A killed process cannot remove its folder. All folders are therefore in one place per user, each
+with a lock that the system frees when the process ends. Whoever makes the next folder removes the
+folders without a held lock.
 """
 
 import os
@@ -21,14 +21,14 @@ LOCK = ".lock"
 
 
 def place() -> Path:
-    """Return the folder that holds all of them, which this user alone can enter.
+    """Return the folder of all private folders; only this user can enter it.
 
     Raises
     ------
     UserError
         If another user made it, or others can enter it.
     """
-    user = os.getuid() if hasattr(os, "getuid") else 0  # elsewhere each user has a place anyway
+    user = os.getuid() if hasattr(os, "getuid") else 0  # on other systems each user has one anyway
     folder = Path(tempfile.gettempdir(), f"fedser-{user}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -43,7 +43,7 @@ def place() -> Path:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder that lasts no longer than this process, and remove those that others left.
+    """Make a folder for this process, and remove the folders that ended processes left.
 
     Raises
     ------

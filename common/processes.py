@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them: Flower's commands, and workers."""
+"""Child processes that end with their parent: Flower's commands and workers."""
 
 import ctypes
 import os
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def command(name: str) -> str:
-    """Return the path of a command that came with this Python's packages."""
+    """Return the path of a command that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens at."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -36,14 +36,14 @@ def free_port() -> int:
 def running(
     arguments: Sequence[str], log: Path | None = None, orphaned: int = signal.SIGTERM
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run a command meanwhile, in a session of its own; it ends with this process at the latest.
+    """Run a command in its own session during the block; it ends with this process at the latest.
 
     Parameters
     ----------
     log : Path, optional
-        Takes what it prints.
+        File for its output.
     orphaned : int
-        Signal that ends it if this process dies.
+        Signal to the command if this process dies.
     """
     output = log.open("ab") if log else None
     try:
@@ -72,12 +72,12 @@ def running(
 def side_by_side(
     tasks: Iterable[tuple[Callable[..., T], tuple[Any, ...], dict[str, Any]]], processes: int
 ) -> "Iterator[T]":
-    """Yield the results of joblib's delayed calls, in order, computed by worker processes.
+    """Yield the results of joblib's delayed calls in order, computed by worker processes.
 
-    The workers end with this process, also if it is killed: joblib's tracker then removes the
-    shared memory that they held.
+    The workers end with this process, even if it is killed. Joblib's tracker then removes their
+    shared memory.
     """
-    # Not in this process, where a single worker would run.
+    # A single worker would run in this process, which must not get the signal.
     ending = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
     started = ending if processes > 1 else {}
     found: Iterator[T] = Parallel(n_jobs=processes, return_as="generator", **started)(tasks)
@@ -85,8 +85,8 @@ def side_by_side(
 
 
 def end_with_parent(parent: int, orphaned: int = signal.SIGKILL) -> None:
-    """Have the system end this process with a signal as soon as its parent dies (on Linux)."""
+    """Let the system send this process a signal when its parent dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, orphaned)
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # the parent is already dead
         os.kill(os.getpid(), orphaned)

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time works in it, and on one run."""
+"""The folder of a run: one run, and one process at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,14 +11,14 @@ from fedser.common.files import remove_leftovers
 
 LOCK = ".lock"
 RUN_FILE = "run.json"
-"""The configuration that the run was begun with, with all interpolations resolved."""
+"""The resolved configuration that the run was begun with."""
 HYDRA = ".hydra"
 TRACES = (RUN_FILE, "checkpoint", "transcript", "training.json", "results.json")
-"""A folder that holds one of them holds a run."""
+"""A folder that holds one of these files or folders holds a run."""
 PROBLEM_FILE = "problem.txt"
-"""Of a run in a sweep that failed: the reason."""
+"""The reason why a run of a sweep failed."""
 TRACEBACK_FILE = "traceback.txt"
-"""Beside it, if the failure is no user's error: the traceback."""
+"""The traceback, if the failure is not a user's error."""
 
 
 class Busy(UserError):
@@ -27,10 +27,10 @@ class Busy(UserError):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Make a folder where there is none, and keep all other processes out of it.
+    """Make a folder if it is missing, and keep all other processes out of it.
 
-    The lock ends with the process, whatever ends that. Its file stays, or is removed by
-    `remove_run` alone: another one in its place would let two processes in.
+    The lock ends with the process, however the process ends. Only `remove_run` removes the lock's
+    file: a new file in its place would let two processes in.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0, mode=0o600)
         lock.acquire()
-    except (Timeout, FileNotFoundError) as error:  # not found: the other one removed the folder
+    except (Timeout, FileNotFoundError) as error:  # not found: the other process removed the folder
         raise Busy(busy) from error
     except OSError as error:
         line = f"{folder}: cannot be written to ({error.strerror or error})"
@@ -60,15 +60,15 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_used(folder: Path) -> bool:
-    """Tell whether a folder holds a run."""
+    """Return whether a folder holds a run."""
     return any((folder / name).exists() for name in TRACES)
 
 
 def remove_run(folder: Path, outputs: Path) -> None:
-    """Remove a folder if it holds nothing but its lock, and then the empty ones in `outputs`."""
+    """Remove a folder that holds only its lock, and then empty folders above it in `outputs`."""
     if {path.name for path in folder.iterdir()} - {LOCK}:
         return
-    with suppress(OSError):  # another process makes something in it by now
+    with suppress(OSError):  # another process has written something into it
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
         for parent in folder.parents:

@@ -1,8 +1,8 @@
-"""Independent random streams, each named by what it is for.
+"""Independent random streams, each with a name for its purpose.
 
-A stream depends on the run's seed and its own name alone, never on the order in which
-streams are drawn, so that a client gets the same numbers on any worker. What a privacy
-guarantee rests on must be secret too: `SystemEntropy` depends on nothing.
+A stream depends only on the run's seed and its own name, never on the order of draws, so that a
+client gets the same numbers on any worker. The noise of a privacy guarantee must be secret as well:
+`SystemEntropy` depends on no seed.
 """
 
 import os
@@ -18,23 +18,23 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 
 class NoiseSource(Protocol):
-    """Random bits for noise and secret choices; `common.seeds` has the two sources."""
+    """A source of random bits: `SystemEntropy` or `Reproducible`."""
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """Return independent uniform words of 64 bits, shape (count,)."""
 
 
 class SystemEntropy:
-    """Draws from the operating system's entropy: neither reproducible nor predictable.
+    """Random bits from the operating system's entropy: neither reproducible nor predictable.
 
-    A fresh key of 256 bits from the operating system is expanded by AES in counter mode, which is
-    ten times as fast as asking the system for all bits.
+    AES in counter mode expands a fresh key of 256 bits for each draw. This is ten times as fast as
+    asking the system for all bits.
     """
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """Return independent uniform words of 64 bits, shape (count,)."""
         stream = Cipher(AES(os.urandom(32)), CTR(bytes(16))).encryptor()
-        block = np.empty(8 * count + 15, np.uint8)  # the cipher asks for a block more
+        block = np.empty(8 * count + 15, np.uint8)  # the cipher needs one more block
         stream.update_into(_zeros(8 * count), block.data)
         return block[: 8 * count].view(np.uint64)
 
@@ -45,7 +45,7 @@ def _zeros(size: int) -> bytes:
 
 
 class Reproducible:
-    """Draws that follow from a seed and a name: for tests and research, never for protection."""
+    """Random bits that follow from a seed and a name: for research, never for protection."""
 
     def __init__(self, seed: int, *name: str | int) -> None:
         self._bits = np.random.PCG64(_sequence(seed, name))
@@ -56,7 +56,7 @@ class Reproducible:
 
 
 def noise_source(seed: int | None, *name: str | int) -> NoiseSource:
-    """Return the reproducible source called `name` of a seed; without a seed, the system's."""
+    """Return the reproducible source of a seed and name, or system entropy if seed is None."""
     return SystemEntropy() if seed is None else Reproducible(seed, *name)
 
 
@@ -66,7 +66,7 @@ def uniforms(noise: NoiseSource, size: int) -> npt.NDArray[np.float64]:
 
 
 def numpy_stream(seed: int, *name: str | int) -> np.random.Generator:
-    """Return the NumPy generator called `name` of the run with this seed."""
+    """Return the NumPy generator of a seed and name."""
     return np.random.default_rng(_sequence(seed, name))
 
 

@@ -11,16 +11,16 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_SECONDS = 3.0
-"""A signal so soon after another one is the same: a terminal and a parent both send it."""
+"""Two signals within these seconds count as one: a terminal and a parent both send it."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to end.
+    """A signal asked the process to end.
 
     Parameters
     ----------
     number : int
-        Of the signal.
+        Number of the signal.
 
     Attributes
     ----------
@@ -35,10 +35,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have SIGINT and SIGTERM raise `Interrupted` in the main thread, unless they are ignored.
+    """Raise `Interrupted` in the main thread on SIGINT and SIGTERM, unless they are ignored.
 
-    A thread waits for SIGINT, which is blocked here: see `spare_children`. From the signal on,
-    threads that fail print nothing: libraries' own threads lose their work in the middle of it.
+    SIGINT is blocked and a thread waits for it: see `spare_children`. After the signal, threads
+    that fail print nothing, because the threads of libraries are interrupted in their work.
     """
     last, over = -AGAIN_SECONDS, Event()
     waited_for: list[int] = []
@@ -69,7 +69,7 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         over.set()
-        for thread in waiting:  # where SIGINT is ignored nothing would wake it
+        for thread in waiting:  # otherwise it would wait forever if SIGINT is ignored
             signal.pthread_kill(thread.ident or 0, signal.SIGINT)
             thread.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -78,14 +78,14 @@ def interruptible() -> Iterator[None]:
 
 
 def _nothing_to_say(failed: threading.ExceptHookArgs) -> None:
-    """Take the place of `threading.excepthook` in a process that is ending."""
+    """Replace `threading.excepthook` in a process that is ending."""
 
 
 def spare_children() -> None:
-    """Have processes that are started from now on inherit that SIGINT is blocked.
+    """Block SIGINT, so that processes started from now on inherit the block.
 
-    A terminal sends it to them, too, and they are to end in order, by this process. Python's
-    resource tracker unblocks it when it is started, so that it comes first.
+    A terminal sends SIGINT to them too, but this process must end them in order. Python's resource
+    tracker unblocks SIGINT when it starts, so it is started first.
     """
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -10,18 +10,18 @@ from pyarrow import parquet
 from fedser.common.files import check_regular
 
 MOST_ROWS, MOST_COLUMNS, MOST_TABLE_BYTES = 10**7, 1000, 2**30
-"""Of a Parquet file that is read."""
+"""Limits of a Parquet file to read."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file that somebody else may have made.
+    """Read an untrusted Parquet file.
 
     Raises
     ------
     OSError
-        If it is not there, not a regular file, or would fill the memory.
+        If it does not exist, is not a regular file, or would fill the memory.
     ValueError
-        If it is no Parquet file.
+        If it is not a Parquet file.
     """
     check_regular(path)
     about = parquet.read_metadata(path)

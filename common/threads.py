@@ -1,4 +1,4 @@
-"""Threads that stay: to start one costs as much as to train a client."""
+"""A pool of threads that is kept: starting a thread costs as much as training a client."""
 
 import math
 import os
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Pools(threading.local):
-    """The pool of whoever asks: servers that run side by side do not wait for each other."""
+    """One pool per calling thread, so that concurrent servers do not wait for each other."""
 
     threads = 0
     pool: ThreadPoolExecutor | None = None
@@ -28,11 +28,11 @@ _own = _Pools()
 
 
 def cores() -> int:
-    """Return how many cores this process may use: all of its processes together.
+    """Return the number of cores that this process and its children may use together.
 
-    The least of the processor's cores, the process's affinity (``taskset``), the quota of its
-    control group and of those above it (containers, ``systemd-run``), and OMP_NUM_THREADS.
-    joblib sets the last one for workers that run side by side, the jobs of a sweep among them.
+    It is the minimum of the processor's cores, the process's affinity (``taskset``), the quota of
+    its control group and of the groups above it (containers, ``systemd-run``), and OMP_NUM_THREADS.
+    Joblib sets OMP_NUM_THREADS for parallel workers, including the jobs of a sweep.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     limits: list[int] = [cpu_count(), *_quotas(), *([int(asked)] if asked.isdecimal() else [])]
@@ -40,9 +40,9 @@ def cores() -> int:
 
 
 def _quotas() -> list[int]:
-    """Return the cores that control groups (version 2) leave to this process, rounded up.
+    """Return the cores that each control group (version 2) allows this process, rounded up.
 
-    joblib reads only the root of what a container sees of them.
+    Joblib reads only the root group of a container.
     """
     quotas = []
     with suppress(OSError, ValueError):
@@ -58,7 +58,7 @@ def _quotas() -> list[int]:
 
 
 def spread(threads: int, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Return what `work` makes of each item, done on so many threads, in order."""
+    """Apply `work` to each item on `threads` threads and return the results in order."""
     if threads == 1:
         return [work(item) for item in items]
     if _own.pool is None or _own.threads != threads:

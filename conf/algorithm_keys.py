@@ -12,7 +12,7 @@ class AlgorithmConfig:
     name : str
         ``fedavg`` or ``fedsgd``.
     server_learning_rate : float
-        Step along the mean update (FedAvg: 1) or against the mean gradient (FedSGD).
+        Step along the mean update (FedAvg: 1), or against the mean gradient (FedSGD).
     """
 
     name: str
@@ -20,24 +20,24 @@ class AlgorithmConfig:
 
     @property
     def server_step(self) -> float:
-        """Factor on the mean of what clients send."""
+        """Factor on the mean of the clients' updates (FedAvg) or gradients (FedSGD)."""
         return -self.server_learning_rate if self.name == "fedsgd" else self.server_learning_rate
 
 
 @dataclass
 class TranscriptConfig:
-    """What is recorded.
+    """Keys of ``transcript``: the part of each update that is recorded.
 
     Attributes
     ----------
     layers : str
-        ``first``, ``second``, ``last``, ``all`` or names of layers such as ``dense.0``,
-        separated by commas: weights and biases of each.
+        ``first``, ``second``, ``last``, ``all``, or names of layers such as ``dense.0``,
+        separated by commas. Weights and biases of each layer are recorded.
     dtype : str
         ``float16`` or ``float32``.
     store : str
-        ``updates``, or ``features``: of the private federations' updates only what the attacks
-        read of these layers, while training goes on. Shadow federations keep theirs.
+        ``updates``: keep the updates. ``features``: keep only the features that the attacks
+        compute from them during training. Shadow federations always keep their updates.
     """
 
     layers: str = "first"

@@ -1,4 +1,4 @@
-"""Make what the configuration describes."""
+"""Build objects from the configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,26 +13,26 @@ from fedser.common.errors import UserError
 
 
 def build(settings: Any) -> Any:
-    """Make the dataclass that ``_target_`` names, its fields checked against their types.
+    """Build the dataclass that ``_target_`` names and check the types of its fields.
 
     Parameters
     ----------
     settings : mapping
-        Plain or of OmegaConf.
+        A plain mapping, or one of OmegaConf.
     """
     fields = {k: v for k, v in settings.items() if k != "_target_"}
     schema = OmegaConf.structured(get_class(settings["_target_"]))
-    OmegaConf.set_readonly(schema, None)  # as it is for a frozen dataclass
+    OmegaConf.set_readonly(schema, None)  # a frozen dataclass would make it read-only
     return OmegaConf.to_object(OmegaConf.merge(schema, fields))
 
 
 def build_group(group: str, settings: Any) -> Any:
-    """Make what a group of the configuration describes, as `build` does.
+    """Build the object of a configuration group, as `build` does.
 
     Raises
     ------
     UserError
-        Naming the key, if a value is missing or has not the right type.
+        Naming the key, if a value is missing or has the wrong type.
     """
     try:
         return build(settings)
@@ -41,8 +41,8 @@ def build_group(group: str, settings: Any) -> Any:
 
 
 def compose(overrides: Sequence[str], name: str = "config") -> DictConfig:
-    """Compose ``conf/NAME.yaml``, within a Hydra application or outside of one."""
-    if GlobalHydra.instance().is_initialized():  # it may know of more configuration folders
+    """Compose ``conf/NAME.yaml``, inside or outside of a Hydra application."""
+    if GlobalHydra.instance().is_initialized():  # it may have more configuration folders
         return hydra.compose(name, overrides=list(overrides))
     with hydra.initialize_config_module("fedser.conf", version_base="1.3"):
         return hydra.compose(name, overrides=list(overrides))

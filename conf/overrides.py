@@ -1,4 +1,4 @@
-"""Overrides of configuration keys, as Hydra reads them."""
+"""Overrides of configuration keys in the syntax of Hydra."""
 
 import os
 import re
@@ -8,25 +8,25 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.@+-]*")
 WORDS = ("null", "true", "false", "nan", "inf")
-"""Values that Hydra reads as something else than a text, in any case."""
+"""Words that Hydra does not read as text, in upper or lower case."""
 REFERENCE = re.compile(r"(\\*)\$\{")
 HOME = re.compile(r"([^=~]+)=(~(?:/.*)?)", re.DOTALL)
 
 
 def override(key: str, value: object) -> str:
-    """Return ``KEY=VALUE`` as Hydra reads it back to this text; the shell may need more quotes."""
+    """Return ``KEY=VALUE`` so that Hydra reads the same text; the shell may need more quotes."""
     text = str(value)
     if PLAIN.fullmatch(text) and text.lower() not in WORDS:
         return f"{key}={text}"
-    # For OmegaConf, no reference to another key.
+    # Escaped, so that OmegaConf does not read a reference to another key.
     literal = REFERENCE.sub(lambda found: 2 * found[1] + r"\${", text)
     return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"
 
 
 def home_expanded(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which ``KEY=~/FOLDER`` names a folder of the user's home.
+    """Return the arguments with the home folder in place of ``~`` in ``KEY=~/FOLDER``.
 
-    Some shells leave the tilde there, and Hydra reads none.
+    Some shells do not expand this tilde, and Hydra does not either.
     """
     found = [(argument, HOME.fullmatch(argument)) for argument in arguments]
     return [

@@ -1,22 +1,16 @@
-"""Points of the privacy frontier as options of the group `privacy`: `udp_50`, `central_8`, ...
+"""Options of the group `privacy` with an epsilon in their name: `udp_50`, `central_8`, ...
 
-Mechanisms and their epsilons form no product, so a sweep over both needs one name a point.
+Each mechanism has epsilons of its own, so that a sweep over mechanisms and epsilons needs one
+option per pair.
 """
 
 from typing import Any
 
-EPSILONS = {
-    "udp": (50, 25, 10, 5),
-    "central": (1, 2, 4, 8),
-    "central_adaptive": (1, 2, 4, 8),
-    "local": (8, 16),
-    "dp_sgd": (8,),
-    "layered": (8,),
-}
+from fedser.conf.mechanisms import MECHANISMS
 
 PRIVACY_POINTS: dict[str, dict[str, Any]] = {
     f"{mechanism}_{epsilon}": {"defaults": [mechanism, "_self_"], "epsilon": float(epsilon)}
-    for mechanism, epsilons in EPSILONS.items()
-    for epsilon in epsilons
+    for mechanism, spec in MECHANISMS.items()
+    for epsilon in spec.epsilons
 }
-"""Nodes for Hydra's ConfigStore: the mechanism's own file, then epsilon."""
+"""Nodes for Hydra's ConfigStore: each takes the mechanism's own file, then sets epsilon."""

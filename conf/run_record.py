@@ -1,4 +1,4 @@
-"""What a run notes of its configuration, and which keys a later command may change."""
+"""The record of a run's configuration, and the keys that a later command may change."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,55 +18,57 @@ FREE = {
     *("runtime", "cache", "checkpoint_every", "table", "corpora"),
     *("keep_transcript", "keep_shadows", "run", "runs", "resume", "logger"),
 }
-"""Keys that change no result, at the top of the configuration."""
+"""Keys at the top of the configuration that change no result."""
 AFTER_TRAINING = {"stage", "shadow", "attack", "adversary", "audit", "age_bounds", "data_root"}
-"""Keys, at the top as well, that a command may change for a run that it goes on with."""
+"""Keys at the top of the configuration that a command may change when it resumes a run."""
+EARLIER = ("attacks.", "client.", "server.")
+"""First parts of the class paths of earlier versions; today they begin with ``fedser.``."""
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds a run, for a new one.
+    """Reject a folder for a new run if it already holds a run.
 
     Raises
     ------
     UserError
-        Naming the ways on.
+        Naming the ways to go on.
     """
     if is_used(folder):
         resume = pasted([override("resume", folder)])
         raise UserError(
-            f"{folder} holds a run already: set {resume} to go on with it, or "
-            "hydra.run.dir to another folder; stage=attack and stage=report take run="
+            f"{folder} holds a run already: set {resume} to go on with it, or set hydra.run.dir "
+            "to another folder; with stage=attack and stage=report set run=FOLDER"
         )
 
 
 def note_command(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Write down what was asked for: a configuration, and the overrides that it comes from."""
+    """Write down the composed configuration of a command, and its overrides."""
     if {path.name for path in folder.iterdir()} <= {LOCK}:
-        folder.chmod(0o700)  # whoever put something there may have reasons for its mode
+        folder.chmod(0o700)  # otherwise somebody chose its mode
     make_private(folder / HYDRA)
     write_text(folder / HYDRA / "overrides.yaml", yaml.safe_dump(list(overrides)))
     write_text(folder / HYDRA / "config.yaml", OmegaConf.to_yaml(composed))
 
 
 def note_run(folder: Path, record: Any) -> None:
-    """Write down with which configuration, resolved, a run begins."""
+    """Write down the resolved configuration that a run begins with."""
     write_text(folder / RUN_FILE, json.dumps(record, indent=2))
 
 
 def changes(folder: Path, record: Mapping[str, Any], but: set[str]) -> list[str]:
-    """Say in which keys a configuration differs from the one that a run was begun with.
+    """Return one line per key whose value is not the value that a run was begun with.
 
     Parameters
     ----------
     record : mapping
-        The configuration, resolved.
+        Today's configuration, resolved.
     but : set of str
-        Keys at the top that may differ.
+        Keys at the top of the configuration that may differ.
 
     Raises
     ------
     UserError
-        If the note of the run is not readable.
+        If the record of the run is damaged, or was written by an earlier version.
     """
     try:
         begun = read_json(folder / RUN_FILE)
@@ -74,21 +76,24 @@ def changes(folder: Path, record: Mapping[str, Any], but: set[str]) -> list[str]
             dict(_flat({key: config[key] for key in config.keys() - but}))
             for config in (begun, json.loads(json.dumps(record)))
         )
-    except FileNotFoundError:  # of a version that noted none, or killed before
+        targets = [value for key, value in _flat(begun) if key.endswith("._target_")]
+    except FileNotFoundError:  # killed before the record was written, or of a version without it
         return []
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / RUN_FILE}: damaged; start the run anew") from error
+    if any(str(target).startswith(EARLIER) for target in targets):
+        raise UserError(f"{folder} was made by an earlier version of fedser; start the run anew")
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key} was {old.get(key)} and is {new.get(key)}" for key in differing]
 
 
 def refuse_changes(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse another configuration for a run that has begun, but for what comes after training.
+    """Reject a configuration that would change the training of a run that has begun.
 
     Raises
     ------
     UserError
-        Saying what differs.
+        Naming the keys that differ, or as `changes` does.
     """
     if found := changes(folder, record, FREE | AFTER_TRAINING):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The checked shape of a study's configuration: what Hydra merges ``config.yaml`` into."""
+"""The typed schema of a study's configuration; Hydra checks ``config.yaml`` against it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,38 +10,39 @@ from fedser.conf.training_keys import TrainingConfig
 
 @dataclass
 class RuntimeConfig:
-    """Where clients run.
+    """Keys of ``conf/runtime``: where clients run.
 
     Attributes
     ----------
     name : str
         ``ray``, ``local`` or ``network``.
     client_resources : dict
-        CPUs and GPUs of one Ray worker: as many workers start as fit the machine, or the cluster.
+        CPUs and GPUs of one Ray worker. As many workers start as fit the machine or the cluster.
     ray_address : str or None
-        Of a Ray cluster to join, such as ``10.0.0.1:6379``, whose token must be known here; without
-        one Ray starts here.
+        Address of a Ray cluster to join, such as ``10.0.0.1:6379``; its token must be set on this
+        machine. None: start Ray on this machine.
     min_clients : int or None
-        Nodes without which no round starts; None: one. A networked study starts with a node for
-        each key that is known, or where there are no keys with so many.
+        Smallest number of nodes with which a round starts; None: one. A networked study starts
+        once the node of each known key is there; without keys, once this number of nodes is there.
     patience : float
-        Seconds to wait for them, and for a SuperLink out of reach, before a run is suspended.
+        Seconds to wait for nodes, and for a SuperLink that cannot be reached, before the run is
+        suspended.
     round_timeout : float
-        Seconds for nodes to reply in; a round goes on without the updates that are late.
+        Seconds to wait for replies. A round goes on without late updates.
     address : str
-        Of the network's SuperLink: host and port. One that is started here listens on the loopback
-        interface, and nodes reach it through a proxy.
+        Host and port of the network's SuperLink. A SuperLink that the study starts listens on the
+        loopback interface; nodes reach it through a proxy.
     start : bool
-        Whether to start the SuperLink; else one runs there in process isolation.
+        Whether to start the SuperLink. Otherwise one must already run there in process isolation.
     secret : str or None
-        File that a SuperLink which runs already was given as ``--superexec-auth-secret-file``.
+        File that a running SuperLink was given as ``--superexec-auth-secret-file``.
     certificates : str or None
-        Folder that ``docker/certificates.sh`` made: ``ca.crt``, ``server.crt``, ``server.key``
-        and the nodes' public keys in ``nodes``.
+        Folder made by ``docker/certificates.sh``: ``ca.crt``, ``server.crt``, ``server.key``, and
+        the nodes' public keys in ``nodes``.
     insecure : bool
-        Do without TLS and authentication.
+        Whether to run without TLS and authentication.
     truth : str or None
-        The experimenter's table of attributes: a column ``speaker``, and those to attack.
+        The experimenter's table of attributes: a column ``speaker`` and the attributes to attack.
     """
 
     name: str = "ray"
@@ -61,43 +62,45 @@ class RuntimeConfig:
 
     @property
     def simulated(self) -> "RuntimeConfig":
-        """Where what needs no real clients runs: shadow federations, canaries."""
+        """Runtime of federations without real clients: shadow federations and canaries."""
         return RuntimeConfig() if self.name == "network" else self
 
 
 @dataclass
 class AdversaryConfig:
-    """What the adversary is after and what it works with.
+    """Keys of ``adversary``: its target, its knowledge and its effort.
 
     Attributes
     ----------
     attribute : str
-        Column of the corpora's metadata to infer, or ``speaker``: to recognise a client again,
-        by another of its updates or by those of another client of the same speaker.
+        Column of the corpora's metadata to infer. ``speaker``: re-identify a client by another of
+        its updates, or by updates of another client of the same speaker.
     vantage : str
-        ``attributed``: every update with its sender. ``aggregate``: how the model moved in a
-        round, and who took part. ``final``: the trained model alone.
+        ``attributed``: every update with its sender. ``aggregate``: the change of the model in
+        each round, and who took part. ``final``: the trained model alone.
     layers : list of str
-        Each attacked by itself: ``first``, ``second``, ``last``, ``all``, or names separated by
-        commas.
+        Layers to attack, one attack per entry: ``first``, ``second``, ``last``, ``all``, or names
+        separated by commas.
     leaked_updates : list of int or "all"
-        How many updates of one client the adversary combines.
+        Numbers of updates of one client that the adversary combines.
     selection : str
-        Which of a client's updates these are: ``random``, ``earliest`` or ``latest``.
+        The updates of a client that leak: ``random``, ``earliest`` or ``latest``.
     combination : str
-        What of them is put together: the mean of the ``updates``, the mean of the
-        ``statistics`` that an attack reads, or the sum of their ``log_odds``.
+        How they are combined: the mean of the ``updates``, the mean of the ``statistics`` that an
+        attack computes, or the sum of their ``log_odds``.
     initial_weights : bool
-        Whether it knows them, and with what it sees every model since.
+        Whether the adversary knows the initial weights. With the updates it then also knows the
+        model of every round.
     aware : bool
-        Whether shadow federations run under the victims' mechanism. Attacks that rehearse at
-        the victims' models (snapshot, and fusion with it) always do so under the mechanism.
+        Whether shadow federations run under the victims' mechanism. The attack ``snapshot``, and
+        ``fusion`` with it, always train shadow speakers under the mechanism.
     draws : int
-        Random choices of that many updates, a client; of the earliest or latest there is one.
+        Random selections of updates per client and number of leaked updates. The earliest and
+        the latest updates are one selection.
     shadow_federations : int
-        Rehearsals on the shadow corpora, each from other initial weights and speakers.
+        Number of shadow federations; each has other initial weights and speakers.
     bootstraps : int
-        Resamples of the speakers for the intervals.
+        Number of resamples of the speakers for the confidence intervals.
     """
 
     attribute: str = "gender"
@@ -122,12 +125,12 @@ class AuditConfig:
     name : str
         ``none`` or ``canary``.
     canaries, releases : int
-        Canary clients, and how often each takes part. Under local noise as many clients send
-        the opposite.
+        Number of canary clients, and rounds that each takes part in. Under local noise the same
+        number of clients sends the negative update.
     magnitudes : list of float
-        Norms of their updates over the clipping norm, each audited by itself.
+        Norms of the canaries' updates over the clipping norm; one audit per entry.
     confidence : float
-        Of each lower bound on epsilon, one-sided.
+        One-sided confidence of each lower bound on epsilon.
     """
 
     name: str = "none"
@@ -139,7 +142,7 @@ class AuditConfig:
 
 @dataclass
 class StudyConfig:
-    """A whole study. ``conf/config.yaml`` says what each key does."""
+    """All keys of a study; ``conf/config.yaml`` describes them."""
 
     corpus: Any
     features: Any

@@ -1,4 +1,4 @@
-"""What Hydra composes a study from besides the files of this folder."""
+"""Register with Hydra what has no YAML file in this folder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +12,12 @@ from fedser.conf.schema import StudyConfig
 
 
 def register() -> None:
-    """Tell Hydra of the schema, of options without a file, and how corpora take turns."""
+    """Register the schema, the options without a file, and the resolvers for corpora."""
     store = ConfigStore.instance()
     store.store(name="study_schema", node=StudyConfig)
     for name, node in PRIVACY_POINTS.items():
         store.store(group="privacy", name=name, node=node)
-    # What experiments that take corpora in turn are written with.
+    # Resolvers for experiments that attack each corpus in turn.
     resolve = partial(OmegaConf.register_new_resolver, replace=True)
     resolve("corpora_below", _lazily("corpora_below"), use_cache=True)
     resolve("others", _lazily("others"))
@@ -25,5 +25,5 @@ def register() -> None:
 
 
 def _lazily(name: str) -> Callable[..., list[str]]:
-    """Return a function that is imported when it is first called."""
+    """Return a function that imports the resolver only when it is called."""
     return lambda *given: list(get_method(f"fedser.client.corpora.rotation.{name}")(*given))

@@ -1,4 +1,4 @@
-"""The keys of ``training``: how a client learns from its own data."""
+"""The keys of ``training``: local training on a client."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ class TrainingConfig:
     Attributes
     ----------
     epochs, batch_size : int
-        Passes over a client's utterances and utterances a step (FedSGD: one step, one batch).
+        Passes over a client's utterances, and utterances per step. FedSGD takes one step on one
+        batch.
     learning_rate, weight_decay, beta1, beta2, adam_epsilon : float
-        Adam's settings (Kingma and Ba, 2015); FedSGD uses none of them on the client.
+        Settings of Adam (Kingma and Ba, 2015). Clients do not use them under FedSGD.
     engine : str
-        ``stacked`` (many clients at a time where that pays: see `client.training.engine.STACKS`) or
-        ``loop`` (one by one, in plain PyTorch).
+        ``stacked`` (many clients at once if this is faster: see `client.training.engine.STACKS`),
+        or ``loop`` (one by one, in plain PyTorch).
     """
 
     epochs: int = 1
@@ -28,9 +29,9 @@ class TrainingConfig:
     engine: str = "stacked"
 
     def steps(self, num_examples: int) -> int:
-        """Adam steps that a client of this size takes in a round."""
+        """Return the number of Adam steps per round of a client with this number of utterances."""
         return self.epochs * -(-num_examples // self.batch_size)
 
     def sampling_rate(self, num_examples: int) -> float:
-        """Chance of each of a client's utterances to be in a step's Poisson batch."""
+        """Return the probability that a Poisson batch holds a given utterance of a client."""
         return min(1.0, self.batch_size / num_examples)

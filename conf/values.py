@@ -1,4 +1,4 @@
-"""Values of the configuration that the types allow and a study does not: quick to check."""
+"""Quick checks of values that have the right type but are not allowed."""
 
 from dataclasses import fields, is_dataclass
 
@@ -18,7 +18,7 @@ PORTS = range(1, 2**16)
 
 
 def refuse_early(composed: DictConfig) -> None:
-    """Refuse unknown keys and impossible values, before anything is imported that is slow.
+    """Reject unknown keys and impossible values before any slow import.
 
     Raises
     ------
@@ -27,13 +27,13 @@ def refuse_early(composed: DictConfig) -> None:
     """
     refuse_added(composed)
     privacy = OmegaConf.to_object(composed.privacy)
-    assert isinstance(privacy, PrivacyConfig)  # as the schema has it
-    check_values(composed)  # type: ignore[arg-type]  # of the same keys
+    assert isinstance(privacy, PrivacyConfig)  # by the schema
+    check_values(composed)  # type: ignore[arg-type]  # it has the same keys
     privacy.check()
 
 
 def refuse_added(composed: DictConfig, above: str = "") -> None:
-    """Refuse keys that ``+KEY=VALUE`` added where the schema has none; raises UserError."""
+    """Reject keys that ``+KEY=VALUE`` added and the schema does not have; raise UserError."""
     schema = OmegaConf.get_type(composed)
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else list(composed)
     values = OmegaConf.to_container(composed)
@@ -47,7 +47,7 @@ def refuse_added(composed: DictConfig, above: str = "") -> None:
 
 
 def check_values(config: StudyConfig) -> None:
-    """Refuse choices that there are none of, and numbers out of range.
+    """Reject unknown choices and numbers out of range.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def check_values(config: StudyConfig) -> None:
     if not 0 < config.cohort_fraction <= 1:
         raise UserError(f"cohort_fraction={config.cohort_fraction} must lie in (0, 1]")
     if not config.folds or not set(config.folds) <= set(range(NUM_FOLDS)):
-        raise UserError(f"folds={config.folds} must name some of 0 to {NUM_FOLDS - 1}")
+        raise UserError(f"folds={config.folds} must be a list of numbers from 0 to {NUM_FOLDS - 1}")
     for key in ("epochs", "batch_size", "learning_rate"):
         if getattr(config.training, key) <= 0:
             raise UserError(f"training.{key}={getattr(config.training, key)} must be above 0")
@@ -93,4 +93,6 @@ def _check_adversary(adversary: AdversaryConfig) -> None:
             raise UserError(f"adversary.{key}={getattr(adversary, key)} must be at least 1")
     for leaked in adversary.leaked_updates:
         if leaked != "all" and not (isinstance(leaked, int) and leaked >= 1):
-            raise UserError(f"adversary.leaked_updates: {leaked} is neither a count nor all")
+            raise UserError(
+                f"adversary.leaked_updates: {leaked} must be a count of at least 1, or all"
+            )

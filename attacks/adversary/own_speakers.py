@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fedser.attacks.adversary.tap import pseudo_gradients
-from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.privacy.base import Mechanism
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.engine import Training

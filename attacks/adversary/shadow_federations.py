@@ -12,7 +12,7 @@ from fedser.client.speakers.clients import Clients, join_clients, make_clients, 
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.arrays import Ints
 from fedser.common.errors import UserError
-from fedser.conf.privacy_keys import GUARANTEED, PrivacyConfig
+from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.schema import StudyConfig
 from fedser.conf.values import NUM_FOLDS
 from fedser.server.federation.federation import Federation
@@ -98,7 +98,7 @@ def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
     """Return a plan whose clients add what those of the given one do, however many they are."""
     # Shadow speakers are the adversary's own: their noise protects nobody and is reproducible.
     config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
-    if config.mechanism in GUARANTEED:
+    if config.spec.guaranteed:
         config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
     return replace(plan, config=config, num_clients=num_clients)
 

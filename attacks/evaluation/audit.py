@@ -63,7 +63,7 @@ def evaluate_audit(audited: Audited, plan: PrivacyPlan, audit: AuditConfig) -> d
     if audited.one_run:
         checks.append(_one_run_figures(audited.one_run, plan, audit.confidence))
     tests = run_direct_tests(audited.collected)
-    tested = TESTED_PRIVATE if plan.config.mechanism == "dp_sgd" else TESTED
+    tested = TESTED_PRIVATE if plan.config.spec.noise_at == "batches" else TESTED
     failed = [*(check["violated"] for check in checks), *(test["failed"] for test in tests)]
     return {
         "checks": checks,

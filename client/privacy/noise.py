@@ -12,17 +12,17 @@ from fedser.common.arrays import Arrays, l2_norm
 
 @dataclass(frozen=True)
 class GradientClip:
-    """What local training does to gradients.
+    """The clip and the noise that local training applies to gradients.
 
     Attributes
     ----------
     norm : float
         Bound on the L2 norm.
     per : str
-        ``batch``: of the batch's mean gradient (UDP). ``utterance``: of each utterance's
-        gradient, before they are summed and noised (DP-SGD).
+        ``batch``: clip the mean gradient of each batch (UDP). ``utterance``: clip each
+        utterance's gradient before the gradients are summed and noised (DP-SGD).
     noise_multiplier : float
-        Standard deviation of the noise on that sum, over `norm`.
+        Standard deviation of the noise on the sum, over `norm`.
     """
 
     norm: float
@@ -33,8 +33,8 @@ class GradientClip:
 def clip_factor(update: Arrays, clipping_norm: float) -> float:
     """Return the factor that scales an update to at most `clipping_norm` in L2 norm.
 
-    The norm is taken over all arrays together. An update that is not finite counts as zero: a
-    client that failed to answer because of its data would reveal something about the data.
+    The norm is taken over all arrays together. For an update that is not finite the factor is 0:
+    if the client failed instead, the failure would reveal something about its data.
     """
     norm, bound = l2_norm(update), below(clipping_norm)
     if not math.isfinite(norm):
@@ -43,12 +43,12 @@ def clip_factor(update: Arrays, clipping_norm: float) -> float:
 
 
 def below(clipping_norm: float) -> float:
-    """Return a bound so little below the norm that rounding does not end above it."""
+    """Return a bound just below the norm, so that rounding never exceeds the norm."""
     return clipping_norm * (1 - 1e-6)
 
 
 def keep_only(update: Arrays, shared: Collection[str]) -> Arrays:
-    """Send zeros in place of the parameters that are not shared."""
+    """Replace the parameters that are not shared by zeros."""
     return {name: a if name in shared else np.zeros_like(a) for name, a in update.items()}
 
 
@@ -61,11 +61,11 @@ def udp_stddev(
     epsilon: float,
     delta: float,
 ) -> float:
-    """Noise of user-level differential privacy as published, in update units.
+    """Return the standard deviation of user-level differential privacy as published.
 
     ``(2 C / n) sqrt(2 q T ln(1/delta)) / epsilon`` (Feng, Peri and Narayanan, Interspeech
-    2022, after Wei et al., 2021). The (epsilon, delta) it is named by does not hold: see
-    `server.privacy.accountant.udp_mu` for what it gives.
+    2022, after Wei et al., 2021), in units of the update. The nominal (epsilon, delta) does not
+    hold: `server.privacy.udp.udp_mu` gives the real guarantee.
     """
     releases = sampling_rate * num_rounds
     return (

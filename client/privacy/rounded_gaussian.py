@@ -1,15 +1,15 @@
-"""Gaussian noise on a grid of integers, whose bits tell no more than its law allows.
+"""Gaussian noise on a grid of integers, so that no bit reveals more than the distribution allows.
 
 The noise is ``k = round(stddev * Z)`` with Z exactly standard normal. If x is an integer, then
 ``x + k = round(x + stddev * Z)``: the released integer is computed from the output of the
 continuous Gaussian mechanism, so every bound for that mechanism holds for it without correction.
-Noise that is added in floating point has no such law: its low bits depend on x (Mironov, CCS
+If noise is added in floating point instead, the low bits of the sum depend on x (Mironov, CCS
 2012).
 
 Z is drawn by inversion from 64 random bits: one bit for the sign and 63 for the tail probability
-p. A piecewise polynomial gives the quantile of p with an error of at most `QUANTILE_ERROR`. Where
-the integer does not follow from that (about once in a million coordinates), more bits are drawn
-and it is computed to as many digits as it needs. The law is therefore exact, not approximate.
+p. A piecewise polynomial gives the quantile of p with an error of at most `QUANTILE_ERROR`. If this
+does not decide the integer (about once in a million coordinates), more bits are drawn and the
+quantile is computed with as many digits as needed. The distribution is therefore exact.
 """
 
 import math
@@ -29,24 +29,24 @@ Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
 CELLS: Final = 1024
-"""Equal parts of the tail probabilities 0 to 1/2, each with a polynomial of its own."""
+"""Number of equal parts of the tail probabilities 0 to 1/2, each with its own polynomial."""
 TAIL_CELLS: Final = 16
-"""Cells from 0 on that no polynomial approximates well: about one coordinate in 64."""
+"""Number of first cells that no polynomial approximates well: about one coordinate in 64."""
 DEGREE: Final = 7
 QUANTILE_ERROR: Final = 2.0**-44
-"""Bound on the error of a quantile. The tests measure a sixteenth of it against mpmath."""
+"""Bound on the error of a quantile; measured against mpmath the error is a sixteenth of it."""
 LARGEST_STDDEV: Final = 2.0**40
 SMALLEST_FLOAT: Final = 1e-300
 FINEST: Final = 1024
-"""Steps of the grid in the norm of one coordinate of an update with equal coordinates."""
+"""Grid steps per coordinate if all coordinates of an update are equal."""
 
 
 def grid_step(clipping_norm: float, size: int, stddev: float = 0.0) -> float:
     """Return the step for updates of `size` coordinates with an L2 norm up to `clipping_norm`.
 
-    It is a power of two, so that scaling by it is exact, and so fine that truncation to its
-    multiples changes an update by less than a thousandth of its norm; coarser only if the noise,
-    of deviation `stddev`, is more than 2^30 such steps and hides the update anyway.
+    The step is a power of two, so that scaling by it is exact. Truncation to its multiples changes
+    an update by less than a thousandth of the clipping norm. The step is coarser only if `stddev`
+    exceeds 2^30 such steps, because this noise hides the update anyway.
     """
     fine = math.floor(math.log2(clipping_norm / math.sqrt(max(1, size)) / FINEST))
     return float(2.0 ** max(fine, math.ceil(math.log2(stddev)) - 30 if stddev else fine))
@@ -79,15 +79,15 @@ def add_noise(
 ) -> npt.NDArray[np.float32]:
     """Return values times a factor, truncated to multiples of `step`, plus Gaussian multiples.
 
-    Truncation is toward zero: it raises no norm. The sum is taken of integers; only then does it
-    become float32, which is a function of the protected integer.
+    Truncation is toward zero, so that it raises no norm. Integers are added, and only their sum is
+    converted to float32: the result is a function of the protected integer.
 
     Parameters
     ----------
     values : ndarray of float32, any shape
         Values that are not finite count as 0.
     stddev : float
-        In units of the values, as `step`.
+        In units of the values, like `step`.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     total = gaussian_integers(len(flat), stddev / step, noise)
@@ -107,8 +107,8 @@ def add_truncated(total: Ints, values: npt.NDArray[np.float32], factor: float, s
 def add_gaussian(update: Arrays, stddev: float, noise: NoiseSource) -> Arrays:
     """Add independent N(0, stddev²) to every coordinate of an update without a known norm.
 
-    The step is about a millionth of the standard deviation. Values that are not finite, or that
-    the noise is lost on, stay as they are: nothing bounds such an update.
+    The step is about a millionth of the standard deviation. Values that are not finite, or too
+    large for the grid, stay unchanged: an update with these values has no bound anyway.
     """
     if stddev == 0:
         return update
@@ -121,7 +121,7 @@ def add_gaussian(update: Arrays, stddev: float, noise: NoiseSource) -> Arrays:
 
 
 def standard_normal(noise: NoiseSource, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Draw standard normals of this shape, for noise that has to stay in floating point."""
+    """Draw standard normals of this shape, for noise that must be added in floating point."""
     drawn = gaussian_integers(math.prod(shape), 2.0**24, noise)
     return (drawn * 2.0**-24).astype(np.float32).reshape(shape)
 
@@ -136,13 +136,13 @@ def _checked(stddev: float) -> float:
 def _polynomials() -> Floats:
     """Return coefficients (CELLS, DEGREE + 1), lowest first, of minus the quantile by cell.
 
-    They interpolate at Chebyshev nodes; t in [0, 1) is the place in the cell.
+    They interpolate at Chebyshev nodes; t in [0, 1) is the position in the cell.
     """
     nodes = (1 - np.cos((np.arange(DEGREE + 1) + 0.5) * np.pi / (DEGREE + 1))) / 2
     cells = np.arange(TAIL_CELLS, CELLS)
     quantiles = -ndtri((cells[:, None] + nodes) / (2 * CELLS))
     found = np.zeros((CELLS, DEGREE + 1))
-    # In powers of t - 1/2 the interpolation is well conditioned.
+    # Powers of t - 1/2 make the interpolation well conditioned.
     centred = np.linalg.solve(np.vander(nodes - 0.5, increasing=True), quantiles.T).T
     found[TAIL_CELLS:] = centred
     return found
@@ -150,9 +150,9 @@ def _polynomials() -> Floats:
 
 @compiled
 def _draw(words: Words, stddev: float, polynomials: Floats, drawn: Ints, undecided: Ints) -> int:
-    """Fill in the integers that 64 bits and a polynomial decide; return how many they do not.
+    """Draw the integers that 64 bits and a polynomial decide; return the number of the others.
 
-    The places of the others are written to the front of `undecided`.
+    The indices of the undecided integers are written to the front of `undecided`.
     """
     left = 0
     for i in range(len(words)):
@@ -173,10 +173,10 @@ def _draw(words: Words, stddev: float, polynomials: Floats, drawn: Ints, undecid
 
 
 def _decide(words: Words, stddev: float, noise: NoiseSource) -> Ints:
-    """Return the integers of words in the tails, or so near to a boundary that bits lack."""
+    """Return the integers of words in the tails or too near to a boundary for 64 bits."""
     tails = words >> np.uint64(1)
     quantiles = -ndtri((tails.astype(np.float64) + 0.5) * 2.0**-64)
-    # A word stands for an interval of p, of width 2^-64.
+    # A word represents an interval of p of width 2^-64.
     density = np.exp(-(quantiles**2) / 2) / math.sqrt(2 * math.pi)
     error = QUANTILE_ERROR + 2.0**-63 / density
     y = stddev * quantiles
@@ -190,7 +190,7 @@ def _decide(words: Words, stddev: float, noise: NoiseSource) -> Ints:
 
 
 def _exact(tail: int, stddev: float, noise: NoiseSource) -> int:
-    """Draw further bits of the tail probability until they decide the integer."""
+    """Draw more bits of the tail probability until they decide the integer."""
     bits = 64
     while True:
         tail = (tail << 64) | int(noise.words(1)[0])

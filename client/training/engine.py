@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedser.client.models.base import ModelConfig, in_order
-from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.privacy.base import Mechanism
 from fedser.client.training.batches import Batches
 from fedser.client.training.canary import canary_update
 from fedser.client.training.compiled import Compiled

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from fedser.client.models.attention import Attention
 from fedser.client.models.base import ModelConfig
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import Mechanism, build_mechanism
+from fedser.client.privacy.base import Mechanism
+from fedser.client.privacy.mechanisms import build_mechanism, target_of
 from fedser.conf.training_keys import TrainingConfig
 
 
@@ -81,8 +82,7 @@ class TrainRequest:
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal request back."""
         fields = asdict(self)
-        kind = type(self.mechanism)
-        fields["mechanism"]["_target_"] = f"{kind.__module__}.{kind.__qualname__}"
+        fields["mechanism"]["_target_"] = target_of(self.mechanism)
         fields["model"]["name"] = self.model.name
         return json.dumps(fields)
 
@@ -93,7 +93,7 @@ class TrainRequest:
         Parameters
         ----------
         custom : bool
-            Whether to import mechanisms that are not fedser's own.
+            Whether to import a mechanism of the user (``privacy.custom``).
 
         Raises
         ------
@@ -104,7 +104,7 @@ class TrainRequest:
         if (hosting := fields["hosting"]) is not None:
             clients = tuple((number, who, shard) for number, who, shard in hosting["clients"])
             fields["hosting"] = Hosting(clients, tuple(hosting["test"]), hosting["normalisation"])
-        mechanism = build_mechanism(fields["mechanism"], anywhere=custom)
+        mechanism = build_mechanism(fields["mechanism"], custom)
         model = MODELS[fields["model"].pop("name")](**fields["model"])
         return cls(
             **{

@@ -15,7 +15,7 @@ from fedser.common.cache import cache_folder
 from fedser.common.console import console, plain
 from fedser.common.errors import UserError, check_choice
 from fedser.conf.build import build
-from fedser.conf.privacy_keys import GUARANTEED
+from fedser.conf.mechanisms import GUARANTEED
 from fedser.conf.schema import StudyConfig
 from fedser.server.federation.remote_clients import Roster
 from fedser.server.study.federations import parameter_names
@@ -102,7 +102,7 @@ def check_audit(config: StudyConfig) -> None:
     """
     audit = config.audit
     check_choice("audit.name", audit.name, ("none", "canary"))
-    if audit.name == "canary" and config.privacy.mechanism not in GUARANTEED:
+    if audit.name == "canary" and not config.privacy.spec.guaranteed:
         raise UserError(
             f"audit=canary: privacy={config.privacy.mechanism} guarantees nothing that an audit "
             f"could refute; choose privacy={', '.join(GUARANTEED)}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedser.common.seeds import noise_source, numpy_stream, uniforms
-from fedser.conf.privacy_keys import CENTRAL, PrivacyConfig
+from fedser.conf.privacy_keys import PrivacyConfig
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ def cohort_sampler(
         rate=rate,
         seed=None if hidden and privacy.secret_noise else seed,
         federation=federation,
-        poisson=privacy.mechanism in CENTRAL,
+        poisson=privacy.central,
         hidden=hidden,
     )

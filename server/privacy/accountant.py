@@ -1,4 +1,4 @@
-"""The participation ledger of a run, and the privacy really spent."""
+"""The ledger of releases in a federation, and the epsilon that they really spend."""
 
 import math
 from collections import Counter, defaultdict
@@ -7,29 +7,27 @@ from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import numpy as np
-
-from fedser.client.privacy.mechanisms import UserLevelDP
-from fedser.conf.privacy_keys import CENTRAL, PrivacyConfig
+from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.composition import Releases, running_epsilon
+from fedser.server.privacy.mechanisms import ENTRIES
 from fedser.server.privacy.plan import PrivacyPlan
 
 Exposures = Mapping[str, Releases]
-"""What is released of each unit, by its name. A unit has one name in all federations of a run."""
+"""Releases of each unit by its name. A unit has the same name in all federations of a run."""
 
 
 class Ledger:
-    """Who released what in one federation, round by round: planned beforehand, or spent.
+    """The releases of each unit in one federation, planned or made, round by round.
 
     Parameters
     ----------
     rate : float
         Sampling rate of Poisson cohorts.
     units : sequence of str, length N
-        Name of the unit that each client's data belongs to; a speaker may hold several clients.
+        Unit that each client belongs to; several clients may belong to one speaker.
     batches : sequence of Releases, length N
-        What one update of each client releases of its utterances.
+        Releases of each utterance in one update of each client.
     mus : sequence of float, length N
         Sensitivity over noise of one release of each client.
 
@@ -54,16 +52,16 @@ class Ledger:
         self.releases: Counter[int] = Counter()
 
     def add(self, cohort: Iterable[int]) -> None:
-        """Note a round and its clients."""
+        """Add a round with its clients."""
         present = {client: self._mus[client] for client in cohort}
-        together = self._privacy.mechanism in CENTRAL
-        for unit, cost in squared_sensitivities(present, self._units, together).items():
+        summed = self._privacy.central
+        for unit, cost in squared_sensitivities(present, self._units, summed).items():
             self._squared[unit] += cost
         self.releases.update(present.keys())
         self._rounds += 1
 
     def copy(self) -> "Ledger":
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         other = copy(self)
         other._squared, other.releases = self._squared.copy(), self.releases.copy()
         return other
@@ -72,8 +70,8 @@ class Ledger:
     def exposures(self) -> Exposures:
         """Releases of each unit against the plan's vantage.
 
-        A unit without releases has no entry, unless cohorts are secret: then every round may have
-        held it.
+        A unit without releases has no entry. If cohorts are secret every unit has an entry, because
+        every round may have held it.
         """
         if self._privacy.unit == "utterance":
             return {
@@ -95,10 +93,15 @@ class Ledger:
 
 
 def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
-    """Return the releases of each unit in several federations together.
+    """Return the releases of each unit, added up over several federations.
 
-    A unit's rate and number of clients do not depend on the federation: shards and training
-    parts are cut speaker by speaker.
+    A unit has the same sampling rate and number of clients in all federations, because shards and
+    training parts are cut speaker by speaker.
+
+    Raises
+    ------
+    ValueError
+        If a unit's rate or number of clients differs between federations.
     """
     total: dict[str, Releases] = {}
     for part in parts:
@@ -111,21 +114,21 @@ def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
 
 
 def largest(exposures: Iterable[Releases]) -> tuple[Releases, ...]:
-    """Return the releases of the units that may be worst off.
+    """Return the releases of the units that may spend most.
 
-    Of two units with one rate, a unit with more clients and more releases is worse off.
+    Of two units with the same rate, the unit with more clients and more releases spends more.
     """
     found: list[Releases] = []
     for one in sorted(set(exposures), key=lambda r: (r.rate, r.clients, r.count), reverse=True):
         if not any(o.rate == one.rate and o.count >= one.count for o in found):
-            found.append(one)  # those before it have as many clients or more
+            found.append(one)  # earlier ones have at least as many clients
     return tuple(reversed(found))
 
 
 def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
-    """Return the epsilon of the unit that is worst off; None without a finite guarantee.
+    """Return the epsilon of the unit that spends most; None without a finite guarantee.
 
-    Without any releases it is 0.
+    It is 0 if there are no releases.
     """
     noise_multiplier = accounted_noise(plan)
     if noise_multiplier is None:
@@ -142,25 +145,26 @@ def spent(plan: PrivacyPlan, exposures: Iterable[Releases]) -> float | None:
 
 
 def accounted_noise(plan: PrivacyPlan) -> float | None:
-    """Return the noise multiplier of a ledger's unit sensitivity; None without a guarantee.
+    """Return the noise multiplier for the sensitivities of a ledger; None without a guarantee.
 
-    The noise of UDP depends on the client, and its ledger counts in multiples of that noise.
+    If the noise depends on the client, the ledger holds sensitivities over that noise.
     """
-    return 1.0 if plan.config.mechanism == "udp" else plan.noise_multiplier
+    own_noise = ENTRIES[plan.config.mechanism].release_mu is not None
+    return 1.0 if own_noise else plan.noise_multiplier
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The releases that another federation of the run makes of the same units.
+    """The planned releases of the same units in another federation of the run.
 
     Attributes
     ----------
     sizes, units
         As in `Accountant`.
     cohorts : list of list of int
-        One list per round, as planned. Of secret cohorts only the number of rounds matters.
+        Planned cohorts, one list per round. If cohorts are secret, only their number counts.
     repeated : list of list of int
-        Cohorts that were asked once more after an interruption.
+        Cohorts of rounds that were repeated after an interruption.
     """
 
     sizes: Sequence[int]
@@ -170,7 +174,7 @@ class Schedule:
 
 
 class Accountant:
-    """Keeps the ledger of a federation, and tells the privacy spent in it.
+    """Keep the ledger of a federation and compute the epsilon spent.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ class Accountant:
     algorithm : str
         ``fedavg`` or ``fedsgd``.
     others : sequence of Schedule
-        The federations that count together with this one and go on beside it.
+        The other federations that count together with this one.
 
     Attributes
     ----------
@@ -201,15 +205,15 @@ class Accountant:
         training: TrainingConfig,
         others: Sequence[Schedule] = (),
     ) -> None:
-        self._plan, mechanism = plan, plan.client_mechanism()
+        self._plan = plan
+        # By the name in the configuration, not by class: a user's class that inherits from a
+        # mechanism is not accounted for as that mechanism.
+        release_mu = ENTRIES[plan.config.mechanism].release_mu
 
         def ledger(sizes: Sequence[int], units: Sequence[str]) -> Ledger:
             mus = [1.0] * len(sizes)
-            # The configuration names the mechanism: a class of the user's own that inherits from
-            # a mechanism is not accounted for as that mechanism.
-            if plan.config.mechanism == "udp":
-                assert isinstance(mechanism, UserLevelDP)
-                mus = [udp_mu(mechanism, n, num_parameters, algorithm, training) for n in sizes]
+            if release_mu is not None:
+                mus = [release_mu(plan, n, num_parameters, algorithm, training) for n in sizes]
             batches = [batch_releases(n, algorithm, training) for n in sizes]
             return Ledger(plan.config, plan.sampling_rate, units, batches, mus)
 
@@ -222,13 +226,13 @@ class Accountant:
         self.cohorts: list[list[int]] = []
 
     def add(self, cohort: Iterable[int]) -> None:
-        """Note a round and the clients whose update may have left its device in it."""
+        """Add a round and the clients whose update may have left its device."""
         self.cohorts.append(sorted(cohort))
         self._ledger.add(self.cohorts[-1])
 
     @property
     def releases(self) -> Counter[int]:
-        """How often each client is in the ledger."""
+        """Number of releases of each client."""
         return self._ledger.releases
 
     @property
@@ -238,24 +242,24 @@ class Accountant:
 
     @property
     def known(self) -> Exposures | None:
-        """The same against an observer who knows who took part; None if `exposures` assumes it."""
+        """Exposures if the observer knows who took part; None if `exposures` already assumes it."""
         return self._ledger.known if self._plan.config.vantage == "outsider" else None
 
     @property
     def epsilon(self) -> float | None:
-        """Spent so far in this federation by the unit that spent most; None without a guarantee."""
+        """Epsilon of the unit that spent most in this federation; None without a guarantee."""
         return spent(self._plan, self.exposures.values())
 
     @property
     def known_epsilon(self) -> float | None:
-        """The same against an observer who knows who took part; None if `epsilon` assumes it."""
+        """Epsilon if the observer knows who took part; None if `epsilon` already assumes it."""
         return None if self.known is None else spent(self._plan, self.known.values())
 
     def overspends(self, server_round: int, cohort: Iterable[int]) -> bool:
-        """Tell whether a round with this cohort would spend more than the plan allows.
+        """Return whether a round with this cohort would spend more than the plan allows.
 
-        The other federations of the run count as far as their schedules go up to this round:
-        none of them releases more, so together they keep to the limit.
+        The other federations count with their planned rounds up to this one. None of them releases
+        more, so that all of them together stay below the limit.
         """
         limit = self._plan.config.stop_at_epsilon
         if limit is None:
@@ -280,12 +284,12 @@ def planned_exposures(
     algorithm: str,
     training: TrainingConfig,
 ) -> Exposures:
-    """Return the releases of each unit that a schedule of cohorts will cause in a federation.
+    """Return the releases of each unit for planned cohorts of a federation.
 
     Parameters
     ----------
     cohorts : sequence of sequence of int
-        Clients of each round; of secret cohorts only the number of rounds matters.
+        Clients of each round. If cohorts are secret, only the number of rounds counts.
     rate, units
         As in `Ledger`.
     """
@@ -297,70 +301,27 @@ def planned_exposures(
 
 
 def squared_sensitivities(
-    mus: dict[int, float], units: Sequence[str], together: bool
+    mus: dict[int, float], units: Sequence[str], summed: bool
 ) -> dict[str, float]:
-    """Return how far a round moves what is released of each unit, squared, over the noise.
+    """Return the squared sensitivity over noise of each unit in one round.
 
     Parameters
     ----------
     mus : dict of client to float
         Sensitivity over noise of the round's clients.
-    together : bool
-        Whether their updates are summed before one noise is added, so that a unit's clients
-        add up; noised one by one, their squares do.
+    summed : bool
+        Whether updates are summed before one noise is added. Then the sensitivities of a unit's
+        clients add up; otherwise their squares do.
     """
     by_unit: dict[str, list[float]] = {}
     for client, mu in mus.items():
         by_unit.setdefault(units[client], []).append(mu)
-    if together:
+    if summed:
         return {unit: sum(own) ** 2 for unit, own in by_unit.items()}
     return {unit: sum(mu * mu for mu in own) for unit, own in by_unit.items()}
 
 
 def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) -> Releases:
-    """Return what one update by DP-SGD releases of each utterance of a client."""
+    """Return the releases of each utterance in one DP-SGD update of a client."""
     steps = 1 if algorithm == "fedsgd" else training.steps(num_examples)
     return Releases(steps, training.sampling_rate(num_examples))
-
-
-def udp_mu(
-    mechanism: UserLevelDP,
-    num_examples: int,
-    dimension: int,
-    algorithm: str,
-    config: TrainingConfig,
-) -> float:
-    """Sensitivity over noise of one UDP release, replacing all data of the client.
-
-    The sensitivity is that of the code as published, not of its claim 2 C / n: an Adam update
-    is bounded by `adam_sensitivity`, a clipped gradient (FedSGD) by 2 C.
-    """
-    if algorithm == "fedsgd":
-        sensitivity = 2 * mechanism.gradient_clip
-    else:
-        sensitivity = adam_sensitivity(dimension, config.steps(num_examples), config)
-    return sensitivity / mechanism.stddev(num_examples)
-
-
-def adam_sensitivity(dimension: int, steps: int, config: TrainingConfig) -> float:
-    """Bound on how far replacing all of a client's data moves an Adam update, in L2 norm.
-
-    Adam's step in a coordinate is ``lr |sum a_i g_i| / sqrt(sum b_i g_i^2)``, at most
-    ``lr sqrt(sum a_i^2 / b_i)`` by Cauchy and Schwarz, whatever the gradients are: exactly lr in
-    the first step. Clipping gradients does not lower it. Two updates differ by up to twice
-    the norm of one.
-
-    Parameters
-    ----------
-    dimension : int
-        Number of shared weights d.
-    steps : int
-        Adam steps in one update.
-    """
-    total = 0.0
-    for t in range(1, steps + 1):
-        age = np.arange(t)[::-1]
-        a = (1 - config.beta1) * config.beta1**age / (1 - config.beta1**t)
-        b = (1 - config.beta2) * config.beta2**age / (1 - config.beta2**t)
-        total += math.sqrt(float(np.sum(a * a / b)))
-    return 2 * config.learning_rate * math.sqrt(dimension) * total

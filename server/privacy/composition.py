@@ -1,10 +1,10 @@
-"""Composition of Gaussian releases that a unit takes part in with some probability.
+"""Composition of Gaussian releases, each of which holds a unit with some probability.
 
-Exact where the probability is one; otherwise by privacy loss distributions (PLD) or Renyi
-differential privacy (RDP) of Google's dp-accounting, or by the privacy random variables (PRV)
-of Opacus. Each gives an upper bound, and so does the exact composition without sampling: the
-smaller of the two is returned. Where an accountant would need gigabytes or minutes, or its rounding
-errors would count, another one takes its place: `accountant_used` names it.
+If the probability is one, composition is exact. Otherwise it uses privacy loss distributions (PLD)
+or Renyi differential privacy (RDP) of Google's dp-accounting, or privacy random variables (PRV) of
+Opacus. Each gives an upper bound on epsilon. The exact composition without sampling is an upper
+bound too, and the smaller one is returned. If an accountant would need gigabytes or minutes, or if
+its rounding errors would count, another accountant replaces it: `accountant_used` names it.
 """
 
 import logging
@@ -25,43 +25,43 @@ RESOLUTION = 0.05
 COARSEST = 5e-3
 """The privacy loss is discretised in steps of `RESOLUTION` times its scale q / z."""
 POINTS = 2**21
-"""Most points of a grid of privacy losses, so that a composition takes seconds and megabytes."""
+"""Largest number of grid points of a composition, for seconds and megabytes."""
 POINTS_OF_ONE = 50_000
-"""The same of one release."""
+"""Largest number of grid points of one release."""
 LEAST_DELTA = 1e-11
-"""Delta below which rounding errors of Fourier transforms count: Renyi composition has none."""
+"""Delta below which rounding errors of Fourier transforms count; RDP has none."""
 LEAST_NOISE = 0.2
-"""Noise multiplier below which sampling is not counted on: accountants overflow or run out of
-memory there, at an epsilon of hundreds."""
+"""Noise multiplier below which sampling is ignored: accountants overflow or run out of memory
+there, and epsilon is in the hundreds anyway."""
 LARGEST_NOISE = 1e5
 PRV_ERROR = 0.01
-"""Error of epsilon that Opacus' accountant may make, on the safe side."""
+"""Error of epsilon that Opacus' accountant may make; epsilon is then too large, never too small."""
 SHORT = 500.0
-"""Epsilon up to which a curve is composed release by release: its grid stays small."""
+"""Epsilon up to which releases are composed one by one: the grid stays small."""
 PRECISION = 1e-6
-"""Of calibrated noise, relative."""
+"""Relative precision of calibrated noise."""
 ROUNDING = 1e-9
-"""By which exact noise is larger, so that a ledger's rounded sums do not end above epsilon."""
+"""Relative margin of exact noise, so that rounding in a ledger never exceeds epsilon."""
 
-if TYPE_CHECKING:  # it takes a second to import, which runs without sampling need not wait for
+if TYPE_CHECKING:  # the import takes a second, which runs without sampling must not wait for
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # dp-accounting reports orders it leaves out
+logging.getLogger("absl").setLevel(logging.ERROR)  # silences warnings about skipped orders
 
 
 @dataclass(frozen=True)
 class Releases:
-    """Gaussian releases as one unit of the guarantee sees them.
+    """Gaussian releases of one unit of the guarantee.
 
     Attributes
     ----------
     count : float
-        How many; with `rate` 1 a sum of squared sensitivities will do.
+        Number of releases. With `rate` 1 it may be a sum of squared sensitivities.
     rate : float
-        Probability that a release holds a client, independently of all else.
+        Probability that a release holds a client, independently of all other draws.
     clients : int
-        Clients of the unit, each drawn by itself. Adding or removing the unit then moves a
-        release by a binomial number of clipping norms.
+        Clients of the unit, drawn independently. Adding or removing the unit then moves a release
+        by a binomial number of clipping norms.
     """
 
     count: float
@@ -70,15 +70,15 @@ class Releases:
 
 
 Group = tuple[Releases, float]
-"""Releases, and the noise multiplier (standard deviation over the sensitivity to one client)."""
+"""Releases and their noise multiplier (standard deviation over the sensitivity to one client)."""
 
 
 def composed_epsilon(
     releases: Releases, noise_multiplier: float, delta: float, accountant: str
 ) -> float:
-    """Return the epsilon that `releases` spend at `delta`, add/remove where they are sampled.
+    """Return the epsilon that `releases` spend at `delta`.
 
-    Parameters are those of `compose`, for one group.
+    Parameters and relation are those of `compose`, for one group.
     """
     return compose(((releases, noise_multiplier),), delta, accountant)
 
@@ -90,8 +90,8 @@ def compose(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
     Parameters
     ----------
     groups : tuple of (Releases, float)
-        Each with its own noise multiplier. Add/remove where releases are sampled; otherwise the
-        relation of the sensitivity that the multiplier is given for.
+        Each with its own noise multiplier. For sampled releases the relation is add/remove;
+        otherwise it is the relation of the sensitivity that the multiplier refers to.
     accountant : str
         ``pld``, ``prv`` or ``rdp``; exact composition needs none of them.
 
@@ -116,7 +116,7 @@ def compose(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
 
 
 def accountant_used(groups: Sequence[Group], delta: float, accountant: str) -> str:
-    """Return what `compose` really uses: ``exact``, ``pld``, ``prv`` or ``rdp``.
+    """Return the method that `compose` uses: ``exact``, ``pld``, ``prv`` or ``rdp``.
 
     Raises
     ------
@@ -142,12 +142,12 @@ def calibrated_noise(
 ) -> float:
     """Return the smallest noise multiplier at which no entry of `releases` exceeds `epsilon`.
 
-    Within `PRECISION`, on the safe side.
+    The result may be too large by `PRECISION`, but never too small.
 
     Raises
     ------
     ValueError
-        If even a noise multiplier of 100,000 would not do.
+        If a noise multiplier of 100,000 is not enough.
     """
     if all(r.rate == 1 for r in releases):
         return max(map(_moved, releases)) / gaussian_mu(epsilon, delta) * (1 + ROUNDING)
@@ -173,9 +173,9 @@ def calibrated_noise(
 def running_epsilon(
     releases: Releases, noise_multiplier: float, delta: float, accountant: str
 ) -> float:
-    """Return what `composed_epsilon` does, faster for counts that grow by one from call to call.
+    """Return `composed_epsilon`, faster for counts that grow by one from call to call.
 
-    The result depends on the arguments alone and not on what was asked before.
+    The result depends only on the arguments, not on earlier calls.
     """
     group = (releases, noise_multiplier)
     if accountant_used([group], delta, accountant) != "pld" or _span([group], delta) > SHORT:
@@ -189,17 +189,17 @@ def _counts_on_sampling(releases: Releases, noise_multiplier: float) -> bool:
 
 
 def _moved(releases: Releases) -> float:
-    """Return by how many clipping norms a unit that is always whole moves all releases together."""
+    """Return the L2 distance, in clipping norms, that an unsampled unit moves all releases."""
     return releases.clients * math.sqrt(releases.count)
 
 
 def _mu(groups: Sequence[Group]) -> float:
-    """Return the mu of Gaussian differential privacy of groups that hold every client."""
+    """Return the mu of Gaussian differential privacy of groups, ignoring sampling."""
     return math.hypot(0.0, *(_moved(r) / noise for r, noise in groups))
 
 
 class _Curve:
-    """Epsilon over the number of releases, each composed with the ones before it."""
+    """Epsilon as a function of the number of releases, composed one after another."""
 
     def __init__(self, one: "PrivacyLossDistribution", delta: float) -> None:
         self._lock = Lock()
@@ -208,7 +208,7 @@ class _Curve:
         self._epsilons = [self._epsilon()]
 
     def __call__(self, count: int) -> float:
-        with self._lock:  # federations that run side by side share a curve
+        with self._lock:  # concurrent federations share a curve
             while len(self._epsilons) < count:
                 self._composed = self._composed.compose(self._one)
                 self._epsilons.append(self._epsilon())
@@ -232,12 +232,12 @@ def _step(rate: float, clients: int, noise_multiplier: float) -> float:
 
 
 def _span(groups: Sequence[Group], delta: float) -> float:
-    """Return an epsilon that privacy losses hardly exceed: that without sampling."""
+    """Return an epsilon that privacy losses rarely exceed, computed without sampling."""
     return gaussian_epsilon(_mu(groups), delta * 1e-3)
 
 
 def _pld_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
-    """Compose privacy loss distributions on one grid, coarse enough to hold all losses."""
+    """Compose privacy loss distributions on one grid that is coarse enough for all losses."""
     finest = min(_step(r.rate, r.clients, noise) for r, noise in sampled)
     step = max(finest, _span(sampled, delta) / POINTS, known_mu**2 / POINTS)
     losses = [
@@ -255,7 +255,7 @@ def _rdp_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> flo
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.rdp import RdpAccountant
 
-    rdp = RdpAccountant()  # data sets differ by one more or less
+    rdp = RdpAccountant()  # relation: add or remove one
     for r, noise in sampled:
         one = PoissonSampledDpEvent(r.rate, GaussianDpEvent(noise))
         rdp.compose(SelfComposedDpEvent(one, round(r.count)))
@@ -265,20 +265,20 @@ def _rdp_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> flo
 
 
 def _prv_points(sampled: Sequence[Group], delta: float) -> float:
-    """Return the points of the grid that Opacus would build (Gopi et al., remark 5.6)."""
+    """Return the number of grid points that Opacus would use (Gopi et al., remark 5.6)."""
     error, total = delta / 1000, sum(round(r.count) for r, _ in sampled)
     mesh = PRV_ERROR / math.sqrt(total * math.log(12 / error) / 2)
     return 2 * (_rdp_epsilon(sampled, 0.0, error / 4) + 3) / mesh
 
 
 def _prv_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> float:
-    # Opacus imports torch: a command that does not ask for this accountant must not wait for it.
+    # Opacus imports torch: commands that do not use this accountant must not wait for the import.
     from opacus.accountants import PRVAccountant
 
     prv = PRVAccountant()
     prv.history = [(noise, r.rate, round(r.count)) for r, noise in sampled]
     with warnings.catch_warnings():
-        # It sizes its grid by RDP, and says where that bound could be tighter.
+        # It sizes its grid by RDP and warns if that bound could be tighter.
         warnings.simplefilter("ignore", UserWarning)
         return float(prv.get_epsilon(delta, eps_error=PRV_ERROR))
 

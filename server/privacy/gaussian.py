@@ -10,11 +10,11 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtri
 
 HUGE = 1e4
-"""Mu beyond which e^epsilon Phi(-mu/2 - epsilon/mu) no longer counts (and rounding would)."""
+"""Mu above which e^epsilon Phi(-mu/2 - epsilon/mu) is negligible, and less than its rounding."""
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Epsilon at which mu-Gaussian differential privacy meets `delta`, exactly.
+    """Return the exact epsilon of mu-Gaussian differential privacy at `delta`.
 
     References
     ----------
@@ -40,12 +40,12 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
-    """Largest mu that (epsilon, delta) allows, to 12 digits: inverts `gaussian_epsilon`."""
+    """Return the largest mu that (epsilon, delta) allows: the inverse of `gaussian_epsilon`."""
     high = 1.0
     while gaussian_epsilon(high, delta) <= epsilon:
         high *= 2
     low = high / 2 if high > 1 else 0.0
-    for _ in range(60):  # bisection from below, so that epsilon is never exceeded
+    for _ in range(60):  # bisection from below: epsilon is never exceeded
         middle = (low + high) / 2
         if gaussian_epsilon(middle, delta) <= epsilon:
             low = middle

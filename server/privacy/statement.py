@@ -1,4 +1,4 @@
-"""The privacy statement: what is protected, from whom, and what is not."""
+"""The privacy statement of a run: its guarantee, and warnings of everything outside of it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -25,37 +25,37 @@ VANTAGES = {
 }
 NO_MECHANISM = (
     "No privacy mechanism: updates, example counts and training losses leave the device in the "
-    "clear, and nothing is guaranteed."
+    "clear. Nothing is guaranteed."
 )
 CUSTOM = (
-    "The mechanism is a custom one, which nothing is accounted for: what it protects is what the "
-    "attacks below fail to find, and no more is known."
+    "The mechanism is a custom one. Nothing is accounted for it: only the attacks below show how "
+    "well it protects."
 )
 CLIPPED_GRADIENTS = (
-    "Clipping gradients does not bound an Adam update: its first step is about learning rate "
-    "times the sign of the gradient. Epsilon above uses the bound that does hold."
+    "Clipping gradients does not bound an Adam update: its first step is about the learning rate "
+    "times the sign of the gradient. The epsilon above uses a bound that holds."
 )
 NO_AMPLIFICATION = (
-    "The server sees every update with its sender, so drawing a cohort amplifies nothing."
+    "The server sees every update with its sender, so sampling cohorts does not lower epsilon."
 )
 TRUSTED_SERVER = (
-    "The server is trusted: it receives clean updates. The attacks of this report read them as "
-    "the server does, so what they find lies outside the guarantee. So do the norms, clip "
-    "fractions and cohorts that it logs."
+    "The server is trusted: it receives updates without noise. The attacks of this report read "
+    "these updates, so their results lie outside the guarantee. The norms, clip fractions and "
+    "cohorts that the server logs lie outside it too."
 )
 SECRET_COHORTS = (
     "Epsilon relies on nobody knowing who took part in a round. Against an observer who knows it, "
-    "the two epsilons with known participation hold: zero-out, if the updates of a unit are "
+    "use the two epsilons with known participation: zero-out, if the updates of a unit are "
     "replaced by zeros, and replace-one, if they are replaced by any others."
 )
 ZERO_OUT = (
     "Everybody knows who took part, so the presence of a unit is visible and is not protected. "
-    "The relation is zero-out: epsilon protects the content of a unit's updates against zeros in "
-    "their place. Against any other content in their place, ask for privacy.relation=replace_one."
+    "The relation is zero-out: epsilon compares a unit's updates with zeros in their place. To "
+    "compare them with any other updates, set privacy.relation=replace_one."
 )
 UTTERANCES = (
-    "One utterance is protected, not the speaker: what all of a speaker's utterances have in "
-    "common, such as gender, is not hidden by it. The number of utterances is taken as public."
+    "One utterance is protected, not the speaker: a property that all utterances of a speaker "
+    "share, such as gender, is not hidden. The number of utterances is taken as public."
 )
 REPRODUCIBLE_NOISE = (
     "The noise follows from the seed (privacy.reproducible_noise=true): everybody who knows the "
@@ -64,33 +64,35 @@ REPRODUCIBLE_NOISE = (
 )
 FLOATING_POINT = (
     "Noise is added in floating point. An observer who inspects the bits of an update can learn "
-    "more than epsilon says (Mironov, 2012): epsilon does not bind a reader of bits."
+    "more than epsilon says (Mironov, 2012)."
 )
 EVALUATION = (
     "The simulation chooses the best round by the clients' validation utterances and evaluates on "
-    "the test speakers' utterances, and corpus-wide normalisation pools feature statistics. These "
+    "the test speakers' utterances. Corpus-wide normalisation pools feature statistics. These "
     "figures are outside the guarantee."
 )
 FIXED_SPLITS = (
     "Folds, shards, and training and validation parts are taken as fixed and public: epsilon "
-    "compares data sets that are split alike."
+    "compares data sets with the same splits."
 )
 HYPER_PARAMETERS = (
-    "Epsilon is that of this run alone. Every other run on the same people adds to it, and so does "
-    "a choice of hyper-parameters (clip, noise, rounds, learning rate) by the results of such runs."
+    "Epsilon is that of this run alone. Every other run on the same people adds to it. If "
+    "hyper-parameters (clip, noise, rounds, learning rate) are chosen by the results of several "
+    "runs, all these runs count."
 )
 FOLDS = (
-    "Epsilon covers all {federations} federations of this run: a {unit} trains in up to {most} of "
-    "them, and all their models and updates count as released."
+    "Epsilon covers all {federations} federations of this run: each {unit} trains in up to {most} "
+    "of them, and all their models and updates count as released."
 )
 FOLDS_NOT_RELEASED = (
     "Declared: cross-validation only estimates utility (privacy.cross_validation=evaluation). "
-    "Epsilon is that of one federation, and holds only if the models and updates of a single fold "
-    "are ever shown; the transcript and the figures of the other folds stay with the experimenter."
+    "Epsilon is that of one federation. It holds only if the models and updates of a single fold "
+    "are released; the transcript and the figures of the other folds must stay with the "
+    "experimenter."
 )
 NETWORKED = (
-    "Over the network each node tells once which speakers it holds and how many utterances they "
-    "have, and in every round how the model classifies its validation and test utterances. The "
+    "Over the network each node reports once which speakers it holds and how many utterances they "
+    "have. In every round it reports confusion tables of its validation and test utterances. The "
     "server chooses the best round by these tables. All of this is outside the guarantee."
 )
 NETWORK_LEAVES = (
@@ -98,22 +100,19 @@ NETWORK_LEAVES = (
     "confusion tables of validation and test utterances, in every round",
 )
 METRICS_SHARED = (
-    "Example counts and losses leave the device outside the guarantee (privacy.share_metrics)."
+    "Example counts and losses leave the device outside the guarantee (privacy.share_metrics=true)."
 )
 NORMALISED = (
-    "Features are normalised with statistics of all of a speaker's training utterances, which "
-    "the guarantee of a {unit} takes as fixed; normalisation=none does without."
+    "Features are normalised with statistics of all of a speaker's training utterances. The "
+    "guarantee (unit: {unit}) takes these statistics as fixed; set normalisation=none to avoid "
+    "them."
 )
-
-
 SEVERAL_CLIENTS = (
-    "The unit is a client, and one speaker holds {shards}: the speaker's epsilon is larger. Ask "
-    "for privacy.unit=speaker to see it."
+    "The unit is a client, and one speaker holds {shards} clients: the speaker's epsilon is "
+    "larger. Set privacy.unit=speaker to see it."
 )
-FLOATING = ("udp", "dp_sgd")
-"""Mechanisms with noise that is not on a grid of integers, or on values that are not."""
 LARGEST_DELTA = 0.1
-"""Delta times the number of units above which a guarantee is never called strong."""
+"""Largest delta times number of units for which a guarantee may be called strong."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +122,19 @@ class SpentPrivacy:
     Attributes
     ----------
     epsilon : float or None
-        By the unit that spent most, over all federations that count together, against the plan's
-        vantage; None without a finite guarantee.
+        Spent by the unit that spent most, over all federations that count together, against the
+        plan's vantage; None without a finite guarantee.
     epsilon_one_federation : float or None
         The largest epsilon of one federation alone: what a deployment of one model would spend.
     epsilon_known, epsilon_known_replaced : float or None
-        Against an observer who knows who took part, zero-out and replace-one; None if `epsilon`
-        assumes this observer.
+        Epsilon against an observer who knows who took part, with zero-out and with replace-one;
+        None if `epsilon` already assumes this observer.
     releases : int
-        Most updates of one unit that may have left their devices.
+        Largest number of updates of one unit that may have left their devices.
     noise_multiplier : float or None
-        Noise over the sensitivity that `exposures` count in.
+        Noise over the sensitivity that is the unit of `exposures`.
     exposures : tuple of Releases
-        Releases of the units that are worst off.
+        Releases of the units that may have spent most.
     """
 
     epsilon: float | None
@@ -149,22 +148,24 @@ class SpentPrivacy:
 
 @dataclass(frozen=True)
 class ProtectedUnits:
-    """The people and data that a statement is about.
+    """The people and the data that a privacy statement covers.
 
     Attributes
     ----------
     num_examples : ndarray of int64, shape (N,)
         Training utterances of each client.
     units : int
-        Units of the guarantee in all federations together.
+        Number of units of the guarantee, over all federations.
     shards : int
-        Clients that one speaker holds.
+        Number of clients per speaker.
     normalisation : str
-        Statistics that features were normalised with: ``speaker``, ``corpus`` or ``none``.
+        Feature normalisation: ``speaker``, ``corpus`` or ``none``.
     networked : bool
-        Whether clients are on machines of their own.
-    federations, most : int
-        Federations of the run, and in how many of them one unit trains at most.
+        Whether clients run on other machines.
+    federations : int
+        Number of federations of the run.
+    most : int
+        Largest number of federations that one unit trains in.
     """
 
     num_examples: npt.NDArray[np.int64]
@@ -177,7 +178,7 @@ class ProtectedUnits:
 
 
 def epsilon_text(epsilon: float | None) -> str:
-    """Return an epsilon that was spent with three digits, rounded up: 8.0049 is 8.01, not 8."""
+    """Return a spent epsilon with three digits, rounded up: 8.0049 becomes 8.01, not 8."""
     if epsilon is None:
         return "–"
     exact = Decimal(str(epsilon))
@@ -187,14 +188,14 @@ def epsilon_text(epsilon: float | None) -> str:
 
 
 def privacy_statement(
-    plan: PrivacyPlan, spent: SpentPrivacy, guarded: ProtectedUnits
+    plan: PrivacyPlan, spent: SpentPrivacy, protected: ProtectedUnits
 ) -> dict[str, Any]:
-    """Return the guarantee as ``results.json`` has it; an absent guarantee is None."""
+    """Return ``privacy`` of ``results.json``; the values of an absent guarantee are None."""
     c, guaranteed = plan.config, spent.epsilon is not None
     return {
         "mechanism": c.title,
         "unit": c.unit if guaranteed else None,
-        "units": guarded.units if guaranteed else None,
+        "units": protected.units if guaranteed else None,
         "relation": c.relation if guaranteed else None,
         "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
         "participation": _participation(plan) if guaranteed else None,
@@ -204,7 +205,7 @@ def privacy_statement(
         "epsilon_one_federation": spent.epsilon_one_federation,
         "epsilon_known_participation": spent.epsilon_known,
         "epsilon_known_replace_one": spent.epsilon_known_replaced,
-        "nominal_epsilon": c.epsilon if c.mechanism == "udp" else None,
+        "nominal_epsilon": c.epsilon if c.spec.nominal else None,
         "nominal_delta": c.nominal_delta,
         "accountant": _accountant(plan, spent) if guaranteed else None,
         "noise_multiplier": plan.noise_multiplier,
@@ -216,9 +217,9 @@ def privacy_statement(
         "leaves_device": [
             "update",
             *plan.client_mechanism().metrics,
-            *(NETWORK_LEAVES if guarded.networked else ()),
+            *(NETWORK_LEAVES if protected.networked else ()),
         ],
-        "warnings": _warnings(plan, guarded),
+        "warnings": _warnings(plan, protected),
     }
 
 
@@ -228,7 +229,7 @@ def _composition(spent: SpentPrivacy) -> dict[str, Any]:
 
 
 def _noise(privacy: PrivacyConfig) -> str | None:
-    if privacy.mechanism == "none":
+    if privacy.spec.noise_at is None:
         return None
     return "system" if privacy.secret_noise else "seeded"
 
@@ -238,7 +239,7 @@ def _participation(plan: PrivacyPlan) -> str:
 
 
 def _accountant(plan: PrivacyPlan, spent: SpentPrivacy) -> str:
-    """Name what epsilon was really composed by: another accountant may have taken the place."""
+    """Name the accountants that composed epsilon; they may differ from the configured one."""
     assert spent.noise_multiplier is not None
     asked, delta = plan.config.accountant or "", plan.config.delta
     used = {
@@ -249,66 +250,66 @@ def _accountant(plan: PrivacyPlan, spent: SpentPrivacy) -> str:
     return " and ".join(names) or "exact Gaussian composition"
 
 
-def _warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
+def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
     c = plan.config
-    if c.mechanism == "none":
-        return [NO_MECHANISM]
-    if c.mechanism == "custom":
-        return [CUSTOM]
-    several = guarded.shards > 1 and c.unit == "client"
-    said = [
+    if not c.states_epsilon:
+        return [NO_MECHANISM if c.custom is None else CUSTOM]
+    several = protected.shards > 1 and c.unit == "client"
+    warnings = [
         (not c.secret_noise, REPRODUCIBLE_NOISE),
-        *((True, line) for line in _udp_warnings(plan, guarded)),
-        (c.delta * guarded.units > LARGEST_DELTA, _delta_warning(plan, guarded)),
+        *((True, line) for line in _nominal_warnings(plan, protected)),
+        (c.delta * protected.units > LARGEST_DELTA, _delta_warning(plan, protected)),
         (plan.central, TRUSTED_SERVER),
         (c.secret_cohorts, SECRET_COHORTS),
         (c.relation == "zero_out", ZERO_OUT),
         (c.unit == "utterance", UTTERANCES),
         (c.vantage == "attributed" and c.unit != "utterance", NO_AMPLIFICATION),
         (c.share_metrics, METRICS_SHARED),
-        (True, _folds_warning(plan, guarded)),
-        (True, NETWORKED if guarded.networked else EVALUATION),
+        (True, _folds_warning(plan, protected)),
+        (True, NETWORKED if protected.networked else EVALUATION),
         (True, HYPER_PARAMETERS),
         (True, FIXED_SPLITS),
-        (c.mechanism in FLOATING, FLOATING_POINT),
-        (several, SEVERAL_CLIENTS.format(shards=guarded.shards)),
+        (c.spec.floating_point, FLOATING_POINT),
+        (several, SEVERAL_CLIENTS.format(shards=protected.shards)),
         (
-            guarded.normalisation == "speaker" and (c.unit == "utterance" or several),
+            protected.normalisation == "speaker" and (c.unit == "utterance" or several),
             NORMALISED.format(unit=c.unit),
         ),
     ]
-    return [line for holds, line in said if holds and line]
+    return [line for holds, line in warnings if holds and line]
 
 
-def _delta_warning(plan: PrivacyPlan, guarded: ProtectedUnits) -> str:
+def _delta_warning(plan: PrivacyPlan, protected: ProtectedUnits) -> str:
     return (
-        f"Delta {plan.config.delta:g} is large for {guarded.units:,} units: the guarantee may fail "
-        f"outright for {plan.config.delta * guarded.units:.2g} of them. Choose privacy.delta="
-        f"1e{math.floor(math.log10(LARGEST_DELTA / guarded.units))} or less."
+        f"Delta {plan.config.delta:g} is large for {protected.units:,} units: the guarantee may "
+        f"fail completely for {plan.config.delta * protected.units:.2g} of them. Choose "
+        f"privacy.delta=1e{math.floor(math.log10(LARGEST_DELTA / protected.units))} or less."
     )
 
 
-def _folds_warning(plan: PrivacyPlan, guarded: ProtectedUnits) -> str:
-    if guarded.federations == 1:
+def _folds_warning(plan: PrivacyPlan, protected: ProtectedUnits) -> str:
+    if protected.federations == 1:
         return ""
     if plan.config.cross_validation == "evaluation":
         return FOLDS_NOT_RELEASED
-    return FOLDS.format(federations=guarded.federations, unit=plan.config.unit, most=guarded.most)
+    return FOLDS.format(
+        federations=protected.federations, unit=plan.config.unit, most=protected.most
+    )
 
 
-def _udp_warnings(plan: PrivacyPlan, guarded: ProtectedUnits) -> list[str]:
-    if plan.config.mechanism != "udp":
+def _nominal_warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
+    if not plan.config.spec.nominal:
         return []
-    mechanism, num_examples = plan.client_mechanism(), guarded.num_examples
+    mechanism, num_examples = plan.client_mechanism(), protected.num_examples
     largest, smallest = (mechanism.stddev(int(n)) for n in (num_examples.max(), num_examples.min()))
     nominal = (
         f"The nominal epsilon {plan.config.epsilon:g} at delta {plan.config.nominal_delta:g} "
-        "does not hold: the published composition drops a term that dominates at this delta, "
-        "and a delta of 0.5 allows a total breach every other time."
+        "does not hold: the published composition leaves out a term that dominates at this delta, "
+        "and a delta of 0.5 allows a complete breach every other time."
     )
     counts = (
-        f"Noise depends on how much a client holds: standard deviation {largest:.2g} for the "
-        f"largest client, {smallest:.2g} for the smallest. The number of utterances itself "
-        "leaves the device in the clear, and epsilon takes it as public."
+        "Noise depends on the client's number of utterances: the standard deviation is "
+        f"{largest:.2g} for the largest client, {smallest:.2g} for the smallest. The number of "
+        "utterances leaves the device in the clear, and epsilon takes it as public."
     )
     return [nominal, CLIPPED_GRADIENTS, counts]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from fedser.client.privacy.mechanisms import LocalDP
+from fedser.client.privacy.local import LocalDP
 from fedser.client.speakers.clients import Clients
 from fedser.common.arrays import Arrays, Bools, l2_norm
-from fedser.conf.privacy_keys import LOCAL, PrivacyConfig
+from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
@@ -94,7 +94,7 @@ def collect(path: AuditPath) -> Collected:
     """Send canaries through the mechanism of the path's protocol and collect samples."""
     plan = path.protocol.plan
     found = Collected()
-    if plan.config.mechanism in LOCAL:
+    if isinstance(plan.client_mechanism(), LocalDP):
         _collect_local(path, found)
     else:
         _collect_central(path, found)

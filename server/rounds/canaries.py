@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fedser.client.privacy.mechanisms import LocalDP
+from fedser.client.privacy.local import LocalDP
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.canary import part_of
 from fedser.common.arrays import Arrays, Bools, flatten, l2_norm, unflatten
 from fedser.common.seeds import numpy_stream
-from fedser.conf.privacy_keys import LOCAL
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.federation.federation import CanaryScores
@@ -48,7 +47,7 @@ def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> l
     if plan.central:
         coins = numpy_stream(path.protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
         return _score_central(canaries, coins, audit.releases)
-    if plan.config.mechanism in LOCAL:
+    if isinstance(plan.client_mechanism(), LocalDP):
         return [_score_local(canaries, audit.canaries, audit.releases)]
     return []
 

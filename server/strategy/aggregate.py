@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.noise import below
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers, grid_step
 from fedser.common.arrays import Arrays

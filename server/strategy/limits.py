@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtri
 
-from fedser.client.privacy.mechanisms import FALSE_ALARM, CentralDP, Mechanism
+from fedser.client.privacy.base import FALSE_ALARM, Mechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.mechanisms import BUILT_IN
 from fedser.common.arrays import Arrays, l2_norm
 from fedser.conf.training_keys import TrainingConfig
 
@@ -85,8 +87,8 @@ class UpdateLimit:
         bound = self.mechanism.norm_bound(model)
         if math.isfinite(bound):
             return np.full(len(clients), SCALED_DOWN * bound)
-        if self.algorithm != "fedavg" or type(self.mechanism).__module__ != Mechanism.__module__:
-            return np.full(len(clients), math.inf)  # a user's own mechanism may do anything
+        if self.algorithm != "fedavg" or type(self.mechanism) not in BUILT_IN.values():
+            return np.full(len(clients), math.inf)  # a user's own mechanism may send anything
         size, norm = sum(array.size for array in model.values()), l2_norm(model)
         num_examples = [self.client_sizes[client] for client in clients]
         limits = {n: self._largest_trained(n, size, norm) for n in set(num_examples)}

@@ -39,7 +39,7 @@ def _check_network(config: StudyConfig) -> None:
             f"and features do not leave a node: with runtime=network choose "
             f"{' or '.join(NORMALISATIONS)}"
         )
-    if config.privacy.mechanism == "custom":
+    if config.runtime.name == "network" and config.privacy.custom is not None:
         raise UserError(
             "privacy.mechanism=custom: real nodes apply only the mechanisms of fedser itself; "
             "choose another mechanism, or another runtime"

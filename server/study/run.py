@@ -164,7 +164,7 @@ def run_canaries(
         return lambda *place: release_canaries(path(*place), audit, magnitude)
 
     def sample_server(*place: Any) -> tuple[Collected, OneRun | None]:
-        if protocol.plan.config.mechanism == "dp_sgd":
+        if protocol.plan.config.spec.noise_at == "batches":
             return collect_private(path(*place))
         return collect(path(*place)), None
 

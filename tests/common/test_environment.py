@@ -43,6 +43,6 @@ def test_a_proxy_is_named_but_not_its_password(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", PROXY)
     hint = proxy_hint("server.example:8443")
     assert "HTTPS_PROXY sends this through a proxy" in hint and "server.example" in hint
-    assert "add it to NO_PROXY" in hint and "secret" not in hint
+    assert "add server.example to NO_PROXY" in hint and "secret" not in hint
     spare_loopback()
     assert proxy_hint("127.0.0.1:8443") == proxy_hint("[::1]:8443") == ""

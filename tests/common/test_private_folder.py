@@ -64,7 +64,7 @@ def test_a_folder_is_private_and_goes_with_its_block(base):
     assert [path.name for path in base.iterdir()] == ["all.lock"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(base):
+def test_only_folders_of_ended_processes_are_removed(base):
     dead, alive = started(HOLDER), started(HOLDER)
     folders = [Path(process.stdout.readline().strip()) for process in (dead, alive)]
     kill(dead)
@@ -77,7 +77,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_no
         assert left(base) == [folder]
 
 
-def test_the_features_of_a_killed_node_are_removed_at_the_next_start(base):
+def test_the_next_start_removes_features_of_a_killed_node(base):
     node = started(NODE)
     assert "fedser-node: holds s00" in node.stdout.readline()
     (held,) = left(base)

@@ -1,16 +1,13 @@
-"""One process at a time in a run's folder, and one run."""
+"""One process at a time works in a run's folder."""
 
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from fedser.common.errors import UserError
-from fedser.common.files import replacing, write_text
-from fedser.common.run_folder import LOCK, RUN_FILE, Busy, alone, remove_run
-from fedser.conf.run_record import changes, note_run, refuse_changes, refuse_used
+from fedser.common.run_folder import LOCK, Busy, alone, remove_run
 
 HOLDER = """
 import sys, time
@@ -61,58 +58,3 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         alone(tmp_path / "file" / "run"),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    "trace", [RUN_FILE, "checkpoint", "transcript", "training.json", "results.json"]
-)
-def test_a_new_run_is_refused_where_any_part_of_another_is(tmp_path, trace):
-    (tmp_path / "notes.txt").write_text("no run's")
-    refuse_used(tmp_path)
-    (tmp_path / trace).mkdir()
-    with pytest.raises(UserError, match=f"holds a run already: set resume={tmp_path}"):
-        refuse_used(tmp_path)
-
-
-BEGUN = {"seed": 0, "folds": [0, 1], "privacy": {"epsilon": 8}, "attack": {}, "cache": "a"}
-
-
-def test_what_decides_the_training_may_not_change(tmp_path):
-    note_run(tmp_path, BEGUN)
-    refuse_changes(tmp_path, {**BEGUN, "attack": {"cnn": {}}, "cache": "b"})
-    other = {**BEGUN, "folds": [0], "privacy": {"epsilon": 8, "clip": 1}}
-    assert changes(tmp_path, other, set()) == [
-        "folds was [0, 1] and is [0]",
-        "privacy.clip was None and is 1",
-    ]
-    with pytest.raises(UserError, match=r"folds was \[0, 1\] and is \[0\]; privacy.clip"):
-        refuse_changes(tmp_path, other)
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '"x"', '{"a": 1', "\xff"])
-def test_a_damaged_note_is_refused(tmp_path, text):
-    (tmp_path / RUN_FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"run\.json: damaged"):
-        changes(tmp_path, BEGUN, set())
-
-
-def test_a_link_in_a_files_place_is_replaced_and_not_followed(tmp_path):
-    outside, run = tmp_path / "outside", tmp_path / "run"
-    run.mkdir()
-    outside.write_text("precious")
-    for name in ("results.json", "results.json.partial", ".tmp"):
-        (run / name).symlink_to(outside)
-    write_text(run / "results.json", "precious")  # which the link's end says already
-    assert not (run / "results.json").is_symlink() and outside.read_text() == "precious"
-    write_text(run / "results.json", "new")
-    assert outside.read_text() == "precious" and (run / "results.json").read_text() == "new"
-    assert (run / "results.json").stat().st_mode & 0o777 == 0o600
-
-
-def test_what_fails_halfway_leaves_the_file_as_it_was(tmp_path: Path):
-    write_text(tmp_path / "file", "whole")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file") as partial:
-        partial.write_text("ha")
-        raise ZeroDivisionError
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "whole"

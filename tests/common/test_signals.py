@@ -29,7 +29,7 @@ thread.join()
 
 
 @pytest.mark.parametrize(("way", "told"), [("interrupted", False), ("undisturbed", True)])
-def test_a_thread_that_fails_is_told_unless_the_command_is_ending(way, told):
+def test_a_failing_thread_prints_unless_the_command_is_ending(way, told):
     done = subprocess.run(
         [sys.executable, "-c", ENDING, way], capture_output=True, text=True, check=True
     )

@@ -101,8 +101,8 @@ def test_add_a_mechanism(example, tmp_path):
     assert privacy["mechanism"] == "rounding.Rounding"
     assert privacy["epsilon"] is None and privacy["unit"] is None
     assert privacy["warnings"] == [
-        "The mechanism is a custom one, which nothing is accounted for: what it protects is what "
-        "the attacks below fail to find, and no more is known."
+        "The mechanism is a custom one. Nothing is accounted for it: only the attacks below show "
+        "how well it protects."
     ]
     assert pd.read_parquet(run / "rounds.parquet")["noise_stddev"].tolist() == [0.001] * 4
     sent = list(Transcript(run / "transcript" / "private-fold0"))

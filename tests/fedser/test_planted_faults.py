@@ -8,9 +8,9 @@ import torch
 
 from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.client import app
-from fedser.client.privacy import mechanisms as privacy
+from fedser.client.privacy import local as privacy
 from fedser.client.privacy import rounded_gaussian
-from fedser.client.privacy.mechanisms import LocalDP
+from fedser.client.privacy.local import LocalDP
 from fedser.client.training import local as training
 from fedser.client.training.engine import Training
 from fedser.common.seeds import Reproducible

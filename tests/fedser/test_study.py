@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from fedser.client.privacy import mechanisms as privacy
+from fedser.client.privacy import local as privacy
 from fedser.results.results import read_results
 from fedser.server.rounds.bookkeeping import Recorder
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedser.client.privacy.mechanisms import Mechanism
+from fedser.client.privacy.base import Mechanism
 from fedser.common.arrays import Arrays
 from fedser.common.seeds import NoiseSource, uniforms
 

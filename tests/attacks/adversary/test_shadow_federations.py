@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from fedser import attacks
 from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.client.app import app as client_app
-from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.privacy.base import NoMechanism
 from fedser.client.speakers.clients import join_clients, make_clients
 from fedser.common.errors import UserError
 from fedser.server.grids.local import LocalGrid
@@ -160,7 +160,7 @@ def test_the_cache_knows_the_code_of_a_custom_mechanism(tmp_path, monkeypatch):
     code = tmp_path / "negation.py"
     code.write_text(
         "from dataclasses import dataclass\n"
-        "from fedser.client.privacy.mechanisms import NoMechanism\n"
+        "from fedser.client.privacy.base import NoMechanism\n"
         "@dataclass(frozen=True)\n"
         "class Negation(NoMechanism): pass\n"
     )

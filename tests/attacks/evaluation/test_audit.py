@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from fedser.attacks.evaluation.audit import _highest, _lowest, audit_figures
-from fedser.client.privacy import mechanisms as privacy
+from fedser.client.privacy import local as privacy
 from fedser.client.privacy import rounded_gaussian
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import (
-    DPSGD,
-    CentralDP,
-    LocalDP,
-    NoMechanism,
-    UserLevelDP,
-    build_mechanism,
-)
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.local import LocalDP
+from fedser.client.privacy.mechanisms import BUILT_IN, build_mechanism, target_of
 from fedser.client.privacy.noise import GradientClip, clip_factor, keep_only, udp_stddev
 from fedser.client.privacy.rounded_gaussian import add_gaussian, grid_step
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import l2_norm
 from fedser.common.seeds import Reproducible, SystemEntropy
@@ -62,7 +60,7 @@ def test_noise_of_the_published_formula(epsilon, expected):
     assert stddev == pytest.approx(0.025 * math.sqrt(40 * math.log(2)) / epsilon)
 
 
-def test_added_noise_has_the_stated_standard_deviation_and_covers_every_weight():
+def test_noise_has_the_stated_deviation_on_every_weight():
     update = {"a": np.full((100, 100), 3.0, np.float32), "b": np.zeros(500, np.float32)}
     noised = UDP.protect(update, 20, Reproducible(0))
     drawn = np.concatenate([(noised[n] - update[n]).ravel() for n in update])
@@ -108,7 +106,7 @@ def test_noise_follows_its_generator():
     assert not np.array_equal(*secret)
 
 
-def test_local_clips_the_whole_update_noises_it_and_sends_nothing_else():
+def test_local_clips_and_noises_the_whole_update():
     update = {"a": np.full((200, 50), 1.0, np.float32), "b": np.ones(7, np.float32)}
     sent = LOCAL.protect(update, 20, Reproducible(0))
     assert (sent["b"] == 0).all()
@@ -155,7 +153,7 @@ def test_layered_leaves_a_small_layer_alone_beside_a_large_one():
 
 
 @pytest.mark.parametrize("mechanism", [LOCAL, LAYERED])
-def test_an_honest_update_stays_below_the_bound_on_its_norm_and_a_forged_one_does_not(mechanism):
+def test_honest_updates_stay_below_the_norm_bound(mechanism):
     rng = Reproducible(0)
     update = {n: 1e6 * np.ones(40, np.float32) for n in "abc"}
     norms = [l2_norm(mechanism.protect(update, 1, rng)) for _ in range(300)]
@@ -168,7 +166,7 @@ def test_an_honest_update_stays_below_the_bound_on_its_norm_and_a_forged_one_doe
     assert bound == pytest.approx(math.hypot(*mechanism.clipping_norms) + math.hypot(*radii))
 
 
-def test_central_sends_what_is_shared_in_the_clear_for_the_server_to_noise():
+def test_central_sends_shared_parameters_without_noise():
     update = {"a": np.full(3, 7.0, np.float32), "b": np.ones(2, np.float32)}
     sent = CENTRAL.protect(update, 9, NoNoise())
     np.testing.assert_array_equal(sent["a"], update["a"])
@@ -194,7 +192,7 @@ updates = st.lists(magnitudes, min_size=1, max_size=20)
 
 
 @given(updates, st.floats(1e-6, 1e6))
-def test_clipping_never_ends_above_the_norm_and_keeps_the_direction(values, bound):
+def test_clipping_keeps_the_direction_below_the_norm(values, bound):
     update = {"a": np.array(values, dtype=np.float32), "b": np.ones(2, np.float32)}
     factor, norm = clip_factor(update, bound), l2_norm(update)
     assert factor * norm <= bound
@@ -205,7 +203,7 @@ def test_clipping_never_ends_above_the_norm_and_keeps_the_direction(values, boun
 
 
 @given(updates, updates, st.floats(1e-3, 1e3))
-def test_replacing_a_client_moves_its_release_by_at_most_twice_the_clip(one, other, bound):
+def test_replacing_a_client_moves_a_release_by_two_clips(one, other, bound):
     size = min(len(one), len(other))
     mechanism = replace(LOCAL, clipping_norms=[bound], noise=[bound])
     step = grid_step(bound, size)
@@ -242,10 +240,8 @@ def test_any_finite_update_is_noised_alike(mechanism, size):
             assert is_noise(sent[name] - clipped[name], stddev)
 
 
-@pytest.mark.parametrize("noise_seed", [None, 4])
-@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL, LAYERED, CENTRAL, DP_SGD])
-def test_a_request_makes_the_round_trip(mechanism, noise_seed):
-    request = TrainRequest(
+def request(mechanism, noise_seed):
+    return TrainRequest(
         federation="private-fold0",
         round=3,
         seed=1,
@@ -259,44 +255,67 @@ def test_a_request_makes_the_round_trip(mechanism, noise_seed):
         noise_seed=noise_seed,
         attempt=2,
     )
-    assert TrainRequest.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize("noise_seed", [None, 4])
+@pytest.mark.parametrize("mechanism", [UDP, NoMechanism(), LOCAL, LAYERED, CENTRAL, DP_SGD])
+def test_a_request_makes_the_round_trip(mechanism, noise_seed):
+    asked = request(mechanism, noise_seed)
+    assert TrainRequest.from_json(asked.to_json()) == asked
+    assert TrainRequest.from_json(asked.to_json(), custom=False) == asked
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_class_is_known_by_its_name(name):
+    assert BUILT_IN[name].__name__ == name and "." not in name
+
+
+def test_a_built_in_class_travels_by_name_and_a_user_s_by_path():
+    assert target_of(LOCAL) == target_of(LAYERED) == "LocalDP"
+
+    class LocalDP(type(LOCAL)):  # of the same name, elsewhere
+        pass
+
+    mine = LocalDP(False, [["a"]], [0.5], [0.01])
+    assert target_of(mine) == f"{__name__}.{LocalDP.__qualname__}"
 
 
 @pytest.mark.parametrize(
-    ("target", "anywhere", "message"),
+    ("target", "custom", "message"),
     [
+        ("subprocess.Popen", False, "_target_=subprocess.Popen is not one of NoMechanism, User"),
         (
-            "subprocess.Popen",
+            "fedser.client.privacy.local.LocalDP",
             False,
-            "subprocess.Popen is not a mechanism of fedser.client.privacy.mechanisms",
+            "_target_=fedser.client.privacy.local.LocalDP is not one of NoMechanism, UserLevelDP",
         ),
+        ("Mechanism", False, "_target_=Mechanism is not one of NoMechanism"),
         (
             "subprocess.Popen",
             True,
-            "subprocess.Popen is not a subclass of fedser.client.privacy.mechanisms.Mechan",
+            "subprocess.Popen is not a subclass of fedser.client.privacy.base.Mechanism",
         ),
         (
-            "fedser.client.privacy.mechanisms.clip_factor",
-            False,
-            "fedser.client.privacy.mechanisms.clip_factor is not a subclass of",
-        ),
-        (
-            "fedser.client.privacy.mechanisms.None",
+            "fedser.client.privacy.noise.clip_factor",
             True,
-            "fedser.client.privacy.mechanisms.None: no such class",
+            "fedser.client.privacy.noise.clip_factor is not a subclass of",
         ),
+        ("fedser.client.privacy.base.None", True, "fedser.client.privacy.base.None: no such class"),
         ("nowhere.Mechanism", True, "nowhere.Mechanism: no such class"),
         ("Mechanism", True, "Mechanism: no such class"),
     ],
 )
-def test_only_mechanisms_are_built_and_for_strangers_only_ours(target, anywhere, message):
+def test_only_mechanisms_are_built(target, custom, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_mechanism({"_target_": target}, anywhere)
+        build_mechanism({"_target_": target}, custom)
 
 
-def test_a_mechanism_with_other_fields_is_refused():
-    settings = {"_target_": "fedser.client.privacy.mechanisms.DPSGD", "sigma": 1}
-    with pytest.raises(
-        ValueError, match="fedser.client.privacy.mechanisms.DPSGD: .* argument 'sigma'"
-    ):
-        build_mechanism(settings)
+def test_a_node_with_own_data_builds_no_class_of_a_user():
+    asked = request(NoMechanism(), None).to_json().replace("NoMechanism", "subprocess.Popen")
+    with pytest.raises(ValueError, match="subprocess.Popen is not one of NoMechanism"):
+        TrainRequest.from_json(asked, custom=False)
+
+
+def test_a_mechanism_with_other_fields_is_rejected():
+    with pytest.raises(ValueError, match="_target_=DPSGD: .* argument 'sigma'"):
+        build_mechanism({"_target_": "DPSGD", "sigma": 1})

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from fedser.client.models.base import initial_arrays
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import DPSGD, NoMechanism, UserLevelDP
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.client.training.compiled import Compiled
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.engine import STACKS, Training

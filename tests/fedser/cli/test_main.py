@@ -98,7 +98,7 @@ WRONG = {
     "+privacy.epsilom=1": "privacy.epsilom: no such key; did you mean privacy.epsilon?",
     "privcy=udp": "privcy: no such key; did you mean privacy?",
     "rounds=many": "rounds: Value 'many' of type 'str' could not be converted to Integer",
-    "rounds": "rounds: cannot be read; write KEY=VALUE, in quotes where it has brackets or spaces",
+    "rounds": "rounds: cannot be read; write KEY=VALUE, in quotes if it has brackets or spaces",
     "shadow=[nemoo]": "corpus=nemoo: no such option; did you mean corpus=nemo?",
     "shadow=[{corpus: nemo, shard: 2}]": "corpus.shard: no such key; did you mean corpus.shards?",
     "stage=trian": (
@@ -118,7 +118,7 @@ WRONG = {
         "data_root=/a(b: cannot be read; if it is a text, write 'data_root=\"/a(b\"'"
     ),
     "data_root=/a,b": (
-        "data_root=/a,b: a comma; write 'data_root=[/a,b]', for one text "
+        "data_root=/a,b: has a comma; write 'data_root=[/a,b]', for one text "
         "'data_root=\"/a,b\"', or -m for a sweep"
     ),
     "runtime.name=rai": "runtime.name=rai is not one of ray, local, network; did you mean ray?",

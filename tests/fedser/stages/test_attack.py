@@ -66,8 +66,11 @@ def test_what_can_be_carried_out_is_not_refused(overrides):
     [
         (["adversary.bootstraps=0"], r"adversary\.bootstraps=0 must be at least 1"),
         (["adversary.shadow_federations=0"], r"adversary\.shadow_federations=0 must be at least"),
-        (["adversary.leaked_updates=[1,0]"], r"leaked_updates: 0 is neither a count nor all"),
-        (["adversary.leaked_updates=[1.5]"], r"leaked_updates: 1\.5 is neither a count nor all"),
+        (
+            ["adversary.leaked_updates=[1,0]"],
+            r"leaked_updates: 0 must be a count of at least 1, or all",
+        ),
+        (["adversary.leaked_updates=[1.5]"], r"leaked_updates: 1\.5 must be a count"),
         (["adversary.layers=[]"], r"adversary\.layers names no layer"),
         (["adversary.layers=['first,dense.9']"], r"adversary\.layers: dense\.9 is not one of"),
         (["adversary.layers=[all]"], r"adversary\.layers: all is not recorded by transcript"),

@@ -179,7 +179,7 @@ def test_more_noise_and_fewer_rarer_releases_spend_less(noise, rate, count, fact
     assert spent[0] <= min(spent[1:]) * (1 + 1e-9)
 
 
-def test_more_clients_of_a_unit_spend_more_but_less_than_were_they_always_together():
+def test_more_clients_spend_more_but_less_than_together():
     one, two, three = (
         composed_epsilon(Releases(30, 0.1, clients), 4.0, DELTA, "pld") for clients in (1, 2, 3)
     )
@@ -188,14 +188,14 @@ def test_more_clients_of_a_unit_spend_more_but_less_than_were_they_always_togeth
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
-def test_several_clients_of_a_unit_are_refused_where_they_are_not_accounted_for(accountant):
+def test_only_pld_accounts_for_several_clients_of_a_unit(accountant):
     with pytest.raises(ValueError, match="several clients"):
         composed_epsilon(Releases(2, 0.1, 3), 1.0, DELTA, accountant)
 
 
 @pytest.mark.parametrize("noise", [0.8, 2.0, 8.0])
 @pytest.mark.parametrize("rate", [0.02, 0.3])
-def test_accountants_agree_and_privacy_loss_distributions_are_the_tightest(rate, noise):
+def test_accountants_agree_and_pld_is_the_tightest(rate, noise):
     releases = Releases(100, rate)
     pld, prv, rdp = (composed_epsilon(releases, noise, DELTA, name) for name in SAMPLED)
     assert pld <= prv <= pld + 0.02  # PRV adds an error of 0.01 on purpose
@@ -207,7 +207,7 @@ def test_accountants_agree_and_privacy_loss_distributions_are_the_tightest(rate,
     ("noise", "rate"),
     [(0.6, 0.1), (1.0, 0.01), (2.5, 0.01), (2.5, 0.5), (10.0, 0.01), (10.0, 0.1), (10.0, 0.5)],
 )
-def test_coarse_steps_of_the_loss_cost_little_and_stay_on_the_safe_side(noise, rate, count):
+def test_coarse_loss_steps_cost_little_and_are_safe(noise, rate, count):
     fine = _fine(noise, rate).self_compose(count).get_epsilon_for_delta(DELTA)
     coarse = composed_epsilon(Releases(count, rate), noise, DELTA, "pld")
     assert fine * (1 - 1e-7) <= coarse <= 1.002 * fine
@@ -250,7 +250,7 @@ def test_an_epsilon_that_no_noise_reaches_is_refused():
 
 @pytest.mark.parametrize("accountant", SAMPLED)
 @pytest.mark.parametrize("noise", [0.199, 0.02, 1e-4])
-def test_next_to_no_noise_is_accounted_for_as_if_everybody_took_part(noise, accountant):
+def test_very_little_noise_is_accounted_for_without_sampling(noise, accountant):
     # for one release in ten PRV would read 707 at a noise of 0.02, where 1433 is spent
     releases = Releases(3, 0.1)
     epsilon = composed_epsilon(releases, noise, DELTA, accountant)
@@ -279,14 +279,14 @@ def test_running_epsilon_is_the_composed_one(noise, rate, clients, last):
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
-def test_running_epsilon_of_the_other_accountants_is_the_composed_one(accountant):
+def test_running_epsilon_equals_composed_epsilon_without_pld(accountant):
     for releases in (Releases(7, 0.2), Releases(7)):
         assert running_epsilon(releases, 2.0, DELTA, accountant) == composed_epsilon(
             releases, 2.0, DELTA, accountant
         )
 
 
-def test_running_epsilon_does_not_depend_on_what_was_asked_before():
+def test_running_epsilon_does_not_depend_on_earlier_calls():
     def ask(counts):
         composition._curve.cache_clear()
         return {n: running_epsilon(Releases(n, 0.2), 1.3, DELTA, "pld") for n in counts}
@@ -296,7 +296,7 @@ def test_running_epsilon_does_not_depend_on_what_was_asked_before():
     assert alone[23] == forwards[23]
 
 
-def test_federations_side_by_side_do_not_spoil_each_others_epsilon():
+def test_concurrent_federations_keep_their_epsilons():
     composition._curve.cache_clear()
     counts = range(1, 13)
 
@@ -321,7 +321,7 @@ def test_federations_side_by_side_do_not_spoil_each_others_epsilon():
         ([(1.0, 1, 9, 4.0), (1.0, 1, 20, 8.0)], "pld"),
     ],
 )
-def test_groups_of_releases_compose_as_by_an_accountant_of_our_own(groups, accountant):
+def test_groups_compose_as_by_an_independent_accountant(groups, accountant):
     asked = tuple((Releases(count, rate, clients), noise) for rate, clients, count, noise in groups)
     found = compose(asked, DELTA, accountant)
     assert found == pytest.approx(privacy_loss.epsilon(groups, DELTA), rel=5e-3)

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedser.client.privacy.mechanisms import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.noise import GradientClip
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, composed_epsilon
@@ -46,7 +50,7 @@ def test_the_examples_are_in_order(config):
         (UDP, {"clipping_norm": 0.0}, "privacy.clipping_norm=0.0 must be a finite number"),
         (CENTRAL, {"clipping_norm": INF}, "privacy.clipping_norm=inf must be a finite number"),
         (UDP, {"nominal_delta": 1.0}, "privacy.nominal_delta=1.0 must lie between 0 and 1"),
-        (UDP, {"nominal_delta": None}, "privacy.nominal_delta=None must lie between 0 and 1"),
+        (UDP, {"nominal_delta": None}, "privacy.nominal_delta is missing, privacy=udp needs it"),
         (UDP, {"delta": 0.0}, "privacy.delta=0.0 must lie between 0 and 1"),
         (NONE, {"delta": 1.0}, "privacy.delta=1.0 must lie between 0 and 1"),
         (CENTRAL, {"delta": NAN}, "privacy.delta=nan must lie between 0 and 1"),
@@ -94,7 +98,11 @@ def test_the_examples_are_in_order(config):
         (DP_SGD, {"unit": "client"}, "privacy.unit=client: privacy=dp_sgd guarantees an utter"),
         (DP_SGD, {"unit": "speaker"}, "privacy.unit=speaker: privacy=dp_sgd guarantees an utte"),
         (DP_SGD, {"relation": "replace_one"}, "privacy.relation=replace_one: privacy=dp_sgd dr"),
-        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: the epsilon of privacy"),
+        (UDP, {"relation": "add_remove"}, "privacy.relation=add_remove: privacy=udp with privacy."),
+        (UDP, {"relation": "zero_out"}, "accounted for only with privacy.relation=replace_one"),
+        (LOCAL, {"relation": "add_remove"}, "privacy.relation=zero_out or replace_one: everybody"),
+        (LAYERED, {"relation": "add_remove"}, "privacy.relation=add_remove: privacy=layered with"),
+        (SUM, {"relation": "add_remove"}, "privacy=central with privacy.vantage=sum is accounted"),
         (UDP, {"layers": "first"}, "privacy.layers=first: privacy=udp shares every layer"),
         (NONE, {"layers": "last"}, "privacy.layers=last: privacy=none shares every layer"),
         (DP_SGD, {"layers": "first"}, "privacy.layers=first: privacy=dp_sgd shares every layer"),
@@ -106,7 +114,7 @@ def test_the_examples_are_in_order(config):
         ),
     ],
 )
-def test_what_cannot_be_guaranteed_is_refused_by_key_with_the_reason(config, change, message):
+def test_impossible_guarantees_are_rejected_by_key_and_reason(config, change, message):
     with pytest.raises(UserError, match=re.escape(message)) as refused:
         plan(replace(config, **change))
     assert "\n" not in str(refused.value)
@@ -154,9 +162,9 @@ def test_keys_that_a_mechanism_does_not_apply_are_refused(config, key):
             asked.check()
 
 
-def test_an_epsilon_that_no_noise_reaches_is_refused_in_one_line():
+def test_an_epsilon_that_no_noise_reaches_is_rejected():
     impossible = plan(replace(CENTRAL, epsilon=1e-8), (Releases(200, 0.5),))
-    with pytest.raises(UserError, match=r"^privacy\.epsilon=1e-08: no noise is enough, ask for"):
+    with pytest.raises(UserError, match=r"^privacy\.epsilon=1e-08: no noise is enough, increase"):
         impossible.sum_stddev(0.1)
 
 
@@ -240,7 +248,7 @@ def test_no_update_moves_a_local_release_beyond_the_plan(seed, scales, config):
     assert moved <= of_rounds.noise_multiplier**-2 * (1 + 1e-5)
 
 
-def test_the_first_layer_is_noisier_than_without_layers_and_the_last_less():
+def test_layers_give_the_first_more_noise_and_the_last_less():
     layered, flat = (plan(config).client_mechanism() for config in (LAYERED, LOCAL))
     assert layered.noise[0] > 2 * flat.noise[0]
     assert layered.noise[0] > layered.noise[1] > layered.noise[2]
@@ -257,7 +265,7 @@ def test_shares_of_another_number_of_layers_are_refused():
 
 
 @pytest.mark.parametrize(("config", "steps"), [(CENTRAL, 1), (SUM, 1), (REPLACE, 2)])
-def test_central_noise_is_the_servers_and_proportional_to_the_clip(config, steps):
+def test_central_noise_is_proportional_to_the_clip(config, steps):
     fixed = plan(replace(config, epsilon=None, noise_multiplier=1.5))
     assert fixed.central and fixed.sampling == "poisson"
     assert fixed.client_mechanism() == CentralDP(False, NAMES)
@@ -282,7 +290,7 @@ def test_central_noise_is_calibrated_over_the_planned_rounds(epsilon, noise_mult
     st.sampled_from(["zero_out", "replace_one"]),
     st.floats(0.01, 10),
 )
-def test_the_noised_count_and_sum_cost_together_what_the_plan_says(noise, factor, relation, clip):
+def test_noised_count_and_sum_together_cost_the_plan(noise, factor, relation, clip):
     steps = 2 if relation == "replace_one" else 1
     config = replace(
         ADAPTIVE,
@@ -302,7 +310,7 @@ def test_the_noised_count_and_sum_cost_together_what_the_plan_says(noise, factor
 
 
 @given(st.floats(0.05, 50), st.integers(1, 5000), st.sampled_from(["zero_out", "replace_one"]))
-def test_the_count_costs_a_quarter_of_the_budget_at_most_by_default(noise, clients, relation):
+def test_the_count_costs_at_most_a_quarter_of_the_budget(noise, clients, relation):
     config = replace(
         ADAPTIVE, vantage="sum", relation=relation, epsilon=None, noise_multiplier=noise
     )
@@ -319,7 +327,7 @@ def test_a_count_noise_that_spends_the_whole_budget_is_refused():
         config = replace(
             ADAPTIVE, vantage="sum", relation=relation, epsilon=None, noise_multiplier=2.0
         )
-        with pytest.raises(UserError, match=rf"privacy\.count_noise.* more than {least:g} is need"):
+        with pytest.raises(UserError, match=rf"privacy\.count_noise.*: set it above {least:g}$"):
             plan(replace(config, count_noise=least)).sum_stddev(0.1)
         plan(replace(config, count_noise=1.01 * least)).sum_stddev(0.1)
 

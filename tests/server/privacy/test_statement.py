@@ -124,7 +124,7 @@ def test_a_guarantee_names_against_whom_it_holds(config, whom):
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED, CENTRAL, ADAPTIVE, SUM, DP_SGD, UDP])
-def test_epsilon_with_known_participation_stands_beside_a_secret_one_alone(config):
+def test_known_epsilons_stand_beside_a_secret_one_alone(config):
     said = say(config)
     assert said["epsilon_known_participation"] == (
         20.5 if said["participation"] == "secret" else None
@@ -189,7 +189,9 @@ def test_a_delta_too_large_for_the_units_is_warned_of(units, warned):
 
 def test_folds_that_count_together_are_said():
     together = say(LOCAL, federations=5, most=4)["warnings"]
-    assert any("all 5 federations of this run: a client trains in up to 4" in w for w in together)
+    assert any(
+        "all 5 federations of this run: each client trains in up to 4" in w for w in together
+    )
     declared = replace(LOCAL, cross_validation="evaluation")
     assert FOLDS_NOT_RELEASED in say(declared, federations=5, most=4)["warnings"]
     assert not any("federations" in line for line in say(LOCAL)["warnings"])
@@ -232,7 +234,9 @@ def test_statistics_that_tie_units_together_are_said(config, shards, normalisati
         if "Features are normalised" in warning
     ]
     assert len(said) == (tied is not None)
-    assert all(f"the guarantee of a {tied} takes as fixed" in warning for warning in said)
+    assert all(
+        f"guarantee (unit: {tied}) takes these statistics as fixed" in warning for warning in said
+    )
 
 
 def test_without_a_mechanism_nothing_is_claimed():
@@ -266,7 +270,7 @@ def test_without_a_mechanism_nothing_is_claimed():
     assert said["warnings"] == [NO_MECHANISM]
 
 
-def test_udp_states_its_nominal_and_its_real_epsilon_with_what_they_mean():
+def test_udp_states_its_nominal_and_its_real_epsilon():
     said = say(UDP, SpentPrivacy(4522.0, 4522.0, None, None, 20, 1.0, EXACT), shards=5)
     assert (said["nominal_epsilon"], said["nominal_delta"]) == (5.0, 0.5)
     assert (said["epsilon"], said["delta"]) == (4522.0, 1e-5)

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
-from fedser.client.privacy.mechanisms import CentralDP, LocalDP, NoMechanism
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.rounded_gaussian import grid_step
 from fedser.common.errors import UserError
 from fedser.common.seeds import Reproducible

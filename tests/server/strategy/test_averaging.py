@@ -9,7 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from fedser.client.app import app as client_app
 from fedser.client.models.mlp import Mlp
-from fedser.client.privacy.mechanisms import LocalDP, Mechanism, NoMechanism
+from fedser.client.privacy.base import Mechanism, NoMechanism
+from fedser.client.privacy.local import LocalDP
 from fedser.client.training.request import TrainRequest
 from fedser.common.errors import Suspended
 from fedser.conf.training_keys import TrainingConfig

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from fedser.client.app import app as client_app
-from fedser.client.privacy.mechanisms import CentralDP, LocalDP, Mechanism, NoMechanism, UserLevelDP
+from fedser.client.privacy.base import Mechanism, NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.local import LocalDP
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.federation.federation import Federation
 from fedser.server.grids.local import LocalGrid

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from fedser.client.privacy.mechanisms import NoMechanism
+from fedser.client.privacy.base import NoMechanism
 from fedser.client.training.request import Hosting
 from fedser.common.seeds import Reproducible
 from fedser.conf.training_keys import TrainingConfig

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from fedser import conf
-from fedser.client.privacy.mechanisms import DPSGD, CentralDP, LocalDP, NoMechanism, UserLevelDP
+from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.dp_sgd import DPSGD
+from fedser.client.privacy.local import LocalDP
+from fedser.client.privacy.user_level import UserLevelDP
 from fedser.common.errors import UserError
 from fedser.conf.build import compose
 from fedser.server.federation.cohort import Sampler

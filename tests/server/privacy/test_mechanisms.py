@@ -1,0 +1,11 @@
+from fedser.conf.mechanisms import MECHANISMS
+from fedser.server.privacy.mechanisms import ENTRIES, layers_of
+
+
+def test_every_mechanism_has_an_entry():
+    assert list(ENTRIES) == list(MECHANISMS)
+
+
+def test_parameters_of_a_layer_stay_together():
+    shared = {"dense.0.weight": 6, "dense.0.bias": 2, "head.weight": 4}
+    assert layers_of(shared) == [["dense.0.weight", "dense.0.bias"], ["head.weight"]]
