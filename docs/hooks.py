@@ -1,4 +1,4 @@
-"""What MkDocs needs before it builds the site: the package as it is installed, and the notebooks."""
+"""Prepare what MkDocs builds the site from: the package as it is installed, and the notebooks."""
 
 import posixpath
 import shutil
