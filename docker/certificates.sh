@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make what TLS and authentication need: an authority, the SuperLink's certificate, a key for each
-# node, and the secret that the SuperLink shares with who runs studies. What exists is kept, so
-# that nodes can be added later.
+# Make the files for TLS and authentication: an authority, the certificate of the SuperLink, a key for
+# each node, and the secret that the SuperLink shares with the person who runs studies. Files that
+# exist are kept, so nodes can be added later.
 #
 #     docker/certificates.sh FOLDER NODES [NAME ...]
 #
-# FOLDER/ca.crt goes to every machine, and FOLDER/keys/N to node N alone. server.*, secret and
-# nodes/ (public keys) stay with the SuperLink, and ca.key with you. NAMEs are those by which nodes
-# reach the SuperLink, host names or addresses, besides superlink, proxy, localhost and 127.0.0.1.
+# Copy FOLDER/ca.crt to every machine, and FOLDER/keys/N to node N alone. server.*, secret and nodes/
+# (public keys) stay with the SuperLink, and ca.key stays with you. NAMEs are the host names or
+# addresses by which nodes reach the SuperLink, besides superlink, proxy, localhost and 127.0.0.1.
 set -euo pipefail
 umask 077
 

@@ -1,23 +1,32 @@
-"""The examples of docs, run as the pages show them."""
+"""The pages of docs: commands run as written, and what the pages name exists."""
 
 import json
+import os
+import pkgutil
+import re
 import shlex
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from joblib.externals.loky import get_reusable_executor
 
 from fedser.client.corpora.synthetic.corpus import Synthetic, render
 from fedser.common.seeds import Reproducible
+from fedser.conf.schema import StudyConfig
 from fedser.results.results import read_results
 from fedser.server.transcript.transcript import Transcript
 from tests import ROOT
 from tests.client.corpora.layouts import Speech
 
-EXAMPLES = ROOT / "docs" / "examples"
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 SMALL = [
     "runtime=local",
     "rounds=4",
@@ -29,35 +38,70 @@ SMALL = [
 SPEAKERS = ["corpus.speakers=10", "corpus.utterances_per_speaker=8"]
 SHADOW = "shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]"
 
+Shell = Callable[..., tuple[int, str]]
+"""Runs a command and returns its exit status and what it printed."""
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def arguments(script: str) -> list[str]:
-    """Return what a script of one command gives `fedser`."""
-    words = shlex.split((EXAMPLES / script).read_text().replace("\\\n", ""))
-    return words[words.index("fedser") + 1 :]
+@pytest.fixture
+def shell(tmp_path: Path, cache: Path) -> Shell:
+    """Run the one command of a script in a shell, in a folder with packages of the user's own.
+
+    The packages have the names of fedser's folders and can be imported; they must not be.
+    """
+    (tmp_path / "mine").mkdir()
+    for name in ("attacks", "client", "common", "conf", "server"):
+        for folder in (tmp_path / name, tmp_path / "mine" / name):
+            folder.mkdir(exist_ok=True)
+            (folder / "__init__.py").write_text("raise ImportError('this is not fedser')\n")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # With one core the attacks are fitted in the process of the command: no worker must start.
+    ours = {"PATH": path, "PYTHONPATH": ".", "FEDSER_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+    def run(script: str, *changes: str) -> tuple[int, str]:
+        text = (EXAMPLES / script).read_text().rstrip()
+        done = subprocess.run(
+            ["bash", "-euc", f"{text} {shlex.join(changes)}"],
+            cwd=tmp_path,
+            env={**os.environ, **ours},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture
-def example(tmp_path, monkeypatch, command, cache):
-    """Run the command of an example, in a folder where its files are in ``mine``."""
+def how_to(tmp_path: Path, shell: Shell) -> Shell:
+    """Run the command of a how-to, with the files of the page in ``mine``."""
 
     def run(name: str, *changes: str) -> tuple[int, str]:
-        if not (tmp_path / "mine").exists():
-            (tmp_path / "mine").symlink_to(EXAMPLES / name)
+        shutil.copytree(EXAMPLES / name, tmp_path / "mine", dirs_exist_ok=True)
+        return shell(f"{name}/run.sh", *changes)
+
+    return run
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Shell):
+    """Run the command of a how-to with a mistake; in this process, which takes less time."""
+
+    def run(name: str, *changes: str) -> str:
+        words = shlex.split((EXAMPLES / name / "run.sh").read_text())
+        assert words[:2] == ["PYTHONPATH=mine", "fedser"]
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(tmp_path / "mine")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"))
-        get_reusable_executor().shutdown()  # workers that were started without this path
-        script = (EXAMPLES / name / "run.sh").read_text()
-        assert script.startswith("PYTHONPATH=mine fedser --config-dir mine/conf ")
-        return command(*arguments(f"{name}/run.sh"), *changes, f"cache={cache}")
+        status, printed = command(*words[2:], *changes)
+        assert status == 2, printed
+        return printed
 
-    yield run
-    get_reusable_executor().shutdown()
+    return run
 
 
 def only_run(folder: Path) -> Path:
@@ -67,34 +111,32 @@ def only_run(folder: Path) -> Path:
 
 def test_every_how_to_shows_its_example_in_under_60_lines():
     for name in ("corpus", "mechanism", "attack"):
-        (page,) = (EXAMPLES.parent / "how-to").glob(f"add-a*-{name}.md")
+        (page,) = (DOCS / "how-to").glob(f"add-a*-{name}.md")
         shown = {line.split('"')[1] for line in page.read_text().splitlines() if "--8<--" in line}
         there = [p for p in (EXAMPLES / name).rglob("*.*") if p.is_file() and p.suffix != ".pyc"]
-        assert shown == {str(p.relative_to(EXAMPLES.parents[1])) for p in there}
+        assert shown == {str(p.relative_to(ROOT)) for p in there}
         assert sum(len(path.read_text().splitlines()) for path in there) < 60
 
 
-def test_add_a_corpus(example, tmp_path):
+def test_add_a_corpus(how_to, faulty, tmp_path):
     speech = Speech.spoken(tmp_path / "voices")
     for speaker in ("anna_f", "bert_m"):
         for emotion in ("joy", "anger", "fear"):
             speech.write(tmp_path / "data/family/talks" / f"{speaker}_{emotion}_01.wav")
     given = ["shadow=[]", f"data_root={tmp_path / 'data'}"]
-    status, printed = example("corpus", *given)
+    status, printed = how_to("corpus", *given)
     assert status == 0, printed
     assert "corpus family: Family talks" in printed and "licence: CC BY 4.0" in printed
     assert "left out: fear (2)" in printed
 
     (tmp_path / "data/family/talks").rename(tmp_path / "data/family/others")
-    status, printed = example("corpus", *given)
-    assert status == 2
     looked_for = f"the folder {tmp_path}/data/family has another layout (looked for talks/*.wav)"
-    assert looked_for in printed
+    assert looked_for in faulty("corpus", *given)
 
 
-def test_add_a_mechanism(example, tmp_path):
+def test_add_a_mechanism(how_to, faulty, tmp_path):
     changes = [*SMALL, *SPEAKERS, "stage=train", "shadow=[]", "transcript.dtype=float32"]
-    status, printed = example("mechanism", *changes)
+    status, printed = how_to("mechanism", *changes)
     assert status == 0, printed
     run = only_run(tmp_path)
     privacy = read_results(run / "results.json")["privacy"]
@@ -112,12 +154,12 @@ def test_add_a_mechanism(example, tmp_path):
         assert np.abs(multiples - multiples.round()).max() < 1e-5
         assert set(np.abs(multiples.round()).ravel()) == {0, 1}  # Adam's step is at most 5e-4
 
-    status, printed = example("mechanism", *changes, "privacy.custom.stp=1")
-    assert status == 2 and "privacy.custom.stp: no such key" in printed
-    status, printed = example("mechanism", *changes, "privacy.custom._target_=rounding.Rnd")
-    assert status == 2 and "privacy.custom: _target_=rounding.Rnd: no such class" in printed
-    status, printed = example("mechanism", *changes, "runtime=network")
-    assert status == 2 and "privacy.mechanism=custom: real nodes apply only" in printed
+    printed = faulty("mechanism", *changes, "privacy.custom.stp=1")
+    assert "privacy.custom.stp: no such key" in printed
+    printed = faulty("mechanism", *changes, "privacy.custom._target_=rounding.Rnd")
+    assert "privacy.custom: _target_=rounding.Rnd: no such class" in printed
+    printed = faulty("mechanism", *changes, "runtime=network")
+    assert "privacy.mechanism=custom: real nodes apply only" in printed
 
 
 def test_rounding_keeps_the_mean(monkeypatch):
@@ -139,8 +181,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import minimize
 
-from tests import ROOT
-from fedser.attacks.adversary.tap import gather
+from fedser.attacks.algorithms.base import gather
 
 
 @dataclass
@@ -174,16 +215,16 @@ class Reference:
 """
 
 
-def test_add_an_attack(example, tmp_path):
+def test_add_an_attack(how_to, tmp_path):
     """The attack of the page ranks victims as the same one that is written without scikit-learn."""
-    shutil.copytree(EXAMPLES / "attack", tmp_path / "mine")
-    (tmp_path / "mine" / "reference.py").write_text(REFERENCE)
     settings = (EXAMPLES / "attack/conf/attack/input_norms.yaml").read_text()
     settings = settings.replace("input_norms.InputNorms", "reference.Reference")
     settings = settings.replace("attack.input_norms", "attack.reference")
+    (tmp_path / "mine/conf/attack").mkdir()
     (tmp_path / "mine/conf/attack/reference.yaml").write_text(settings)
+    (tmp_path / "mine/reference.py").write_text(REFERENCE)
     changes = [*SMALL, *SPEAKERS, SHADOW, "attack=[correlation,input_norms,reference]"]
-    status, printed = example("attack", *changes)
+    status, printed = how_to("attack", *changes)
     assert status == 0, printed
     attacks = read_results(only_run(tmp_path) / "results.json")["attacks"]
     names = [attack["name"] for attack in attacks]
@@ -209,16 +250,16 @@ def test_input_norms_reads_the_norms(monkeypatch):
     assert attack.score(read).argmax(axis=1).tolist() == [1, 0]
 
 
-def test_the_tutorial_ends_at_a_frontier(tmp_path, monkeypatch, command, cache):
-    render(Synthetic("mine", 1, "error", "en", 10, 8, 5), tmp_path / "mine", 1)
-    monkeypatch.chdir(tmp_path)
-    page = (EXAMPLES.parent / "tutorial.md").read_text()
+def test_the_tutorial_ends_at_a_frontier(tmp_path, shell):
+    render(Synthetic("mine", 1, "error", "en", 10, 8, 5), tmp_path / "rendered", 1)
+    shutil.copytree(tmp_path / "rendered", tmp_path / "mine", dirs_exist_ok=True)
+    page = (DOCS / "tutorial.md").read_text()
     scripts = sorted((EXAMPLES / "tutorial").iterdir())
     assert page.count("```sh") == len(scripts)
     assert all(f'--8<-- "docs/examples/tutorial/{script.name}"' in page for script in scripts)
 
     def run(script: str, *changes: str) -> str:
-        status, printed = command(*arguments(f"tutorial/{script}"), *changes, f"cache={cache}")
+        status, printed = shell(f"tutorial/{script}", *changes)
         assert status == 0, printed
         return printed
 
@@ -238,7 +279,42 @@ def test_the_tutorial_ends_at_a_frontier(tmp_path, monkeypatch, command, cache):
 
 
 def test_notebooks_are_stored_without_outputs():
-    (path,) = (EXAMPLES.parent / "notebooks").glob("*.ipynb")
+    (path,) = (DOCS / "notebooks").glob("*.ipynb")
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert len(cells) == 8
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+
+
+ROOMS = "attacks|benchmarks|client|common|conf|docker|docs|fedser|server|tests"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_exists(page):
+    text = page.read_text()
+    for path in re.findall(rf"`((?:{ROOMS})/[\w./*-]*)`", text):
+        assert any(ROOT.glob(path.rstrip("/"))), path
+    for name in re.findall(r"`(fedser(?:\.\w+)+)`", text):
+        pkgutil.resolve_name(name)
+    for module in re.findall(r"python -m ((?:fedser|benchmarks|tests)(?:\.\w+)*)", text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+    for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            made = page.parent / target
+            assert made.exists() or made.with_suffix(".ipynb").exists(), target
+
+
+def test_every_key_and_option_is_on_the_page_of_keys():
+    text = (DOCS / "commands.md").read_text()
+    for key in fields(StudyConfig):
+        assert re.search(rf"`{key.name}[`.]", text), key.name
+    for group in ("features", "model", "attack", "runtime", "logger", "audit"):
+        for option in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{option.stem}`" in text, f"{group}={option.stem}"
+
+
+def test_the_readme_is_short_and_says_what_it_must():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    for said in ("make study", "make test", "apt-get install chromium", "FEDSER_DATA_ROOT"):
+        assert said in text

@@ -1,4 +1,4 @@
-"""Which input features move the first layer most."""
+"""An attack that reads how strongly each input feature moves the first layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

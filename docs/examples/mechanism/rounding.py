@@ -1,4 +1,4 @@
-"""Rounding at random keeps the mean and saves bits: whether it also hides is to be measured."""
+"""Rounding at random keeps the mean and saves bits. Attacks must measure what it hides."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ class Rounding(Mechanism):
     Attributes
     ----------
     step : float
-        In update units.
+        Distance between two multiples, in update units.
     """
 
     step: float
 
     def stddev(self, num_examples: int) -> float:
-        """Largest standard deviation: that half way between two multiples."""
+        """Return the largest standard deviation: half way between two multiples."""
         return self.step / 2
 
     def protect(self, update: Arrays, num_examples: int, noise: NoiseSource) -> Arrays:
