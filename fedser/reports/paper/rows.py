@@ -115,12 +115,13 @@ def _named(shadow: Any) -> list[str]:
 def _place(config: Results, run: str) -> dict[str, Any]:
     privacy = config["privacy"]
     epsilon = privacy.get("epsilon")
+    nominal = privacy.get("nominal_delta") is not None
     return {
         "run": run,
         "features": features_name(config),
         "algorithm": config["algorithm"]["name"],
         "privacy": privacy["mechanism"] + ("" if epsilon is None else f" {epsilon:g}"),
-        "nominal_epsilon": epsilon if privacy["mechanism"] == "udp" else None,
+        "nominal_epsilon": epsilon if nominal else None,
         "dropout": config["model"]["dropout"],
         "private_corpus": config["corpus"]["name"],
     }
