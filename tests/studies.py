@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedser.cli.main import main
-from fedser.results.results import write_results
+from fedser.results.files import write_results
 
 SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from fedser.common.errors import Suspended, UserError, brief
 from fedser.common.tables import read_table
-from fedser.results.results import Results, attack_series
+from fedser.results.attacks import attack_series
+from fedser.results.files import Results
 from fedser.server.federation.federation import Federation
 from fedser.server.rounds.checkpoint import saved_rounds
 from fedser.server.study.federations import round_columns

@@ -22,7 +22,7 @@ from fedser.loggers.base import (
     round_figures,
     statement,
 )
-from fedser.results.results import Results
+from fedser.results.files import Results
 
 STORE, FILES = "mlflow.db", "mlartifacts"
 NOTE = "mlflow.json"

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.image import imread
 
 from fedser.loggers.base import Row, RunPlace, require, result_figures, round_figures, statement
-from fedser.results.results import Results
+from fedser.results.files import Results
 
 FOLDER = "tensorboard"
 RESULTS = "results"

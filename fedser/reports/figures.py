@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedser.common.files import write_bytes
-from fedser.results.results import AttackRecord, Results, at_one, chance_uar, leaked_order
+from fedser.results.attacks import AttackRecord, at_one, leaked_order
+from fedser.results.files import Results
+from fedser.results.utility import chance_uar
 
 CHANCE_AUC = 0.5
 INK, GREY = "#1f2328", "#8c959f"

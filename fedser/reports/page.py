@@ -5,9 +5,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from fedser.common.errors import UserError
 from fedser.common.files import write_text
-from fedser.common.tables import read_table
 from fedser.reports import figures
 from fedser.reports.pages import render
 from fedser.reports.several_runs import statements
@@ -19,7 +17,10 @@ from fedser.reports.wording import (
     privacy_finding,
     utility_finding,
 )
-from fedser.results.results import AttackRecord, Results, attack_series, fold_chance, read_results
+from fedser.results.attacks import AttackRecord, attack_series
+from fedser.results.files import Results, read_results
+from fedser.results.rounds import read_rounds
+from fedser.results.utility import fold_chance
 from fedser.server.privacy.statement import epsilon_text
 from fedser.server.strategy.replies import REASONS
 
@@ -46,12 +47,6 @@ RELEASED = {
     "released": "those of all folds",
     "evaluation": "that of one fold; the others only estimate utility, and are not shown",
 }
-MOST = {
-    **dict.fromkeys(("validation_uar", "test_uar"), 1.0),
-    **dict.fromkeys(("fold", "round", "clients", "rejected"), 1e9),
-    **{f"rejected_{reason}": 1e9 for reason in REASONS},
-}
-"""Largest figure that a column of ``rounds.parquet`` may hold."""
 NONE = pd.Series(dtype=float)
 NOISE = {
     "seeded": "the seed: reproducible, and no protection against anybody who knows the seed",
@@ -111,31 +106,6 @@ def _sweep(run_dir: Path, results: Results) -> tuple[int, list[str]] | None:
     read = [r for r in read_runs(runs_below(run_dir.parent))[1] if isinstance(r, dict)]
     own = [r for r in read if r["corpus"]["name"] == results["corpus"]["name"]]
     return (len(own), statements(own)) if len(own) > 1 else None
-
-
-def read_rounds(path: Path) -> pd.DataFrame:
-    """Rows of the private federations in `rounds.parquet`; a UserError when it is damaged."""
-    mend = "run fedser stage=train"
-    try:
-        rounds = read_table(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the rounds of training are missing; {mend} first") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a complete Parquet file ({reason}); {mend} again") from None
-    missing = {"role", "fold", "round"} - set(rounds.columns)
-    if missing:
-        raise UserError(f"{path}: columns {sorted(missing)} are missing; {mend} again")
-    rounds = rounds[rounds["role"] == "private"]
-    numbers = {}
-    for column in rounds.columns.intersection(list(MOST)):
-        try:  # a column without any number comes back as objects
-            numbers[column] = pd.to_numeric(rounds[column])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: {column} holds no numbers ({error}); {mend} again") from None
-        if not numbers[column].dropna().between(0, MOST[column]).all():
-            raise UserError(f"{path}: {column} is out of range; {mend} again")
-    return rounds.assign(**numbers)
 
 
 def refusals(rounds: pd.DataFrame) -> list[tuple[int, str]]:

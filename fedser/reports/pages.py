@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedser.reports.wording import decimal, delta_text, nominal_text, p_text, percent
-from fedser.results.results import target
+from fedser.results.attacks import target
 from fedser.server.privacy.statement import epsilon_text
 
 

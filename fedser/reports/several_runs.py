@@ -11,7 +11,7 @@ from itertools import product
 from math import prod
 
 from fedser.reports.wording import delta_text
-from fedser.results.results import Results
+from fedser.results.files import Results
 from fedser.server.privacy.composition import Group, Releases, compose
 from fedser.server.privacy.statement import epsilon_text
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from fedser.common.console import plain
 from fedser.reports.sweep.points import run_label
 from fedser.reports.wording import delta_text, nominal_text
-from fedser.results.results import attack_series
+from fedser.results.attacks import attack_series
 from fedser.server.privacy.statement import epsilon_text
 
 AUC_COLUMN = r".+_auc_(\d+|all)$"

@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 from fedser.reports import figures
-from fedser.results.results import AttackRecord, Results, at_one, chance_uar, strongest, target
+from fedser.results.attacks import AttackRecord, at_one, strongest, target
+from fedser.results.files import Results
+from fedser.results.utility import chance_uar
 from fedser.server.privacy.statement import LARGEST_DELTA, epsilon_text
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).

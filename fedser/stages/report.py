@@ -9,10 +9,7 @@ from fedser.reports.page import write_report
 from fedser.reports.several_runs import statements
 from fedser.reports.sweep.sweep import read_runs, write_sweep
 from fedser.reports.terminal import summary_table, sweep_table
-from fedser.results.results import (
-    Results,
-    write_results,
-)
+from fedser.results.files import Results, write_results
 
 
 def finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None:

@@ -12,7 +12,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from fedser.client.corpora.synthetic.corpus import Synthetic, render
 from fedser.common.seeds import Reproducible
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from fedser.server.transcript.transcript import Transcript
 from tests import ROOT
 from tests.client.corpora.trees import Speech

@@ -9,7 +9,9 @@ import pandas as pd
 from fedser.reports.paper import published
 from fedser.reports.sweep.points import run_label
 from fedser.reports.sweep.sweep import read_config, read_runs, runs_below
-from fedser.results.results import AttackRecord, Results, attack_series, chance_uar
+from fedser.results.attacks import AttackRecord, attack_series
+from fedser.results.files import Results
+from fedser.results.utility import chance_uar
 
 PLACE = [
     *("run", "features", "algorithm", "privacy", "dropout", "layer", "leaked_updates"),

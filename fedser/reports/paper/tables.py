@@ -16,7 +16,7 @@ from fedser.reports.paper.rows import DIFFERENCES, FIGURES, PLACE, sweep_records
 from fedser.reports.paper.text import DIFFERS, PUBLISHED, SOURCE, explain, markdown, terminal_table
 from fedser.reports.several_runs import statements
 from fedser.reports.sweep.sweep import read_runs, runs_below
-from fedser.results.results import leaked_order
+from fedser.results.attacks import leaked_order
 
 METRICS = {
     "uar_fixed": "UAR fixed (%)",

@@ -17,7 +17,8 @@ from fedser.reports.several_runs import statements
 from fedser.reports.sweep.plot import sweep_plots
 from fedser.reports.sweep.points import STRONGEST, fold_uars, leaks, looks
 from fedser.reports.wording import delta_text, nominal_text
-from fedser.results.results import AttackRecord, Results
+from fedser.results.attacks import AttackRecord
+from fedser.results.files import Results
 from fedser.server.privacy.statement import epsilon_text
 
 GLYPHS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "⬢", "X": "★"}

@@ -14,7 +14,7 @@ from fedser.reports import figures
 from fedser.reports.figures import GREY, INK
 from fedser.reports.sweep.points import RunAxis, fold_uars, leaks, looks, run_axis, sample
 from fedser.reports.wording import delta_text, interval, nominal_text
-from fedser.results.results import Results
+from fedser.results.files import Results
 from fedser.server.privacy.statement import epsilon_text
 
 SHAPES = {

@@ -9,14 +9,9 @@ import pandas as pd
 
 from fedser.reports import figures
 from fedser.reports.wording import delta_text
-from fedser.results.results import (
-    AttackRecord,
-    Results,
-    at_one,
-    attack_series,
-    chance_uar,
-    strongest,
-)
+from fedser.results.attacks import AttackRecord, at_one, attack_series, strongest
+from fedser.results.files import Results
+from fedser.results.utility import chance_uar
 
 COUNTS = ["speakers", "clients"]
 STRONGEST = ""

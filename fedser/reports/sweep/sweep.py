@@ -15,7 +15,9 @@ from fedser.common.run_folder import HYDRA, PROBLEM_FILE, RUN_FILE
 from fedser.reports import figures
 from fedser.reports.sweep.figure import sweep_figure
 from fedser.reports.sweep.points import COUNTS, sweep_points
-from fedser.results.results import Results, attack_series, chance_uar, read_results
+from fedser.results.attacks import attack_series
+from fedser.results.files import Results, read_results
+from fedser.results.utility import chance_uar
 
 UTILITY = ["mechanism", "uar", "chance_uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]

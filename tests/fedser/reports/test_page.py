@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from fedser.common.errors import UserError
 from fedser.reports.figures import leakage_figure, utility_figure
-from fedser.reports.page import read_rounds, write_report
+from fedser.reports.page import write_report
 from fedser.reports.terminal import summary_table
 from fedser.reports.wording import (
     attack_remark,
@@ -23,7 +23,9 @@ from fedser.reports.wording import (
     p_text,
     privacy_finding,
 )
-from fedser.results.results import attack_series, write_results
+from fedser.results.attacks import attack_series
+from fedser.results.files import write_results
+from fedser.results.rounds import read_rounds
 from tests.studies import make_attack, make_rounds, make_verification, points
 
 Results = dict[str, Any]

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from fedser.common.errors import UserError
-from fedser.results.results import (
-    SCHEMA,
-    attack_series,
-    chance_uar,
-    fold_chance,
-    leaked_order,
-    read_results,
-    strongest,
-    without_folders,
-    write_results,
-)
+from fedser.results.attacks import attack_series, leaked_order, strongest
+from fedser.results.files import SCHEMA, read_results, without_folders, write_results
+from fedser.results.utility import chance_uar, fold_chance
 from fedser.server.federation.scores import uar
 from tests.studies import make_attack, make_verification
 

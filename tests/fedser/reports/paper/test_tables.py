@@ -20,7 +20,7 @@ from fedser.reports import figures
 from fedser.reports.paper import published
 from fedser.reports.paper.figure import GREY
 from fedser.reports.paper.tables import LAYOUTS, write_table
-from fedser.results.results import write_results
+from fedser.results.files import write_results
 from tests.studies import legend_of_bare_figure, make_attack, points
 
 Results = dict[str, Any]

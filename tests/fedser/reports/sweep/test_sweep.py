@@ -35,7 +35,7 @@ from fedser.reports.sweep.sweep import (
     write_sweep,
 )
 from fedser.reports.terminal import sweep_table
-from fedser.results.results import write_results
+from fedser.results.files import write_results
 from fedser.server.study.run import study_config
 from tests.studies import (
     legend_of_bare_figure,
