@@ -104,7 +104,7 @@ def groups() -> str:
 def _run_folder(run: str | None, resumed: str | None, runs: Any, new: str) -> str:
     """Return a run's folder: the earlier one that a command works on, or a new one."""
     if runs is not None:
-        from fedser.reports.sweep.sweep import globs, sweep_folder
+        from fedser.reports.sweep.find_runs import globs, sweep_folder
 
         return str(sweep_folder(globs(runs)) or new)
     return run or resumed or new

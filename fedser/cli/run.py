@@ -32,8 +32,8 @@ from fedser.conf.messages import explain
 from fedser.conf.overrides import override
 from fedser.conf.run_record import note_command, note_run, refuse_changes, refuse_used
 from fedser.conf.schema import StudyConfig
-from fedser.reports.page import write_report
-from fedser.reports.sweep.sweep import find_runs, globs
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.find_runs import find_runs, globs
 from fedser.server.study.run import (
     study_config,
 )
@@ -162,7 +162,7 @@ def _report_runs(composed: DictConfig, folder: Path) -> None:
             raise UserError(f"stage={composed.stage} takes no runs; set stage=report")
         if composed.run or composed.resume:
             raise UserError("runs goes without run and resume: it names folders of its own")
-        show_sweep(folder, find_runs(globs(composed.runs), but=folder))
+        show_sweep(folder, find_runs(globs(composed.runs), exclude=folder))
     except UserError as error:
         remove_run(folder, Path.cwd() / "outputs")
         _end(say(str(error)), BAD_INPUT, folder)

@@ -20,9 +20,10 @@ from fedser.common.errors import (
 )
 from fedser.common.run_folder import PROBLEM_FILE, TRACEBACK_FILE, alone
 from fedser.conf.messages import explain
-from fedser.reports.page import write_report
-from fedser.reports.paper.tables import LAYOUTS, write_table
-from fedser.reports.sweep.sweep import runs_below
+from fedser.reports.paper.layouts import LAYOUTS
+from fedser.reports.paper.table_report import write_table
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.find_runs import runs_below
 from fedser.stages.report import show_sweep
 
 CRASHED = 1

@@ -10,6 +10,9 @@ from typing import Any
 
 AttackRecord = dict[str, Any]
 
+CHANCE_AUC = 0.5
+"""AUC of guessing."""
+
 
 def attack_series(attacks: list[AttackRecord]) -> dict[str, list[AttackRecord]]:
     """Group attack records into series.

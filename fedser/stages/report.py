@@ -5,10 +5,12 @@ from pathlib import Path
 
 from fedser.common.console import console, plain
 from fedser.loggers.base import RunLog
-from fedser.reports.page import write_report
-from fedser.reports.several_runs import statements
-from fedser.reports.sweep.sweep import read_runs, write_sweep
-from fedser.reports.terminal import summary_table, sweep_table
+from fedser.reports.composed_privacy import composition_sentences
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.read_runs import finished, read_runs
+from fedser.reports.sweep.sweep_report import write_sweep
+from fedser.reports.sweep.terminal_table import sweep_table
+from fedser.reports.terminal import summary_table
 from fedser.results.files import Results, write_results
 
 
@@ -24,7 +26,7 @@ def finish(folder: Path, results: Results, log: RunLog, measured: bool) -> None:
 def show_sweep(folder: Path, runs: Sequence[Path]) -> None:
     """Write the page over several runs, and print its table."""
     written = write_sweep(folder, runs)
-    read = [results for results in read_runs(runs)[1] if isinstance(results, dict)]
-    console.print(sweep_table(written, statements(read)))
+    together = composition_sentences(finished(read_runs(runs)[1]))
+    console.print(sweep_table(written, together))
     console.print(plain(f"sweep: {written}"), soft_wrap=True)
     console.print(plain(f"report: {written.with_suffix('.html')}"), soft_wrap=True)

@@ -17,8 +17,8 @@ import yaml
 
 from fedser.cli.earlier import earlier_overrides, must_be_given_again
 from fedser.common.errors import UserError
-from fedser.reports.page import write_report
-from fedser.reports.sweep.sweep import write_sweep
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.sweep_report import write_sweep
 from tests.studies import command, make_rounds, results  # noqa: F401
 
 SECRET = "hunter2-of-the-environment"

@@ -21,7 +21,7 @@ from fedser.loggers import base as loggers
 from fedser.loggers.base import FINISHED, RunLog, RunPlace, flatten, logged
 from fedser.loggers.mlflow import Mlflow
 from fedser.loggers.tensorboard import EventFiles, TensorBoard
-from fedser.reports.page import write_report
+from fedser.reports.run_page import write_report
 from fedser.server.rounds.bookkeeping import Recorder
 from tests.fedser.test_study import SMALL, Killed
 from tests.studies import make_attack

@@ -12,20 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from fedser.common.errors import UserError
-from fedser.reports.figures import leakage_figure, utility_figure
-from fedser.reports.page import write_report
+from fedser.reports.findings import attack_remark, leakage_finding, privacy_finding
+from fedser.reports.numbers import delta_text, p_text
+from fedser.reports.run_figures import leakage_figure, utility_figure
+from fedser.reports.run_page import write_report
 from fedser.reports.terminal import summary_table
-from fedser.reports.wording import (
-    attack_remark,
-    delta_text,
-    epsilon_text,
-    leakage_finding,
-    p_text,
-    privacy_finding,
-)
 from fedser.results.attacks import attack_series
 from fedser.results.files import write_results
 from fedser.results.rounds import read_rounds
+from fedser.server.privacy.statement import epsilon_text
 from tests.studies import make_attack, make_rounds, make_verification, points
 
 Results = dict[str, Any]

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from fedser.reports.sweep.sweep import UNFINISHED, runs_below, write_sweep
-from tests.fedser.reports.sweep.test_sweep import CENTRAL, NO_GUARANTEE, add_run, variant
+from fedser.reports.sweep.find_runs import runs_below
+from fedser.reports.sweep.read_runs import UNFINISHED
+from fedser.reports.sweep.sweep_report import write_sweep
+from tests.fedser.reports.sweep.test_sweep_report import CENTRAL, NO_GUARANTEE, add_run, variant
 
 Results = dict[str, Any]
 

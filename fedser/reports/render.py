@@ -1,21 +1,23 @@
-"""Pages that need nothing else: templates of this package, filled in."""
+"""Fill in the templates of this folder. The pages load nothing from elsewhere."""
 
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedser.reports.wording import decimal, delta_text, nominal_text, p_text, percent
+from fedser.reports import numbers
 from fedser.results.attacks import target
 from fedser.server.privacy.statement import epsilon_text
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; text is escaped unless it is marked up.
+    """Return a page. All text is escaped, except text that is marked as HTML.
 
     Parameters
     ----------
     template : str
-        File name in `attacks`.
+        File name in `templates`.
+    values : dict
+        Variables of the template.
     """
     environment = Environment(
         loader=PackageLoader("fedser.reports"),
@@ -25,6 +27,15 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         function.__name__: function
-        for function in (percent, decimal, p_text, epsilon_text, nominal_text, delta_text, target)
+        for function in (
+            numbers.percent,
+            numbers.decimal,
+            numbers.p_text,
+            epsilon_text,
+            numbers.nominal_text,
+            numbers.delta_text,
+            numbers.counted,
+            target,
+        )
     }
     return environment.get_template(template).render(values)

@@ -18,8 +18,9 @@ from rich.console import Console
 from fedser.cli.sweep_callback import SweepTable
 from fedser.reports import figures
 from fedser.reports.paper import published
-from fedser.reports.paper.figure import GREY
-from fedser.reports.paper.tables import LAYOUTS, write_table
+from fedser.reports.paper.layouts import LAYOUTS
+from fedser.reports.paper.table_figure import GREY
+from fedser.reports.paper.table_report import write_table
 from fedser.results.files import write_results
 from tests.studies import legend_of_bare_figure, make_attack, points
 

@@ -23,18 +23,13 @@ from fedser.conf.build import compose
 from fedser.conf.privacy_points import PRIVACY_POINTS
 from fedser.reports import figures
 from fedser.reports.figures import GREY
-from fedser.reports.sweep.figure import LARGE, SMALL
-from fedser.reports.sweep.plot import sweep_plots
+from fedser.reports.sweep.find_runs import find_runs, runs_below, sweep_folder
+from fedser.reports.sweep.interactive_figure import sweep_plots
 from fedser.reports.sweep.points import sweep_points
-from fedser.reports.sweep.sweep import (
-    UNFINISHED,
-    find_runs,
-    read_runs,
-    runs_below,
-    sweep_folder,
-    write_sweep,
-)
-from fedser.reports.terminal import sweep_table
+from fedser.reports.sweep.read_runs import UNFINISHED, read_runs
+from fedser.reports.sweep.static_figure import LARGE, SMALL
+from fedser.reports.sweep.sweep_report import write_sweep
+from fedser.reports.sweep.terminal_table import sweep_table
 from fedser.results.files import write_results
 from fedser.server.study.run import study_config
 from tests.studies import (
@@ -390,7 +385,7 @@ def test_runs_are_found_by_folder_and_glob(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
 
     def names(*patterns: str) -> list[str]:
-        found = find_runs([f"{tmp_path}/{p}" for p in patterns], but=tmp_path / "a" / "3")
+        found = find_runs([f"{tmp_path}/{p}" for p in patterns], exclude=tmp_path / "a" / "3")
         return [str(run.relative_to(tmp_path)) for run in found]
 
     assert names("a") == ["a/2", "a/10"]

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from fedser.conf.build import compose
+from fedser.reports.paper.differences import differences
 from fedser.reports.paper.published import CORPORA, FEATURES, read_published
-from fedser.reports.paper.rows import differences
 from tests.studies import make_attack
 
 Results = dict[str, Any]

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fedser.reports.several_runs import spent_together, statements
+from fedser.reports.composed_privacy import compose_runs, composition_sentences
 from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server.privacy import privacy_loss
@@ -21,7 +21,7 @@ def run(results, releases, noise_multiplier, **privacy):
 
 def test_known_releases_of_several_runs_compose_exactly(results):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 3.0), run(results, [KNOWN], 9.0)]
-    (found,) = spent_together(runs)
+    (found,) = compose_runs(runs)
     mu = math.sqrt(20 * (1 / 16 + 1 / 9 + 1 / 81))
     assert found.epsilon == pytest.approx(gaussian_epsilon(mu, 1e-5))
     assert (found.runs, found.unit, found.corpus) == (3, "client", "ravdess")
@@ -29,10 +29,10 @@ def test_known_releases_of_several_runs_compose_exactly(results):
 
 def test_sampled_runs_compose_as_by_an_accountant_of_our_own(results):
     runs = [run(results, [SAMPLED], noise) for noise in (1.0, 2.0)]
-    (found,) = spent_together(runs)
+    (found,) = compose_runs(runs)
     expected = privacy_loss.epsilon([(0.1, 1, 400, 1.0), (0.1, 1, 400, 2.0)], 1e-5)
     assert found.epsilon == pytest.approx(expected, rel=5e-3)
-    assert statements(runs) == [
+    assert composition_sentences(runs) == [
         f"2 runs on ravdess spend together ε = {math.ceil(found.epsilon * 10) / 10:g} at δ = 1e-5 "
         "for one client (replace-one, participation known)."
     ]
@@ -40,21 +40,21 @@ def test_sampled_runs_compose_as_by_an_accountant_of_our_own(results):
 
 def test_a_run_with_several_kinds_of_units_counts_for_the_worst(results):
     kinds = [{"count": 40.0, "rate": 0.25, "clients": 1}, {"count": 8.0, "rate": 0.5, "clients": 1}]
-    (found,) = spent_together([run(results, kinds, 1.5)])
+    (found,) = compose_runs([run(results, kinds, 1.5)])
     alone = [composed_epsilon(Releases(**kind), 1.5, 1e-5, "pld") for kind in kinds]
     assert found.epsilon == pytest.approx(max(alone))
 
 
 def test_runs_stated_for_other_things_stand_for_themselves(results):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 4.0, unit="speaker")]
-    assert [found.runs for found in spent_together(runs)] == [1, 1]
-    assert "do not compose to one epsilon" in statements(runs)[-1]
+    assert [found.runs for found in compose_runs(runs)] == [1, 1]
+    assert "do not compose to one epsilon" in composition_sentences(runs)[-1]
 
 
 @pytest.mark.parametrize("without", [{"epsilon": None}, {"noise": "seeded"}])
 def test_a_run_that_protects_nobody_is_said_beside_the_others(results, without):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 4.0, **without)]
-    assert statements(runs)[-1] == (
+    assert composition_sentences(runs)[-1] == (
         "1 run on ravdess without a guarantee: to an observer of all 2 runs nothing is guaranteed."
     )
 
@@ -62,4 +62,4 @@ def test_a_run_that_protects_nobody_is_said_beside_the_others(results, without):
 def test_one_run_of_a_corpus_says_nothing(results):
     other = run(results, [KNOWN], 4.0)
     other["corpus"]["name"] = "nemo"
-    assert statements([run(results, [KNOWN], 4.0), other]) == []
+    assert composition_sentences([run(results, [KNOWN], 4.0), other]) == []
