@@ -8,7 +8,7 @@ from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server.privacy import privacy_loss
 
-SAMPLED = {"count": 400.0, "rate": 0.1, "clients": 1}
+SAMPLED = {"count": 40.0, "rate": 0.1, "clients": 1}
 KNOWN = {"count": 20.0, "rate": 1.0, "clients": 1}
 
 
@@ -30,11 +30,11 @@ def test_known_releases_of_several_runs_compose_exactly(results):
 def test_sampled_runs_compose_as_by_an_accountant_of_our_own(results):
     runs = [run(results, [SAMPLED], noise) for noise in (1.0, 2.0)]
     (found,) = compose_runs(runs)
-    expected = privacy_loss.epsilon([(0.1, 1, 400, 1.0), (0.1, 1, 400, 2.0)], 1e-5)
+    expected = privacy_loss.epsilon([(0.1, 1, 40, 1.0), (0.1, 1, 40, 2.0)], 1e-5)
     assert found.epsilon == pytest.approx(expected, rel=5e-3)
+    shown = math.ceil(found.epsilon * 100) / 100
     assert composition_sentences(runs) == [
-        f"2 runs on ravdess spend together ε = {math.ceil(found.epsilon * 10) / 10:g} at δ = 1e-5 "
-        "for one client (replace-one, participation known)."
+        f"2 runs on ravdess spend together ε = {shown:g} at δ = 1e-5 for one client (replace-one, participation known)."
     ]
 
 
@@ -55,7 +55,8 @@ def test_runs_stated_for_other_things_stand_for_themselves(results):
 def test_a_run_that_protects_nobody_is_said_beside_the_others(results, without):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 4.0, **without)]
     assert composition_sentences(runs)[-1] == (
-        "1 run on ravdess without a guarantee: to an observer of all 2 runs nothing is guaranteed."
+        "1 run on ravdess has no guarantee. Nothing is guaranteed against an observer who sees all "
+        "2 runs."
     )
 
 

@@ -3,15 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 
 from fedser.common.errors import UserError
-from fedser.results.attacks import attack_series, leaked_order, strongest
 from fedser.results.files import SCHEMA, read_results, without_folders, write_results
-from fedser.results.utility import chance_uar, fold_chance
-from fedser.server.federation.scores import uar
-from tests.studies import make_attack, make_verification
 
 Results = dict[str, Any]
 
@@ -175,88 +170,6 @@ def test_damaged_file_is_a_one_line_user_error(tmp_path: Path, results: Results,
 def test_missing_file_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"results\.json: there are no results yet; run fedser"):
         read_results(tmp_path / "results.json")
-
-
-def test_series_are_named_by_what_tells_namesakes_apart() -> None:
-    attacks = [
-        make_attack(leaked_updates="all"),
-        make_attack(leaked_updates=20),
-        make_attack(leaked_updates=3),
-        make_attack(name="cnn", layer="first"),
-        make_attack(name="cnn", layer="last", aware=True),
-        make_attack(name="cnn", layer="last", shadow_corpora=["nemo"]),
-    ]
-    series = attack_series(attacks)
-    assert list(series) == [
-        "correlation",
-        "cnn, first, nemo+emodb, unaware",
-        "cnn, last, nemo+emodb, aware",
-        "cnn, last, nemo, unaware",
-    ]
-    assert [leaked_order(record) for record in series["correlation"]] == [3, 20, float("inf")]
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
-        ("vantage", ["attributed", "aggregate", "final"]),
-        ("selection", ["random", "earliest"]),
-        ("combination", ["updates", "statistics", "log_odds"]),
-    ],
-)
-def test_what_the_adversary_sees_and_does_parts_series(key: str, values: list[str]) -> None:
-    attacks = [make_attack(**{key: v}, leaked_updates=n) for v in values for n in (5, 1)]
-    series = attack_series(attacks)
-    assert list(series) == [f"correlation, {value}" for value in values]
-    for value, records in zip(values, series.values(), strict=True):
-        assert [(r[key], r["leaked_updates"]) for r in records] == [(value, 1), (value, 5)]
-
-
-def test_what_speakers_are_recognised_across_parts_series() -> None:
-    attacks = [make_verification(across=a) for a in ("rounds", "shards")]
-    assert list(attack_series(attacks)) == [
-        "correlation, speaker across rounds",
-        "correlation, speaker across shards",
-    ]
-    assert list(attack_series([make_attack(), attacks[1]])) == [
-        "correlation, gender",
-        "correlation, speaker across shards",
-    ]
-
-
-def test_recognition_does_not_compete_with_inference() -> None:
-    low, none = make_attack(auc=0.6), make_attack(auc=None)
-    assert strongest([make_verification(auc=0.99), low, None, none]) is low
-    assert strongest([make_verification(), none]) is None
-
-
-@pytest.mark.parametrize(
-    ("confusions", "expected"),
-    [
-        ([], 0.25),
-        ([None], 0.25),
-        ([np.eye(4)], 0.25),
-        ([np.diag([5, 0, 2, 9])], 1 / 3),
-        ([np.diag([5, 0, 0, 9]), np.ones((4, 4))], (1 / 2 + 1 / 4) / 2),
-        ([np.zeros((4, 4))], 0.25),
-        ([[[0, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], 1.0),
-    ],
-)
-def test_chance_follows_the_classes_in_each_test_set(confusions, expected, results):
-    folds = [
-        {} if confusion is None else {"confusion": np.asarray(confusion, int).tolist()}
-        for confusion in confusions
-    ]
-    results["utility"]["per_fold"] = folds
-    assert chance_uar(results) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2, 3), (1, 3), (2,)])
-def test_chance_is_the_uar_of_always_naming_one_emotion(present):
-    for named in present:
-        confusion = np.zeros((4, 4), int)
-        confusion[list(present), named] = np.arange(1, len(present) + 1)
-        assert fold_chance({"confusion": confusion.tolist()}) == pytest.approx(uar(confusion))
 
 
 def test_a_configuration_is_shown_without_folders_and_addresses():

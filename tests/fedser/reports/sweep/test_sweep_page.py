@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from fedser.reports.sweep.find_runs import runs_below
 from fedser.reports.sweep.read_runs import UNFINISHED
 from fedser.reports.sweep.sweep_report import write_sweep
-from tests.fedser.reports.sweep.test_sweep_report import CENTRAL, NO_GUARANTEE, add_run, variant
+from tests.fedser.reports.sweep.sweeps import CENTRAL, NO_GUARANTEE, add_run, variant
 
 Results = dict[str, Any]
 
@@ -231,9 +231,10 @@ def test_pointing_at_a_dot_tells_of_the_run_and_its_sample(opened: Callable[[], 
     )
     page.mouse.move(*place)
     text = page.get_by_text("test UAR 35.0 %").evaluate("it => it.getRootNode().textContent")
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
     assert f"central_8, corpus=nemo, seed=0, note={EVIL}" in text
-    assert "test UAR 35.0 %, 5 folds from 56.1 to 60.5 %" in text
-    assert "central: real ε 7.99 at δ 1e-5, one client" in text
+    assert "test UAR 35.0 %, 5 folds, 56.1 % to 60.5 %" in text
+    assert "central: real ε = 7.99 at δ = 1e-5 for one client" in text
     assert "10 speakers, 50 clients" in text
 
 
