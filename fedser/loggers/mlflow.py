@@ -140,7 +140,7 @@ class StoredRun:
         self._last[federation] = max((row["round"] for row in new), default=last)
 
     def results(self, results: Results, measured: bool) -> None:
-        """Log figures, statement and files; new figures of a run that has some go to a child run."""
+        """Log figures, statement and files; further figures go to a child run."""
         target, has_some = self._id, HAS_RESULTS in self._run.data.tags
         if has_some and measured:
             tags = {PARENT: self._id}

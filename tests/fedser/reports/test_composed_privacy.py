@@ -27,14 +27,15 @@ def test_known_releases_of_several_runs_compose_exactly(results):
     assert (found.runs, found.unit, found.corpus) == (3, "client", "ravdess")
 
 
-def test_sampled_runs_compose_as_by_an_accountant_of_our_own(results):
+def test_sampled_runs_compose_as_in_another_accountant(results):
     runs = [run(results, [SAMPLED], noise) for noise in (1.0, 2.0)]
     (found,) = compose_runs(runs)
     expected = privacy_loss.epsilon([(0.1, 1, 40, 1.0), (0.1, 1, 40, 2.0)], 1e-5)
     assert found.epsilon == pytest.approx(expected, rel=5e-3)
     shown = math.ceil(found.epsilon * 100) / 100
     assert composition_sentences(runs) == [
-        f"2 runs on ravdess spend together ε = {shown:g} at δ = 1e-5 for one client (replace-one, participation known)."
+        f"2 runs on ravdess spend together ε = {shown:g} at δ = 1e-5 for one client "
+        "(replace-one, participation known)."
     ]
 
 
@@ -45,14 +46,14 @@ def test_a_run_with_several_kinds_of_units_counts_for_the_worst(results):
     assert found.epsilon == pytest.approx(max(alone))
 
 
-def test_runs_stated_for_other_things_stand_for_themselves(results):
+def test_runs_for_different_units_do_not_compose(results):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 4.0, unit="speaker")]
     assert [found.runs for found in compose_runs(runs)] == [1, 1]
     assert "do not compose to one epsilon" in composition_sentences(runs)[-1]
 
 
 @pytest.mark.parametrize("without", [{"epsilon": None}, {"noise": "seeded"}])
-def test_a_run_that_protects_nobody_is_said_beside_the_others(results, without):
+def test_run_without_protection_has_its_own_sentence(results, without):
     runs = [run(results, [KNOWN], 4.0), run(results, [KNOWN], 4.0, **without)]
     assert composition_sentences(runs)[-1] == (
         "1 run on ravdess has no guarantee. Nothing is guaranteed against an observer who sees all "
@@ -60,7 +61,7 @@ def test_a_run_that_protects_nobody_is_said_beside_the_others(results, without):
     )
 
 
-def test_one_run_of_a_corpus_says_nothing(results):
+def test_one_run_of_a_corpus_has_no_sentence(results):
     other = run(results, [KNOWN], 4.0)
     other["corpus"]["name"] = "nemo"
     assert composition_sentences([run(results, [KNOWN], 4.0), other]) == []

@@ -87,7 +87,7 @@ RECOGNITION = [
         ([recognition("rounds", 1, 0.46)], "EER 46.0", "The difference to guessing is not proven"),
     ],
 )
-def test_verdict_on_recognition(attacks: list[dict[str, Any]], figure: str, said: str) -> None:
+def test_finding_on_recognition(attacks: list[dict[str, Any]], figure: str, said: str) -> None:
     finding = leakage_finding(attack_series(attacks))
     assert finding.figure.startswith(figure) and said in finding.sentence
 

@@ -22,7 +22,7 @@ def test_utility_figure_draws_mean_and_range_over_folds(results: Results) -> Non
     assert np.ptp(band[np.isclose(band[:, 0], 40), 1]) == pytest.approx(4)  # folds are 1 % apart
 
 
-def test_leakage_figure_draws_auc_and_interval_in_the_order_of_leaks(results: Results) -> None:
+def test_leakage_figure_draws_auc_over_leaked_updates(results: Results) -> None:
     figure = leakage_figure(attack_series(results["attacks"]))
     assert figure is not None
     axes = figure.axes[0]

@@ -37,8 +37,8 @@ def rewrite(run_dir: Path, results: Results) -> str:
     return page_text(run_dir)
 
 
-def test_verdict_shows_the_three_figures_with_their_context(page: str) -> None:
-    verdict = page.split("Utility over rounds")[0]
+def test_findings_show_three_figures_with_their_context(page: str) -> None:
+    findings = page.split("Utility over rounds")[0]
     for text in (
         "58.3 % UAR",
         "Guessing gives 25 %",
@@ -50,7 +50,7 @@ def test_verdict_shows_the_three_figures_with_their_context(page: str) -> None:
         "too weak to rely on: ε = 105,307 at δ = 1e-5 for one client",
         "nominal ε = 25 at δ = 0.5",
     ):
-        assert text in verdict
+        assert text in findings
 
 
 def test_sections_come_in_order(run_dir: Path) -> None:
@@ -73,7 +73,7 @@ def test_sections_come_in_order(run_dir: Path) -> None:
     assert places == sorted(places)
 
 
-def test_attack_table_rounds_every_column_and_remarks_the_overlooked_leak(page: str) -> None:
+def test_attack_table_rounds_and_warns_of_a_missed_leak(page: str) -> None:
     row = "correlation gender first nemo, emodb no 5 0.95 0.91–0.98 0.008 84.1 % 50.2 %"
     rest = "71.3 % 79.2 % 68.8 % 0.12 50 10"
     assert f"{row} {rest} ↑ a fixed threshold misses this leak" in page
@@ -124,11 +124,9 @@ def test_privacy_statement_names_all_that_an_epsilon_needs(page: str) -> None:
     assert "an observer who learns" not in statement
 
 
-def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
-    run_dir: Path, results: Results
-) -> None:
+def test_secret_participation_shows_both_epsilons(run_dir: Path, results: Results) -> None:
     results["privacy"] |= SECRET
-    verdict, statement = rewrite(run_dir, results).split("Privacy statement")
+    findings, statement = rewrite(run_dir, results).split("Privacy statement")
     for text in (
         "ε δ Nominal none claimed – Real, participation secret 7.99 1e-5 "
         "Real, participation known, zero-out 24.9 1e-5 "
@@ -143,9 +141,9 @@ def test_both_epsilons_of_a_secret_participation_stand_side_by_side(
         "The formal guarantee is moderate: ε = 7.99 at δ = 1e-5 for one client if participation "
         "is secret. If participation is known, ε is 24.9. The guarantee holds against whoever sees "
         "the models of all rounds; not the server, which sees each update."
-    ) in verdict
+    ) in findings
     assert (
-        "participation secret; if it is known: ε = 24.9 (zero-out), 77.1 (replace-one)" in verdict
+        "participation secret; if it is known: ε = 24.9 (zero-out), 77.1 (replace-one)" in findings
     )
 
 
@@ -155,7 +153,7 @@ def test_every_warning_is_shown(run_dir: Path, results: Results) -> None:
     assert " ".join(results["privacy"]["warnings"]) in text
 
 
-def test_folds_files_configuration_versions_and_timing_are_shown(page: str) -> None:
+def test_page_shows_folds_files_versions_and_timing(page: str) -> None:
     for shown in (
         "4 60.5 % 25.0 % 60.0 % 62.0 % 34 s09, s10",
         "Recordings left out: 200 calm: 192 tied vote: 8",
@@ -192,7 +190,7 @@ def dotted(axes: Axes) -> list[float]:
     return [line.get_ydata()[0] for line in axes.lines if line.get_label() == "chance"]
 
 
-def test_chance_in_figure_and_verdict_is_that_of_the_folds(run_dir: Path, results: Results) -> None:
+def test_chance_follows_the_folds_in_figure_and_finding(run_dir: Path, results: Results) -> None:
     for fold in results["utility"]["per_fold"]:
         fold["confusion"] = LACKING
     results["utility"]["uar"] = 0.36

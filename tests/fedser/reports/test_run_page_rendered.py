@@ -27,7 +27,7 @@ def test_page_loads_nothing_and_escapes_what_it_shows(run_dir: Path, results: Re
     assert "&lt;script&gt;" in page
 
 
-def test_figures_are_images_with_something_on_them_and_inline_text(run_dir: Path) -> None:
+def test_figures_are_images_and_inline_svg(run_dir: Path) -> None:
     page = write_report(run_dir).read_text("utf-8")
     for name in ("utility", "roc", "leakage"):
         image = imread(run_dir / "figures" / f"{name}.png")[..., :3]

@@ -4,7 +4,7 @@ from fedser.results.attacks import attack_series, leaked_order, strongest
 from tests.studies import make_attack, make_verification
 
 
-def test_series_are_named_by_what_tells_namesakes_apart() -> None:
+def test_series_of_one_name_are_named_by_their_differences() -> None:
     attacks = [
         make_attack(leaked_updates="all"),
         make_attack(leaked_updates=20),
@@ -31,7 +31,7 @@ def test_series_are_named_by_what_tells_namesakes_apart() -> None:
         ("combination", ["updates", "statistics", "log_odds"]),
     ],
 )
-def test_what_the_adversary_sees_and_does_parts_series(key: str, values: list[str]) -> None:
+def test_series_differ_in_what_the_adversary_does(key: str, values: list[str]) -> None:
     attacks = [make_attack(**{key: v}, leaked_updates=n) for v in values for n in (5, 1)]
     series = attack_series(attacks)
     assert list(series) == [f"correlation, {value}" for value in values]
@@ -39,7 +39,7 @@ def test_what_the_adversary_sees_and_does_parts_series(key: str, values: list[st
         assert [(r[key], r["leaked_updates"]) for r in records] == [(value, 1), (value, 5)]
 
 
-def test_what_speakers_are_recognised_across_parts_series() -> None:
+def test_series_differ_in_what_speakers_are_recognised_across() -> None:
     attacks = [make_verification(across=a) for a in ("rounds", "shards")]
     assert list(attack_series(attacks)) == [
         "correlation, speaker across rounds",

@@ -11,14 +11,12 @@ from fedser.results.files import SCHEMA, read_results, without_folders, write_re
 Results = dict[str, Any]
 
 
-def test_schema_is_a_valid_schema_that_describes_every_top_level_key() -> None:
+def test_schema_is_valid_and_describes_every_top_level_key() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert set(SCHEMA["required"]) == set(SCHEMA["properties"])
 
 
-def test_what_is_written_reads_back_equal_and_bytes_do_not_depend_on_key_order(
-    tmp_path: Path, results: Results
-) -> None:
+def test_results_read_back_equal_whatever_the_key_order(tmp_path: Path, results: Results) -> None:
     write_results(tmp_path / "a.json", results)
     write_results(tmp_path / "b.json", dict(reversed(results.items())))
     assert read_results(tmp_path / "a.json") == results
@@ -97,7 +95,7 @@ def test_figures_of_an_attack_may_be_null_but_not_left_out(
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_nan_and_infinity_are_refused_and_an_earlier_file_stays(
+def test_nan_and_infinity_are_rejected_and_the_old_file_stays(
     tmp_path: Path, results: Results, number: float
 ) -> None:
     path = tmp_path / "results.json"

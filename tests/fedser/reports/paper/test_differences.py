@@ -49,14 +49,14 @@ def test_differences(config: Results, attack: Results, expected: list[str]) -> N
     assert differences(STUDY | config, make_attack(**(CNN | attack)), "updates") == expected
 
 
-def test_what_a_table_varies_is_no_difference() -> None:
+def test_varied_setting_is_no_difference() -> None:
     last = make_attack(**CNN, layer="last")
     assert differences(STUDY, last, "layers") == []
     assert differences(STUDY | {"model": {"dropout": 0.6}}, make_attack(**CNN), "dropout") == []
 
 
 @pytest.mark.parametrize("private", CORPORA)
-def test_a_corpus_of_the_study_attacked_as_there_is_the_same(private: str) -> None:
+def test_corpus_and_shadows_of_the_study_do_not_differ(private: str) -> None:
     others = [name for name in CORPORA if name != private]
     same = STUDY | {"corpus": {"name": private}}
     assert differences(same, make_attack(**(CNN | {"shadow_corpora": others})), "updates") == []
@@ -71,7 +71,7 @@ def corpora_of_config() -> set[str]:
     }
 
 
-def test_utility_differs_in_corpus_and_protocol_and_not_in_attacks() -> None:
+def test_utility_differs_in_corpus_and_protocol_only() -> None:
     own = STUDY | {"corpus": {"name": "emodb"}, "rounds": 2, "model": {"dropout": 0.4}}
     expected = ["corpus", "language", "rounds", "dropout"]
     assert differences(own, None, "utility") == expected

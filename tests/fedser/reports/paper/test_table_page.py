@@ -6,9 +6,7 @@ from fedser.reports.paper.table_report import write_table
 from tests.fedser.reports.paper.tables import AddRun, by_layer, table_of
 
 
-def test_page_holds_the_table_the_figure_and_why_they_differ(
-    tmp_path: Path, add_run: AddRun
-) -> None:
+def test_page_shows_table_figure_and_differences(tmp_path: Path, add_run: AddRun) -> None:
     for algorithm in ("fedavg", "fedsgd"):
         add_run({"algorithm": algorithm, "seed": "<b>"}, by_layer(0.9))
     (tmp_path / "0" / "report.html").touch()

@@ -85,7 +85,7 @@ def test_a_failed_run_without_configuration_is_named(tmp_path: Path, add_run: Ad
     assert "No results of udp_50: killed" in notes
 
 
-def test_where_every_run_failed_the_reasons_are_left(tmp_path: Path, add_run: AddRun) -> None:
+def test_table_of_failed_runs_shows_the_reasons(tmp_path: Path, add_run: AddRun) -> None:
     add_run({"algorithm": "fedavg"}, "no disk")
     add_run({"algorithm": "fedsgd"}, "no disk")
     grid, notes = table_of(tmp_path, "layers")
@@ -131,7 +131,7 @@ def test_recognition_stands_beside_both_published_versions(
     assert any("2204.02500" in note and "means of five folds" in note for note in notes)
 
 
-def test_features_that_the_study_has_stand_beside_its_own(tmp_path: Path, add_run: AddRun) -> None:
+def test_features_of_the_study_stand_beside_its_own(tmp_path: Path, add_run: AddRun) -> None:
     add_run({"features": "tera"}, by_updates(0.9, [1, "all"]))
     add_run({"features": "emobase"}, by_updates(0.8, [1, "all"]))
     grid, notes = table_of(tmp_path, "updates")
@@ -141,9 +141,7 @@ def test_features_that_the_study_has_stand_beside_its_own(tmp_path: Path, add_ru
     assert any(note.endswith("features emobase, tera.") for note in notes)
 
 
-def test_features_that_the_study_has_not_stand_beside_emobase(
-    tmp_path: Path, add_run: AddRun
-) -> None:
+def test_other_features_stand_beside_emobase(tmp_path: Path, add_run: AddRun) -> None:
     add_run({"features": "eGeMAPSv02"}, by_updates(0.9, [1, "all"]))
     grid, _ = table_of(tmp_path, "updates")
     assert set(grid["features"]) == {"emobase", "eGeMAPSv02"}
@@ -175,9 +173,7 @@ def test_updates_stand_beside_those_of_the_swept_epsilons(tmp_path: Path, add_ru
     assert f"In every row of ours: {shared}, combination updates, vantage attributed." in notes
 
 
-def test_dropout_stands_beside_both_versions_of_the_authors_files(
-    tmp_path: Path, add_run: AddRun
-) -> None:
+def test_dropout_stands_beside_both_published_versions(tmp_path: Path, add_run: AddRun) -> None:
     for dropout in (0.2, 0.4, 0.6):
         for algorithm in ("fedavg", "fedsgd"):
             add_run({"model.dropout": dropout, "algorithm": algorithm}, [scored(0.5 + dropout / 2)])
@@ -192,7 +188,7 @@ def test_dropout_stands_beside_both_versions_of_the_authors_files(
     assert any("github.com/usc-sail/fed-ser-leakage" in note for note in notes)
 
 
-def test_what_else_is_swept_names_the_run(tmp_path: Path, add_run: AddRun) -> None:
+def test_other_swept_keys_name_the_run(tmp_path: Path, add_run: AddRun) -> None:
     for seed in (0, 1):
         add_run({"algorithm": "fedavg", "seed": seed}, by_layer(0.8 + seed / 10))
     grid, _ = table_of(tmp_path, "layers")
@@ -203,7 +199,7 @@ def test_what_else_is_swept_names_the_run(tmp_path: Path, add_run: AddRun) -> No
     }
 
 
-def test_recognising_speakers_again_is_left_to_the_report(tmp_path: Path, add_run: AddRun) -> None:
+def test_speaker_recognition_is_not_in_the_table(tmp_path: Path, add_run: AddRun) -> None:
     nothing = dict.fromkeys(
         ("uar_calibrated", "uar_fixed", "tpr_at_fpr_01", "tpr_at_fpr_10", "advantage", "ece")
     )
@@ -232,7 +228,7 @@ def test_sweep_ends_in_its_table(
     }
 
 
-def test_a_table_that_does_not_exist_is_refused_before_the_runs(
+def test_unknown_table_is_rejected_before_the_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:

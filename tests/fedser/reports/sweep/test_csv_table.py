@@ -32,7 +32,7 @@ def test_table_holds_the_numbers_of_each_run(sweep_dir: Path) -> None:
     assert {column: list(table[column].dropna()) for column in expected} == expected
 
 
-def test_attacks_have_a_column_at_one_at_twenty_and_at_the_most_leaked_updates(
+def test_attacks_have_columns_at_1_20_and_most_updates(
     sweep_dir: Path,
 ) -> None:
     write(sweep_dir)

@@ -49,9 +49,7 @@ def markers(axes: Axes, hollow: bool = False, size: float = LARGE) -> dict[str, 
     }
 
 
-def test_figure_puts_runs_by_real_epsilon_and_none_at_the_right_edge(
-    sweep_dir: Path, drawn: list[Figure]
-) -> None:
+def test_figure_places_runs_by_real_epsilon(sweep_dir: Path, drawn: list[Figure]) -> None:
     write(sweep_dir)
     upper, lower = drawn[0].axes
     udp, central, *_ = figures.PALETTE
@@ -148,7 +146,7 @@ def test_line_runs_through_the_mean_of_repeated_runs(
     assert [tick.get_text() for tick in lower.get_xticklabels()] == ["1", "2", "5", "10"]
 
 
-def test_no_line_leads_to_where_there_is_no_epsilon(
+def test_no_line_leads_to_a_run_without_epsilon(
     tmp_path: Path, results: Results, drawn: list[Figure]
 ) -> None:
     for number, epsilon in enumerate((2.0, 8.0, None)):

@@ -121,7 +121,7 @@ def chip(page: Page, facet: str, value: str) -> Locator:
     return page.locator(f'fieldset:has(legend:text-is("{facet}")) input[value="{value}"]')
 
 
-def test_every_run_is_listed_with_what_it_found_or_why_not(opened: Callable[[], Page]) -> None:
+def test_every_run_has_a_row_with_results_or_problem(opened: Callable[[], Page]) -> None:
     page = opened()
     texts = page.locator("#runs tbody tr").all_inner_texts()
     rows = [[cell.strip() for cell in text.split("\t")] for text in texts]
@@ -218,7 +218,7 @@ def test_no_epsilon_is_made_up(opened: Callable[[], Page]) -> None:
     assert sorted(udp) == [pytest.approx([0.775]), pytest.approx([0.962])]
 
 
-def test_pointing_at_a_dot_tells_of_the_run_and_its_sample(opened: Callable[[], Page]) -> None:
+def test_tooltip_of_a_dot_shows_the_run_and_its_sample(opened: Callable[[], Page]) -> None:
     page = opened()
     place = page.evaluate(
         """() => {

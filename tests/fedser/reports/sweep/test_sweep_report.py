@@ -21,7 +21,7 @@ def test_report_over_one_sweep_goes_to_its_folder(
     assert not (sweep_dir / ".hydra").exists() and not (sweep_dir.parent / "outputs").exists()
 
 
-def test_report_over_several_folders_goes_to_a_folder_of_its_own(
+def test_report_over_several_folders_has_its_own_folder(
     tmp_path: Path, results: Results, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -47,7 +47,7 @@ def test_report_over_several_folders_goes_to_a_folder_of_its_own(
         (["stage=report", "runs=a", "run=a/0"], "runs goes without run and resume"),
     ],
 )
-def test_runs_that_cannot_be_reported_get_one_line_and_leave_nothing(
+def test_bad_runs_get_one_line_and_leave_no_file(
     arguments: list[str],
     message: str,
     tmp_path: Path,

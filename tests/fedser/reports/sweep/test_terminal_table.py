@@ -44,13 +44,13 @@ def test_printed_table_shows_utility_leakage_and_both_epsilons(sweep_dir: Path) 
         assert row in text
 
 
-def test_printed_table_fits_eighty_columns_without_cutting_names(sweep_dir: Path) -> None:
+def test_printed_table_fits_80_columns_with_full_names(sweep_dir: Path) -> None:
     written = write(sweep_dir)
     assert "…" not in printed(written, width=80)
     assert "central_8" in printed(written, width=80)
 
 
-def test_printed_table_takes_brackets_for_what_they_are(tmp_path: Path, results: Results) -> None:
+def test_printed_table_shows_brackets_as_text(tmp_path: Path, results: Results) -> None:
     for number, shadow in enumerate(("[nemo]", "[emodb]")):
         add_run(tmp_path / str(number), [f"shadow={shadow}"], results)
     written = write(tmp_path)
