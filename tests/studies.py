@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedser.cli.main import main
-from fedser.results.results import write_results
+from fedser.reports import figures
+from fedser.results.files import write_results
 
 SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
 
@@ -88,8 +89,7 @@ def points(line: Line2D) -> tuple[list[float], list[float]]:
     return np.asarray(x, float).tolist(), np.asarray(y, float).tolist()
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+def make_results() -> dict[str, Any]:
     """Results of a complete study under the 2022 mechanism."""
     folds = [
         {
@@ -164,12 +164,22 @@ def results() -> dict[str, Any]:
     }
 
 
+def write_run(folder: Path, results: dict[str, Any]) -> Path:
+    """Write the files of a finished run that its report reads."""
+    write_results(folder / "results.json", results)
+    make_rounds().to_parquet(folder / "rounds.parquet")
+    return folder
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return make_results()
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path, results: dict[str, Any]) -> Path:
     """Folder of a finished run, ready for its report."""
-    write_results(tmp_path / "results.json", results)
-    make_rounds().to_parquet(tmp_path / "rounds.parquet")
-    return tmp_path
+    return write_run(tmp_path, results)
 
 
 @pytest.fixture
@@ -189,6 +199,22 @@ def command(
         return status, printed.out + printed.err
 
     return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build figures without rendering them, because rendering takes most of a report's time."""
+    monkeypatch.setattr(figures, "png_bytes", lambda figure: b"")
+    monkeypatch.setattr(figures, "inline_svg", lambda figure: "<svg></svg>")
+    monkeypatch.setattr("fedser.reports.sweep.sweep_page.sweep_plots", lambda points, read: {})
+
+
+@pytest.fixture
+def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return the figures that are saved, without rendering them."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: kept.append(figure))
+    return kept
 
 
 def legend_of_bare_figure(figure: Figure) -> Any:

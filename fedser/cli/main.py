@@ -95,7 +95,7 @@ def groups() -> str:
 def _run_folder(run: str | None, resumed: str | None, runs: Any, new: str) -> str:
     """Return the folder of a command: the earlier folder that it works on, or a new one."""
     if runs is not None:
-        from fedser.reports.sweep.sweep import globs, sweep_folder  # slow to import
+        from fedser.reports.sweep.find_runs import globs, sweep_folder  # slow to import
 
         return str(sweep_folder(globs(runs)) or new)
     return run or resumed or new

@@ -27,8 +27,8 @@ from fedser.conf.messages import explain
 from fedser.conf.overrides import override
 from fedser.conf.run_record import note_command, note_run, refuse_changes, refuse_used
 from fedser.conf.schema import StudyConfig
-from fedser.reports.page import write_report
-from fedser.reports.sweep.sweep import find_runs, globs
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.find_runs import find_runs, globs
 from fedser.server.study.run import study_config
 from fedser.stages.report import report_runs
 from fedser.stages.study import AuditViolation, end_study, run_study
@@ -172,7 +172,7 @@ def _report_earlier_runs(composed: DictConfig, folder: Path) -> None:
             )
         if composed.run or composed.resume:
             raise UserError("runs cannot be combined with run or resume: set only one of them")
-        report_runs(folder, find_runs(globs(composed.runs), but=folder))
+        report_runs(folder, find_runs(globs(composed.runs), exclude=folder))
     except UserError as error:
         remove_run(folder, Path.cwd() / "outputs")
         _end_run(say(str(error)), BAD_INPUT, folder)

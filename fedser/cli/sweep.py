@@ -9,9 +9,10 @@ from fedser.client.corpora.rotation import check_rotation, missing_corpora
 from fedser.common.console import console, plain
 from fedser.common.errors import UserError, check_choice
 from fedser.common.run_folder import PROBLEM_FILE
-from fedser.reports.page import write_report
-from fedser.reports.paper.tables import LAYOUTS, write_table
-from fedser.reports.sweep.sweep import runs_below
+from fedser.reports.paper.layouts import LAYOUTS
+from fedser.reports.paper.table_report import write_table
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.find_runs import runs_below
 from fedser.stages.report import report_runs
 
 

@@ -13,7 +13,7 @@ from fedser.common.files import write_text
 from fedser.common.run_folder import PROBLEM_FILE, RUN_FILE, TRACEBACK_FILE
 from fedser.conf.run_record import FREE, changes, note_run, refuse_used
 from fedser.conf.schema import StudyConfig
-from fedser.results.results import Results, read_results
+from fedser.results.files import Results, read_results
 
 
 def begin_job(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | Results:

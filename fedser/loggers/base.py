@@ -1,4 +1,4 @@
-"""Tells a logger what becomes of a run: its configuration, rounds, results and files."""
+"""Send a run to a logger: its configuration, rounds, results and files."""
 
 import math
 import re
@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 from fedser.common.errors import Suspended, UserError, brief
 from fedser.common.tables import read_table
-from fedser.results.results import Results, attack_series
+from fedser.results.attacks import AttackRecord, attack_series
+from fedser.results.files import Results
 from fedser.server.federation.federation import Federation
 from fedser.server.rounds.checkpoint import saved_rounds
 from fedser.server.study.files import round_columns
 
 FOLLOW_SECONDS, SHARE = 2.0, 0.01
-"""Between two looks at what was trained meanwhile, at least; of a core's time for logging it."""
+"""Minimum pause between two checks for new rounds; share of one core that logging may use."""
 NAMES = {"federation", "role", "fold", "round"}
-"""Columns of ``rounds.parquet`` that are no figures."""
+"""Columns of ``rounds.parquet`` that hold no figures."""
 STATEMENT = (
     *("mechanism", "unit", "relation", "vantage", "participation", "accountant", "epsilon"),
     *("epsilon_known_participation", "delta", "nominal_epsilon", "nominal_delta", "warnings"),
@@ -35,19 +36,20 @@ FIGURES = (
 ARTEFACTS = ("results.json", "report.html", "rounds.parquet", "model.safetensors", "figures")
 FINISHED, SUSPENDED, FAILED = "finished", "suspended", "failed"
 
-Row = Mapping[str, Any]
+RoundRow = Mapping[str, Any]
+"""One row of ``rounds.parquet``."""
 
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where a run is kept, and what it was configured with.
+    """The folder and the configuration of a run.
 
     Attributes
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     sweep : Path or None
-        Of the multirun that it is a part of.
+        Folder of the multirun, if the run is part of one.
     config : dict of str to str
         The flattened configuration.
     """
@@ -58,13 +60,13 @@ class RunPlace:
 
 
 class Backend(Protocol):
-    """What a logger does. Everything may raise whatever it likes."""
+    """One run in a logger. Every method may raise any exception."""
 
-    def rounds(self, federation: str, rows: Sequence[Row]) -> None:
-        """Log those of a federation's rounds, in their order, that were not logged before."""
+    def rounds(self, federation: str, rows: Sequence[RoundRow]) -> None:
+        """Log the rounds of a federation that are not logged yet; `rows` are in order."""
 
     def results(self, results: Results, measured: bool) -> None:
-        """Log results and files; unless measured the figures may have been logged before."""
+        """Log results and files; if not `measured`, the figures may be logged already."""
 
     def end(self, status: str, problem: str | None) -> None:
         """End the run as FINISHED, SUSPENDED or FAILED."""
@@ -74,10 +76,10 @@ class Logger(Protocol):
     """A logger as configured."""
 
     def check(self) -> None:
-        """Raise UserError where a package is missing."""
+        """Raise UserError if a package is missing."""
 
     def begin(self, place: RunPlace, anew: bool) -> Backend | None:
-        """Begin a run, or go on with the one of this folder unless it starts anew."""
+        """Begin a run; unless `anew`, go on with the run that this folder was logged as."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,17 @@ class NoLogger:
     """``logger=none``."""
 
     def check(self) -> None:
-        """Nothing is needed."""
+        """Accept: no package is needed."""
 
     def begin(self, place: RunPlace, anew: bool) -> None:
-        """Nothing is kept."""
+        """Return None: nothing is logged."""
 
 
 class RunLog:
-    """The log of one run. It begins with the first thing to log.
+    """The log of one run. It begins when there is something to log.
 
-    A logger that cannot begin ends the run in one line before anything is trained; where it fails
-    later it is said once, nothing more is logged, and the run goes on.
+    If the logger cannot begin, the run ends with one line before anything is trained. If it fails
+    later, one line says so, nothing more is logged, and the run goes on.
     """
 
     def __init__(self, logger: Logger, place: RunPlace) -> None:
@@ -105,12 +107,12 @@ class RunLog:
         self._backend: Backend | None = None
 
     def begin(self, anew: bool) -> None:
-        """Begin, or go on with what was logged of the folder's run.
+        """Begin the log; unless `anew`, go on with the earlier log of this folder.
 
         Raises
         ------
         UserError
-            If the logger cannot.
+            If the logger cannot begin.
         """
         try:
             self._backend = self._logger.begin(self._place, anew)
@@ -120,40 +122,42 @@ class RunLog:
 
     @contextmanager
     def following(self, federations: Sequence[Federation]) -> Iterator[None]:
-        """Log rounds while they are trained, as soon as a checkpoint holds them, by a thread."""
+        """Log rounds in a thread during training, as soon as a checkpoint holds them."""
         if self._backend is None:
             yield
             return
-        done, seen = Event(), Counter[str]()
-
-        def follow() -> None:
-            over, pause = False, FOLLOW_SECONDS
-            while not over and not self._failed:
-                over = done.wait(pause)
-                started = time.thread_time()
-                for federation in federations:
-                    name, checkpoint = federation.name, federation.checkpoint
-                    new = saved_rounds(checkpoint, seen[name]) if checkpoint else []
-                    if new:
-                        self._try("rounds", name, [round_columns(row) for row in new])
-                        seen[name] += len(new)
-                pause = max(FOLLOW_SECONDS, (time.thread_time() - started) / SHARE)
-
-        thread = Thread(target=follow, name="logger", daemon=True)
+        trained = Event()
+        thread = Thread(
+            target=self._follow, args=(federations, trained), name="logger", daemon=True
+        )
         thread.start()
         try:
             yield
         finally:
-            done.set()
+            trained.set()
             thread.join()
 
+    def _follow(self, federations: Sequence[Federation], trained: Event) -> None:
+        """Log new rounds until all are trained; the last check comes after `trained` is set."""
+        finished, pause, logged_rounds = False, FOLLOW_SECONDS, Counter[str]()
+        while not finished and not self._failed:
+            finished = trained.wait(pause)
+            started = time.thread_time()
+            for federation in federations:
+                name, checkpoint = federation.name, federation.checkpoint
+                new = saved_rounds(checkpoint, logged_rounds[name]) if checkpoint else []
+                if new:
+                    self._try("rounds", name, [round_columns(row) for row in new])
+                    logged_rounds[name] += len(new)
+            pause = max(FOLLOW_SECONDS, (time.thread_time() - started) / SHARE)
+
     def results(self, results: Results, measured: bool) -> None:
-        """Log what a run has found and written.
+        """Log the results and the files of a run.
 
         Parameters
         ----------
         measured : bool
-            Whether the figures are new, or an earlier command's.
+            Whether this command measured the figures; otherwise an earlier command did.
         """
         if not self._begun:
             try:
@@ -170,7 +174,7 @@ class RunLog:
         self._try("results", results, measured)
 
     def end(self, status: str, problem: str | None = None) -> None:
-        """End it, if it ever began."""
+        """End the log, if it has begun."""
         self._try("end", status, problem)
 
     def _try(self, method: str, *arguments: Any) -> None:
@@ -178,7 +182,7 @@ class RunLog:
             return
         try:
             getattr(self._backend, method)(*arguments)
-        except Exception as error:  # what was trained is worth more than its log
+        except Exception as error:  # a failing logger must not end the training
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -188,29 +192,29 @@ class RunLog:
 
 @contextmanager
 def logged(log: RunLog) -> Iterator[RunLog]:
-    """End the log as the run ends."""
+    """End the log with the status of the run."""
     try:
         yield log
     except (Suspended, KeyboardInterrupt) as error:
-        log.end(SUSPENDED, _told(error))
+        log.end(SUSPENDED, _problem(error))
         raise
     except Exception as error:
-        log.end(FAILED, _told(error))
+        log.end(FAILED, _problem(error))
         raise
     log.end(FINISHED)
 
 
-def _told(error: BaseException) -> str:
+def _problem(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
 def require(*packages: str) -> None:
-    """Make sure that optional packages are there.
+    """Check that optional packages are installed.
 
     Raises
     ------
     UserError
-        Naming what brings them.
+        If a package is missing; the message says how to install it.
     """
     for package in packages:
         if find_spec(package) is None:
@@ -220,7 +224,7 @@ def require(*packages: str) -> None:
 
 
 def flatten(config: Any, name: str = "") -> dict[str, str]:
-    """Return the leaves of a configuration by dotted names; lists are leaves."""
+    """Return the values of a configuration by dotted name; a list is one value."""
     if not isinstance(config, Mapping):
         return {name: "null" if config is None else str(config)}
     leaves: dict[str, str] = {}
@@ -229,44 +233,47 @@ def flatten(config: Any, name: str = "") -> dict[str, str]:
     return leaves
 
 
-def round_figures(row: Row) -> dict[str, float]:
-    """Return the figures of a round that exist."""
+def round_figures(row: RoundRow) -> dict[str, float]:
+    """Return the figures of a round, without missing ones."""
     figures = {name: float(value) for name, value in row.items() if name not in NAMES}
     return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
 def statement(results: Results) -> dict[str, str]:
-    """Return the privacy statement as texts; what does not exist is ``none``."""
-    told = {}
+    """Return the privacy statement as texts; ``none`` stands for a missing value."""
+    texts = {}
     for name in STATEMENT:
         value = results["privacy"][name]
         text = "; ".join(value) if isinstance(value, list) else str(value)
-        told[f"privacy.{name}"] = "none" if value is None else text
-    return told
+        texts[f"privacy.{name}"] = "none" if value is None else text
+    return texts
 
 
 def result_figures(results: Results) -> list[tuple[str, float, int]]:
-    """Return name, value and step of each figure that exists.
+    """Return name, value and step of each figure that was measured.
 
-    The step of an attack's figure is the number of leaked updates; of all of them the name
-    ends in ``_all``.
+    The step of an attack's figure is the number of leaked updates. If all updates leaked, the
+    step is 0 and the name ends in ``_all``.
     """
     utility, privacy = results["utility"], results["privacy"]
-    found: list[tuple[str, float | None, int]] = [
+    figures: list[tuple[str, float | None, int]] = [
         ("utility/uar", utility["uar"], 0),
         ("utility/accuracy", utility["accuracy"], 0),
         ("privacy/epsilon", privacy["epsilon"], 0),
         ("privacy/epsilon_known_participation", privacy["epsilon_known_participation"], 0),
     ]
-    found += [(f"timing/{name}", value, 0) for name, value in results["timing"].items()]
-    found += [("utility/uar_by_fold", fold["uar"], fold["fold"]) for fold in utility["per_fold"]]
+    figures += [(f"timing/{name}", value, 0) for name, value in results["timing"].items()]
+    figures += [("utility/uar_by_fold", fold["uar"], fold["fold"]) for fold in utility["per_fold"]]
     for label, records in attack_series(results["attacks"]).items():
-        # What every logger takes in a name.
-        series = f"attack/{re.sub(r'[^A-Za-z0-9_. -]', '-', label)}"
         for record in records:
-            leaked = record["leaked_updates"]
-            end, step = ("_all", 0) if leaked == "all" else ("", leaked)
-            ends = dict(zip(("auc_low", "auc_high"), record["ci95_auc"] or (), strict=False))
-            shown = {**{name: record[name] for name in FIGURES}, **ends}
-            found += [(f"{series}/{name}{end}", value, step) for name, value in shown.items()]
-    return [(name, float(value), step) for name, value, step in found if value is not None]
+            figures += _attack_figures(label, record)
+    return [(name, float(value), step) for name, value, step in figures if value is not None]
+
+
+def _attack_figures(label: str, record: AttackRecord) -> list[tuple[str, float | None, int]]:
+    series = f"attack/{re.sub(r'[^A-Za-z0-9_. -]', '-', label)}"  # characters of every logger
+    leaked = record["leaked_updates"]
+    end, step = ("_all", 0) if leaked == "all" else ("", leaked)
+    bounds = dict(zip(("auc_low", "auc_high"), record["ci95_auc"] or (), strict=False))
+    shown = {**{name: record[name] for name in FIGURES}, **bounds}
+    return [(f"{series}/{name}{end}", value, step) for name, value in shown.items()]

@@ -1,4 +1,4 @@
-"""A run in MLflow's store: in the folder of the run or of its sweep, or wherever a URI points."""
+"""Log a run to MLflow: to a store in the folder of the run or sweep, or to a given URI."""
 
 import json
 import logging
@@ -15,24 +15,24 @@ from fedser.loggers.base import (
     FAILED,
     FINISHED,
     SUSPENDED,
-    Row,
+    RoundRow,
     RunPlace,
     require,
     result_figures,
     round_figures,
     statement,
 )
-from fedser.results.results import Results
+from fedser.results.files import Results
 
 STORE, FILES = "mlflow.db", "mlartifacts"
 NOTE = "mlflow.json"
-"""In the folder of a run: where it is logged."""
+"""File in the folder of a run that names its store and its run in it."""
 PARENT, SOURCE = "mlflow.parentRunId", "mlflow.source.name"
 HAS_RESULTS = "fedser.results"
 STATUS = {FINISHED: "FINISHED", SUSPENDED: "KILLED", FAILED: "FAILED"}
-PARAMETERS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # as MLflow allows
+PARAMETERS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # limits of MLflow
 LONGEST = 5000
-"""Characters of a text; MLflow allows a little more."""
+"""Maximum characters of a text; MLflow's limit is slightly higher."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,33 @@ class Mlflow:
     Attributes
     ----------
     tracking_uri : str or None
-        Of the store: a database, a folder or a server. None: a database in the run's folder, or
-        one for all runs of a sweep in the sweep's.
+        The store: a database, a folder or a server. None: a database in the run's folder, or, for
+        a sweep, one database in the sweep's folder.
     experiment : str
-        Name under which runs are found there.
+        Name of the experiment that holds the runs.
     """
 
     tracking_uri: str | None = None
     experiment: str = "fedser"
 
     def check(self) -> None:
-        """Make sure that MLflow is installed, with what its databases need."""
+        """Check that MLflow and the packages of its database are installed."""
         require("mlflow", "sqlalchemy", "alembic")
 
     def begin(self, place: RunPlace, anew: bool) -> "StoredRun":
-        """Begin a run, or go on with that of the folder, which keeps note of it."""
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of minutes otherwise
+        """Begin a run; unless `anew`, go on with the run that the folder's note names."""
+        os.environ.setdefault(
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+        )  # the default retries take minutes
         from mlflow import MlflowClient  # slow to import
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # as importing it changes that
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing it sets another level
         note = place.folder / NOTE
-        if not anew and (known := _noted(note)) and known["tracking_uri"] in self._stores(place):
+        if (
+            not anew
+            and (known := _read_note(note))
+            and known["tracking_uri"] in self._stores(place)
+        ):
             client = MlflowClient(known["tracking_uri"])
             client.update_run(known["run_id"], status="RUNNING")
             return StoredRun(client, client.get_run(known["run_id"]), place)
@@ -75,7 +81,7 @@ class Mlflow:
         return StoredRun(client, run, place)
 
     def _stores(self, place: RunPlace) -> set[str]:
-        """Return the stores that the note in a folder may name: it may be somebody else's."""
+        """Return the stores that a note may name; the folder may come from somebody else."""
         if self.tracking_uri:
             return {self.tracking_uri}
         return {f"sqlite:///{home / STORE}" for home in (place.folder, *place.folder.parents)}
@@ -87,8 +93,8 @@ class Mlflow:
         return str(client.create_experiment(self.experiment, artifact_location=files))
 
 
-def _noted(note: Path) -> dict[str, str] | None:
-    """Read which run a folder is of; None where there is no note, or none of this program's."""
+def _read_note(note: Path) -> dict[str, str] | None:
+    """Read store and run from a folder's note; None if there is no valid note."""
     try:
         known = read_json(note)
     except (OSError, ValueError):
@@ -112,14 +118,14 @@ def new_run(client: Any, experiment: str, place: RunPlace, tags: Mapping[str, st
 
 
 class StoredRun:
-    """A run in a store. What is there already is not logged again."""
+    """A run in a store. Rounds that the store already has are not logged again."""
 
     def __init__(self, client: Any, run: Any, place: RunPlace) -> None:
         self._client, self._run, self._place = client, run, place
         self._last: dict[str, int] = {}
 
-    def rounds(self, federation: str, rows: Sequence[Row]) -> None:
-        """Log a federation's rounds beyond the last that is in the store."""
+    def rounds(self, federation: str, rows: Sequence[RoundRow]) -> None:
+        """Log the rounds of a federation after the last one in the store."""
         if federation not in self._last:
             every = self._client.get_metric_history(self._id, f"{federation}/seconds")
             self._last[federation] = max((metric.step for metric in every), default=0)
@@ -134,7 +140,7 @@ class StoredRun:
         self._last[federation] = max((row["round"] for row in new), default=last)
 
     def results(self, results: Results, measured: bool) -> None:
-        """Log figures, statement and files; where there are figures already, to a child run."""
+        """Log figures, statement and files; further figures go to a child run."""
         target, has_some = self._id, HAS_RESULTS in self._run.data.tags
         if has_some and measured:
             tags = {PARENT: self._id}

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, in the folder of the run."""
+"""Log a run to TensorBoard: event files in the folder of the run."""
 
 import json
 import shutil
@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.image import imread
 
-from fedser.loggers.base import Row, RunPlace, require, result_figures, round_figures, statement
-from fedser.results.results import Results
+from fedser.loggers.base import (
+    RoundRow,
+    RunPlace,
+    require,
+    result_figures,
+    round_figures,
+    statement,
+)
+from fedser.results.files import Results
 
 FOLDER = "tensorboard"
 RESULTS = "results"
@@ -21,18 +28,18 @@ class TensorBoard:
     """``logger=tensorboard``."""
 
     def check(self) -> None:
-        """Make sure that TensorBoard is installed."""
+        """Check that TensorBoard is installed."""
         require("tensorboard")
 
     def begin(self, place: RunPlace, anew: bool) -> "EventFiles":
-        """Return what writes; whatever is written again takes the place of what was there."""
+        """Return a writer; its files replace the files of an earlier command."""
         return EventFiles(place)
 
 
 class EventFiles:
-    """A folder of event files for each federation, and one for the results.
+    """One folder of event files per federation, and one for the results.
 
-    Each is written anew by every process that has something for it, so that nothing is there twice.
+    Every process that writes to a folder replaces its files, so that nothing is logged twice.
     """
 
     def __init__(self, place: RunPlace) -> None:
@@ -40,8 +47,8 @@ class EventFiles:
         self._writers: dict[str, Any] = {}
         self._last: dict[str, int] = {}
 
-    def rounds(self, federation: str, rows: Sequence[Row]) -> None:
-        """Log a federation's rounds: a scalar for each figure, the round as step."""
+    def rounds(self, federation: str, rows: Sequence[RoundRow]) -> None:
+        """Log the rounds of a federation: one scalar per figure, with the round as step."""
         new = [row for row in rows if row["round"] > self._last.get(federation, 0)]
         if not new:
             return
@@ -58,7 +65,7 @@ class EventFiles:
         figures = result_figures(results)
         for name, value, step in figures:
             writer.add_scalar(name, value, step)
-        # Of several steps the last stands beside the hyper-parameters.
+        # If a figure has several steps, TensorBoard shows the last one beside the hyper-parameters.
         writer.add_hparams(
             {**self._place.config, **statement(results)},
             {f"result/{name}": value for name, value, _ in figures},
@@ -72,7 +79,7 @@ class EventFiles:
             writer.add_image(path.stem, image, dataformats="HWC")
 
     def end(self, status: str, problem: str | None) -> None:
-        """Say how it ended, and close the files."""
+        """Log the status of the run, and close the files."""
         writer = self._writers.get(RESULTS) or self._writer(RESULTS)
         writer.add_text("status", status if problem is None else f"{status}: {problem}")
         for writer in self._writers.values():

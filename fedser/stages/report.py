@@ -5,11 +5,13 @@ from pathlib import Path
 
 from fedser.common.console import console, plain
 from fedser.loggers.base import RunLog
-from fedser.reports.page import write_report
-from fedser.reports.several_runs import statements
-from fedser.reports.sweep.sweep import read_runs, write_sweep
-from fedser.reports.terminal import summary_table, sweep_table
-from fedser.results.results import Results, write_results
+from fedser.reports.composed_privacy import composition_sentences
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.read_runs import finished, read_runs
+from fedser.reports.sweep.sweep_report import write_sweep
+from fedser.reports.sweep.terminal_table import sweep_table
+from fedser.reports.terminal import summary_table
+from fedser.results.files import Results, write_results
 
 
 def report_run(folder: Path, results: Results, log: RunLog, measured: bool) -> None:
@@ -37,7 +39,7 @@ def report_runs(folder: Path, runs: Sequence[Path]) -> None:
         Folders of the runs.
     """
     table = write_sweep(folder, runs)
-    _print_runs(table, [found for found in read_runs(runs)[1] if isinstance(found, dict)])
+    _print_runs(table, composition_sentences(finished(read_runs(runs)[1])))
 
 
 def _print_run(results: Results, page: Path) -> None:
@@ -45,7 +47,7 @@ def _print_run(results: Results, page: Path) -> None:
     console.print(plain(f"report: {page}"), soft_wrap=True)
 
 
-def _print_runs(table: Path, finished: Sequence[Results]) -> None:
-    console.print(sweep_table(table, statements(finished)))
+def _print_runs(table: Path, together: Sequence[str]) -> None:
+    console.print(sweep_table(table, together))
     console.print(plain(f"sweep: {table}"), soft_wrap=True)
     console.print(plain(f"report: {table.with_suffix('.html')}"), soft_wrap=True)

@@ -12,7 +12,7 @@ from fedser.common.errors import UserError
 from fedser.conf.build import build_group
 from fedser.conf.schema import StudyConfig
 from fedser.loggers.base import RunLog, RunPlace, flatten, logged
-from fedser.results.results import Results, read_results, read_training, without_folders
+from fedser.results.files import Results, read_results, read_training, without_folders
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import remove_checkpoints
 from fedser.server.study.run import private_corpus, read_corpus

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fedser.cli.main import main
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 
 pytestmark = pytest.mark.corpora
 

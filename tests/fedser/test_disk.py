@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedser.conf.overrides import override
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 
 STUDY = [
     "corpus.speakers=10",

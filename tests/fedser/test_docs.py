@@ -19,7 +19,7 @@ import pytest
 from fedser.client.corpora.synthetic.corpus import Synthetic, render
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import StudyConfig
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from fedser.server.transcript.transcript import Transcript
 from tests import ROOT
 from tests.client.corpora.layouts import Speech

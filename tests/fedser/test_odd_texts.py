@@ -14,7 +14,7 @@ from fedser.client.corpora.base import EMOTIONS
 from fedser.common.console import plain
 from fedser.conf.build import compose
 from fedser.conf.overrides import override
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 
 ODD = ["a=b", "c,d", "e(1)", "ö ß", "it's", 'say "a"', "back\\slash\\", "${x}", "~", "#1", "[/b]"]
 ODD += ["[f01]", "[red]x", "null", "1e3", "{a: b}", "a\nb", "\x1b[31m", "`id`", "a;b&c", "*", ":-)"]

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from fedser.client.corpora.base import EMOTIONS
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 
 PARTS = ("east", "west")
 AGES = ("20", "40", "70", "34", "35", "60")  # of s0 to s5 in both parts

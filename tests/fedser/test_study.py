@@ -11,7 +11,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 from fedser.client.privacy import local as privacy
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from fedser.server.rounds.bookkeeping import Recorder
 
 SMALL = [

@@ -22,7 +22,7 @@ from fedser.client.training.dataset import Dataset
 from fedser.common.cache import read_array
 from fedser.common.files import read_yaml
 from fedser.common.tables import read_table
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from fedser.server.rounds.checkpoint import saved_rounds
 from fedser.server.transcript.transcript import Transcript
 from tests import ROOT

@@ -1,6 +1,7 @@
-"""Run folders made by somebody who means harm: they are data, and nothing more.
+"""Run folders from an attacker: the program treats them as data.
 
-Each must end in one line or in a page, run no code, and read and write nothing outside.
+Each command must end in one line or in a page. It must run no code of the folder, and it must
+neither read nor write a file outside the folder.
 """
 
 import json
@@ -17,20 +18,21 @@ import yaml
 
 from fedser.cli.earlier_run import earlier_overrides, overrides_to_repeat
 from fedser.common.errors import UserError
-from fedser.reports.page import write_report
-from fedser.reports.sweep.sweep import write_sweep
+from fedser.reports import figures
+from fedser.reports.run_page import write_report
+from fedser.reports.sweep.sweep_report import write_sweep
 from tests.studies import command, make_rounds, results  # noqa: F401
 
 SECRET = "hunter2-of-the-environment"
-PRECIOUS = "a private key"
+PRIVATE = "a private key"
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch, results, command):  # noqa: F811
-    """A folder from somebody else, a file outside that is precious, and traps that are sprung."""
+def attack(tmp_path, monkeypatch, results, command):  # noqa: F811
+    """A run folder from an attacker, a secret file outside it, and code that leaves a mark."""
 
-    class World:
-        run, outside, sprung = tmp_path / "run", tmp_path / "outside", tmp_path / "sprung"
+    class Attack:
+        run, outside, mark = tmp_path / "run", tmp_path / "outside", tmp_path / "mark"
         pages = tmp_path / "pages"
         results: dict[str, Any]
 
@@ -46,32 +48,32 @@ def world(tmp_path, monkeypatch, results, command):  # noqa: F811
             (self.run / "results.json").write_text(text)
 
         def withstands(self, *arguments: str) -> str:
-            """Run the command and see that nothing but the run's folder took notice."""
+            """Run the command and check that it touched only the run's folder."""
             status, printed = command(*arguments, f"cache={tmp_path / 'cache'}")
             assert status in (0, 2) and "Traceback" not in printed, printed
-            assert not self.sprung.exists()
-            assert self.outside.read_text() == PRECIOUS
+            assert not self.mark.exists()
+            assert self.outside.read_text() == PRIVATE
             assert SECRET not in printed
             for path in (self.run, self.pages):
                 for file in path.rglob("*"):
                     if file.is_file() and not file.is_symlink():
                         assert SECRET.encode() not in file.read_bytes(), file
-                        assert PRECIOUS.encode() not in file.read_bytes(), file
+                        assert PRIVATE.encode() not in file.read_bytes(), file
             return printed
 
-    made = World()
+    made = Attack()
     (made.run / ".hydra").mkdir(parents=True)
     made.pages.mkdir()
-    made.outside.write_text(PRECIOUS)
+    made.outside.write_text(PRIVATE)
     made.overrides(["corpus=ravdess", "rounds=0", "shadow=[]"])
     made.write()
     make_rounds().to_parquet(made.run / "rounds.parquet")
-    trap = f"open({str(made.sprung)!r}, 'w')\n"
+    trap = f"open({str(made.mark)!r}, 'w')\n"
     (tmp_path / "trap.py").write_text(trap)
     (made.run / "trap.py").write_text(trap)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("OF_THE_ENVIRONMENT", SECRET)
-    monkeypatch.chdir(made.run)  # the worst place to be in
+    monkeypatch.chdir(made.run)  # the most dangerous working directory
     yield made
     sys.modules.pop("trap", None)
 
@@ -137,38 +139,38 @@ REVEALING = [
 
 
 @pytest.mark.parametrize("overrides", [*TRAPPED, *LEADING_OUT, *REVEALING], ids=" ".join)
-def test_keys_that_lead_out_of_a_run_are_not_taken_over(world, overrides):
-    world.overrides(["rounds=3", *overrides])
+def test_keys_that_lead_out_of_a_run_are_rejected(attack, overrides):
+    attack.overrides(["rounds=3", *overrides])
     with pytest.raises(UserError, match="must be given again: add|not overrides of Hydra") as said:
-        earlier_overrides(world.run, [], complete=True)
+        earlier_overrides(attack.run, [], complete=True)
     assert "\n" not in str(said.value) and "\x1b" not in str(said.value)
-    with suppress(UserError):  # a report does without them
-        taken = earlier_overrides(world.run, [], complete=False)
+    with suppress(UserError):  # a report needs none of these keys
+        taken = earlier_overrides(attack.run, [], complete=False)
         assert "rounds=3" in taken and overrides[-1] not in taken
 
 
 @pytest.mark.parametrize("overrides", [TRAPPED[0], TRAPPED[11], LEADING_OUT[0], REVEALING[0]])
 @pytest.mark.parametrize("given", [["stage=attack", "run={}"], ["resume={}"]])
-def test_no_command_takes_them_over(world, overrides, given):
-    world.overrides(overrides)
-    printed = world.withstands(*(part.format(world.run) for part in given))
+def test_no_command_uses_rejected_keys(attack, overrides, given):
+    attack.overrides(overrides)
+    printed = attack.withstands(*(part.format(attack.run) for part in given))
     assert "must be given again: add" in printed and printed.count("\n") == 1
 
 
-def test_what_is_given_again_is_taken(world):
-    world.overrides(["seed=3", "corpus=manifest", "corpus.file=/a/b", "runtime=local"])
-    taken = earlier_overrides(world.run, ["corpus.file=/c/d"], complete=True)
+def test_keys_given_again_are_used(attack):
+    attack.overrides(["seed=3", "corpus=manifest", "corpus.file=/a/b", "runtime=local"])
+    taken = earlier_overrides(attack.run, ["corpus.file=/c/d"], complete=True)
     assert taken == ["seed=3", "corpus=manifest", "runtime=local"]
     assert overrides_to_repeat(["seed=3", "corpus.file=/a/b"]) == ["corpus.file=/a/b"]
 
 
-def bomb(world) -> str:
+def bomb() -> str:
     levels = [f"&l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
     return "- &l0 [x]\n" + "".join(f"- {level}\n" for level in levels)
 
 
 MALFORMED: dict[str, str] = {
-    "a command in YAML": "!!python/object/apply:os.system ['touch sprung']",
+    "a command in YAML": "!!python/object/apply:os.system ['touch mark']",
     "an object in YAML": "- !!python/object/new:trap.Trap []",
     "no list": "{a: b}",
     "a number": "7",
@@ -188,13 +190,14 @@ MALFORMED: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, "a bomb"])
-def test_what_is_no_list_of_overrides_is_one_line(world, name):
-    world.overrides(bomb(world) if name == "a bomb" else MALFORMED[name])
+@pytest.mark.usefixtures("undrawn")
+def test_malformed_overrides_give_one_line(attack, name):
+    attack.overrides(bomb() if name == "a bomb" else MALFORMED[name])
     with pytest.raises(UserError) as said:
-        earlier_overrides(world.run, [], complete=True)
+        earlier_overrides(attack.run, [], complete=True)
     assert str(said.value).isprintable()
-    write_sweep(world.pages, [world.run])
-    assert not world.sprung.exists()
+    write_sweep(attack.pages, [attack.run])
+    assert not attack.mark.exists()
 
 
 PLACES = [
@@ -214,28 +217,29 @@ PLACES = [
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_but_files_is_read_or_written(world, place, kind):
-    path = world.run / place
+@pytest.mark.usefixtures("undrawn")
+def test_only_regular_files_are_read_or_written(attack, place, kind):
+    path = attack.run / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     if kind == "link":
-        path.symlink_to(world.outside)
+        path.symlink_to(attack.outside)
     elif kind == "pipe":
         os.mkfifo(path)
     else:
         path.mkdir()
-    printed = world.withstands("stage=report", f"run={world.run}")
+    printed = attack.withstands("stage=report", f"run={attack.run}")
     if kind != "folder":
         assert printed.startswith("fedser: ") and printed.count("\n") == 1
-    write_sweep(world.pages, [world.run])
-    assert world.outside.read_text() == PRECIOUS
+    write_sweep(attack.pages, [attack.run])
+    assert attack.outside.read_text() == PRIVATE
 
 
-def test_a_folder_that_is_a_link_is_refused(world):
-    elsewhere = world.outside.with_name("elsewhere")
+def test_linked_folder_is_rejected(attack):
+    elsewhere = attack.outside.with_name("elsewhere")
     elsewhere.mkdir()
-    (world.run / "figures").symlink_to(elsewhere)
-    printed = world.withstands("stage=report", f"run={world.run}")
+    (attack.run / "figures").symlink_to(elsewhere)
+    printed = attack.withstands("stage=report", f"run={attack.run}")
     assert "figures: a link or a device, which no run leaves" in printed
     assert not list(elsewhere.iterdir())
 
@@ -309,15 +313,16 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", [*CHANGED, *TEXTS])
-def test_results_of_somebody_else_are_one_line_or_a_page(world, name):
+def test_altered_results_give_one_line_or_a_page(attack, monkeypatch, name):
     if name in CHANGED:
-        CHANGED[name](world.results)
-    world.write(TEXTS.get(name))
-    with suppress(UserError):
-        page = write_report(world.run).read_text()
+        CHANGED[name](attack.results)
+    attack.write(TEXTS.get(name))
+    with suppress(UserError), monkeypatch.context() as patch:
+        patch.setattr(figures, "png_bytes", lambda figure: b"")  # the page renders the same figures
+        page = write_report(attack.run).read_text()
         assert "<script>alert" not in page
-    write_sweep(world.pages, [world.run, world.run])
-    assert "<script>alert" not in (world.pages / "sweep.html").read_text()
+    write_sweep(attack.pages, [attack.run, attack.run])
+    assert "<script>alert" not in (attack.pages / "sweep.html").read_text()
 
 
 ROUNDS = {
@@ -335,8 +340,11 @@ ROUNDS = {
 
 
 @pytest.mark.parametrize("name", [*ROUNDS, "no Parquet", "too many rows"])
-def test_rounds_of_somebody_else_are_one_line_or_a_page(world, name):
-    path = world.run / "rounds.parquet"
+def test_altered_rounds_give_one_line_or_a_page(attack, monkeypatch, name):
+    attack.results["attacks"] = []  # their figures do not show rounds
+    attack.write()
+    monkeypatch.setattr(figures, "png_bytes", lambda figure: b"")  # the page renders the same one
+    path = attack.run / "rounds.parquet"
     if name in ROUNDS:
         ROUNDS[name].to_parquet(path)
     elif name == "no Parquet":
@@ -344,4 +352,4 @@ def test_rounds_of_somebody_else_are_one_line_or_a_page(world, name):
     else:  # a constant column takes no room in the file
         pd.DataFrame({"role": pd.Categorical(["private"]).repeat(10**7 + 1)}).to_parquet(path)
     with suppress(UserError):
-        write_report(world.run)
+        write_report(attack.run)

@@ -1,53 +1,40 @@
-"""What the figure and the page of a sweep show of its runs, and where on their common axis."""
+"""What the figures and the page of a sweep show of each run."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 
 import pandas as pd
 
 from fedser.reports import figures
-from fedser.reports.wording import delta_text
-from fedser.results.results import (
-    AttackRecord,
-    Results,
-    at_one,
-    attack_series,
-    chance_uar,
-    strongest,
-)
+from fedser.reports.numbers import auc_bounds, sample_text
+from fedser.reports.sweep.read_runs import run_label
+from fedser.results.attacks import AttackRecord, at_one, attack_series, strongest
+from fedser.results.files import Results
+from fedser.results.utility import chance_uar, fold_values
 
-COUNTS = ["speakers", "clients"]
 STRONGEST = ""
-"""The name under which the strongest of a run's attacks goes."""
-NO_GUARANTEE = "none"
+"""Key of the strongest attack of a run."""
 REPEATED = {"seed", "privacy", "privacy.epsilon", "privacy.noise_multiplier"}
-"""Overrides in which the runs along one line differ."""
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def run_label(varied: "pd.Series[str]") -> str:
-    """Name a run by what differs from other runs, as in `udp_50, seed=1`."""
-    pairs = [f"{key}={value}" for key, value in varied.dropna().items()]
-    return ", ".join(pair.removeprefix("privacy=") for pair in pairs)
+"""Overrides in which the runs of one line may differ."""
 
 
 def sweep_points(varied: pd.DataFrame, read: Sequence[Results | str]) -> pd.DataFrame:
-    """Return what is shown of each run that has results; NaN where there is nothing to show.
+    """Return the points of a sweep's figures; NaN stands for a figure that does not exist.
 
     Parameters
     ----------
     varied, read : DataFrame, list of dict or str
-        As of `fedser.reports.sweep.sweep.read_runs`.
+        As returned by `fedser.reports.sweep.read_runs.read_runs`.
 
     Returns
     -------
     DataFrame
-        A row a run, indexed by its number in `read`. `one` and `most` are the strongest
-        attack's AUC, with `_low` and `_high` of its interval; those of `uar` are the worst and the
-        best fold, and `chance` is the UAR of guessing. Runs of one `series`
-        and `mechanism` differ in epsilon and seed alone.
+        One row per run with results, indexed by its position in `read`. `one` and `most` are the
+        AUC of the strongest attack at one and at the most leaked updates; `one_low`, `one_high`,
+        `most_low` and `most_high` are its interval. `uar_low` and `uar_high` are the worst and
+        the best fold, and `chance` is the UAR of guessing; UAR is in per cent. Runs with the
+        same `series` and `mechanism` differ only in epsilon and seed.
     """
     others = varied[[key for key in varied if key not in REPEATED]]
     rows = {
@@ -61,15 +48,15 @@ def sweep_points(varied: pd.DataFrame, read: Sequence[Results | str]) -> pd.Data
     }
     points = pd.DataFrame.from_dict(rows, orient="index")
     if rows:
-        # Repeated runs share the epsilon they were configured with, not quite the one they spent.
+        # Repeated runs have the same configured epsilon, but not exactly the same spent epsilon.
         points["configured"] = points["nominal"].fillna(points["real"]).map("{:.3g}".format)
     return points
 
 
 def _point(results: Results) -> dict[str, object]:
     privacy, uar = results["privacy"], results["utility"]["uar"]
-    one, most = (attacks.get(STRONGEST) for attacks in leaks(results))
-    folds = fold_uars(results)
+    one, most = (attacks.get(STRONGEST) for attacks in scored_attacks(results))
+    folds = [100 * share for share in fold_values(results)]
     return {
         "mechanism": privacy["mechanism"],
         "corpus": results["corpus"]["name"],
@@ -83,14 +70,18 @@ def _point(results: Results) -> dict[str, object]:
         "uar_high": max(folds, default=math.nan),
         **_auc("one", one),
         **_auc("most", most),
-        **{count: results[count] for count in COUNTS},
+        "speakers": results["speakers"],
+        "clients": results["clients"],
     }
 
 
-def leaks(results: Results) -> tuple[dict[str, AttackRecord], dict[str, AttackRecord]]:
-    """Attacks that have an AUC from one and from the most leaked updates, and the STRONGEST.
+def scored_attacks(
+    results: Results,
+) -> tuple[dict[str, AttackRecord], dict[str, AttackRecord]]:
+    """Return the attacks with an AUC at one and at the most leaked updates, by series.
 
-    Those that recognise speakers again are left out: their AUC is over pairs of clients.
+    The key STRONGEST holds the strongest of them. Attacks that recognise speakers are left out,
+    because their AUC is over pairs of clients.
     """
     series = {
         label: records
@@ -109,90 +100,22 @@ def _scored(attacks: Mapping[str, AttackRecord | None]) -> dict[str, AttackRecor
 def _auc(name: str, attack: AttackRecord | None) -> dict[str, float]:
     if attack is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    low, high = attack["ci95_auc"] or (math.nan, math.nan)
+    low, high = map(_number, auc_bounds(attack))
     return {name: attack["auc"], f"{name}_low": low, f"{name}_high": high}
-
-
-def fold_uars(results: Results) -> list[float]:
-    """Return the test UAR of each fold that has one, in per cent."""
-    return [100 * fold["uar"] for fold in results["utility"]["per_fold"] if fold["uar"] is not None]
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def looks(points: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """Yield each mechanism with its color and marker, the same wherever it is drawn."""
+def mechanism_styles(points: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Yield each mechanism with its colour and marker, which are the same in every figure."""
     colors, markers = cycle(figures.PALETTE), cycle(figures.MARKERS)
     for mechanism in points["mechanism"].unique():
         color = figures.INK if mechanism == "none" else next(colors)
         yield str(mechanism), color, next(markers)
 
 
-@dataclass(frozen=True)
-class RunAxis:
-    """The x axis: real epsilon on a log scale, or the runs by name where none has an epsilon.
-
-    Attributes
-    ----------
-    places : Series of float
-        Of each row of the points.
-    ticks : dict of float to str
-    label : str
-    limits : tuple of float, or None
-        None where runs stand side by side by name.
-    edge : float or None
-        Where runs without a guarantee stand, right of all epsilons; None if there are none.
-    """
-
-    places: "pd.Series[float]"
-    ticks: dict[float, str]
-    label: str
-    limits: tuple[float, float] | None
-    edge: float | None
-
-
-def run_axis(points: pd.DataFrame) -> RunAxis:
-    """Put runs along the x axis by real epsilon, those without one at the right edge."""
-    stated = pd.concat([points["real"], points["nominal"]]).dropna()
-    stated = stated[stated > 0]  # a log axis has no 0: it stands at the left edge
-    if stated.empty:
-        places = pd.Series(range(len(points)), index=points.index, dtype=float)
-        ticks = dict(zip(places, points["label"], strict=True))
-        return RunAxis(places, ticks, "run", None, None)
-    low, high = stated.min(), stated.max()
-    margin = max(2.0, (high / low) ** 0.04)  # wide enough to hold a tick
-    ticks, right, edge = _ticks(low / margin, high * margin), high, None
-    if points["real"].isna().any():
-        right = edge = high * margin**3
-        ticks[edge] = NO_GUARANTEE
-    deltas = " or ".join(delta_text(delta) for delta in sorted(points["delta"].dropna().unique()))
-    label = f"real ε (log scale{f', δ = {deltas}' if deltas else ''})"
-    places = points["real"].clip(lower=low / margin).fillna(right)
-    return RunAxis(places, ticks, label, (low / margin, right * margin), edge)
-
-
-def _ticks(low: float, high: float) -> dict[float, str]:
-    """Round values between two bounds: powers of ten, with 2 and 5 between them if few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high <= 1000 * low else (1,)
-    values = [step * 10.0**power for power in powers for step in steps]
-    return {value: _power_text(value) for value in values if low <= value <= high}
-
-
-def _power_text(value: float) -> str:
-    if 1e-3 <= value < 1e4:
-        return f"{value:g}"
-    digits, power = f"{value:.0e}".split("e")
-    return f"{digits}·10{str(int(power)).translate(SUPERSCRIPTS)}".removeprefix("1·")
-
-
 def sample(points: pd.DataFrame) -> str:
-    """How many speakers and clients stand behind each of the runs, as a figure states it."""
-    return "n = " + " and ".join(f"{_span(points[count])} {count}" for count in COUNTS) + " a run"
-
-
-def _span(counts: "pd.Series[int]") -> str:
-    low, high = counts.min(), counts.max()
-    return str(low) if low == high else f"{low} to {high}"
+    """Return the sample size of each run, as in "n = 10 speakers, 50 clients per run"."""
+    return f"n = {sample_text(points['speakers'], points['clients'])} per run"

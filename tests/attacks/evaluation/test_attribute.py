@@ -13,7 +13,7 @@ from fedser import attacks
 from fedser.attacks.evaluation.attribute import FIGURES, evaluate_attack, speakers_of
 from fedser.common.errors import UserError
 from fedser.conf.schema import AdversaryConfig
-from fedser.results.results import SCHEMA
+from fedser.results.files import SCHEMA
 from tests.attacks.evaluation.test_significance import brute_force, two_class
 
 CLASSES = ["female", "male"]

@@ -10,7 +10,7 @@ from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.attacks.evaluation.significance import resample_speakers
 from fedser.common.errors import UserError
 from fedser.common.seeds import numpy_stream
-from fedser.results.results import SCHEMA
+from fedser.results.files import SCHEMA
 from tests.attacks.evaluation.test_attribute import as_recorded, write_truth
 
 ACROSS = ["rounds", "shards"]

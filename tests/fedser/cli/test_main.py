@@ -12,7 +12,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from tests import ROOT
 
 TINY = [

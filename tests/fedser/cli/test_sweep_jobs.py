@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedser.results.results import read_results
+from fedser.results.files import read_results
 from fedser.server.rounds.bookkeeping import Recorder
 from tests import ROOT
 

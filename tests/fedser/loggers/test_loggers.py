@@ -21,7 +21,7 @@ from fedser.loggers import base as loggers
 from fedser.loggers.base import FINISHED, RunLog, RunPlace, flatten, logged
 from fedser.loggers.mlflow import Mlflow
 from fedser.loggers.tensorboard import EventFiles, TensorBoard
-from fedser.reports.page import write_report
+from fedser.reports.run_page import write_report
 from fedser.server.rounds.bookkeeping import Recorder
 from tests.fedser.test_study import SMALL, Killed
 from tests.studies import make_attack
@@ -136,7 +136,7 @@ def test_event_files_hold_rounds_results_statement_and_figures(
     assert events.Images("roc")[0].width == 1040
 
 
-def test_a_stored_run_holds_parameters_rounds_results_tags_and_files(
+def test_stored_run_holds_everything_of_the_run(
     run_dir: Path, results: Results, store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,7 +189,7 @@ def test_a_stored_run_holds_parameters_rounds_results_tags_and_files(
     assert read_metrics(client, client.get_run(run.info.run_id)) == metrics
 
 
-def test_runs_end_as_they_ended(
+def test_stored_run_has_the_status_of_the_run(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -213,7 +213,7 @@ def test_runs_end_as_they_ended(
     assert only_run(store, "suspended").info.status == "FINISHED"
 
 
-def test_what_never_begins_leaves_nothing(tmp_path: Path) -> None:
+def test_log_that_never_begins_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError), logged(RunLog(Mlflow(None, "none"), place(tmp_path))):
         raise UserError("bad input")
     with pytest.raises(UserError), logged(RunLog(TensorBoard(), place(tmp_path))):
@@ -299,7 +299,7 @@ def test_a_report_logs_an_earlier_run(
         assert len(files) == 3
 
 
-def test_a_logger_that_fails_does_not_end_the_run(
+def test_failing_logger_does_not_end_the_run(
     run_dir: Path,
     results: Results,
     monkeypatch: pytest.MonkeyPatch,
@@ -331,7 +331,7 @@ def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["logger=mlflow"], "pip install 'fedser[loggers]'"),
     ],
 )
-def test_a_missing_package_is_named_before_anything_is_trained(
+def test_missing_package_is_named_before_training(
     arguments: list[str],
     message: str,
     fedser: Callable[..., tuple[int, str]],
@@ -344,7 +344,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_store_that_cannot_be_reached_ends_the_run_before_it_trains(
+def test_unreachable_store_ends_the_run_before_training(
     fedser: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     uri = "sqlite:////proc/none/mlflow.db"
@@ -359,6 +359,6 @@ def test_configurations_become_dotted_names() -> None:
     assert flatten(config) == {"a.b": "1", "a.c.d": "null", "e": "[1, {'f': 2}]", "g": "text"}
 
 
-def test_nobody_is_told() -> None:
+def test_mlflow_telemetry_is_off() -> None:
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert get_telemetry_client() is None
