@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+# Workers of pytest-xdist share the cores: with more threads each, they would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import dp_accounting  # noqa: F401  (brings absl in, whose log handler is mended below)
 import pytest
 from absl import logging as absl_logging
@@ -20,8 +24,8 @@ absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 LONG = (
-    *("network", "test_jobs", "test_corpora", "test_run", "test_ray_grid", "test_command"),
-    *("test_study", "test_killed", "test_docs", "test_audit", "test_planted_faults"),
+    *("network", "test_study", "test_sweep_jobs", "test_corpora", "test_main", "test_ray"),
+    *("test_federations", "test_killed", "test_docs", "test_canaries", "test_planted_faults"),
 )
 """Names of files or folders of tests that take long: they come first, as workers share files."""
 

@@ -227,8 +227,9 @@ def legend_of_bare_figure(figure: Figure) -> Any:
     return legend
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory):
+    """One cache for all tests of a worker: speech, features and shadows are made once."""
     return tmp_path_factory.mktemp("cache")
 
 
