@@ -91,7 +91,7 @@ def read(file: Path, columns: Mapping[str, str] | None = None) -> Table:
 def read_rows(file: Path) -> Table:
     """Read the rows of a table with any columns; parameters and errors as in `read`."""
     if not file.is_file():
-        raise UserError(f"{file}: table not found: correct corpus.file or corpus.root")
+        raise UserError(f"{file}: table not found: correct the key that names it")
     if file.stat().st_size > MAX_BYTES:
         raise UserError(f"{file}: larger than {MAX_BYTES >> 20} MiB: split it into several corpora")
     found = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file)

@@ -28,7 +28,7 @@ from fedser.server.transcript.transcript import Transcript
 from tests import ROOT
 from tests.hostile.test_corpora import Runs
 
-PACKAGES = ("client", "server", "attacks", "conf")
+PACKAGES = ("client", "server", "attacks", "conf", "common", "fedser")
 SAFE: dict[str, dict[str, object]] = {
     "torch.load": {"weights_only": True},
     "np.load": {"allow_pickle": False},

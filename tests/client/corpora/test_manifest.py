@@ -64,5 +64,5 @@ def test_missing_audio_is_rejected_or_kept(tmp_path: Path) -> None:
 
 
 def test_a_missing_table_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.csv: table not found: correct corpus\.file"):
+    with pytest.raises(UserError, match=r"absent\.csv: table not found: correct the key"):
         corpus(tmp_path / "absent.csv").listing(tmp_path)

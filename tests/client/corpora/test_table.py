@@ -78,4 +78,4 @@ def test_unusable_parquet_is_rejected(tmp_path: Path) -> None:
 def test_a_missing_table_is_rejected(file: Path) -> None:
     with pytest.raises(UserError) as error:
         table.read(file)
-    assert str(error.value) == f"{file}: table not found: correct corpus.file or corpus.root"
+    assert str(error.value) == f"{file}: table not found: correct the key that names it"
