@@ -14,8 +14,8 @@ class TrainingConfig:
     learning_rate, weight_decay, beta1, beta2, adam_epsilon : float
         Adam's settings (Kingma and Ba, 2015); FedSGD uses none of them on the client.
     engine : str
-        ``stacked`` (many clients at a time where that pays: see `client.training.engine.STACKS`) or
-        ``loop`` (one by one, in plain PyTorch).
+        ``stacked`` (many clients at a time if that is faster: see
+        `client.training.engine.MULTI_CLIENT_TRAINERS`) or ``loop`` (one by one, in plain PyTorch).
     """
 
     epochs: int = 1
