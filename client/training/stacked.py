@@ -125,21 +125,20 @@ class StackedTrainer:
         for step, batch in enumerate(batches):
             everyone = isinstance(batch.clients, slice)
             state = params, means, squares
-            active = [part if everyone else [t[batch.clients] for t in part] for part in state]
-            own_gradients = [g[: len(batch.targets)] for g in gradients]
-            # In the first step all clients have the same weights.
-            losses[batch.clients] += self._gradients(
-                active[0] if step else self._weights,
-                own_gradients,
-                batch,
-                draws[batch.clients],
-                step,
+            moved, own_means, own_squares = (
+                part if everyone else [t[batch.clients] for t in part] for part in state
             )
+            slopes = [g[: len(batch.targets)] for g in gradients]
+            # In the first step all clients have the same weights.
+            before = moved if step else self._weights
+            own_draws = draws[batch.clients]
+            losses[batch.clients] += self._gradients(before, slopes, batch, own_draws, step)
             steps[batch.clients] += 1
-            self._clip(own_gradients)
-            self._adam_step(*active, own_gradients, list(steps.new_full((len(params),), step)))
+            self._clip(slopes)
+            counts = list(steps.new_full((len(slopes),), step))
+            self._adam_step(moved, slopes, own_means, own_squares, counts)
             if not everyone:
-                for part, values in zip(state, active, strict=True):
+                for part, values in zip(state, (moved, own_means, own_squares), strict=True):
                     for tensor, value in zip(part, values, strict=True):
                         tensor[batch.clients] = value
         for param, weight in zip(params, self._weights, strict=True):
@@ -147,13 +146,9 @@ class StackedTrainer:
         return losses / steps
 
     def _adam_step(
-        self,
-        params: Tensors,
-        means: Tensors,
-        squares: Tensors,
-        gradients: Tensors,
-        steps_before: Tensors,
+        self, params: Tensors, gradients: Tensors, means: Tensors, squares: Tensors, counts: Tensors
     ) -> None:
+        """Move `params` by one step of Adam; `counts` holds the number of earlier steps."""
         config = self._task.training
         adam(
             params,
@@ -161,7 +156,7 @@ class StackedTrainer:
             means,
             squares,
             [],
-            steps_before,
+            counts,
             fused=True,
             amsgrad=False,
             beta1=config.beta1,

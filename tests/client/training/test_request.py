@@ -26,7 +26,7 @@ def test_a_request_reads_back_as_it_was_written(model):
 
 def test_the_table_lists_each_model_under_its_name():
     assert {name: model.name for name, model in MODELS.items()} == {n: n for n in MODELS}
-    assert set(MODELS.values()) == set(ModelConfig.__subclasses__())
+    assert all(issubclass(model, ModelConfig) for model in MODELS.values())
 
 
 @pytest.mark.parametrize("name", ["fedser.client.models.mlp.Mlp", "subprocess.Popen", "Mlp"])
