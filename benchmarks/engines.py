@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
-from fedser.client.app import STACKED, chunks_of
+from fedser.client.app import MAX_CHUNK, chunks_of
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.messages import to_record
 from fedser.client.models.base import initial_arrays
@@ -247,13 +247,13 @@ def floor(clients: int, cohort: int, rounds: int) -> list[float]:
         pool.append(stacks)
 
     def allocate() -> list[list[torch.Tensor]]:
-        zeros = lambda s: torch.from_numpy(np.zeros((STACKED["cpu"], *s), np.float32))  # noqa: E731
+        zeros = lambda s: torch.from_numpy(np.zeros((MAX_CHUNK["cpu"], *s), np.float32))  # noqa: E731
         return [[zeros(shape) for shape in shapes] for _ in range(4)]
 
     pool: list[list[list[torch.Tensor]]] = []
     torch.set_num_threads(1)
     cores = os.cpu_count() or 1
-    chunks = [c.stop - c.start for c in chunks_of(cohort, cores, STACKED["cpu"])]
+    chunks = [c.stop - c.start for c in chunks_of(cohort, cores, MAX_CHUNK["cpu"])]
     seconds = []
     with torch.inference_mode(), ThreadPoolExecutor(cores) as threads:
         for _ in range(WARM_UP + rounds):

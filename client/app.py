@@ -1,12 +1,11 @@
 """The Flower ClientApp: a node that trains the clients it hosts.
 
-A node may host one client (a device) or many (a simulation's worker): the message names
-those it wants, and the reply stacks their updates along a leading axis, one row a client, so
-that the server sees every client's own update however many nodes there are.
+A node may host one client (a device) or many (a worker of a simulation). The message names the
+clients to train. The reply stacks their updates along a leading axis, one row per client, so the
+server sees each client's own update for any number of nodes.
 
-A real node holds data of its own, in a file that its configuration names as ``holdings``. It
-reads no other, tells whose utterances it holds when it is asked, and evaluates the models that
-it is sent.
+A real node has its own data, in a file that its configuration names as ``holdings``. It reads no
+other file, tells which speakers it holds if the server asks, and evaluates the models it receives.
 """
 
 import json
@@ -28,26 +27,27 @@ from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import NoMechanism
 from fedser.client.training.dataset import Dataset, Examples
-from fedser.client.training.engine import Training
+from fedser.client.training.engine import LocalTraining
 from fedser.client.training.evaluation import confusion_matrices
 from fedser.client.training.request import Hosting, TrainRequest
+from fedser.client.training.task import LocalTask
 from fedser.common.arrays import Arrays
 from fedser.common.jit import compiling_alone
 from fedser.common.seeds import NoiseSource, SystemEntropy, noise_source
 from fedser.common.threads import cores, spread
 from fedser.conf.training_keys import TrainingConfig
 
-STACKED = {"cpu": 16, "cuda": 1024}
-"""Clients trained together at most: on a CPU so many that their weights fit its caches."""
+MAX_CHUNK = {"cpu": 16, "cuda": 1024}
+"""Maximum number of clients trained together; on a CPU their weights must fit its caches."""
 
-SHARED = 2
-"""Clients a thread, at least, for that more than one are used."""
+MIN_CLIENTS_PER_THREAD = 2
+"""Minimum number of clients per thread; below it one thread is used."""
 
 
-def discreet(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Say of the failure of a node with data of its own no more than its kind.
+def hide_error_details(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Report only the type of an error of a node with its own data.
 
-    A message could name files, and Flower sends it to the server.
+    Flower sends the text of an error to the server, and the text could name files.
     """
     if "holdings" not in context.node_config:
         return call_next(message, context)
@@ -58,12 +58,12 @@ def discreet(message: Message, context: Context, call_next: ClientAppCallable) -
         raise RuntimeError(f"{type(error).__name__}: the node's own log says more") from None
 
 
-app = ClientApp(mods=[discreet])
+app = ClientApp(mods=[hide_error_details])
 
 
 @app.query()
 def roster(message: Message, context: Context) -> Message:
-    """Tell whose utterances this node holds, as `Holdings.roster` has it."""
+    """Reply with the speakers that this node holds: see `Holdings.roster`."""
     held = _holdings(str(context.node_config["holdings"]))
     content = RecordDict({"roster": ConfigRecord({"json": json.dumps(held.roster)})})
     return Message(content, reply_to=message)
@@ -71,136 +71,141 @@ def roster(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the named clients from the global model and return their protected updates.
+    """Train the named clients from the global model and reply with their protected updates.
 
     The reply holds ``arrays`` (each parameter stacked to (k, ...)) and ``metrics`` with
-    ``clients`` of length k; ``num_examples`` and ``loss`` of length k leave only where the
-    privacy mechanism lets them. A node with data of its own adds ``evaluation``, the flattened
-    confusion matrices ``validation`` and ``test`` of the model that it was sent. The node's
-    configuration says on how many ``threads``, and with data of its own on which ``device``.
+    ``clients`` of length k. The lists ``num_examples`` and ``loss`` of length k leave the node
+    only if the privacy mechanism allows it. A node with its own data adds ``evaluation``: the
+    flattened confusion matrices ``validation`` and ``test`` of the model that it received. The
+    node's configuration gives the number of ``threads`` and, for its own data, the ``device``.
     """
-    # One thread a chunk: what a client gets depends neither on how many threads there are nor
-    # on who is in its chunk, to the last bit.
+    # One thread per chunk: the update of a client then depends neither on the number of threads
+    # nor on the other clients of its chunk, to the last bit.
     torch.set_num_threads(1)
-    asked = str(message.content.config_records["config"]["request"])
-    # A node with data of its own imports nothing that a message names.
-    request = TrainRequest.from_json(asked, custom="holdings" not in context.node_config)
+    text = str(message.content.config_records["config"]["request"])
+    # A node with its own data imports nothing that a message names.
+    request = TrainRequest.from_json(text, custom="holdings" not in context.node_config)
     start = from_record(message.content.array_records["arrays"])
     threads = int(context.node_config.get("threads", 1))
     if "holdings" not in context.node_config:
-        path = _found(str(request.dataset), context)
-        noises = _simulated_noises(request)
-        data = _dataset(path, request.device)
-        content = _train(request, start, data, request.device, threads, noises)
+        path = _dataset_path(str(request.dataset), context)
+        data, noises = _dataset(path, request.device), _simulated_noises(request)
+        content = _train(_local_task(request, start, data, noises), request.device, threads)
         return Message(content, reply_to=message)
     if request.hosting is None:
-        raise ValueError("a node with data of its own reads no file that a message names")
+        raise ValueError("request.hosting is missing: this node reads no file that a message names")
     path, device = (str(context.node_config[key]) for key in ("holdings", "device"))
-    hosted, content = _hosted(path, request.hosting, request.seed, device), RecordDict()
+    own = _federation_data(path, request.hosting, request.seed, device)
+    content = RecordDict()
     if request.clients:
-        # Nothing that the server sends may influence the noise of a real device.
+        # The server must not influence the noise of a real device.
         noises = [SystemEntropy() for _ in request.clients]
-        content = _train(request, start, hosted.training, device, threads, noises)
-    content["evaluation"] = _evaluate(request, start, hosted, threads)
+        content = _train(_local_task(request, start, own.training, noises), device, threads)
+    content["evaluation"] = _evaluate(request, start, own, threads)
     return Message(content, reply_to=message)
 
 
 def warm_up(device: str) -> None:
-    """Compile what the first message would wait for, by training on two made-up utterances.
+    """Compile the training code before the first message, by training on two made-up utterances.
 
-    Of nodes that start together on a machine one compiles, and the others read what it kept.
+    If several nodes start together on a machine, one of them compiles; the others read its code.
     """
     model = Mlp(hidden=[2])
     labels = torch.zeros(2, dtype=torch.int64, device=device)
-    data = Dataset.of([Examples(torch.zeros(2, 2, device=device), labels)])
-    plain, none = TrainingConfig(), NoMechanism()
-    request = TrainRequest("", 0, 0, (0,), None, device, "fedavg", model, plain, none)
+    task = LocalTask(
+        algorithm="fedavg",
+        model=model,
+        start=initial_arrays(model, 2, len(EMOTIONS), 0),
+        training=TrainingConfig(),
+        mechanism=NoMechanism(),
+        data=Dataset.of([Examples(torch.zeros(2, 2, device=device), labels)]),
+        clients=(0,),
+        seed=0,
+        stream=(),
+        noises=[SystemEntropy()],
+    )
     with compiling_alone():
-        _train(
-            request, initial_arrays(model, 2, len(EMOTIONS), 0), data, device, 1, [SystemEntropy()]
-        )
+        _train(task, device, 1)
 
 
 def _simulated_noises(request: TrainRequest) -> list[NoiseSource]:
-    """Return where the noise of each client of a simulation comes from."""
+    """Return the noise source of each client of a simulation."""
     stream = ("noise", request.federation, request.round, request.attempt)
     return [noise_source(request.noise_seed, *stream, client) for client in request.clients]
 
 
-def _train(
-    request: TrainRequest,
-    start: Arrays,
-    data: Dataset,
-    device: str,
-    threads: int,
-    noises: Sequence[NoiseSource],
-) -> RecordDict:
-    clients = request.clients
-    training = Training(
-        request.algorithm,
-        request.model,
-        start,
-        data,
-        clients,
-        request.training,
-        request.mechanism,
-        request.seed,
-        (request.federation, request.round),
-        noises,
+def _local_task(
+    request: TrainRequest, start: Arrays, data: Dataset, noises: Sequence[NoiseSource]
+) -> LocalTask:
+    return LocalTask(
+        algorithm=request.algorithm,
+        model=request.model,
+        start=start,
+        training=request.training,
+        mechanism=request.mechanism,
+        data=data,
+        clients=request.clients,
+        seed=request.seed,
+        stream=(request.federation, request.round),
+        noises=noises,
     )
+
+
+def _train(task: LocalTask, device: str, threads: int) -> RecordDict:
+    """Return the content of the reply; `device` decides how the work is divided among threads."""
+    training = LocalTraining(task)
 
     def protect(chunk: slice) -> None:
         training.protect(chunk, training.updates)
 
-    def work(chunk: slice) -> list[float]:
+    def train_and_protect(chunk: slice) -> list[float]:
         losses = training.train(chunk)
         protect(chunk)
         return losses
 
-    count, most = len(clients), STACKED[device]
+    count, most = len(task.clients), MAX_CHUNK[device]
     if device == "cpu":
-        found = spread(threads, work, chunks_of(count, threads, most))
-    else:  # one large chunk keeps a GPU busier than small ones of several threads
-        found = [training.train(chunk) for chunk in chunks_of(count, 1, most)]
+        parts = spread(threads, train_and_protect, chunks_of(count, threads, most))
+    else:  # one large chunk keeps a GPU busier than several threads with small chunks
+        parts = [training.train(chunk) for chunk in chunks_of(count, 1, most)]
         spread(threads, protect, chunks_of(count, threads, most))
-    losses = [loss for part in found for loss in part]
-    metrics = MetricRecord({"clients": list(clients)})
-    if "num_examples" in request.mechanism.metrics:
+    metrics = MetricRecord({"clients": list(task.clients)})
+    if "num_examples" in task.mechanism.metrics:
         metrics["num_examples"] = training.sizes
-    if "loss" in request.mechanism.metrics:
-        metrics["loss"] = losses
+    if "loss" in task.mechanism.metrics:
+        metrics["loss"] = [loss for part in parts for loss in part]
     return RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
 
 
 def _evaluate(
-    request: TrainRequest, model: Arrays, hosted: FederationData, threads: int
+    request: TrainRequest, model: Arrays, own: FederationData, threads: int
 ) -> MetricRecord:
-    recogniser = request.model.network(hosted.test.features.shape[-1], len(EMOTIONS)).eval()
+    recogniser = request.model.network(own.test.features.shape[-1], len(EMOTIONS)).eval()
     load_arrays(recogniser, model)
     sets = [
-        (held.features.cpu().numpy(), held.labels.cpu().numpy())
-        for held in (hosted.validation, hosted.test)
+        (examples.features.cpu().numpy(), examples.labels.cpu().numpy())
+        for examples in (own.validation, own.test)
     ]
-    validated, tested = (
-        found.ravel().tolist() for found in confusion_matrices(recogniser, sets, threads)
+    validation, test = (
+        confusion.ravel().tolist() for confusion in confusion_matrices(recogniser, sets, threads)
     )
-    return MetricRecord({"validation": validated, "test": tested})
+    return MetricRecord({"validation": validation, "test": test})
 
 
 def chunks_of(count: int, threads: int, most: int) -> list[slice]:
-    """Cut clients into about equal chunks of at most so many, a like number for each thread.
+    """Cut `count` clients into about equal chunks of at most `most`, equally many per thread.
 
-    Few are left together: threads that take turns at small computations hinder each other.
+    Few clients stay on one thread: threads with small computations slow each other down.
     """
-    if count < SHARED * threads:
+    if count < MIN_CLIENTS_PER_THREAD * threads:
         threads = 1
     number = threads * -(-count // (threads * most))
     cuts = [count * i // number for i in range(number + 1)] if number else []
     return [slice(i, j) for i, j in pairwise(cuts)]
 
 
-def _found(dataset: str, context: Context) -> str:
-    """Return where this node finds a file: in its own ``workspace``, if it was given one."""
+def _dataset_path(dataset: str, context: Context) -> str:
+    """Return the path of a file on this node: in its own ``workspace`` if it has one."""
     folder = context.node_config.get("workspace")
     return str(Path(str(folder), Path(dataset).name)) if folder else dataset
 
@@ -210,12 +215,12 @@ def _holdings(path: str) -> Holdings:
     return Holdings.load(Path(path))
 
 
-@lru_cache(maxsize=8)  # federations that take turns
-def _hosted(path: str, hosting: Hosting, seed: int, device: str) -> FederationData:
-    return _holdings(path).hosted(hosting, seed, device)
+@lru_cache(maxsize=8)  # federations that alternate
+def _federation_data(path: str, hosting: Hosting, seed: int, device: str) -> FederationData:
+    return _holdings(path).federation_data(hosting, seed, device)
 
 
-@lru_cache(maxsize=max(2, cores()))  # federations that run at a time
+@lru_cache(maxsize=max(2, cores()))  # federations that run at the same time
 def _dataset(path: str, device: str) -> Dataset:
-    """Read the clients' data once a process, onto the device that trains."""
+    """Read the clients' data once per process, onto the device that trains."""
     return Dataset.load(Path(path), device)

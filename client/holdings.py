@@ -1,4 +1,4 @@
-"""What a real node holds, which of it a federation uses, and what the node tells of it."""
+"""The data of a real node: its file, its use in a federation, and its description for a server."""
 
 import json
 from collections import Counter
@@ -22,19 +22,19 @@ from fedser.client.training.request import Hosting
 from fedser.common.errors import UserError, check_choice
 
 NORMALISATIONS = ("speaker", "none")
-"""Those that need no statistics of other nodes' features."""
+"""Normalisations that need no statistics of other nodes' features."""
 
 
 @dataclass(frozen=True)
 class FederationData:
-    """A node's data for a federation.
+    """A node's data for one federation.
 
     Attributes
     ----------
     training : Dataset
-        By the federation's client numbers; other nodes' clients are empty here.
+        By the client numbers of the federation; clients of other nodes are empty here.
     validation, test : Examples
-        Held-out utterances of its clients, and utterances of its test speakers.
+        Held-out utterances of the node's clients, and utterances of its test speakers.
     """
 
     training: Dataset
@@ -43,13 +43,13 @@ class FederationData:
 
 
 class Holdings:
-    """The utterances of a node's speakers: features and emotions, no audio and no paths.
+    """The utterances of a node's speakers: features and emotions, without audio and paths.
 
     Parameters
     ----------
     data : CorpusData
     features : str
-        The key of the extractor.
+        Key of the feature extractor.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class Holdings:
         self._data, self._features = data, features
 
     def save(self, path: Path) -> None:
-        """Write to a file of this node."""
+        """Write the utterances to a file of this node."""
         about = {
             "corpus": self._data.name,
             "shards": self._data.shards,
@@ -79,7 +79,7 @@ class Holdings:
 
     @classmethod
     def load(cls, path: Path) -> "Holdings":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()["about"])
             features, labels = file.get_tensor("features"), file.get_tensor("labels")
@@ -92,7 +92,7 @@ class Holdings:
 
     @cached_property
     def roster(self) -> dict[str, Any]:
-        """All that a server is told: whose utterances these are and how many, and versions."""
+        """All that a server learns: speakers, their numbers of utterances, features, versions."""
         spoken = Counter(u.speaker for u in self._data.utterances)
         return {
             "version": version("fedser"),
@@ -103,13 +103,15 @@ class Holdings:
             "speakers": {speaker: spoken[speaker] for speaker in self._data.speakers},
         }
 
-    def hosted(self, hosting: Hosting, seed: int, device: str) -> FederationData:
-        """Return the data of a federation, cut and normalised as a simulation does it.
+    def federation_data(self, hosting: Hosting, seed: int, device: str) -> FederationData:
+        """Return the data for a federation, divided and normalised as in a simulation.
 
         Raises
         ------
-        UserError, KeyError
-            If the normalisation needs other nodes' features, or a speaker is not held here.
+        UserError
+            If the normalisation needs features of other nodes.
+        KeyError
+            If a speaker is not held here.
         """
         check_choice("normalisation", hosting.normalisation, NORMALISATIONS)
         empty = self._examples(np.zeros(0, np.int64), self._data.features[:0], device)

@@ -1,4 +1,4 @@
-"""Arrays in Flower messages without a copy for every hop within a machine."""
+"""Arrays in Flower messages, without copies between processes of one machine."""
 
 from typing import cast
 
@@ -11,46 +11,46 @@ from fedser.common.arrays import Arrays
 
 
 class Array(flwr.app.Array):
-    """A Flower array that is turned into bytes only where it leaves for the network.
+    """A Flower array that becomes bytes only when it leaves the machine.
 
-    Within a process it is the NumPy array itself, and pickled with protocol 5, as Ray does, it
-    travels through shared memory: receivers must not write to it. Its name is that of Flower's
-    class because messages are inflated by that name.
+    Within a process it is the NumPy array itself. Ray pickles it with protocol 5, so that it
+    travels through shared memory: a receiver must not write to it. The class has the name of
+    Flower's class because Flower restores a message by the class name.
 
     Parameters
     ----------
     array : ndarray
-        Not to be changed from now on.
+        The caller must not change it afterwards.
     """
 
     def __init__(self, array: npt.NDArray[np.generic]) -> None:
-        # Not as attributes of a dataclass: `data` is made when somebody asks for it.
+        # Set without the dataclass's __init__: `data` is computed on demand.
         self.__dict__.update(
             dtype=str(array.dtype), shape=array.shape, stype="numpy.ndarray", _array=array
         )
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
-        """The array as `flwr.app.Array` serialises it."""
+        """The bytes of the array, as `flwr.app.Array` serialises it."""
         return flwr.app.Array(self.numpy()).data
 
     def numpy(self) -> npt.NDArray[np.generic]:
-        """Return the array, not a copy."""
+        """Return the array, without a copy."""
         return cast(npt.NDArray[np.generic], self.__dict__["_array"])
 
     def __reduce__(self) -> tuple[type["Array"], tuple[npt.NDArray[np.generic]]]:
-        """Pickle the array alone."""
+        """Pickle only the array."""
         return Array, (self.numpy(),)
 
 
 def to_record(arrays: Arrays) -> ArrayRecord:
-    """Put arrays into a record, without a copy."""
-    record = ArrayRecord()  # given a dict it would make Flower's own arrays of ours
+    """Put arrays into a record, without copies."""
+    record = ArrayRecord()  # its constructor would convert our arrays to Flower's own
     for name, array in arrays.items():
         record[name] = Array(array)
     return record
 
 
 def from_record(record: ArrayRecord) -> Arrays:
-    """Return a record's arrays, which must not be written to."""
+    """Return the arrays of a record; the caller must not write to them."""
     return {name: array.numpy() for name, array in record.items()}

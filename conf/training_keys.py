@@ -15,8 +15,8 @@ class TrainingConfig:
     learning_rate, weight_decay, beta1, beta2, adam_epsilon : float
         Settings of Adam (Kingma and Ba, 2015). Clients do not use them under FedSGD.
     engine : str
-        ``stacked`` (many clients at once if this is faster: see `client.training.engine.STACKS`),
-        or ``loop`` (one by one, in plain PyTorch).
+        ``stacked`` (many clients at a time if that is faster: see
+        `client.training.engine.MULTI_CLIENT_TRAINERS`) or ``loop`` (one by one, in plain PyTorch).
     """
 
     epochs: int = 1

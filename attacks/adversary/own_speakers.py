@@ -15,7 +15,8 @@ from fedser.attacks.adversary.tap import pseudo_gradients
 from fedser.client.privacy.base import Mechanism
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.dataset import Dataset, Examples
-from fedser.client.training.engine import Training
+from fedser.client.training.engine import LocalTraining
+from fedser.client.training.task import LocalTask
 from fedser.common.arrays import Floats, Ints
 from fedser.common.seeds import noise_source, numpy_stream
 from fedser.server.federation.federation import Protocol
@@ -105,17 +106,19 @@ def simulate_rounds(
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(cast))[:asked])
-        training = Training(
-            protocol.algorithm.name,
-            protocol.model,
-            model,
-            cast.examples,
-            chosen.tolist(),
-            protocol.training,
-            mechanism,
-            protocol.seed,
-            stream,
-            [noise_source(protocol.seed, "noise", *stream, c) for c in chosen.tolist()],
+        training = LocalTraining(
+            LocalTask(
+                algorithm=protocol.algorithm.name,
+                model=protocol.model,
+                start=model,
+                training=protocol.training,
+                mechanism=mechanism,
+                data=cast.examples,
+                clients=chosen.tolist(),
+                seed=protocol.seed,
+                stream=stream,
+                noises=[noise_source(protocol.seed, "noise", *stream, c) for c in chosen.tolist()],
+            )
         )
         training.train(slice(None))
         plain = training.updates

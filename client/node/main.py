@@ -1,4 +1,4 @@
-"""The console command ``fedser-node``: a real client; and corpora from configurations."""
+"""The console command ``fedser-node``: run a real client with the corpus of its configuration."""
 
 import os
 import sys
@@ -21,10 +21,10 @@ from fedser.conf.overrides import home_expanded
 
 
 def main() -> None:
-    """Run the command line: an error that a user can mend ends in one line."""
+    """Run the command line; an error that the user can correct is printed as one line."""
     keep_quiet()
     sys.argv[1:] = home_expanded(sys.argv[1:])
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's errors reach this function
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
     try:
         _hydra_main()
     except UserError as error:
@@ -41,10 +41,8 @@ def main() -> None:
 
 @hydra.main(config_path="pkg://fedser.conf", config_name="node", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
-    from fedser.client.node.supernode import (  # not where only corpora are composed
-        NodeConfig,
-        serve,
-    )
+    # Imported here: Flower is slow to import, and --help does not need it.
+    from fedser.client.node.supernode import NodeConfig, serve
 
     settings = build({"_target_": "fedser.client.node.supernode.NodeConfig", **composed.node})
     assert isinstance(settings, NodeConfig)

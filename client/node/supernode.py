@@ -1,9 +1,9 @@
 """A real client: Flower's SuperNode, and the ClientApp in a process that stays.
 
-Flower starts a process for every message, which must import PyTorch before it can answer. Here
-its SuperNode runs in process isolation, as Flower calls it, and this process takes the SuperNode's
-tasks in the place of ``flower-superexec``. It runs the ClientApp that is installed on this
-machine, never code that a server sends.
+Flower starts a new process for every message, and each process must first import PyTorch. Here
+the SuperNode runs with Flower's process isolation, and this process takes the SuperNode's tasks
+instead of ``flower-superexec``. It runs the ClientApp that is installed on this machine, never
+code from a server.
 """
 
 import logging
@@ -23,7 +23,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 from rich.console import Console
 
-from fedser.client.app import STACKED, app, warm_up
+from fedser.client.app import MAX_CHUNK, app, warm_up
 from fedser.client.holdings import Holdings
 from fedser.client.node.tasks import Runtime, retries
 from fedser.common.environment import proxy_hint
@@ -34,10 +34,10 @@ from fedser.common.processes import command, free_port, running
 INSECURE = "{}.insecure=true: no TLS and no authentication; within one machine only"
 
 POLL_SECONDS = 0.4
-"""Between two questions for a task, of a SuperNode on this machine."""
+"""Pause between two requests for a task, to a SuperNode on this machine."""
 
 RESTART_SECONDS = (1.0, 16.0)
-"""Before a SuperNode that ended is started again: at first, and when it ended many times."""
+"""Pause before a SuperNode that ended starts again: the first time, and at most."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,28 @@ class NodeConfig:
 
 
 def serve(config: NodeConfig, holdings: Holdings) -> None:
-    """Answer a SuperLink's messages about what this node holds, until it is told to end.
+    """Answer the messages of a SuperLink with this node's data, until the process is stopped.
 
     Raises
     ------
     UserError
-        If files for TLS and authentication are missing.
+        If a setting is invalid, or files for TLS and authentication are missing.
     """
     _check(config)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # leaving nothing behind
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs every request
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed
     with private_folder() as folder:
         holdings.save(folder / "holdings.safetensors")
         (folder / "secret").write_bytes(secrets.token_bytes(32))
         speakers = holdings.roster["speakers"]
         print(f"fedser-node: holds {', '.join(speakers)}; SuperLink {config.superlink}", flush=True)
-        warm_up(config.device)  # before anybody waits for it
+        warm_up(config.device)  # before the server waits for this node
         pause, longest = RESTART_SECONDS
         while True:
             port = free_port()
             with running(_supernode(config, folder, port)) as supernode:
-                taken = _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
-            pause = RESTART_SECONDS[0] if taken else min(2 * pause, longest)
+                answered = _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
+            pause = RESTART_SECONDS[0] if answered else min(2 * pause, longest)
             _say(
                 f"no connection to {config.superlink}: is it up, and does it know this node's "
                 f"key? Trying again in {pause:.0f} s{proxy_hint(config.superlink)}"
@@ -85,9 +85,9 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
 def _check(config: NodeConfig) -> None:
     if config.threads < 1:
         raise UserError(f"node.threads={config.threads} must be at least 1")
-    check_choice("node.device", config.device, STACKED)
+    check_choice("node.device", config.device, MAX_CHUNK)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("node.device=cuda: no GPU is to be seen; set node.device=cpu")
+        raise UserError("node.device=cuda: no GPU was found; set node.device=cpu")
     if config.insecure:
         Console(stderr=True).print(INSECURE.format("node"), style="bold red", highlight=False)
         return
@@ -95,8 +95,8 @@ def _check(config: NodeConfig) -> None:
         file = getattr(config, key)
         if file is None or not Path(file).is_file():
             raise UserError(
-                f"node.{key}={file}: no such file; docker/certificates.sh makes it "
-                "(node.insecure=true does without TLS, within one machine)"
+                f"node.{key}={file}: no such file; create it with docker/certificates.sh "
+                "(or set node.insecure=true: no TLS, within one machine only)"
             )
 
 
@@ -120,27 +120,27 @@ def _supernode(config: NodeConfig, folder: Path, port: int) -> list[str]:
 
 
 def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -> int:
-    """Run the SuperNode's tasks until it ends, and return how many it had."""
-    taken = 0
+    """Run the tasks of the SuperNode until it ends, and return their number."""
+    answered = 0
     gone = retries(lambda: supernode.poll() is not None, None)
     with Runtime(address, None, secret, gone) as runtime:
         while supernode.poll() is None:
             try:
                 if (token := runtime.acquire(TaskType.CLIENT_APP)) is not None:
-                    taken += 1
+                    answered += 1
                     with runtime.task(token) as task:
                         _run(task)
                     continue
             except Exception as error:
-                # The SuperNode ended, or gave the task up while this machine slept; it tells
-                # the server so itself.
-                _say(f"a message remains without a reply: {brief(error)}")
+                # The SuperNode ended, or it gave up the task while this machine slept. It reports
+                # that to the server itself.
+                _say(f"a message gets no reply: {brief(error)}")
             time.sleep(POLL_SECONDS)
-    return taken
+    return answered
 
 
 def _run(task: RuntimeHttpClient) -> None:
-    """Answer a message."""
+    """Answer one message."""
     message, context, _, _ = pull_task_input(task)
     try:
         reply = app(message, context)

@@ -1,4 +1,4 @@
-"""Tasks of Flower's Runtime API, which SuperNodes and SuperLinks serve to those who run apps."""
+"""Tasks of Flower's Runtime API, which SuperNodes and SuperLinks offer to processes with apps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,28 +17,28 @@ from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 
 RETRY_SECONDS = 5
-"""Between two tries of a request, at most."""
+"""Maximum pause between two attempts of a request."""
 
-PASSING = (502, 503, 504)
-"""Statuses of an API that is on its way back."""
+TEMPORARY = (502, 503, 504)
+"""HTTP statuses of an API that will soon be back."""
 
 
 def retries(gone: Callable[[], bool], patience: float | None) -> RetryInvoker:
-    """Return how requests are tried again while their API cannot be reached.
+    """Return the rule by which requests are repeated while their API cannot be reached.
 
-    Flower's own way does so for ever, even if it is known to have ended, and interrupts this
-    process when an API that was started anew does not know its task.
+    Flower's own rule repeats them forever, even if the API has ended. It also interrupts this
+    process if the API was restarted and does not know its task.
 
     Parameters
     ----------
     gone : callable
-        Whether the API is known to have ended: then the last error is raised.
+        Return whether the API has ended; then the last error is raised.
     patience : float or None
-        Seconds after which it is raised, too; None: never.
+        Number of seconds after which the last error is raised, too; None: never.
     """
 
     def hopeless(error: Exception) -> bool:
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in PASSING:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in TEMPORARY:
             return True
         return gone()
 
@@ -57,11 +57,11 @@ class Runtime:
     Parameters
     ----------
     root_certificates : bytes or None
-        None: without TLS.
+        None: no TLS.
     secret : bytes
-        That of the ``--superexec-auth-secret-file``.
+        Content of the ``--superexec-auth-secret-file``.
     retrying : RetryInvoker
-        For the requests of a task.
+        Rule for the requests of a task.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Runtime:
         self._client.close()
 
     def acquire(self, kind: TaskType) -> str | None:
-        """Return the token of a task that waits to be run; None if there is none, or no API."""
+        """Return the token of a waiting task; None if no task waits or the API is away."""
         try:
             found = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
         except httpx.TransportError:  # not up yet, or gone
@@ -95,15 +95,15 @@ class Runtime:
 
     @contextmanager
     def task(self, token: str) -> Iterator[RuntimeHttpClient]:
-        """Return the connection that a task is run over, saying meanwhile that it is being run."""
+        """Return the connection for one task, and send heartbeats for the task meanwhile."""
         client = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), self._retrying)
-        # Without retries: what cannot be said now is said a little later.
-        own = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), None)
+        # Without retries: the next heartbeat replaces one that failed.
+        heartbeat_client = self._connect("flwr-app", RuntimeTokenHttpInterceptor(token), None)
 
         def beat() -> bool:
-            """Whoever gave the task up says so to the next request."""
+            """An API that gave up the task says so at the next request of the task."""
             try:
-                return bool(own.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+                return bool(heartbeat_client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
             except httpx.HTTPError:
                 return False
 
@@ -114,7 +114,7 @@ class Runtime:
         finally:
             if heartbeat.is_running:
                 heartbeat.stop()
-            for connection in (client, own):
+            for connection in (client, heartbeat_client):
                 connection.close()
 
     def _connect(

@@ -1,41 +1,29 @@
-"""Canary clients: what the audit puts in place of training."""
+"""Canary clients: the audit lets them send a known update instead of a trained one."""
 
 import numpy as np
 import numpy.typing as npt
 
-from fedser.client.models.base import ModelConfig
-from fedser.client.privacy.noise import GradientClip
-from fedser.client.training.dataset import Examples
-from fedser.client.training.draws import Draws
+from fedser.client.training.task import LocalTask
 from fedser.common.arrays import Arrays, flatten, unflatten
-from fedser.common.seeds import NoiseSource
-from fedser.conf.training_keys import TrainingConfig
 
 
-def canary_update(
-    model_config: ModelConfig,
-    start: Arrays,
-    examples: Examples,
-    config: TrainingConfig,
-    draws: Draws,
-    clip: GradientClip | None,
-    noise: NoiseSource,
-) -> tuple[Arrays, float]:
-    """Return a part of the global model, or its negative where the client's label is 0.
+def canary_update(task: LocalTask, row: int) -> tuple[Arrays, float]:
+    """Return one part of the global model, negated if the canary's label is 0, and a loss of 0.
 
-    The audit sends the directions it looks for as the model, and a canary's two features say
-    which of how many parts is its own. From here on a canary's update takes the way of every
-    other: the mechanism, serialisation, the server and its tap.
+    The audit sends the directions that it looks for as the global model. A canary has one
+    example: its two features are the number of the canary's part and the number of parts. The
+    update then passes what every update passes: the mechanism, the message, the server, the tap.
     """
+    examples = task.examples(row)
     part, parts = (int(feature) for feature in examples.features[0])
-    flat = flatten(start)
+    flat = flatten(task.start)
     own = part_of(flat, part, parts)
     sent = np.zeros_like(flat)
     sent[own] = flat[own] if int(examples.labels[0]) else -flat[own]
-    return unflatten(sent, start), 0.0
+    return unflatten(sent, task.start), 0.0
 
 
 def part_of(flat: npt.NDArray[np.floating], part: int, parts: int) -> npt.NDArray[np.int64]:
-    """Return the positions of one of `parts` equal parts of the entries that are not zero."""
+    """Return the positions of one of `parts` about equal parts of the nonzero entries."""
     positions = np.flatnonzero(flat)
     return positions[len(positions) * part // parts : len(positions) * (part + 1) // parts]

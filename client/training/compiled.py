@@ -1,8 +1,9 @@
 """Local training on a CPU as compiled code: client after client, with no Python in between.
 
-What a client gets is what `client.training.local` gives it alone, to rounding, and does not depend
-on whose turn comes before. All that a client needs lies in a scratch that is used again for the
-next; only its update goes to memory. The gradient is written out for the multilayer perceptron.
+Up to rounding, a client gets the update that `client.training.local` computes for it alone. The
+update does not depend on the clients before it. All intermediate results lie in a scratch buffer
+that the next client uses again; only the update goes to memory. The gradient is written out for
+the multilayer perceptron.
 """
 
 import math
@@ -11,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg  # noqa: F401  Numba takes BLAS from it
 
-from fedser.client.models.base import ModelConfig
 from fedser.client.models.mlp import Mlp
 from fedser.client.training.batches import Batches
-from fedser.client.training.dataset import Dataset
-from fedser.client.training.draws import Draws
-from fedser.common.arrays import Arrays, Ints
+from fedser.client.training.task import LocalTask
+from fedser.common.arrays import Ints
 from fedser.common.buffers import borrow
 from fedser.common.jit import compiled, sum_of_squares
 from fedser.conf.training_keys import TrainingConfig
@@ -24,83 +23,63 @@ from fedser.conf.training_keys import TrainingConfig
 Floats = npt.NDArray[np.floating]
 
 
-class Compiled:
-    """k clients about to train from the same weights, any chunk of them at a time.
+class CompiledTrainer:
+    """Train clients of a task in Numba code, any chunk of them at a time.
 
     Parameters
     ----------
-    algorithm : str
-        ``fedavg`` or ``fedsgd``: does as `fedavg_update` or `fedsgd_gradient` do.
-    start : Arrays
-        Global weights of the round, in the order of the network.
-    data : Dataset
-        On the CPU.
-    batches : Batches
-        Of these clients, who take one step of them with ``fedsgd``.
-    draws : Draws
-        Of these clients.
-    clipping_norm : float or None
-        Bound on the L2 norm of each batch's gradient.
-    into : ndarray, shape (k * P,)
-        Takes the updates or gradients, to `common.buffers.split`.
+    task : LocalTask
+        For ``fedavg`` or ``fedsgd`` and an `Mlp`, with its data on the CPU and its `start` in the
+        order of the network.
+    updates : ndarray, shape (k * P,)
+        Receives the updates or gradients, laid out for `common.buffers.split`.
     """
 
-    def __init__(
-        self,
-        algorithm: str,
-        model: ModelConfig,
-        start: Arrays,
-        data: Dataset,
-        batches: Batches,
-        config: TrainingConfig,
-        draws: Draws,
-        clipping_norm: float | None,
-        into: Floats,
-    ) -> None:
-        self._data, self._batches, self._draws, self._into = data, batches, draws, into
-        assert isinstance(model, Mlp)  # which this is written for
-        classes = len(list(start.values())[-1])
-        self._widths = np.array([data.features.shape[1], *model.hidden, classes])
-        self._start = np.concatenate([array.ravel() for array in start.values()])
-        self._bounds = np.cumsum([0, *(array.size for array in start.values())])
-        self._moves = algorithm == "fedavg"
-        self._clip = np.inf if clipping_norm is None else clipping_norm
+    def __init__(self, task: LocalTask, updates: Floats) -> None:
+        assert isinstance(task.model, Mlp)  # the gradient is written out for it
+        self._task, self._updates, self._batches = task, updates, Batches.draw(task)
+        arrays, config = list(task.start.values()), task.training
+        self._widths = np.array([task.data.features.shape[1], *task.model.hidden, len(arrays[-1])])
+        self._start = np.concatenate([array.ravel() for array in arrays])
+        self._bounds = np.cumsum([0, *(array.size for array in arrays)])
+        self._clipping_norm = np.inf if task.clip is None else task.clip.norm
         beta1, beta2, dtype = config.beta1, config.beta2, self._start.dtype
         adam = [beta1, 1 - beta1, beta2, 1 - beta2, config.adam_epsilon, config.weight_decay]
         self._adam = np.array([config.learning_rate, *adam], dtype)
-        self._unbiased = _unbiased(config, batches.counts.shape[1]).astype(dtype)
+        self._bias_correction = _bias_correction(config, self._batches.counts.shape[1])
+        self._bias_correction = self._bias_correction.astype(dtype)
 
     def train(self, chunk: slice) -> list[float]:
-        """Train some of the clients; returns each one's mean cross entropy over its steps.
+        """Train some of the clients; return the mean cross entropy of each over its steps.
 
-        Threads may train different chunks at a time.
+        Threads may train different chunks at the same time.
         """
-        clients = len(self._batches.rows)
+        clients = len(self._task.clients)
         first, end, _ = chunk.indices(clients)
         rows, counts = (part[chunk].numpy() for part in (self._batches.rows, self._batches.counts))
-        draws = Draws(self._draws.keys[chunk], self._draws.dropout)
+        draws, is_fedavg = self._task.draws[chunk], self._task.algorithm == "fedavg"
         units = int(self._widths[1:-1].sum()) if draws.dropout > 0 else 0
         kept = np.empty((*rows.shape, units), np.bool_)
         if units:
-            for step in range(rows.shape[1] if self._moves else 1):
+            for step in range(rows.shape[1] if is_fedavg else 1):
                 kept[:, step] = draws.kept(step, rows.shape[2], units).numpy()
         losses = np.empty(end - first)
         _train(
             self._start,
             self._widths,
             self._bounds,
-            self._data.features.numpy(),
-            self._data.labels.numpy(),
+            self._task.data.features.numpy(),
+            self._task.data.labels.numpy(),
             rows,
             counts,
             kept,
             self._start.dtype.type(1 / (1 - draws.dropout)),
-            self._moves,
+            is_fedavg,
             self._adam,
-            self._unbiased,
-            self._clip,
+            self._bias_correction,
+            self._clipping_norm,
             borrow((5, len(self._start)), self._start.dtype),
-            self._into,
+            self._updates,
             clients,
             first,
             losses,
@@ -108,8 +87,8 @@ class Compiled:
         return losses.tolist()
 
 
-def _unbiased(config: TrainingConfig, steps: int) -> npt.NDArray[np.float64]:
-    """Return what makes Adam's mean and root mean square unbiased in each step, (steps, 2)."""
+def _bias_correction(config: TrainingConfig, steps: int) -> npt.NDArray[np.float64]:
+    """Return the factors that make Adam's mean and root mean square unbiased, shape (steps, 2)."""
     power = np.arange(1, steps + 1)
     return np.stack([1 / (1 - config.beta1**power), (1 - config.beta2**power) ** -0.5], axis=1)
 
@@ -125,28 +104,28 @@ def _train(
     counts: Ints,
     kept: npt.NDArray[np.bool_],
     scale: np.floating,
-    moves: bool,
+    is_fedavg: bool,
     adam: Floats,
-    unbiased: Floats,
+    bias_correction: Floats,
     clipping_norm: float,
     scratch: Floats,
-    into: Floats,
+    updates: Floats,
     clients: int,
     first: int,
     losses: Floats,
 ) -> None:
-    """Train clients `first`, `first` + 1, ... of so many, whose batches these are."""
+    """Train the clients `first`, `first` + 1, ... of `clients`, with these batches."""
     one = start.dtype.type(1)
-    params, before, gradient = scratch[0], scratch[1], scratch[2]
+    params, first_gradient, gradient = scratch[0], scratch[1], scratch[2]
     means, squares = scratch[3], scratch[4]
     activations = np.empty(rows.shape[2] * widths.sum(), start.dtype)
     slopes = np.empty_like(activations)
     for client in range(len(rows)):
-        steps = (counts[client] > 0).sum() if moves else 1
-        loss, factor_before = 0.0, one
+        steps = (counts[client] > 0).sum() if is_fedavg else 1
+        loss, previous_factor = 0.0, one
         for step in range(steps):
             weights = params if step else start
-            slope = gradient if step else before
+            slope = gradient if step else first_gradient
             utterances = rows[client, step, : counts[client, step]]
             size = len(utterances)
             for i in range(size):
@@ -161,14 +140,14 @@ def _train(
             for part in range(len(bounds) - 1):
                 i, j = bounds[part], bounds[part + 1]
                 row = clients * i + (first + client) * (j - i)
-                out = into[row : row + j - i]
-                if not moves:
+                out = updates[row : row + j - i]
+                if not is_fedavg:
                     for at in range(j - i):
                         out[at] = factor * slope[i + at]
                 elif step == 0:
                     _first_step(
                         start[i:j],
-                        before[i:j],
+                        first_gradient[i:j],
                         factor,
                         adam,
                         params[i:j],
@@ -178,12 +157,12 @@ def _train(
                 else:
                     _next_step(
                         start[i:j],
-                        before[i:j],
-                        factor_before,
+                        first_gradient[i:j],
+                        previous_factor,
                         gradient[i:j],
                         factor,
                         adam,
-                        unbiased[step],
+                        bias_correction[step],
                         means[i:j],
                         squares[i:j],
                         params[i:j],
@@ -191,7 +170,7 @@ def _train(
                         step == 1,
                         step == steps - 1,
                     )
-            factor_before = factor
+            previous_factor = factor
         losses[client] = loss / steps
 
 
@@ -204,7 +183,7 @@ def _forward(
     kept: npt.NDArray[np.bool_],
     scale: np.floating,
 ) -> None:
-    """Fill in the activations of a batch, layer after layer, from those of the first."""
+    """Compute the activations of a batch, layer after layer, from its features."""
     layers, begin, at, unit = len(widths) - 1, 0, 0, 0
     zero = weights.dtype.type(0)
     for layer in range(layers):
@@ -232,7 +211,7 @@ def _forward(
 
 @compiled
 def _loss(widths: Ints, activations: Floats, slopes: Floats, truth: Ints) -> float:
-    """Return a batch's mean cross entropy, and write its derivative by the scores."""
+    """Return the mean cross entropy of a batch, and write its derivative by the scores."""
     size, classes = len(truth), widths[-1]
     at = size * widths[:-1].sum()
     total = 0.0
@@ -259,7 +238,7 @@ def _backward(
     scale: np.floating,
     gradient: Floats,
 ) -> None:
-    """Write a batch's gradient by all weights, given its derivative by the scores."""
+    """Write the gradient of a batch by all weights, given its derivative by the scores."""
     begin, at = len(weights), size * widths.sum()
     zero = weights.dtype.type(0)
     for layer in range(len(widths) - 2, -1, -1):
@@ -279,7 +258,7 @@ def _backward(
             further = slopes[at - size * n : at].reshape(size, n)
             np.dot(slope, weight, further)
             for i in range(size):
-                for j in range(n):  # what dropout left out is 0, too
+                for j in range(n):  # dropped units are 0, too
                     further[i, j] *= scale if inputs[i, j] > zero else zero
 
 
@@ -293,7 +272,7 @@ def _first_step(
     out: Floats,
     last: bool,
 ) -> None:
-    """Adam's first step, in which the moments are the gradient and its square."""
+    """Take Adam's first step: its unbiased moments are the gradient and its square."""
     rate, epsilon, decay = adam[0], adam[5], adam[6]
     for i in range(len(start)):
         g = factor * gradient[i] + decay * start[i]
@@ -307,12 +286,12 @@ def _first_step(
 @compiled
 def _next_step(
     start: Floats,
-    before: Floats,
-    factor_before: np.floating,
+    first_gradient: Floats,
+    previous_factor: np.floating,
     gradient: Floats,
     factor: np.floating,
     adam: Floats,
-    unbiased: Floats,
+    bias_correction: Floats,
     means: Floats,
     squares: Floats,
     params: Floats,
@@ -320,12 +299,12 @@ def _next_step(
     second: bool,
     last: bool,
 ) -> None:
-    """A later step of Adam; the moments before the second one are those of the first gradient."""
+    """Take a later step of Adam; the second step computes the moments of the first, too."""
     rate, beta1, rest1, beta2, rest2, epsilon, decay = adam
-    length, spread = rate * unbiased[0], unbiased[1]
+    length, spread = rate * bias_correction[0], bias_correction[1]
     for i in range(len(start)):
         if second:
-            h = factor_before * before[i] + decay * start[i]
+            h = previous_factor * first_gradient[i] + decay * start[i]
             mean, square = rest1 * h, rest2 * h * h
         else:
             mean, square = means[i], squares[i]

@@ -1,9 +1,9 @@
-"""Random orders and dropout masks of local training, counted out instead of drawn in turn.
+"""Random orders and dropout masks of local training, from a counter-based generator.
 
-Each number is a hash of a client's key and of its own place, so that a client gets the same
-ones alone or stacked with others, on any worker and on any device. The hash is SplitMix
+Each number is a hash of the client's key and of a counter. A client therefore gets the same
+numbers alone or together with others, on any worker and on any device. The hash is SplitMix
 (Steele, Lea and Flood, 2014) in 32 bits, with the finaliser of MurmurHash3. That is enough for
-shuffling and dropout; what a guarantee rests on is drawn from a `NoiseSource`.
+shuffling and dropout; random numbers that a guarantee rests on come from a `NoiseSource`.
 """
 
 import zlib
@@ -21,6 +21,7 @@ GOLDEN = 0x9E3779B9 - 2**32
 """SplitMix's increment, as a signed integer."""
 
 ORDER, MASK = 0, 1
+"""Kinds of numbers: each kind has its own counters."""
 
 Ints = npt.NDArray[np.int32]
 
@@ -31,7 +32,7 @@ def client_keys(seed: int, clients: Sequence[int], *name: str | int) -> torch.Te
     Parameters
     ----------
     name : str or int
-        Names the streams, together with `seed` and the client.
+        Names the random stream, together with `seed` and the client.
     """
     first, second = numpy_stream(seed, *name).integers(-(2**31), 2**31, 2).tolist()
     numbers = torch.tensor(clients, dtype=torch.int32)
@@ -40,26 +41,30 @@ def client_keys(seed: int, clients: Sequence[int], *name: str | int) -> torch.Te
 
 @dataclass(frozen=True)
 class Draws:
-    """Numbers of k clients.
+    """Random numbers of k clients.
 
     Attributes
     ----------
     keys : Tensor of int32, shape (k,)
         On the device that trains.
     dropout : float
-        Share of hidden units dropped.
+        Share of hidden units that are dropped.
     """
 
     keys: torch.Tensor
     dropout: float
 
+    def __getitem__(self, rows: slice | torch.Tensor) -> "Draws":
+        """Return the random numbers of some of the clients."""
+        return Draws(self.keys[rows], self.dropout)
+
     def orders(self, epoch: int, sizes: torch.Tensor) -> torch.Tensor:
-        """Return each client's utterances in random order, then padding: (k, largest size).
+        """Return each client's utterances in random order, then padding: shape (k, largest size).
 
         Parameters
         ----------
         sizes : Tensor of int64, shape (k,)
-            How many utterances each client has.
+            Number of utterances of each client.
         """
         places = torch.arange(int(sizes.max()), device=sizes.device)
         drawn = self._numbers(len(places), ORDER, epoch).long()
@@ -67,31 +72,31 @@ class Draws:
         return drawn.argsort(dim=1, stable=True)
 
     def masks(self, step: int, rows: int, widths: Sequence[int]) -> list[torch.Tensor]:
-        """Return what to multiply each hidden layer's outputs (k, rows, width) by in a step."""
+        """Return the dropout factors of each hidden layer in a step, shapes (k, rows, width)."""
         kept = self.kept(step, rows, sum(widths)).to(torch.get_default_dtype())
         kept /= 1 - self.dropout
         return list(torch.split(kept, list(widths), dim=2))
 
     def kept(self, step: int, rows: int, units: int) -> torch.Tensor:
-        """Return which hidden units stay in a step, bool (k, rows, units), all layers' in turn.
+        """Return which hidden units stay in a step, bool (k, rows, units), layer after layer.
 
-        It depends on a number's row and unit, not on how many rows there are.
+        The result for a row and unit does not depend on the number of rows.
         """
         drawn = self._numbers(rows * units, MASK, step)
         drawn &= 0xFFFFFF
         return (drawn >= round(self.dropout * 2**24)).view(len(self.keys), rows, units)
 
     def _numbers(self, count: int, kind: int, number: int) -> torch.Tensor:
-        """Return int32 numbers (k, count)."""
+        """Return random int32 numbers (k, count) of one kind, for one epoch or step."""
         start = zlib.crc32(f"{kind}/{number}".encode()) - 2**31
         if self.keys.is_cpu:
-            return torch.from_numpy(counted(self.keys.numpy(), start, count))
-        return counted_on_device(self.keys, start, count)
+            return torch.from_numpy(hashes(self.keys.numpy(), start, count))
+        return hashes_on_device(self.keys, start, count)
 
 
 @compiled
-def counted(keys: Ints, start: int, count: int) -> Ints:
-    """Return the hash of each of k keys plus start plus each multiple of GOLDEN, (k, count)."""
+def hashes(keys: Ints, start: int, count: int) -> Ints:
+    """Return the hash of each of k keys plus `start` plus i times GOLDEN, shape (k, count)."""
     numbers = np.empty((len(keys), count), np.int32)
     for row in range(len(keys)):
         first = np.uint32(keys[row] + start)
@@ -103,17 +108,17 @@ def counted(keys: Ints, start: int, count: int) -> Ints:
     return numbers
 
 
-def counted_on_device(keys: torch.Tensor, start: int, count: int) -> torch.Tensor:
-    """Do as `counted` where the keys are."""
+def hashes_on_device(keys: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Compute `hashes` on the device of the keys."""
     steps = torch.arange(count, dtype=torch.int32, device=keys.device)
     return _mix(keys[:, None] + steps.mul_(GOLDEN).add_(start))
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    """Return MurmurHash3's finaliser of each number: every bit depends on every other."""
+    """Return MurmurHash3's finaliser of each number: each bit depends on all bits."""
     for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32), (16, 1)):
         high = x >> shift
-        high &= (1 << (32 - shift)) - 1  # a shift of signed integers copies the sign
+        high &= (1 << (32 - shift)) - 1  # the shift of a signed integer copies the sign
         x = high.bitwise_xor_(x)
         if factor != 1:
             x *= factor

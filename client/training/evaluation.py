@@ -1,4 +1,4 @@
-"""How a model classifies utterances."""
+"""Confusion matrices of a model."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,7 @@ from fedser.common.arrays import Floats, Ints
 from fedser.common.threads import spread
 
 BLOCK = 512
-"""Vectors, or about as many frames, a forward pass: what lies between layers stays in a core's
-cache."""
+"""Vectors (or about as many frames) per forward pass: activations then fit a core's cache."""
 
 
 def confusion_matrices(
@@ -25,6 +24,8 @@ def confusion_matrices(
     ----------
     sets : sequence of (ndarray, ndarray)
         Features (n, d), or (n, T, d) of frames, and labels (n,).
+    threads : int
+        Number of threads that classify.
     """
     blocks = [block for features, _ in sets for block in _blocks(features)]
 
@@ -34,10 +35,10 @@ def confusion_matrices(
             return np.asarray(scores.argmax(dim=1).numpy())
 
     predicted = np.concatenate(spread(threads, classify, blocks))
-    parts = np.split(predicted, np.cumsum([len(labels) for _, labels in sets])[:-1])
+    by_set = np.split(predicted, np.cumsum([len(labels) for _, labels in sets])[:-1])
     return [
-        confusion_matrix(labels, part, len(EMOTIONS))
-        for (_, labels), part in zip(sets, parts, strict=True)
+        confusion_matrix(labels, own, len(EMOTIONS))
+        for (_, labels), own in zip(sets, by_set, strict=True)
     ]
 
 
@@ -47,5 +48,5 @@ def _blocks(features: Floats) -> list[Floats]:
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """Return how many utterances there are by true (row) and predicted (column) class."""
+    """Return the number of utterances by true class (row) and predicted class (column)."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)

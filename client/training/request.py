@@ -1,4 +1,4 @@
-"""What a training message asks of a node, as one JSON text."""
+"""The request in a training message, as one JSON text."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,20 +8,20 @@ from fedser.client.models.base import ModelConfig
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.mechanisms import build_mechanism, target_of
+from fedser.common.errors import check_choice
 from fedser.conf.training_keys import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Hosting:
-    """What a node does for a federation.
+    """The part of a federation that a node with its own data hosts.
 
     Attributes
     ----------
     clients : tuple of (int, str, int)
-        Each client that it trains: its number in the federation, its speaker, which of the
-        speaker's shards.
+        Each client of the node: its number in the federation, its speaker, the speaker's shard.
     test : tuple of str
-        Speakers on whom it evaluates the model, and who train nowhere.
+        Speakers that no client trains on; the node evaluates the model on them.
     normalisation : str
         ``speaker`` or ``none``.
     """
@@ -31,38 +31,39 @@ class Hosting:
     normalisation: str
 
 
-MODELS: dict[str, type[Mlp | Attention]] = {m.name: m for m in (Mlp, Attention)}
+MODELS: dict[str, type[ModelConfig]] = {Mlp.name: Mlp, Attention.name: Attention}
+"""The models that a message can name. A name outside this table is rejected, never imported."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Everything but the model.
+    """All that a node needs for a round, except the weights of the model.
 
     Attributes
     ----------
     federation : str
         Names the random streams, together with `seed`, `round` and the client.
     seed : int
-        Of the clients' shards, orders and dropout masks. No noise follows from it.
+        Seed of the clients' shards, orders and dropout masks, but of no noise.
     clients : tuple of int
-        Partition ids of the clients to train.
+        Numbers of the clients to train.
     dataset : str or None
-        File from which a simulation's worker reads its clients; a worker on another machine has
-        one of that name in a folder of its own. None where nodes hold data of their own.
+        File with the clients' data, for a worker of a simulation. A worker on another machine
+        looks for the file's name in its own folder. None if the nodes hold their own data.
     device : str
         ``cpu`` or ``cuda``.
     algorithm : str
-        ``fedavg`` or ``fedsgd``.
+        ``fedavg``, ``fedsgd`` or ``canary``.
     mechanism : Mechanism
         Applied to each update before it is sent.
     noise_seed : int or None
-        Seed of reproducible noise in a simulation; None: noise from the device's own entropy. A
-        node that holds data of its own ignores it.
+        Seed of reproducible noise in a simulation; None: noise from the device's own entropy.
+        A node with its own data ignores it.
     attempt : int
-        How often this round was begun before; each attempt has its own noise.
+        Number of earlier attempts at this round; each attempt has its own noise.
     hosting : Hosting or None
-        What a node that holds data of its own does for the federation; it also evaluates the
-        model that it starts from.
+        For a node with its own data: the part of the federation that it hosts. The node also
+        evaluates the model that it receives.
     """
 
     federation: str
@@ -80,7 +81,7 @@ class TrainRequest:
     hosting: Hosting | None = None
 
     def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal request back."""
+        """Return the request as JSON; `from_json` returns an equal request."""
         fields = asdict(self)
         fields["mechanism"]["_target_"] = target_of(self.mechanism)
         fields["model"]["name"] = self.model.name
@@ -97,20 +98,23 @@ class TrainRequest:
 
         Raises
         ------
+        UserError
+            If the model is not in `MODELS`.
         ValueError, KeyError, TypeError
-            If the text is not one.
+            If the text is no request.
         """
         fields = json.loads(text)
         if (hosting := fields["hosting"]) is not None:
             clients = tuple((number, who, shard) for number, who, shard in hosting["clients"])
             fields["hosting"] = Hosting(clients, tuple(hosting["test"]), hosting["normalisation"])
         mechanism = build_mechanism(fields["mechanism"], custom)
-        model = MODELS[fields["model"].pop("name")](**fields["model"])
+        model_name = fields["model"].pop("name")
+        check_choice("model.name", model_name, MODELS)
         return cls(
             **{
                 **fields,
                 "clients": tuple(fields["clients"]),
-                "model": model,
+                "model": MODELS[model_name](**fields["model"]),
                 "training": TrainingConfig(**fields["training"]),
                 "mechanism": mechanism,
             }

@@ -1,10 +1,10 @@
 """Local training of many clients as one batched computation, for GPUs.
 
-Every parameter has a leading client axis; clients of unequal size are padded and masked. What
-a client gets is what `client.training.local` gives it alone, to rounding. The gradient is written
-out for the multilayer perceptron, over buffers that stay from one chunk of clients to the next, and
-`client.training.vmapped` derives that of any other network. Nothing here runs in PyTorch's
-inference mode: there `torch.func` of PyTorch 2.11 takes every gradient for zero, without a word.
+Every parameter has a leading client axis. Clients of unequal size are padded and masked. Up to
+rounding, a client gets the update that `client.training.local` computes for it alone. The gradient
+is written out for the multilayer perceptron, over buffers that all chunks of clients use again;
+`client.training.vmapped` derives the gradient of any other network. No code here runs in PyTorch's
+inference mode: there `torch.func` of PyTorch 2.11 returns zero gradients without a warning.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,172 +16,147 @@ import torch
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
-from fedser.client.models.base import ModelConfig
 from fedser.client.training.batches import Batches
-from fedser.client.training.dataset import Dataset, trim
+from fedser.client.training.dataset import trim
 from fedser.client.training.draws import Draws
-from fedser.common.arrays import Arrays
+from fedser.client.training.task import LocalTask
 from fedser.common.buffers import borrow, split
-from fedser.conf.training_keys import TrainingConfig
 
 Tensors = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of those clients that still train: a of k, of up to b utterances each.
+    """One step of the a clients (of k) that still train, with at most b utterances each.
 
     Attributes
     ----------
-    on : Tensor of int64, shape (a,), or slice
-        Who they are.
+    clients : Tensor of int64, shape (a,), or slice
+        The clients among the k.
     features : Tensor, shape (a, b, ...)
-    truth : Tensor, shape (a, b, classes)
-        One-hot labels, times the weights.
-    weights : Tensor, shape (a, b, 1)
-        One over the size of the client's batch, or 0 for padding.
+    targets : Tensor, shape (a, b, classes)
+        One-hot labels, times `utterance_weights`.
+    utterance_weights : Tensor, shape (a, b, 1)
+        One over the size of the client's batch; 0 for padding.
     """
 
-    on: torch.Tensor | slice
+    clients: torch.Tensor | slice
     features: torch.Tensor
-    truth: torch.Tensor
-    weights: torch.Tensor
+    targets: torch.Tensor
+    utterance_weights: torch.Tensor
 
 
-Gradients = Callable[[Tensors, Tensors, Batch, Draws, int], torch.Tensor]
-"""Computes what `perceptron_gradients` does, for a network."""
+GradientFunction = Callable[[Tensors, Tensors, Batch, Draws, int], torch.Tensor]
+"""Computes gradients and losses of a network, with the arguments of `perceptron_gradients`."""
 
 
-class Stack:
-    """k clients about to train from the same weights, any chunk of them at a time.
+class StackedTrainer:
+    """Train clients of a task as one PyTorch computation, any chunk of them at a time.
 
     Parameters
     ----------
-    algorithm : str
-        ``fedavg`` or ``fedsgd``: chunks do as `fedavg_update` or `fedsgd_gradient` do for one.
-    start : Arrays
-        Global weights of the round, in the order of the network.
-    batches : Batches
-        Of these clients, who take one step of them with ``fedsgd``.
-    draws : Draws
-        Of these clients, on the device of the data.
-    clipping_norm : float or None
-        Bound on the L2 norm of each batch's gradient.
-    into : ndarray, shape (k * P,)
-        Takes the updates or gradients, to `common.buffers.split`.
+    task : LocalTask
+        For ``fedavg`` or ``fedsgd``, with its `start` in the order of the network.
+    updates : ndarray, shape (k * P,)
+        Receives the updates or gradients, laid out for `common.buffers.split`.
     """
 
     @torch.no_grad()
-    def __init__(
-        self,
-        algorithm: str,
-        model: ModelConfig,
-        start: Arrays,
-        data: Dataset,
-        batches: Batches,
-        config: TrainingConfig,
-        draws: Draws,
-        clipping_norm: float | None,
-        into: npt.NDArray[np.floating],
-    ) -> None:
-        self._gradients = self._derive(model, start)
-        self._algorithm, self._config, self._clipping_norm = algorithm, config, clipping_norm
-        device = data.features.device
-        self._weights = [torch.from_numpy(np.array(a)).to(device) for a in start.values()]
-        hosts = split(into, len(batches.rows), start)
+    def __init__(self, task: LocalTask, updates: npt.NDArray[np.floating]) -> None:
+        self._task, self._batches = task, Batches.draw(task)
+        self._gradients = self._gradient_function(task)
+        device = task.data.features.device
+        self._weights = [torch.from_numpy(np.array(a)).to(device) for a in task.start.values()]
+        hosts = split(updates, len(task.clients), task.start)
         self._hosts = [torch.from_numpy(host) for host in hosts.values()]
-        self._data, self._batches, self._draws = data, batches, draws
 
     @staticmethod
-    def _derive(model: ModelConfig, start: Arrays) -> Gradients:
-        """Return what computes the network's gradients."""
+    def _gradient_function(task: LocalTask) -> GradientFunction:
+        """Return the function that computes the network's gradients."""
         return perceptron_gradients
 
     @torch.no_grad()
     def train(self, chunk: slice) -> list[float]:
-        """Train some of the clients; returns each one's mean cross entropy over its steps.
+        """Train some of the clients; return the mean cross entropy of each over its steps.
 
-        Threads may train different chunks at a time.
+        Threads may train different chunks at the same time.
         """
         hosts = [host[chunk] for host in self._hosts]
         on_host = self._weights[0].is_cpu
         results = hosts if on_host else [self._weights[0].new_empty(h.shape) for h in hosts]
-        draws = Draws(self._draws.keys[chunk], self._draws.dropout)
-        batches = _steps(self._data, self._batches, chunk, len(self._weights[-1]))
-        if self._algorithm == "fedavg":
-            losses = _adam_steps(
-                self._gradients,
-                self._weights,
-                results,
-                batches,
-                draws,
-                self._clipping_norm,
-                self._config,
-            )
+        draws = self._task.draws[chunk]
+        if self._task.algorithm == "fedavg":
+            losses = self._adam_steps(results, self._steps(chunk), draws)
         else:
-            losses = self._gradients(self._weights, results, next(batches), draws, 0)
-            if self._clipping_norm is not None:
-                _clip(results, self._clipping_norm)
+            losses = self._gradients(self._weights, results, next(self._steps(chunk)), draws, 0)
+            self._clip(results)
         if not on_host:
             for host, result in zip(hosts, results, strict=True):
                 host.copy_(result)
         return losses.tolist()
 
+    def _steps(self, chunk: slice) -> Iterator[Batch]:
+        """Yield the batches of some of the clients, step by step."""
+        data, classes = self._task.data, len(self._weights[-1])
+        device = self._batches.rows.device
+        for step, count in enumerate(self._batches.counts[chunk].T):
+            if not (width := int(count.max())):
+                return
+            rows = self._batches.rows[chunk, step, :width]
+            clients: torch.Tensor | slice = slice(None)
+            if not count.all():
+                clients = count.nonzero()[:, 0].to(device)
+                rows, count = rows[clients], count[count > 0]
+            sizes = count.to(device)[:, None, None]
+            places = torch.arange(width, device=device)[:, None]
+            utterance_weights = (places < sizes).to(data.features.dtype) / sizes
+            features = trim(data.features.index_select(0, rows.reshape(-1)))
+            features = features.reshape(*rows.shape, *features.shape[1:])
+            targets = F.one_hot(data.labels[rows], classes) * utterance_weights
+            yield Batch(clients, features, targets, utterance_weights)
 
-def _steps(data: Dataset, batches: Batches, chunk: slice, classes: int) -> Iterator[Batch]:
-    """Yield some of the clients' batches, step by step."""
-    device = batches.rows.device
-    for step, count in enumerate(batches.counts[chunk].T):
-        if not (width := int(count.max())):
-            return
-        rows = batches.rows[chunk, step, :width]
-        on: torch.Tensor | slice = slice(None)
-        if not count.all():
-            on = count.nonzero()[:, 0].to(device)
-            rows, count = rows[on], count[count > 0]
-        sizes = count.to(device)[:, None, None]
-        places = torch.arange(width, device=device)[:, None]
-        weights = (places < sizes).to(data.features.dtype) / sizes
-        features = trim(data.features.index_select(0, rows.reshape(-1)))
-        features = features.reshape(*rows.shape, *features.shape[1:])
-        truth = F.one_hot(data.labels[rows], classes) * weights
-        yield Batch(on, features, truth, weights)
+    def _adam_steps(self, params: Tensors, batches: Iterator[Batch], draws: Draws) -> torch.Tensor:
+        """Write the updates of all steps into `params`; return mean losses, shape (k,)."""
+        losses = params[0].new_zeros(len(params[0]))
+        steps = torch.zeros_like(losses)
+        gradients, means, squares = _adam_buffers(self._weights, len(losses))
+        for param, weight in zip(params, self._weights, strict=True):
+            param.copy_(weight)
+        for step, batch in enumerate(batches):
+            everyone = isinstance(batch.clients, slice)
+            state = params, means, squares
+            moved, own_means, own_squares = (
+                part if everyone else [t[batch.clients] for t in part] for part in state
+            )
+            slopes = [g[: len(batch.targets)] for g in gradients]
+            # In the first step all clients have the same weights.
+            before = moved if step else self._weights
+            own_draws = draws[batch.clients]
+            losses[batch.clients] += self._gradients(before, slopes, batch, own_draws, step)
+            steps[batch.clients] += 1
+            self._clip(slopes)
+            counts = list(steps.new_full((len(slopes),), step))
+            self._adam_step(moved, slopes, own_means, own_squares, counts)
+            if not everyone:
+                for part, values in zip(state, (moved, own_means, own_squares), strict=True):
+                    for tensor, value in zip(part, values, strict=True):
+                        tensor[batch.clients] = value
+        for param, weight in zip(params, self._weights, strict=True):
+            param -= weight
+        return losses / steps
 
-
-def _adam_steps(
-    compute: Gradients,
-    weights: Tensors,
-    params: Tensors,
-    batches: Iterator[Batch],
-    draws: Draws,
-    clipping_norm: float | None,
-    config: TrainingConfig,
-) -> torch.Tensor:
-    """Write into `params` how all steps move the weights; returns mean losses, shape (k,)."""
-    losses = params[0].new_zeros(len(params[0]))
-    steps = torch.zeros_like(losses)
-    count = len(params[0])
-    gradients, means, squares = _stacks(weights, count)
-    for param, weight in zip(params, weights, strict=True):
-        param.copy_(weight)
-    for step, batch in enumerate(batches):
-        on, everyone = batch.on, isinstance(batch.on, slice)
-        stacks = params, means, squares
-        moved = [part if everyone else [t[on] for t in part] for part in stacks]
-        slopes = [g[: len(batch.truth)] for g in gradients]
-        own = Draws(draws.keys[on], draws.dropout)
-        # In the first step all have the same weights.
-        losses[on] += compute(moved[0] if step else weights, slopes, batch, own, step)
-        steps[on] += 1
-        if clipping_norm is not None:
-            _clip(slopes, clipping_norm)
+    def _adam_step(
+        self, params: Tensors, gradients: Tensors, means: Tensors, squares: Tensors, counts: Tensors
+    ) -> None:
+        """Move `params` by one step of Adam; `counts` holds the number of earlier steps."""
+        config = self._task.training
         adam(
-            moved[0],
-            slopes,
-            moved[1],
-            moved[2],
+            params,
+            gradients,
+            means,
+            squares,
             [],
-            list(steps.new_full((len(slopes),), step)),
+            counts,
             fused=True,
             amsgrad=False,
             beta1=config.beta1,
@@ -191,24 +166,29 @@ def _adam_steps(
             eps=config.adam_epsilon,
             maximize=False,
         )
-        if not everyone:
-            for part, values in zip(stacks, moved, strict=True):
-                for tensor, value in zip(part, values, strict=True):
-                    tensor[on] = value
-    for param, weight in zip(params, weights, strict=True):
-        param -= weight
-    return losses / steps
+
+    def _clip(self, gradients: Tensors) -> None:
+        """Scale each client's gradient down, as `torch.nn.utils.clip_grad_norm_` does."""
+        if self._task.clip is None:
+            return
+        parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
+        norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        factors = (self._task.clip.norm / (norms + 1e-6)).clamp_(max=1.0)
+        for g in gradients:
+            g *= factors.view(-1, *[1] * (g.ndim - 1))
 
 
 def perceptron_gradients(
     params: Tensors, into: Tensors, batch: Batch, draws: Draws, step: int
 ) -> torch.Tensor:
-    """Write the gradients of a batch's mean cross entropy, and return that, shape (a,).
+    """Write the gradients of each client's mean cross entropy, and return the latter, shape (a,).
 
     Parameters
     ----------
     params : list of Tensor
-        Weights (a, m, n) and biases (a, m) in turn; or (m, n) and (m,), the same for all.
+        Weights (a, m, n) and biases (a, m) in turn; or (m, n) and (m,), shared by all clients.
+    into : list of Tensor
+        Receives the gradients, shapes (a, m, n) and (a, m).
     """
     layers = list(zip(params[::2], params[1::2], strict=True))
     inputs, masks = [batch.features], list[torch.Tensor]()
@@ -225,8 +205,8 @@ def perceptron_gradients(
                 outputs *= masks[number]
         inputs.append(outputs)
     scores = inputs.pop().log_softmax(dim=2)
-    losses: torch.Tensor = -(scores * batch.truth).sum((1, 2))
-    slope = scores.exp_().mul_(batch.weights).sub_(batch.truth)
+    losses: torch.Tensor = -(scores * batch.targets).sum((1, 2))
+    slope = scores.exp_().mul_(batch.utterance_weights).sub_(batch.targets)
     for number in reversed(range(len(layers))):
         torch.bmm(slope.mT, inputs[number], out=into[2 * number])
         torch.sum(slope, dim=1, out=into[2 * number + 1])
@@ -238,17 +218,8 @@ def perceptron_gradients(
     return losses
 
 
-def _clip(gradients: Tensors, norm: float) -> None:
-    """Scale each client's gradient down, as `torch.nn.utils.clip_grad_norm_` does."""
-    parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
-    norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    factors = (norm / (norms + 1e-6)).clamp_(max=1.0)
-    for g in gradients:
-        g *= factors.view(-1, *[1] * (g.ndim - 1))
-
-
-def _stacks(like: Tensors, count: int) -> tuple[Tensors, Tensors, Tensors]:
-    """Return gradients, undefined, and Adam's moments, 0, for `count` tensors like each."""
+def _adam_buffers(like: Tensors, count: int) -> tuple[Tensors, Tensors, Tensors]:
+    """Return undefined gradients and two zero moments, each shaped (count, ...) as in `like`."""
     sizes = [count * value.numel() for value in like]
     if like[0].is_cpu:
         flat = torch.from_numpy(borrow((3, sum(sizes)), like[0].numpy().dtype))

@@ -3,31 +3,30 @@
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedser.client.models.base import ModelConfig
 from fedser.client.training.draws import Draws
-from fedser.client.training.stacked import Batch, Gradients, Stack, Tensors
-from fedser.common.arrays import Arrays
+from fedser.client.training.stacked import Batch, GradientFunction, StackedTrainer, Tensors
+from fedser.client.training.task import LocalTask
 
 MOST_ROWS = 2**18
-"""Vectors, or frames, that pass the network at a time, unless one client's batch has more."""
+"""Vectors or frames that pass the network at a time, unless one client's batch has more."""
 
 
-class Vmapped(Stack):
-    """A stack of which PyTorch derives the gradient."""
+class VmappedTrainer(StackedTrainer):
+    """A `StackedTrainer` for any network: PyTorch derives the gradient."""
 
     @staticmethod
-    def _derive(model: ModelConfig, start: Arrays) -> Gradients:
-        weights = [array for name, array in start.items() if name.endswith("weight")]
-        with torch.device("meta"):  # its own weights are of no use
-            network = model.network(inputs=weights[0].shape[1], classes=weights[-1].shape[0])
+    def _gradient_function(task: LocalTask) -> GradientFunction:
+        weights = [array for name, array in task.start.items() if name.endswith("weight")]
+        with torch.device("meta"):  # the network's own weights are not used
+            network = task.model.network(inputs=weights[0].shape[1], classes=weights[-1].shape[0])
 
         def loss(
-            params: Tensors, features: torch.Tensor, truth: torch.Tensor, masks: Tensors
+            params: Tensors, features: torch.Tensor, targets: torch.Tensor, masks: Tensors
         ) -> torch.Tensor:
-            own = dict(zip(start, params, strict=True))
-            drop = (lambda layer, x: masks[layer]) if masks else None
-            scores: torch.Tensor = functional_call(network, own, (features, drop))
-            return -(scores.log_softmax(dim=1) * truth).sum()
+            own = dict(zip(task.start, params, strict=True))
+            dropout = (lambda layer, x: masks[layer]) if masks else None
+            scores: torch.Tensor = functional_call(network, own, (features, dropout))
+            return -(scores.log_softmax(dim=1) * targets).sum()
 
         def gradients(
             params: Tensors, into: Tensors, batch: Batch, draws: Draws, step: int
@@ -35,12 +34,12 @@ class Vmapped(Stack):
             size, masks = batch.features.shape[1], Tensors()
             if draws.dropout > 0:
                 masks = draws.masks(step, size, network.hidden)
-            of_each = 0 if params[0].ndim > weights[0].ndim else None
+            params_axis = 0 if params[0].ndim > weights[0].ndim else None
             most = max(1, MOST_ROWS * batch.features.shape[-1] // batch.features[0].numel())
-            compute = vmap(grad_and_value(loss), (of_each, 0, 0, 0), chunk_size=most)
+            compute = vmap(grad_and_value(loss), (params_axis, 0, 0, 0), chunk_size=most)
             found: Tensors
             losses: torch.Tensor
-            found, losses = compute(params, batch.features, batch.truth, masks)
+            found, losses = compute(params, batch.features, batch.targets, masks)
             for target, gradient in zip(into, found, strict=True):
                 target.copy_(gradient)
             return losses

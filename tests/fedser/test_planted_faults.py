@@ -11,8 +11,8 @@ from fedser.client import app
 from fedser.client.privacy import local as privacy
 from fedser.client.privacy import rounded_gaussian
 from fedser.client.privacy.local import LocalDP
-from fedser.client.training import local as training
-from fedser.client.training.engine import Training
+from fedser.client.training import dp_sgd
+from fedser.client.training.engine import LocalTraining
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.federation.cohort import Sampler
@@ -151,11 +151,11 @@ def noise_divided_by_num_examples(patch):
 
 
 def no_protection_on_the_compiled_path(patch):
-    real = Training.protect
+    real = LocalTraining.protect
     patch.setattr(
-        Training,
+        LocalTraining,
         "protect",
-        lambda self, chunk, updates: None if self._stack else real(self, chunk, updates),
+        lambda self, chunk, updates: None if self._multi_client else real(self, chunk, updates),
     )
 
 
@@ -178,9 +178,9 @@ def no_noise_on_the_count(patch):
 
 
 def dp_sgd_noise_on_one_tensor(patch):
-    real = training.standard_normal
+    real = dp_sgd.standard_normal
     patch.setattr(
-        training,
+        dp_sgd,
         "standard_normal",
         lambda noise, shape: real(noise, shape) * np.float32(shape == (8, FEATURES)),
     )
@@ -188,7 +188,7 @@ def dp_sgd_noise_on_one_tensor(patch):
 
 def batches_of_fixed_size(patch):
     patch.setattr(
-        training,
+        dp_sgd,
         "poisson_batch",
         lambda count, rate, noise: torch.randperm(count)[: round(count * rate)],
     )
@@ -196,7 +196,7 @@ def batches_of_fixed_size(patch):
 
 def same_batch_in_every_step(patch):
     patch.setattr(
-        training, "poisson_batch", lambda count, rate, noise: torch.arange(round(count * rate))
+        dp_sgd, "poisson_batch", lambda count, rate, noise: torch.arange(round(count * rate))
     )
 
 

@@ -9,8 +9,9 @@ import torch
 from fedser.attacks.adversary.own_speakers import make_shadow_clients, simulate_rounds, victim_size
 from fedser.client.app import app as client_app
 from fedser.client.models.base import initial_arrays
-from fedser.client.training.draws import Draws, client_keys
+from fedser.client.privacy.base import NoMechanism
 from fedser.client.training.local import fedavg_update, fedsgd_gradient
+from fedser.client.training.task import LocalTask
 from fedser.conf.algorithm_keys import TranscriptConfig
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.grids.local import LocalGrid
@@ -19,6 +20,7 @@ from fedser.server.transcript.transcript import Transcript
 from tests.examples import LOCAL, UDP, NoNoise, clients, corpus, federation
 
 PLAIN = PrivacyConfig()
+NO_MECHANISM = NoMechanism()
 
 
 def play(folder, **kwargs):
@@ -30,12 +32,22 @@ def play(folder, **kwargs):
     return played, Transcript(folder / "t"), cast
 
 
-def by_hand(protocol, name, start, server_round, examples, one, clip=None):
+def by_hand(protocol, name, start, server_round, examples, one, mechanism=NO_MECHANISM):
     """What one of the cast computes before anything is added."""
     train = {"fedavg": fedavg_update, "fedsgd": fedsgd_gradient}[protocol.algorithm.name]
-    keys = client_keys(protocol.seed, [one], "training", "rehearsal", name, server_round)
-    draws = Draws(keys, protocol.model.dropout)
-    return train(protocol.model, start, examples, protocol.training, draws, clip, NoNoise())[0]
+    task = LocalTask(
+        algorithm=protocol.algorithm.name,
+        model=protocol.model,
+        start=start,
+        training=protocol.training,
+        mechanism=mechanism,
+        data=examples,
+        clients=[one],
+        seed=protocol.seed,
+        stream=("rehearsal", name, server_round),
+        noises=[NoNoise()],
+    )
+    return train(task, 0)[0]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +58,7 @@ def by_hand(protocol, name, start, server_round, examples, one, clip=None):
 def test_an_answer_is_local_training_from_the_rounds_recorded_model(tmp_path, algorithm, privacy):
     played, stored, cast = play(tmp_path, algorithm=algorithm, privacy=privacy, rounds=3)
     models = dict(stored.global_models())
-    clip = played.protocol.plan.client_mechanism().gradient
+    mechanism = played.protocol.plan.client_mechanism()
     # The server divides by 3 steps (ten in batches of four), or by 1 where nobody says how many.
     steps = 1 if privacy.mechanism == "local" else 3
     scale = 1.0 if algorithm == "fedsgd" else -1 / (steps * 5e-3)
@@ -55,7 +67,7 @@ def test_an_answer_is_local_training_from_the_rounds_recorded_model(tmp_path, al
         start = models[scene.round]
         for row, one in enumerate(scene.cast.tolist()):
             expected = by_hand(
-                played.protocol, played.name, start, scene.round, cast.examples[one], one, clip
+                played.protocol, played.name, start, scene.round, cast.examples, one, mechanism
             )
             for name in start:
                 apart = scene.plain[name][row] - scale * expected[name]
@@ -68,7 +80,7 @@ def test_another_model_gives_another_answer(tmp_path):
     (_, second) = simulate_rounds(stored, played.protocol, cast, asked=1)
     one = int(second.cast[0])
     other = initial_arrays(played.protocol.model, 12, 4, seed=99)
-    wrong = by_hand(played.protocol, played.name, other, 2, cast.examples[one], one)
+    wrong = by_hand(played.protocol, played.name, other, 2, cast.examples, one)
     found = second.plain["dense.0.weight"][0] * -(3 * 5e-3)
     assert np.abs(found - wrong["dense.0.weight"]).max() > 1e-3
 

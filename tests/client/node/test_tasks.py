@@ -1,4 +1,4 @@
-"""How requests to an API that cannot be reached are tried again."""
+"""Repeated requests to an API that cannot be reached."""
 
 import httpx
 import pytest
@@ -7,7 +7,7 @@ from fedser.client.node.tasks import retries
 
 
 class Api:
-    """Raises these errors in turn, and then answers."""
+    """Raise these errors one after another, and then answer."""
 
     def __init__(self, *errors):
         self.errors, self.asked = list(errors), 0
@@ -27,35 +27,35 @@ def status(code):
     return httpx.HTTPStatusError(f"{code}", request=request, response=httpx.Response(code))
 
 
-def trying(gone=lambda: False, patience=None):
-    made = retries(gone, patience)
-    made.wait_function = lambda seconds: None
-    return made
+def without_pauses(gone=lambda: False, patience=None):
+    invoker = retries(gone, patience)
+    invoker.wait_function = lambda seconds: None
+    return invoker
 
 
-def test_an_api_that_was_away_is_asked_again():
+def test_a_request_is_repeated_while_the_api_is_away():
     api = Api(AWAY, httpx.ReadTimeout("late"), status(503), *[AWAY] * 50)
-    assert trying().invoke(api) == "answer"
+    assert without_pauses().invoke(api) == "answer"
     assert api.asked == 54
 
 
 @pytest.mark.parametrize("code", [401, 403, 413, 500])
-def test_an_api_that_refuses_is_not_asked_again(code):
+def test_a_rejected_request_is_not_repeated(code):
     api = Api(status(code))
     with pytest.raises(httpx.HTTPStatusError):
-        trying().invoke(api)
+        without_pauses().invoke(api)
     assert api.asked == 1
 
 
-def test_an_api_that_has_ended_is_not_waited_for():
+def test_no_request_is_repeated_after_the_api_ended():
     api = Api(*[AWAY] * 9)
     with pytest.raises(httpx.ConnectError):
-        trying(gone=lambda: api.asked == 3).invoke(api)
+        without_pauses(gone=lambda: api.asked == 3).invoke(api)
     assert api.asked == 3
 
 
-def test_patience_ends():
+def test_no_request_is_repeated_after_the_patience():
     api = Api(*[AWAY] * 9)
     with pytest.raises(httpx.ConnectError):
-        trying(patience=0.0).invoke(api)
+        without_pauses(patience=0.0).invoke(api)
     assert api.asked == 1

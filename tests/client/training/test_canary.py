@@ -2,22 +2,20 @@ import numpy as np
 import pytest
 import torch
 
-from fedser.client.models.mlp import Mlp
 from fedser.client.training.canary import canary_update, part_of
-from fedser.client.training.local import Examples
+from fedser.client.training.dataset import Examples
 from fedser.common.arrays import unflatten
-from fedser.conf.training_keys import TrainingConfig
+from tests.client.training.one_client import train
 
 START = {
     "w": np.arange(1, 13, dtype=np.float32).reshape(3, 4),
-    "b": np.array([0, 5, 0], np.float32),  # zeros are not shared
+    "b": np.array([0, 5, 0], np.float32),  # zeros belong to no part
 }
 
 
 def sent(part, parts, label, noise=None):
     own = Examples(torch.tensor([[float(part), float(parts)]]), torch.tensor([label]))
-    generator = torch.Generator().manual_seed(0)
-    update, loss = canary_update(Mlp(), START, own, TrainingConfig(), generator, None, noise)
+    update, loss = train(canary_update, own, start=START, noise=noise)
     assert loss == 0
     return update
 
@@ -33,7 +31,7 @@ def test_parts_are_disjoint_and_make_up_the_model(parts):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_the_label_decides_the_sign_and_noise_is_left_to_the_mechanism():
+def test_the_label_decides_the_sign_and_no_noise_is_drawn():
     noise = np.random.default_rng(0)
     plus, minus = (sent(1, 3, label, noise) for label in (1, 0))
     for name in START:
@@ -41,7 +39,7 @@ def test_the_label_decides_the_sign_and_noise_is_left_to_the_mechanism():
     assert noise.random() == np.random.default_rng(0).random()
 
 
-def test_a_vector_is_cut_as_it_was_joined():
+def test_unflatten_reverses_flatten():
     flat = np.concatenate([array.ravel() for array in START.values()])
     for name, array in unflatten(flat, START).items():
         np.testing.assert_array_equal(array, START[name])

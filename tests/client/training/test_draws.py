@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fedser.client.training.draws import Draws, client_keys, counted, counted_on_device
+from fedser.client.training.draws import Draws, client_keys, hashes, hashes_on_device
 
 DRAWS = Draws(client_keys(0, range(2000), "training", "f", 3), 0.2)
 
@@ -12,13 +12,16 @@ def kept(draws, layer=0, step=0, rows=5):
     return draws.masks(step, rows, [40, 40])[layer] > 0
 
 
-def test_a_client_has_its_own_numbers_alone_or_among_others():
+def test_numbers_do_not_depend_on_the_other_clients():
     alone = Draws(client_keys(0, [7], "training", "f", 3), 0.2)
     some = Draws(client_keys(0, [1999, 7], "training", "f", 3), 0.2)
+    picked = DRAWS[torch.tensor([1999, 7])]
     sizes = torch.full((2000,), 26)
     assert torch.equal(DRAWS.orders(1, sizes)[7], alone.orders(1, sizes[:1])[0])
     assert torch.equal(kept(DRAWS)[7], kept(alone)[0])
     assert torch.equal(kept(some)[1], kept(alone)[0])
+    assert torch.equal(picked.keys, some.keys) and picked.dropout == some.dropout
+    assert torch.equal(DRAWS[7:8].keys, alone.keys)
     assert torch.equal(kept(alone, rows=3)[0], kept(alone)[0, :3])
 
 
@@ -31,7 +34,7 @@ def test_an_order_is_a_permutation_and_padding_comes_last():
 
 
 @pytest.mark.parametrize("place", [0, 1, 25])
-def test_every_utterance_is_as_often_at_a_place(place):
+def test_every_utterance_is_equally_often_at_a_place(place):
     orders = torch.cat([DRAWS.orders(e, torch.full((2000,), 26)) for e in range(20)])
     counts = np.bincount(orders[:, place].numpy(), minlength=26)
     assert chisquare(counts).pvalue > 1e-4
@@ -73,22 +76,22 @@ def test_keys_differ_between_clients():
     assert len(client_keys(0, range(10_000), "training").unique()) >= 9_998
 
 
-def test_nothing_is_dropped_at_a_share_of_zero():
+def test_dropout_zero_drops_nothing():
     assert kept(Draws(DRAWS.keys, 0.0)).all()
 
 
 def splitmix(key, start, place):
-    """The hash in Python's integers: SplitMix's counter, MurmurHash3's finaliser."""
+    """The hash in Python integers: SplitMix's counter, MurmurHash3's finaliser."""
     x = (key + start + place * 0x9E3779B9) % 2**32
     x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
     x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
     return x ^ x >> 16
 
 
-def test_numbers_are_the_hash_of_their_place_on_every_device():
+def test_numbers_are_the_hash_of_their_counter_everywhere():
     keys, count = client_keys(0, range(50), "training"), 300
     for start in (-(2**31), -5, 2**31 - 1):
         expected = [[splitmix(key, start, i) for i in range(count)] for key in keys.tolist()]
         expected = np.array(expected, np.uint32).view(np.int32)
-        np.testing.assert_array_equal(counted(keys.numpy(), start, count), expected)
-        np.testing.assert_array_equal(counted_on_device(keys, start, count), expected)
+        np.testing.assert_array_equal(hashes(keys.numpy(), start, count), expected)
+        np.testing.assert_array_equal(hashes_on_device(keys, start, count), expected)

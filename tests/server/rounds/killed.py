@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedser.client.training.engine import Training
+from fedser.client.training.engine import LocalTraining
 from fedser.common import files as disk
 from fedser.common.run_folder import alone
 from fedser.conf.privacy_keys import PrivacyConfig
@@ -131,13 +131,13 @@ def is_last(kind: str) -> Callable[..., bool]:
 
 MOMENTS: dict[str, Callable[[], None]] = {
     "before the first round": lambda: before(Checkpoint, "announce"),
-    "in the first round": lambda: before(Training, "protect"),
+    "in the first round": lambda: before(LocalTraining, "protect"),
     "a line of the journal half written": lambda: half_a_line(FATAL),
     "after the round was announced": lambda: after(
         Checkpoint, "announce", lambda self, number, *_: number == FATAL
     ),
     "while clients train": lambda: after(
-        Training, "__init__", lambda *given: (NAME, FATAL) in given
+        LocalTraining, "__init__", lambda self, task: task.stream == (NAME, FATAL)
     ),
     "before aggregation": lambda: [
         before(kind, "__call__", lambda self, number, *_: number == FATAL)

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 
 from fedser.client import app as client_module
 from fedser.client.app import app as client_app
-from fedser.client.training.engine import Training
+from fedser.client.training.engine import LocalTraining
 from fedser.common.errors import UserError
 from fedser.common.seeds import SystemEntropy
 from fedser.conf.algorithm_keys import TranscriptConfig
@@ -373,15 +373,15 @@ def test_a_failing_client_stops_the_run(tmp_path):
 def test_a_diverging_client_loses_only_its_own_update(tmp_path, monkeypatch, config, value):
     diverged = []
 
-    class Diverging(Training):
+    class Diverging(LocalTraining):
         def train(self, chunk):
             losses = super().train(chunk)
-            if 2 in self._clients[chunk] and not diverged:  # in the first round
-                self.updates["dense.1.bias"][self._clients.index(2), 0] = value
+            if 2 in self.task.clients[chunk] and not diverged:  # in the first round
+                self.updates["dense.1.bias"][self.task.clients.index(2), 0] = value
                 diverged.append(2)
             return losses
 
-    monkeypatch.setattr(client_module, "Training", Diverging)
+    monkeypatch.setattr(client_module, "LocalTraining", Diverging)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(7, 1), (8, 0)]
     assert 2 not in {client for server_round, client in releases_of(tmp_path) if server_round == 1}
@@ -394,13 +394,13 @@ def test_a_diverging_client_loses_only_its_own_update(tmp_path, monkeypatch, con
 def test_rejected_huge_updates_do_not_change_the_noise(tmp_path, monkeypatch, config, capsys):
     """The model would clip them, but no attack could read them in the transcript."""
 
-    class Odd(Training):
+    class Odd(LocalTraining):
         def train(self, chunk):
             for array in self.updates.values():
                 array[chunk].fill(3.4e38)
-            return [0.0] * len(self._clients[chunk])
+            return [0.0] * len(self.task.clients[chunk])
 
-    monkeypatch.setattr(client_module, "Training", Odd)
+    monkeypatch.setattr(client_module, "LocalTraining", Odd)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [row.rejections for row in outcome.rounds] == [{"size": 8}] * 2
     assert releases_of(tmp_path) == []
@@ -424,13 +424,13 @@ def test_rejected_huge_updates_do_not_change_the_noise(tmp_path, monkeypatch, co
     ],
 )
 def test_a_zero_or_huge_update_is_noised_like_any_other(tmp_path, monkeypatch, config, size):
-    class Odd(Training):
+    class Odd(LocalTraining):
         def train(self, chunk):
             for array in self.updates.values():
                 array[chunk].fill(size)
-            return [0.0] * len(self._clients[chunk])
+            return [0.0] * len(self.task.clients[chunk])
 
-    monkeypatch.setattr(client_module, "Training", Odd)
+    monkeypatch.setattr(client_module, "LocalTraining", Odd)
     outcome = run(tmp_path, rounds=2, fraction=1.0, privacy=config)
     assert [(row.clients, row.rejected) for row in outcome.rounds] == [(8, 0), (8, 0)]
     first, second, _ = dict(Transcript(tmp_path / "t").global_models()).values()
