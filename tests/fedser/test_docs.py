@@ -140,7 +140,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from tests import ROOT
-from fedser.attacks.adversary.tap import gather
+from fedser.attacks.algorithms.base import gather
 
 
 @dataclass

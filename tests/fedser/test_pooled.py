@@ -89,7 +89,7 @@ def test_ages_of_the_shadow_are_cut_at_the_bounds_of_the_private_corpus(fedser):
     [
         (AGES, "takes 1 value(s) over the shadow speakers (30 and above)"),
         (("", *AGES[1:3], "29", *AGES[4:]), "private speakers have the value(s) missing, shadow"),
-        ((*AGES[:3], "", *AGES[4:]), "corpus rest does not say it of speaker east/s3; known there"),
+        ((*AGES[:3], "", *AGES[4:]), "corpus rest lacks it for speaker east/s3; set one"),
     ],
 )
 def test_groups_that_no_attack_could_be_trained_for_or_measured_are_refused(fedser, ages, message):
