@@ -102,6 +102,7 @@ def simulate_rounds(
     for victims in _rounds(transcript):
         server_round = int(victims.round[0])
         model = next(found for number, found in models if number == server_round)
+        # Earlier results depend on the names of the random streams: they must not change.
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
         chosen = np.sort(rng.permutation(len(shadow_clients))[:asked])

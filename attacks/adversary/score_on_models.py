@@ -53,7 +53,7 @@ def score_on_models(
             for client in clients.tolist():
                 rounds[client].append(one.round)
 
-    # The names of random streams must not change: earlier results depend on them.
+    # Earlier results depend on the names of the random streams: they must not change.
     own, name = replace(config, draws=attack.draws), path.name
     of_shadow = _leaks(shadow_rounds, choose_leaks, own, protocol.seed, name, "cast")
     of_victims = _leaks(victim_rounds, leak_chooser(config), config, protocol.seed, name, "victims")

@@ -1,4 +1,4 @@
-"""Which input features move the first layer most."""
+"""An attack on the strength with which input features move the first layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class InputNorms:
     """Logistic regression on the norm of the gradient at each input feature."""
 
     name: ClassVar[str] = "input_norms"
-    max_examples: int | None  # shadow updates to learn from
+    max_examples: int | None  # shadow updates to fit to
     inverse_regularisation: float
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
@@ -27,7 +27,7 @@ class InputNorms:
         return np.asarray(np.linalg.norm(first, axis=1), dtype=np.float32)
 
     def fit(self, examples: Stream) -> None:
-        """Learn from updates of speakers whose attribute the adversary knows."""
+        """Fit to updates of speakers whose attribute the adversary knows."""
         features, labels = gather(self.features, examples)
         regression = LogisticRegression(C=self.inverse_regularisation, max_iter=1000)
         self._model = make_pipeline(StandardScaler(), regression).fit(features, labels)

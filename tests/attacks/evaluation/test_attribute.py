@@ -246,7 +246,7 @@ def test_each_of_three_classes_is_compared_with_the_rest(tmp_path, folds):
     assert entry["roc"]["tpr"][10] == pytest.approx(entry["tpr_at_fpr_10"], abs=1e-4)
 
 
-def test_calibration_undoes_a_preference_for_one_of_three_classes(tmp_path):
+def test_calibration_undoes_a_preference_for_one_class(tmp_path):
     scores, path = by_age(tmp_path, speakers=30, strength=3.0)
     (plain,) = evaluate_attack(scores, path, AGES, CONFIG, seed=0)
     # log-odds, so that the median shifts each class by a constant

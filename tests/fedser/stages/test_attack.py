@@ -1,4 +1,4 @@
-"""What the adversary is refused before anything is trained, and what it is given if not."""
+"""Checks of the adversary before the training, and the evaluation of its attacks."""
 
 from dataclasses import replace
 
@@ -75,7 +75,7 @@ def test_settings_that_can_run_are_allowed(overrides):
             ["adversary.layers=['first, second']", "transcript.layers='first,last'"],
             r"first, second is not recorded by transcript\.layers=first,last; set transcript",
         ),
-        (["attack=fusion"], r"attack\.fusion\.of=.* must name other attacks of this run: there is none"),
+        (["attack=fusion"], r"attack\.fusion\.of=.* must name other attacks .*: there is none"),
         (["attack=[snapshot]", "adversary.vantage=final"], "attack=snapshot needs every round's"),
     ],
 )
