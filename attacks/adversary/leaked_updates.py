@@ -1,4 +1,4 @@
-"""Which of a client's updates leak, and how what they say is put together."""
+"""Which updates of a client leak, and how the leaked updates of one draw are combined."""
 
 from collections.abc import Mapping
 
@@ -15,34 +15,34 @@ from fedser.conf.schema import AdversaryConfig
 def choose_leaks(
     rounds: Ints, config: AdversaryConfig, seed: int, *name: str | int
 ) -> dict[str, Bools]:
-    """Choose which of a client's k updates leak, once a draw.
+    """Choose, for each draw, which of a client's k updates leak.
 
-    A client that sent fewer than are to leak gives all it sent.
+    If the client sent fewer updates than leak, all its updates leak.
 
     Parameters
     ----------
     rounds : ndarray of int64, shape (k,)
-        When each was sent.
+        Round of each update.
     name : str or int
-        Name the random stream, together with `seed`.
+        Name of the random stream, together with `seed`.
 
     Returns
     -------
     dict of str to ndarray of bool, shape (draws, k)
-        By number of leaked updates. Of the earliest, the latest and all there is one draw.
+        By number of leaked updates. There is one draw of the earliest, the latest, and all updates.
     """
-    by_round, many = rounds.argsort(kind="stable"), len(rounds)
+    by_round, sent = rounds.argsort(kind="stable"), len(rounds)
     chosen = {}
     for leaked in map(str, config.leaked_updates):
-        count = many if leaked == "all" else min(int(leaked), many)
+        count = sent if leaked == "all" else min(int(leaked), sent)
         if leaked == "all" or config.selection == "earliest":
             order = by_round[None, :count]
         elif config.selection == "latest":
-            order = by_round[None, many - count :]
+            order = by_round[None, sent - count :]
         else:
             rng = numpy_stream(seed, "leaked", leaked, *name)
-            order = rng.random((config.draws, many)).argsort(axis=1)[:, :count]
-        chosen[leaked] = np.zeros((len(order), many), dtype=bool)
+            order = rng.random((config.draws, sent)).argsort(axis=1)[:, :count]
+        chosen[leaked] = np.zeros((len(order), sent), dtype=bool)
         np.put_along_axis(chosen[leaked], order, True, axis=1)
     return chosen
 
@@ -55,9 +55,9 @@ def score_leaks(
     Parameters
     ----------
     combination : str
-        What is put together: the ``updates`` (their mean is attacked, as in the 2022 study),
-        their ``statistics`` (the mean of the numbers that the attack reads), or the
-        ``log_odds`` (their sum, as if updates were independent evidence).
+        ``updates``: attack the mean of the updates, as in the 2022 study. ``statistics``: score
+        the mean of the attack's features. ``log_odds``: add the log-odds, as if the updates were
+        independent evidence.
 
     Returns
     -------
@@ -65,9 +65,9 @@ def score_leaks(
         ``client``, ``leaked``, ``draw`` and ``score_0`` to ``score_{C-1}``.
     """
     if combination != "updates":
-        numbers = read_update(attack, seen.gradients, combination)
-        return score_numbers(attack, seen.client, numbers, leaks, combination)
-    # A mean at a time: together they are many times what was sent.
+        values = read_values(attack, seen.gradients, combination)
+        return score_values(attack, seen.client, values, leaks, combination)
+    # One mean at a time, because all means together are many times as large as the updates.
     means = [
         attack.features({n: np.tensordot(w[None], a, 1) for n, a in seen.gradients.items()})
         for w in _weights(leaks)
@@ -75,29 +75,29 @@ def score_leaks(
     return _rows(seen.client, attack.score(np.concatenate(means)), leaks)
 
 
-def read_update(attack: Attack, gradients: Mapping[str, Floats], combination: str) -> Floats:
-    """Return what is put together of k updates, unless it is these: numbers or scores (k, p)."""
+def read_values(attack: Attack, gradients: Mapping[str, Floats], combination: str) -> Floats:
+    """Return the values to combine of k updates, (k, p): scores for `log_odds`, else features."""
     features = attack.features(gradients)
     return attack.score(features) if combination == "log_odds" else features
 
 
-def score_numbers(
-    attack: Attack, client: int, numbers: Floats, leaks: Mapping[str, Bools], combination: str
+def score_values(
+    attack: Attack, client: int, values: Floats, leaks: Mapping[str, Bools], combination: str
 ) -> pd.DataFrame:
-    """Score each draw by what `read_update` returned of a client's updates; as `score_leaks`."""
+    """Score each draw of a client by the values from `read_values`; returns as `score_leaks`."""
     if combination == "log_odds":
-        return combine_scores(client, numbers, leaks, combination)
-    means = _weights(leaks) @ numbers.astype(np.float32, copy=False)
+        return combine_scores(client, values, leaks, combination)
+    means = _weights(leaks) @ values.astype(np.float32, copy=False)
     return _rows(client, attack.score(means), leaks)
 
 
 def combine_scores(
     client: int, scores: Floats, leaks: Mapping[str, Bools], combination: str
 ) -> pd.DataFrame:
-    """Put the scores (k, C) of single updates together over each draw; returns as `score_leaks`.
+    """Combine the scores (k, C) of single updates over each draw; returns as `score_leaks`.
 
-    They are summed as ``log_odds``. Else their mean stands for the score of the mean, which it
-    is for a linear attack.
+    With ``log_odds`` the scores are added. Otherwise their mean replaces the score of the mean. For
+    a linear attack the two are equal.
     """
     masks = np.concatenate(list(leaks.values())).astype(np.float32)
     if combination != "log_odds":
@@ -106,7 +106,7 @@ def combine_scores(
 
 
 def _weights(leaks: Mapping[str, Bools]) -> Floats:
-    """Return the weight of each update in the mean over each draw, (draws, k)."""
+    """Return the weight of each update in the mean of each draw, (draws, k)."""
     masks = np.concatenate(list(leaks.values()))
     return np.asarray(masks / masks.sum(axis=1, keepdims=True), dtype=np.float32)
 

@@ -1,7 +1,7 @@
-"""The adversary's own speakers, trained at the very models that the victims started from.
+"""The adversary's own speakers, trained at the global models from which the victims started.
 
-Whoever runs the protocol knows every round's global model, so it can answer each round's
-request in the place of speakers whose attributes it knows, under the same mechanism.
+Anyone who runs the protocol knows the global model of every round. So the adversary can answer the
+request of each round with speakers whose attributes it knows, under the same mechanism.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,21 +46,21 @@ class ShadowClients:
 
 @dataclass(frozen=True)
 class SimulatedRound:
-    """One round: k releases of the victims' clients, and what a of the cast would have sent.
+    """One round: k updates of victims, and updates of a shadow clients from the same model.
 
     Attributes
     ----------
     round : int
     victims : RecordedUpdates
-    cast : ndarray of int64, shape (a,)
-        Who of the cast was asked.
+    clients : ndarray of int64, shape (a,)
+        The shadow clients that were trained.
     plain, sent : dict of str to ndarray of float32, shape (a, ...)
-        Pseudo-gradients of their updates before and after the mechanism.
+        Pseudo-gradients of their updates, before and after the mechanism.
     """
 
     round: int
     victims: RecordedUpdates
-    cast: Ints
+    clients: Ints
     plain: dict[str, Floats]
     sent: dict[str, Floats]
 
@@ -68,7 +68,7 @@ class SimulatedRound:
 def make_shadow_clients(
     clients: Clients, labels: Ints, speakers: Ints, size: int | None, seed: int
 ) -> ShadowClients:
-    """Give each client so many of its utterances, or all it has: of fewer, or for None."""
+    """Sample `size` utterances per client; keep all if the client has fewer or `size` is None."""
     examples = []
     for client in range(len(clients)):
         rows = np.flatnonzero(clients.client == client)
@@ -80,32 +80,33 @@ def make_shadow_clients(
 
 
 def victim_size(paths: Sequence[Path], protocol: Protocol) -> int | None:
-    """Return the median number of utterances that victims say they have, a release.
+    """Return the median number of utterances that victims report with their updates.
 
-    None where the mechanism withholds it: a transcript then counts each client as one.
+    Return None if the mechanism withholds this number. The transcript then counts one per client.
     """
-    if not _told(protocol.plan.client_mechanism()):
+    if not _reports_size(protocol.plan.client_mechanism()):
         return None
     return int(np.median(np.concatenate([Transcript(path).num_examples for path in paths])))
 
 
 def simulate_rounds(
-    transcript: Transcript, protocol: Protocol, cast: ShadowClients, asked: int
+    transcript: Transcript, protocol: Protocol, shadow_clients: ShadowClients, asked: int
 ) -> Iterator[SimulatedRound]:
-    """Yield every round in which victims sent something, with what some of the cast would have.
+    """Train shadow clients at the global model of every round in which victims sent updates.
 
     Parameters
     ----------
     asked : int
-        How many of the cast are drawn in a round.
+        Number of shadow clients to draw per round.
     """
     models, mechanism = transcript.global_models(), protocol.plan.client_mechanism()
     for victims in _rounds(transcript):
         server_round = int(victims.round[0])
         model = next(found for number, found in models if number == server_round)
+        # Earlier results depend on the names of the random streams: they must not change.
         stream = ("rehearsal", transcript.meta.federation, server_round)
         rng = numpy_stream(protocol.seed, *stream)
-        chosen = np.sort(rng.permutation(len(cast))[:asked])
+        chosen = np.sort(rng.permutation(len(shadow_clients))[:asked])
         training = LocalTraining(
             LocalTask(
                 algorithm=protocol.algorithm.name,
@@ -113,7 +114,7 @@ def simulate_rounds(
                 start=model,
                 training=protocol.training,
                 mechanism=mechanism,
-                data=cast.examples,
+                data=shadow_clients.examples,
                 clients=chosen.tolist(),
                 seed=protocol.seed,
                 stream=stream,
@@ -124,22 +125,22 @@ def simulate_rounds(
         plain = training.updates
         sent = {name: array.copy() for name, array in plain.items()}
         training.protect(slice(None), sent)
-        told = np.array(training.sizes if _told(mechanism) else [1] * len(chosen))
+        sizes = np.array(training.sizes if _reports_size(mechanism) else [1] * len(chosen))
         rounds = np.full(len(chosen), server_round)
         plain, sent = (
-            pseudo_gradients(transcript.meta, RecordedUpdates(rounds, chosen, told, updates))
+            pseudo_gradients(transcript.meta, RecordedUpdates(rounds, chosen, sizes, updates))
             for updates in (plain, sent)
         )
         yield SimulatedRound(server_round, victims, chosen, plain, sent)
 
 
-def _told(mechanism: Mechanism) -> bool:
-    """Return whether clients say how many utterances they have."""
+def _reports_size(mechanism: Mechanism) -> bool:
+    """Return whether clients report their number of utterances."""
     return "num_examples" in mechanism.metrics
 
 
 def _rounds(transcript: Transcript) -> Iterator[RecordedUpdates]:
-    """Yield the releases of each round together: no file ends within one."""
+    """Yield the updates of one round after another; a file always ends with a whole round."""
     for chunk in transcript:
         for rows in np.split(np.arange(len(chunk)), np.flatnonzero(np.diff(chunk.round)) + 1):
             yield RecordedUpdates(

@@ -1,10 +1,10 @@
-"""What the adversary learns on its own speakers before it meets a victim."""
+"""Prepare the attacks: train shadow federations and fit attacks, before any victim is seen."""
 
 import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,13 +12,11 @@ from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.attacks.adversary.fit import (
     FittedAttack,
     ShadowFederation,
-    View,
     fit_attacks,
     speaker_groups,
 )
-from fedser.attacks.adversary.snapshot import Snapshot
-from fedser.attacks.algorithms.fusion import Fusion
-from fedser.attacks.algorithms.layer_samples import FIRST
+from fedser.attacks.adversary.tap import View
+from fedser.attacks.algorithms.base import ModelAttack, ScoreAttack, is_update_attack
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.arrays import Ints
 from fedser.common.cache import cache_folder
@@ -33,67 +31,74 @@ from fedser.server.transcript.transcript import choose_layers
 
 
 def corpus_numbers(shadows: Sequence[CorpusData]) -> Ints:
-    """Return the corpus of each of the adversary's S speakers, (S,)."""
+    """Return the corpus of each of the S shadow speakers, (S,)."""
     return np.repeat(np.arange(len(shadows)), [len(data.speakers) for data in shadows])
 
 
 @dataclass(frozen=True)
 class LayerAttacks:
-    """What attacks learned of some layers.
+    """The attacks on some layers.
 
     Attributes
     ----------
     layers : str
         As in ``adversary.layers``.
+    view : View
     fitted : list of FittedAttack
-        Attacks that carry over to the victims.
+        Attacks on single updates.
     groups : ndarray of int64, shape (S,)
-        Group of each speaker; empty where nothing is fused.
-    fusion, snapshot : Fusion, Snapshot or None
-        Those that still have to learn, from scores and at the victims' models.
+        Group of each shadow speaker; empty if no attack reads scores.
+    on_models : list of ModelAttack
+        Attacks that train shadow clients at the victims' global models.
+    on_scores : list of ScoreAttack
+        Attacks that read the scores of other attacks.
     """
 
     layers: str
     view: View
     fitted: list[FittedAttack]
     groups: Ints
-    fusion: Fusion | None
-    snapshot: Snapshot | None
+    on_models: list[ModelAttack]
+    on_scores: list[ScoreAttack]
 
     @property
-    def fused(self) -> list[str]:
-        """Names of the attacks to fuse."""
-        of = self.fusion.of if self.fusion else []
-        return [name for name in of if name != "snapshot" or self.snapshot]
+    def held_out(self) -> list[FittedAttack]:
+        """Return the fitted attacks that also score shadow speakers."""
+        return [fitted for fitted in self.fitted if fitted.without]
 
     @property
-    def beside(self) -> list[FittedAttack]:
-        """Return attacks to rehearse, each without some speakers."""
-        return [known for known in self.fitted if known.without]
+    def aware(self) -> set[str]:
+        """Return the names of attacks that are fitted under the victims' mechanism.
+
+        If shadow clients are trained at the victims' models, they give the scores to be fused, too.
+        """
+        on_scores = {attack.name for attack in self.on_scores} if self.on_models else set()
+        return {attack.name for attack in self.on_models} | on_scores
 
 
 @dataclass(frozen=True)
 class PreparedAttacks:
-    """All that the adversary learned.
+    """All attacks, ready to score victims.
 
     Attributes
     ----------
     shadows : sequence of CorpusData
     labels : ndarray of int64, shape (S,)
-        Class of each of their speakers.
-    rehearsals : list of ShadowFederation
-    lessons : list of LayerAttacks
+        Class of each shadow speaker.
+    federations : list of ShadowFederation
+    layer_attacks : list of LayerAttacks
+        In the order of ``adversary.layers``.
     numbers : dict of str to str
-        Names of what can be read of each update, such as ``correlation/first``, and of all
-        that determines it.
+        By name of the features that an attack reads of each update, such as
+        ``correlation/first``: a digest of everything that determines them.
     seconds : tuple of float
-        What it took to train shadow federations, and to fit attacks.
+        Time to train shadow federations, and to fit attacks.
     """
 
     shadows: Sequence[CorpusData]
     labels: Ints
-    rehearsals: list[ShadowFederation]
-    lessons: list[LayerAttacks]
+    federations: list[ShadowFederation]
+    layer_attacks: list[LayerAttacks]
     numbers: dict[str, str]
     seconds: tuple[float, float]
 
@@ -105,19 +110,19 @@ def prepare_attacks(
     classes: Sequence[str],
     kept: Mapping[str, str] | None = None,
 ) -> PreparedAttacks:
-    """Train shadow federations that are not in the cache, and fit every attack to them.
+    """Train the shadow federations that the cache lacks, and fit every attack to all of them.
 
     Parameters
     ----------
     plan : PrivacyPlan
         Plan of the private federations.
     kept : mapping of str to str, optional
-        Numbers that a run kept of its updates, which are to be attacked.
+        Names and digests of the features that an earlier run stored, as in `PreparedAttacks`.
 
     Raises
     ------
     UserError
-        If these are not of the attacks that would be fitted.
+        If the attacks would read other features than the stored ones.
     """
     started = time.perf_counter()
     federations = shadow.shadow_federations(config, shadows, plan, cache_folder(config.cache))
@@ -126,65 +131,66 @@ def prepare_attacks(
     others = [name for name in numbers if kept and kept.get(name) != numbers[name]]
     if others:
         raise UserError(
-            f"transcript.store=features kept no numbers of {', '.join(others)} as set now, and no "
-            "updates to read them from: attack as the run was set up, or run it anew"
+            f"transcript.store=features kept no features of {', '.join(others)} as set now, and no "
+            "updates to read them from: set attack as in that run, or start a new run"
         )
     if absent := shadow.missing(federations):
         run_federations(absent, config.runtime.simulated)
         shadow.keep(absent)
-    rehearsals = [
+    trained = [
         ShadowFederation(
             f.folder, labels[speakers := shadow.speaker_numbers(f.clients, shadows)], speakers
         )
         for f in federations
     ]
-    trained = time.perf_counter()
-    lessons = [
-        _learn(config, layers, shadows, labels, rehearsals) for layers in config.adversary.layers
-    ]
-    seconds = (trained - started, time.perf_counter() - trained)
-    return PreparedAttacks(shadows, labels, rehearsals, lessons, numbers, seconds)
+    between = time.perf_counter()
+    fitted = [_fit(config, layers, shadows, labels, trained) for layers in config.adversary.layers]
+    seconds = (between - started, time.perf_counter() - between)
+    return PreparedAttacks(shadows, labels, trained, fitted, numbers, seconds)
 
 
-def _learn(
+def _fit(
     config: StudyConfig,
     layers: str,
     shadows: Sequence[CorpusData],
     labels: Ints,
-    rehearsals: Sequence[ShadowFederation],
+    federations: Sequence[ShadowFederation],
 ) -> LayerAttacks:
-    """Fit every attack to these layers alone."""
-    adversary = config.adversary
-    attacks = {name: build(settings) for name, settings in config.attack.items()}
-    fusion, snapshot = attacks.pop("fusion", None), attacks.pop("snapshot", None)
+    """Fit every attack to updates of these layers."""
+    adversary, attacks = config.adversary, [build(settings) for settings in config.attack.values()]
     parameters = choose_layers(layers, parameter_names(config), "adversary.layers")
-    if f"{FIRST}.weight" not in parameters:
-        snapshot = None
     view = View(adversary.vantage, parameters, adversary.initial_weights)
-    lesson = LayerAttacks(layers, view, [], np.zeros(0, dtype=np.int64), fusion, snapshot)
-    fused = lesson.fused
-    groups = speaker_groups(labels, corpus_numbers(shadows)) if fused else lesson.groups
-    fitted = fit_attacks(list(attacks.values()), rehearsals, view, groups, fused, config.seed)
-    return replace(lesson, fitted=fitted, groups=groups)
+    on_updates = [a for a in attacks if is_update_attack(a)]
+    on_models = [
+        a for a in attacks if isinstance(a, ModelAttack) and f"{a.layer}.weight" in parameters
+    ]
+    on_scores = [a for a in attacks if isinstance(a, ScoreAttack)]
+    available = {attack.name for attack in (*on_updates, *on_models)}
+    held_out = available & {name for a in on_scores for name in a.of}
+    groups = np.zeros(0, dtype=np.int64)
+    if held_out:
+        groups = speaker_groups(labels, corpus_numbers(shadows), on_scores[0].name)
+    fitted = fit_attacks(on_updates, federations, view, groups, held_out, config.seed)
+    return LayerAttacks(layers, view, fitted, groups, on_models, on_scores)
 
 
 def _numbers(
     config: StudyConfig, federations: Sequence[Federation], labels: Ints
 ) -> dict[str, str]:
-    """Name what each attack will read of an update, and all that determines it."""
+    """Return a digest of everything that determines an attack's features, by their name."""
     adversary = config.adversary
     scored = adversary.combination == "log_odds"
     shared = [[f.digest for f in federations], labels.tolist(), adversary.attribute, config.seed]
     return {
-        number_name(name, layers): hashlib.sha256(
+        stored_name(name, layers): hashlib.sha256(
             json.dumps([settings, layers, scored, *shared]).encode()
         ).hexdigest()[:24]
         for layers in adversary.layers
         for name, settings in config.attack.items()
-        if name not in ("fusion", "snapshot")
+        if is_update_attack(build(settings))
     }
 
 
-def number_name(attack: str, layers: str) -> str:
-    """Return what an attack's numbers of some layers are called in a transcript."""
+def stored_name(attack: str, layers: str) -> str:
+    """Return the name of an attack's features of some layers in a transcript."""
     return f"{attack}/{layers}"

@@ -1,4 +1,4 @@
-"""Attacks that read each update as it passes the tap, so that no update has to be kept."""
+"""Read the features of each update during training, so that no update must be stored."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedser.attacks.adversary.leaked_updates import read_update, score_numbers
-from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, number_name
+from fedser.attacks.adversary.leaked_updates import read_values, score_values
+from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, stored_name
 from fedser.attacks.adversary.score import ScoreTables, leak_chooser, name_federation
 from fedser.attacks.adversary.tap import pseudo_gradients, refuse_empty
 from fedser.attacks.algorithms.base import Attack
@@ -20,7 +20,7 @@ from fedser.server.study.federations import parameter_names
 from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 
 BLOCK = 16
-"""Updates that are read at a time."""
+"""Number of updates to read at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,13 @@ class OnlineReader:
 
     Attributes
     ----------
+    numbers : dict of str to str
+        As in `PreparedAttacks`.
+    meta : TranscriptMeta
     attacks : dict of str to (Attack, sequence of str)
-        By name of the numbers: a fitted attack, and the parameters that it looks at.
+        By name of the features: a fitted attack, and the parameters that it looks at.
+    combination : str
+        As in ``adversary.combination``: ``statistics`` or ``log_odds``.
     """
 
     numbers: dict[str, str]
@@ -41,7 +46,7 @@ class OnlineReader:
     def __call__(
         self, server_round: int, model: Mapping[str, Floats], releases: RecordedUpdates
     ) -> dict[str, Floats]:
-        """Return every attack's numbers (k, p) of a round's k > 0 releases."""
+        """Return the values (k, p) of every attack for the k > 0 updates of a round."""
         wanted = {name for _, parameters in self.attacks.values() for name in parameters}
         found: dict[str, list[Floats]] = defaultdict(list)
         for start in range(0, len(releases), BLOCK):
@@ -55,20 +60,23 @@ class OnlineReader:
             gradients = pseudo_gradients(self.meta, part)
             for name, (attack, parameters) in self.attacks.items():
                 seen = {parameter: gradients[parameter] for parameter in parameters}
-                found[name].append(read_update(attack, seen, self.combination))
+                found[name].append(read_values(attack, seen, self.combination))
         return {name: np.concatenate(parts).astype(np.float32) for name, parts in found.items()}
 
 
 def with_readers(
-    config: StudyConfig, learned: PreparedAttacks, federations: Sequence[Federation]
+    config: StudyConfig, prepared: PreparedAttacks, federations: Sequence[Federation]
 ) -> list[Federation]:
-    """Return private federations whose updates are read by what the adversary learned."""
+    """Return the private federations with readers, which read updates for the prepared attacks."""
     attacks = {
-        number_name(known.attack.name, lesson.layers): (known.attack, lesson.view.parameters)
-        for lesson in learned.lessons
-        for known in lesson.fitted
+        stored_name(fitted.attack.name, of_layers.layers): (
+            fitted.attack,
+            of_layers.view.parameters,
+        )
+        for of_layers in prepared.layer_attacks
+        for fitted in of_layers.fitted
     }
-    numbers, combination = learned.numbers, config.adversary.combination
+    numbers, combination = prepared.numbers, config.adversary.combination
     metas = [f.transcript_meta(parameter_names(config)) for f in federations]
     return [
         replace(f, reader=OnlineReader(numbers, meta, attacks, combination))
@@ -76,22 +84,22 @@ def with_readers(
     ]
 
 
-def score_stored_numbers(
-    path: Path, lesson: LayerAttacks, config: AdversaryConfig, seed: int
+def score_stored_values(
+    path: Path, attacks: LayerAttacks, config: AdversaryConfig, seed: int
 ) -> ScoreTables:
-    """Score the victims of a private transcript by the numbers that were kept of their updates.
+    """Score the victims of a private transcript by the values that were stored of their updates.
 
-    What it returns is what `attacks.adversary.score.score_private` would return of the updates.
+    The result is the same as that of `attacks.adversary.score.score_private` on the updates.
     """
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    names = [number_name(known.attack.name, lesson.layers) for known in lesson.fitted]
+    names = [stored_name(fitted.attack.name, attacks.layers) for fitted in attacks.fitted]
     transcript = Transcript(path)
     for kept in refuse_empty(transcript.of_clients(names), transcript.meta):
         client = int(kept.client[0])
         leaks = leak_chooser(config)(kept.round, config, seed, path.name, client)
-        for name, known in zip(names, lesson.fitted, strict=True):
+        for name, fitted in zip(names, attacks.fitted, strict=True):
             if any(map(len, leaks.values())):
-                numbers = kept.arrays[name]
-                found = score_numbers(known.attack, client, numbers, leaks, config.combination)
-                rows[known.attack.name].append(found)
+                values = kept.arrays[name]
+                found = score_values(fitted.attack, client, values, leaks, config.combination)
+                rows[fitted.attack.name].append(found)
     return ScoreTables(name_federation(rows, path.name), {})

@@ -1,4 +1,4 @@
-"""Shadow federations: the adversary rehearses on corpora whose attributes it knows."""
+"""Shadow federations: the adversary trains speakers of its own, whose attributes it knows."""
 
 import os
 import shutil
@@ -21,40 +21,40 @@ from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.study.federations import protocol
 
 SPEAKER = "speaker"
-"""The attribute that is each speaker's own: re-identification."""
+"""The attribute with one value per speaker, for re-identification."""
 
 
 def refuse_overlap(private: CorpusData | Roster, shadows: Sequence[CorpusData]) -> None:
-    """Make sure that the adversary's recordings are not the victims' own.
+    """Reject shadow corpora that hold recordings of the victims.
 
     Raises
     ------
     UserError
-        If a shadow corpus holds a private recording, under whatever name.
+        If a shadow corpus holds a private recording, under any name.
     """
     for shadow in shadows:
         if shared := set(private.digests) & set(shadow.digests):
             raise UserError(
                 f"shadow: {shadow.name} shares {len(shared)} recording(s) with the private corpus "
-                f"{private.name}; the adversary must not hold victims' speech: choose others"
+                f"{private.name}; the adversary must not hold victims' speech: set other corpora"
             )
 
 
 def shadow_federations(
     config: StudyConfig, shadows: Sequence[CorpusData], plan: PrivacyPlan, cache: Path
 ) -> list[Federation]:
-    """Return the adversary's federations, run as the private ones.
+    """Return the adversary's federations, which run like the private federations.
 
-    Each leaves out another fold of the speakers and starts from other weights. Their
-    transcripts go to the cache, named by all that determines them.
+    Each one leaves out another fold of the speakers and starts from other weights. The transcripts
+    go to the cache. The name of a transcript depends on everything that determines it.
 
     Parameters
     ----------
     plan : PrivacyPlan
-        That of the private federations. They follow it with ``adversary.aware``; without, no
-        mechanism protects their updates.
+        Plan of the private federations. Shadow federations follow it if ``adversary.aware`` is
+        set. Otherwise no mechanism protects their updates.
     """
-    kept = replace(config.transcript, store="updates")  # to learn from, again and again
+    kept = replace(config.transcript, store="updates")  # attacks read them several times
     plain = protocol(replace(config, transcript=kept), PrivacyConfig())
     federations = []
     for number in range(config.adversary.shadow_federations):
@@ -79,7 +79,7 @@ def shadow_federations(
 
 
 def missing(federations: Sequence[Federation]) -> list[Federation]:
-    """Return those whose transcript is not in the cache, set to be written beside it."""
+    """Return the federations without a transcript in the cache, with a temporary folder each."""
     absent = [f for f in federations if not f.folder.exists()]
     return [replace(f, folder=f.folder.with_suffix(f".{os.getpid()}.part")) for f in absent]
 
@@ -95,8 +95,8 @@ def keep(trained: Sequence[Federation]) -> None:
 
 
 def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
-    """Return a plan whose clients add what those of the given one do, however many they are."""
-    # Shadow speakers are the adversary's own: their noise protects nobody and is reproducible.
+    """Return a plan for other numbers of clients with the same noise per client."""
+    # The noise of shadow speakers protects nobody, so it can be reproducible.
     config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
     if config.spec.guaranteed:
         config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
@@ -104,38 +104,38 @@ def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
 
 
 def speaker_names(shadows: Sequence[CorpusData]) -> list[str]:
-    """Return the adversary's speakers over all its corpora."""
+    """Return the names of the shadow speakers of all corpora, as corpus/speaker."""
     return [f"{data.name}/{speaker}" for data in shadows for speaker in data.speakers]
 
 
 def speaker_labels(shadows: Sequence[CorpusData], attribute: str, classes: Sequence[str]) -> Ints:
-    """Return the label of each of the adversary's S speakers, an index into `classes`, (S,)."""
+    """Return the label of each of the S shadow speakers, an index into `classes`, (S,)."""
     if attribute == SPEAKER:
         return np.arange(len(classes))
-    of = [data.attributes(speaker)[attribute] for data in shadows for speaker in data.speakers]
-    return np.array([classes.index(value) for value in of])
+    values = [data.attributes(speaker)[attribute] for data in shadows for speaker in data.speakers]
+    return np.array([classes.index(value) for value in values])
 
 
 def speaker_numbers(clients: Clients | RemoteClients, shadows: Sequence[CorpusData]) -> Ints:
-    """Return which of the adversary's speakers each client is, (N,)."""
+    """Return the number of each client's speaker among the shadow speakers, (N,)."""
     names = speaker_names(shadows)
     return np.array([names.index(unit) for unit in clients.units("speaker")])
 
 
 def whole_speakers(shadows: Sequence[CorpusData], seed: int, normalisation: str) -> Clients:
-    """Return one client for each of the adversary's speakers."""
+    """Return one client for each shadow speaker."""
     return join_clients(
         [make_clients(replace(d, shards=1), d.speakers, seed, normalisation) for d in shadows]
     )
 
 
 def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str]:
-    """Return the values that an attribute takes over the shadow speakers, sorted.
+    """Return the sorted values of an attribute over the shadow speakers.
 
     Raises
     ------
     UserError
-        If a speaker lacks the attribute, or it takes fewer than two values.
+        If a speaker lacks the attribute, or if there are fewer than two values.
     """
     if attribute == SPEAKER:
         return speaker_names(shadows)
@@ -145,13 +145,13 @@ def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str
             attributes = data.attributes(speaker)
             if attribute not in attributes:
                 raise UserError(
-                    f"adversary.attribute={attribute}: corpus {data.name} does not say it of "
-                    f"speaker {speaker}; known there: {', '.join(attributes) or 'nothing'}"
+                    f"adversary.attribute={attribute}: corpus {data.name} lacks it for speaker "
+                    f"{speaker}; set one of its attributes: {', '.join(attributes) or 'none'}"
                 )
             found.add(attributes[attribute])
     if len(found) < 2:
         raise UserError(
             f"adversary.attribute={attribute} takes {len(found)} value(s) over the shadow "
-            f"speakers ({', '.join(found)}), two are needed: choose other shadow corpora"
+            f"speakers ({', '.join(found)}), two are needed: set other corpora in shadow"
         )
     return sorted(found)

@@ -1,9 +1,9 @@
-"""What an adversary holds of each client, by vantage: the updates that it can attack.
+"""What an adversary sees of each client at its vantage: the updates that it can attack.
 
-A server sees every update with its sender (``attributed``). Under secure aggregation it knows
-who took part in a round and how the model moved (``aggregate``): each of the cohort is then
-taken to have sent that. Whoever is given the trained model alone (``final``) holds one and the
-same of every client, so that no attack can tell the clients apart.
+A server sees every update with its sender (``attributed``). Under secure aggregation it knows the
+cohort of a round and how the model moved (``aggregate``). Each client of the cohort then counts as
+the sender of this move. An adversary who only gets the trained model (``final``) sees the same for
+every client, so no attack can distinguish the clients.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,27 @@ from fedser.server.transcript.transcript import RecordedUpdates, Transcript, Tra
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of a transcript that the adversary looks at.
+
+    Attributes
+    ----------
+    vantage : str
+        ``attributed``, ``aggregate`` or ``final``.
+    parameters : sequence of str
+        Names of the parameters.
+    initial_weights : bool
+        Whether the adversary knows them. If not, a final model is attacked as it is.
+    """
+
+    vantage: str
+    parameters: Sequence[str]
+    initial_weights: bool
+
+
+@dataclass(frozen=True)
 class SeenUpdates:
-    """All that the adversary holds of one client: k pseudo-gradients in the order of rounds.
+    """All that the adversary sees of one client: k pseudo-gradients in the order of rounds.
 
     Attributes
     ----------
@@ -35,24 +54,14 @@ class SeenUpdates:
 
 
 def tap(
-    transcript: Transcript,
-    vantage: str,
-    parameters: Sequence[str],
-    initial_weights: bool,
-    rows: Mapping[int, Ints] | None = None,
+    transcript: Transcript, view: View, rows: Mapping[int, Ints] | None = None
 ) -> Iterator[SeenUpdates]:
-    """Yield what is seen of one client after another; one client's is in memory at a time.
+    """Yield what the adversary sees of each client; only one client is in memory at a time.
 
     Parameters
     ----------
-    vantage : str
-        ``attributed``, ``aggregate`` or ``final``.
-    parameters : sequence of str
-        Those to look at.
-    initial_weights : bool
-        Whether the adversary knows them: if not, a final model is attacked as it is.
     rows : mapping of int to ndarray of int, optional
-        Clients to look at, and which of theirs; all by default.
+        Clients to look at, and the places of their updates; all by default.
 
     Raises
     ------
@@ -60,29 +69,30 @@ def tap(
         If the transcript holds no update.
     """
     last = transcript.num_models
-    all_sent = transcript.of_clients(parameters if vantage == "attributed" else [], rows)
+    recorded = view.parameters if view.vantage == "attributed" else []
+    all_sent = transcript.of_clients(recorded, rows)
     for sent in all_sent if rows is not None else refuse_empty(all_sent, transcript.meta):
         client, rounds = int(sent.client[0]), sent.round
-        if vantage == "attributed":
+        if view.vantage == "attributed":
             gradients = pseudo_gradients(transcript.meta, sent)
-        elif vantage == "aggregate":
-            gradients = _moves(transcript, rounds, rounds + 1, parameters)
+        elif view.vantage == "aggregate":
+            gradients = _moves(transcript, rounds, rounds + 1, view.parameters)
         else:
             rounds = np.array([last - 1])
-            start = np.array([1]) if initial_weights else None
-            gradients = _moves(transcript, start, np.array([last]), parameters)
+            start = np.array([1]) if view.initial_weights else None
+            gradients = _moves(transcript, start, np.array([last]), view.parameters)
         yield SeenUpdates(client, rounds, gradients)
 
 
 def refuse_empty(
     sent: Iterator[RecordedUpdates], meta: TranscriptMeta
 ) -> Iterator[RecordedUpdates]:
-    """Yield what a transcript holds.
+    """Yield the updates of a transcript, and reject a transcript without updates.
 
     Raises
     ------
     UserError
-        If that is nothing.
+        If there is no update.
     """
     empty = True
     for releases in sent:
@@ -93,10 +103,10 @@ def refuse_empty(
 
 
 def pseudo_gradients(meta: TranscriptMeta, releases: RecordedUpdates) -> dict[str, Floats]:
-    """Turn updates into what one step at learning rate 1 would have been.
+    """Return the gradients that would give the same updates in one step at learning rate 1.
 
-    A FedAvg update is divided by minus the learning rate times the client's steps, which the
-    server can work out (Feng et al., 2021); a FedSGD update is a gradient already.
+    A FedAvg update is divided by minus the learning rate times the client's number of steps, which
+    the server can compute (Feng et al., 2021). A FedSGD update already is a gradient.
     """
     if meta.algorithm == "fedsgd":
         return releases.arrays
@@ -111,7 +121,7 @@ def _moves(
 ) -> dict[str, Floats]:
     """Return how the model moved between rounds, in the direction of a gradient.
 
-    Its scale does not matter: it is the same for shadow models and for the victims'.
+    The scale does not matter, because it is the same for shadow federations and for the victims.
     """
     after = transcript.models(end, parameters)
     before = transcript.models(start, parameters) if start is not None else {}

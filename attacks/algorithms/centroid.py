@@ -1,7 +1,7 @@
 """The centroid attack of Al-Ali et al. (2025, arXiv:2510.13357): nearest class in statistics.
 
-It was published for large speech recognisers; here it reads the same four statistics of
-each recorded tensor.
+It was published for large speech recognisers. Here it reads the same four statistics of each
+recorded tensor.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,15 @@ from fedser.common.arrays import Floats
 
 @dataclass
 class Centroid:
-    """Compare an update's statistics with the mean ones of each class of shadow updates.
+    """Compare the statistics of an update with their mean over each class of shadow updates.
 
-    Statistics are the mean, standard deviation, smallest and largest entry of each tensor; the
-    distance is Euclidean after each is divided by its standard deviation over shadow updates.
+    Statistics are the mean, standard deviation, smallest and largest entry of each tensor. Each
+    statistic is divided by its standard deviation over shadow updates. The distance is Euclidean.
+
+    Attributes
+    ----------
+    max_examples : int or None
+        Maximum number of shadow updates to fit to; None: all.
     """
 
     name: ClassVar[str] = "centroid"
@@ -34,7 +39,7 @@ class Centroid:
         return np.stack(columns, axis=1)
 
     def fit(self, examples: Stream) -> None:
-        """Learn the centroids (C, 4 t)."""
+        """Compute the centroids (C, 4 t)."""
         features, labels = gather(self.features, examples)
         spread = features.std(axis=0, dtype=np.float64)
         self._spread = np.where(spread > 0, spread, 1)
@@ -44,7 +49,8 @@ class Centroid:
     def score(self, features: Floats) -> Floats:
         """Return minus the distance of each update to each centroid, (n, C).
 
-        The published attack has no probabilities; distances rank as they would.
+        The published attack has no probabilities. The negative distances replace them: only their
+        order matters.
         """
-        apart = (features / self._spread)[:, None] - self._centroids
-        return np.asarray(-np.linalg.norm(apart, axis=2), dtype=np.float32)
+        differences = (features / self._spread)[:, None] - self._centroids
+        return np.asarray(-np.linalg.norm(differences, axis=2), dtype=np.float32)

@@ -1,9 +1,9 @@
 """The attack of the 2022 study: a convolutional network on one layer's pseudo-gradient.
 
 Feng, Peri and Narayanan (Interspeech 2022, arXiv:2204.02500) attack with the network of Feng
-et al. (2021, arXiv:2112.13416). Sizes, normalisation and training are those of their code
-(github.com/usc-sail/fed-ser-leakage): `model/attack_model.py` and, at 0323b95 with the options
-of `train/README.md`, `train/federated_attribute_attack.py`.
+et al. (2021, arXiv:2112.13416). Sizes, normalisation and training follow their code
+(github.com/usc-sail/fed-ser-leakage): `model/attack_model.py`, and at commit 0323b95
+`train/federated_attribute_attack.py` with the options of `train/README.md`.
 """
 
 import copy
@@ -32,14 +32,15 @@ VALIDATION_SHARE, PATIENCE = 0.2, 6
 def pooling(rows: int, columns: int) -> list[tuple[int, tuple[int, int]]]:
     """Return the kernel and the stride of the pooling after each convolution.
 
-    The published code chooses them by feature set and layer. This rule gives the same for its
-    shapes: first layers of 256 x 988 or 768 (2, 4, 8), 512 (2, 4, 6) and 256 (2, 4, 4), the
-    second of 128 x 256 (2, 4, 4), and the last of 4 x 128, whose few rows are nearly all kept.
+    The published code chooses them by feature set and layer. This rule gives the same kernels for
+    the published shapes: first layers of 256 x 988 or 768 (2, 4, 8), 512 (2, 4, 6) and 256
+    (2, 4, 4), the second layer of 128 x 256 (2, 4, 4), and the last layer of 4 x 128. The last
+    layer has few rows, and pooling keeps nearly all of them.
 
     Raises
     ------
     UserError
-        If the layer is too small for every kind.
+        If the layer is too small.
     """
     for last, width in ((8, 768), (6, 512), (4, 32)):
         if rows >= 8 * last and columns >= width:
@@ -47,13 +48,13 @@ def pooling(rows: int, columns: int) -> list[tuple[int, tuple[int, int]]]:
     if rows < 3 or columns < 6:
         raise UserError(
             f"adversary.layers: a layer of {rows} x {columns} weights is too small for attack=cnn, "
-            "which needs 3 x 6: name another layer, or leave the cnn out"
+            "which needs 3 x 6: name another layer, or remove cnn from attack"
         )
     return [(1, (1, 1)), (2, (1, 4)), (2, (1, 4))]
 
 
 class GradientCnn(nn.Module):
-    """Convolutions over an (h, d) weight's gradient, then a perceptron that sees the bias' too."""
+    """Convolutions over the gradient of an (h, d) weight, then a perceptron, also on the bias."""
 
     def __init__(self, rows: int, columns: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class GradientCnn(nn.Module):
         layers, steps = list[nn.Module](), pooling(rows, columns)
         for (n, m), (kernel, stride) in zip(pairwise((1, 16, 32, 64)), steps, strict=True):
             layers += [nn.Conv2d(n, m, 5, padding=2), *([nn.BatchNorm2d(m)] if m == 64 else [])]
-            # Published as ReLU, then pooling: the same numbers, and steps 1.4 times as long.
+            # Published as ReLU, then pooling: the same numbers in 1.4 times the time.
             layers += [nn.MaxPool2d(kernel, stride), nn.ReLU(), nn.Dropout2d(dropout)]
             rows, columns = (rows - kernel) // stride[0] + 1, (columns - kernel) // stride[1] + 1
         self.convolutions = nn.Sequential(*layers)
@@ -71,7 +72,7 @@ class GradientCnn(nn.Module):
         self.dense = nn.Sequential(*layers, nn.Linear(128, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return log-probabilities (n, classes) for weight and bias side by side, (n, h d + h)."""
+        """Return log-probabilities (n, classes); x has weights, then biases, (n, h d + h)."""
         weight, bias = torch.split(x, [math.prod(self._shape), self._shape[0]], dim=1)
         maps = self.convolutions(weight.reshape(-1, 1, *self._shape))
         return F.log_softmax(self.dense(torch.cat([maps.flatten(1), bias], 1)).float(), dim=1)
@@ -79,24 +80,25 @@ class GradientCnn(nn.Module):
 
 @dataclass
 class Cnn:
-    """Train `GradientCnn` on single shadow updates, each number z-scored over all of them.
+    """Train `GradientCnn` on single shadow updates; each number is z-scored over all updates.
 
-    A fifth of the updates, drawn at random, validates: speakers fall on both sides, as published.
-    The learning rate falls to a fifth when the validation loss has not fallen for four epochs.
-    The epoch of the best validation UAR after the settling ones is kept (the published code asks
-    that it beats the first epoch's too, and fails where none does); training ends when the loss
-    has not fallen for six of those. A GPU computes in float32. A CPU with AMX computes in
-    bfloat16: a training step takes 0.041 s an update of 256 x 988 on one core, in float32 0.087,
-    and on small layers with a planted class the AUC was the same (0.92, 0.92 over 24 seeds).
+    A random fifth of the updates validates. A speaker may have updates on both sides, as
+    published. The learning rate falls to a fifth if the validation loss has not fallen for four
+    epochs. After the settling epochs, the epoch with the best validation UAR is kept. (The
+    published code also compares with the first epoch, and fails if no epoch is better.) Training
+    ends if the loss has not fallen for six epochs after the settling epochs. A GPU computes in
+    float32. A CPU with AMX computes in bfloat16. On one core a training step then takes 0.041 s
+    per update of 256 x 988, instead of 0.087 s in float32. On small layers with a planted class
+    the AUC was the same (0.92 and 0.92 over 24 seeds).
 
     Attributes
     ----------
     max_examples : int or None
-        How many shadow updates to learn from at most, drawn by the caller; None: all.
+        Maximum number of shadow updates to fit to, drawn by the caller; None: all.
     epochs, settling_epochs : int
-        Passes over the training updates at most, and those before selection begins.
+        Maximum number of passes over the training updates, and the passes before the selection.
     batch_size : int
-        Updates a step.
+        Updates per step.
     learning_rate, dropout : float
         Adam's first rate; share of channels, and of dense units, dropped in training.
     seed : int
@@ -104,6 +106,7 @@ class Cnn:
     """
 
     name: ClassVar[str] = "cnn"
+    large_features: ClassVar[bool] = True
 
     max_examples: int | None = None
     epochs: int = 50
@@ -121,7 +124,7 @@ class Cnn:
         return np.concatenate([weight.reshape(len(weight), -1), bias], axis=1)
 
     def fit(self, examples: Stream) -> None:
-        """Learn from shadow clients; their speakers play no part, as published."""
+        """Train the network on shadow updates; it does not know their speakers, as published."""
         features, labels = gather(self.features, examples)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -139,7 +142,7 @@ class Cnn:
 
     def _train(self, examples: Tensor, labels: Tensor) -> None:
         held = math.ceil(VALIDATION_SHARE * len(labels))
-        judge, learn = torch.split(torch.randperm(len(labels)), [held, len(labels) - held])
+        validation, training = torch.split(torch.randperm(len(labels)), [held, len(labels) - held])
         adam = torch.optim.Adam(
             self._network.parameters(), self.learning_rate, (0.9, 0.98), 1e-9, weight_decay=1e-4
         )
@@ -148,18 +151,19 @@ class Cnn:
         lowest, waited = math.inf, 0
         for epoch in range(self.epochs):
             self._network.train()
-            for batch in torch.split(learn[torch.randperm(len(learn))], self.batch_size):
+            for batch in torch.split(training[torch.randperm(len(training))], self.batch_size):
                 loss = F.nll_loss(self._forward(examples[batch]), labels[batch].to(self._device))
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
-            found = self._judge(examples[batch] for batch in torch.split(judge, self.batch_size))
-            now = float(F.nll_loss(found, labels[judge]))
+            parts = torch.split(validation, self.batch_size)
+            found = self._evaluate(examples[batch] for batch in parts)
+            now = float(F.nll_loss(found, labels[validation]))
             schedule.step(now)
             if epoch < min(self.settling_epochs, self.epochs - 1):
                 continue
             guessed = found.argmax(dim=1).numpy()
-            confusion = confusion_matrix(labels[judge].numpy(), guessed, found.shape[1])
+            confusion = confusion_matrix(labels[validation].numpy(), guessed, found.shape[1])
             if (recall := uar(confusion)) > best:
                 best, kept = recall, copy.deepcopy(self._network.state_dict())
             waited, lowest = (waited + 1 if now > lowest else 0), min(now, lowest)
@@ -171,9 +175,9 @@ class Cnn:
         """Return the log-probabilities of the classes, (n, C)."""
         starts = range(0, len(features), self.batch_size)
         parts = (features[i : i + self.batch_size] - self._mean for i in starts)
-        return self._judge(torch.from_numpy(part / self._spread) for part in parts).numpy()
+        return self._evaluate(torch.from_numpy(part / self._spread) for part in parts).numpy()
 
-    def _judge(self, batches: Iterable[Tensor]) -> Tensor:
+    def _evaluate(self, batches: Iterable[Tensor]) -> Tensor:
         self._network.eval()
         with torch.no_grad():
             return torch.cat([self._forward(batch).cpu() for batch in batches])

@@ -1,8 +1,8 @@
 """Second-order attack: correlations between the variables of a layer's update.
 
 Correlations over hidden units between the gradients of two input features do not depend on the
-units' order, and they echo how these features covary in the client's speech. Independent noise
-on every weight leaves them unbiased: it averages out over hidden units and over updates.
+order of the units. They follow the covariance of these features in the client's speech. Independent
+noise on every weight averages out over hidden units and over updates, without a bias.
 """
 
 import math
@@ -23,21 +23,22 @@ TINY = np.float32(1e-12)
 
 @dataclass
 class Correlation:
-    """Two logistic regressions, on correlations of neighbours and on those that differ most.
+    """Two logistic regressions, on neighbouring pairs and on the most different pairs.
 
-    Neighbours among openSMILE's features are functionals of one contour and of the next ones;
-    few numbers are as alike in all languages. Of all pairs, those whose mean correlation
-    differs most between the shadow classes outlast noise that a typical one drowns in. Either
-    errs elsewhere, and their log-odds are added.
+    Neighbours among openSMILE's features are functionals of one contour and of the next ones. Few
+    numbers depend as little on the language. The most different pairs are the pairs of features
+    with the largest difference of the mean correlation between the shadow classes. They survive
+    noise that hides a typical pair. The two regressions make different errors, so their log-odds
+    are added.
 
     Attributes
     ----------
     reach : int
-        How far apart neighbours are at most; 0 for none.
+        Maximum distance of neighbours, in features; 0: no neighbours.
     pairs : int
-        How many of the pairs that differ most, over all layers; 0 for none.
+        Number of the most different pairs, over all layers; 0: none.
     inverse_regularisation, max_examples
-        As of `attacks.algorithms.statistics.Statistics`.
+        As in `attacks.algorithms.statistics.Statistics`.
     """
 
     name: ClassVar[str] = "correlation"
@@ -47,10 +48,10 @@ class Correlation:
     max_examples: int | None
 
     def fit(self, examples: Stream) -> None:
-        """Choose the pairs in a first pass over the examples, and learn in a second."""
-        apart = _class_spreads(examples)
-        self._near = [_neighbours(len(layer), self.reach) for layer in apart]
-        self._differing = _largest(apart, self.pairs)
+        """Choose the pairs in a first pass over the examples, and fit in a second pass."""
+        spreads = _class_spreads(examples)
+        self._near = [_neighbours(len(layer), self.reach) for layer in spreads]
+        self._differing = _largest(spreads, self.pairs)
         features, labels = gather(self.correlations, examples)
         near, end = sum(map(len, self._near)), features.shape[1]
         parts = [slice(0, near), slice(near, end)]
@@ -63,19 +64,19 @@ class Correlation:
             head.fit(features[:, part], labels)
 
     def features(self, gradients: Mapping[str, Floats]) -> Floats:
-        """Return the decisions of either, side by side: (k, 2 C), or (k, 2) for two classes."""
+        """Return the decisions of both regressions: (k, 2 C), or (k, 2) for two classes."""
         found = self.correlations(gradients)
         return np.concatenate([head.decide(found[:, part]) for part, head in self._heads], axis=1)
 
     def score(self, features: Floats) -> Floats:
-        """Return log-probabilities of shape (n, C), up to a constant a row."""
+        """Return log-probabilities of shape (n, C), up to a constant per row."""
         decisions = np.split(features, len(self._heads), axis=1)
         return np.asarray(sum(class_scores(decision) for decision in decisions))
 
     def correlations(self, gradients: Mapping[str, Floats]) -> Floats:
-        """Return (k, p) correlations; a variable without spread correlates with nothing.
+        """Return (k, p) correlations; they are 0 for a variable without spread.
 
-        Of hidden layers the largest singular values are read, over the root of their squares' sum.
+        For hidden layers these are the largest singular values, divided by their Euclidean norm.
         """
         layers = [[_second_order(one) for one in sample] for sample in samples(gradients)]
         read = [
@@ -87,15 +88,15 @@ class Correlation:
 
 
 def _neighbours(side: int, reach: int) -> Ints:
-    """Return the places in a flattened (side, side) matrix of pairs so close, each once."""
+    """Return the places of each pair of neighbours in a flattened (side, side) matrix."""
     first, second = np.triu_indices(side, 1)
     near = second - first <= reach
     return first[near] * side + second[near]
 
 
-def _largest(apart: Sequence[Floats], count: int) -> list[Ints]:
-    """Return the places of the largest entries above the diagonals of a matrix a layer."""
-    flat = [np.where(np.tri(len(a), dtype=bool), -1, a).ravel() for a in apart]
+def _largest(spreads: Sequence[Floats], count: int) -> list[Ints]:
+    """Return the places, by layer, of the largest entries above the diagonals of all matrices."""
+    flat = [np.where(np.tri(len(a), dtype=bool), -1, a).ravel() for a in spreads]
     ranked = np.argsort(-np.concatenate(flat), kind="stable")
     kept = np.sort(ranked[: min(count, sum(int((a >= 0).sum()) for a in flat))])
     ends = np.cumsum([len(a) for a in flat])
@@ -108,7 +109,7 @@ def _largest(apart: Sequence[Floats], count: int) -> list[Ints]:
 def _second_order(sample: Floats) -> Floats:
     """Return the flattened correlations (d * d,) of d variables over hidden units.
 
-    Of a spectrum, which is a single sample, they are its shares on the first off-diagonal.
+    For singular values, which are a single sample, return their shares on the first off-diagonal.
     """
     if len(sample) == 1:
         return np.diag(sample[0] / (np.linalg.norm(sample) + TINY), 1).ravel()
@@ -118,7 +119,7 @@ def _second_order(sample: Floats) -> Floats:
 
 
 def _class_spreads(examples: Stream) -> list[Floats]:
-    """Return how far the classes' mean correlations lie apart, a matrix a layer."""
+    """Return the standard deviation over classes of the mean correlations, one matrix per layer."""
     sums: dict[int, list[Floats]] = {}
     counts: dict[int, int] = defaultdict(int)
     for batch in examples():

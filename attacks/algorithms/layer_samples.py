@@ -1,9 +1,10 @@
-"""A layer's gradient as samples that come in no order.
+"""The gradient of a layer as a set of samples without an order.
 
-Hidden units of independently initialised models are exchangeable, so only what does not depend
-on their order carries over from a shadow model to the victims'. Input features and emotions
-keep their meaning: the first layer's gradient is a set of samples, one a hidden unit, of as
-many variables as there are features, and the last layer's one of as many as there are emotions.
+Hidden units of independently initialised models are exchangeable. So an attack that is fitted to a
+shadow model can use only numbers that do not depend on the order of the units. Input features and
+emotions keep their meaning in every model. The gradients of the first and of the last layer are
+sets of samples, one sample per hidden unit. A sample has one variable per feature in the first
+layer, and one per emotion in the last layer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +17,15 @@ from fedser.common.arrays import Floats
 
 FIRST = "dense.0"
 LEADING = 5
-"""Singular values to read: how many there are tells of a batch's size, not of its speaker."""
+"""Number of singular values to read. The others show the size of a batch, not its speaker."""
 
 
 def samples(gradients: Mapping[str, Floats]) -> Iterator[Floats]:
-    """Yield each layer's gradient as (k, hidden units, variables), the bias with it.
+    """Yield the gradient of each layer, with its bias, as (k, samples, variables).
 
-    The bias is a variable more of the first layer, whose inputs are the variables, and a
-    sample more of the last, whose outputs are. Between two hidden layers nothing keeps its
-    meaning but the singular values: the largest are the variables, of a single sample.
+    In the first layer the bias is one more variable of each hidden unit. In the last layer it is
+    one more sample. Between two hidden layers only singular values keep their meaning: the
+    largest are the variables of a single sample.
     """
     for layer, weight, bias in layers_of(gradients):
         if layer == FIRST:

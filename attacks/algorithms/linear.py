@@ -1,4 +1,4 @@
-"""The linear classifier behind the attacks on order-invariant numbers."""
+"""The linear classifier of the attacks on numbers that do not depend on the order of units."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +9,10 @@ from fedser.common.arrays import Floats, Ints
 
 
 class LinearClassifier:
-    """L2-regularised logistic regression on numbers z-scored with shadow statistics.
+    """L2-regularised logistic regression on numbers that are z-scored over shadow updates.
 
-    An attack keeps its decisions of each update, which are far fewer than the numbers: they
-    are linear in these, so that the mean of several updates' decisions is that of their mean.
+    The features of an attack are the decisions, which are far fewer than the numbers. A decision
+    is linear in the numbers, so the mean decision of several updates is the decision on their mean.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class LinearClassifier:
         )
 
     def fit(self, features: Floats, labels: Ints) -> None:
-        """Learn from (n, p) numbers; they are z-scored in place, to save their size again."""
+        """Fit to (n, p) numbers. They are z-scored in place, because a copy needs much memory."""
         self._mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
         features -= self._mean
         spread = np.sqrt(np.einsum("ij,ij->j", features, features) / len(features))
@@ -35,13 +35,13 @@ class LinearClassifier:
         self._model.fit(features, labels)
 
     def decide(self, features: Floats) -> Floats:
-        """Return what is linear in (n, p) numbers: a column a class, or one for two classes."""
+        """Return the decisions on (n, p) numbers: (n, C), or (n, 1) for two classes."""
         found = self._model.decision_function((features - self._mean) / self._std)
         return np.asarray(found, dtype=np.float32).reshape(len(features), -1)
 
 
 def class_scores(decision: npt.NDArray[np.floating]) -> Floats:
-    """Return log-probabilities (n, C) for what decision functions return: (n,), (n, 1), (n, C)."""
+    """Return log-probabilities (n, C) for decisions of shape (n,), (n, 1) or (n, C)."""
     odds = decision.reshape(len(decision), -1)
     if odds.shape[1] == 1:
         odds = np.concatenate([-odds / 2, odds / 2], axis=1)

@@ -16,16 +16,16 @@ from fedser.common.arrays import Floats
 class Statistics:
     """Logistic regression on three statistics of each variable of a layer's update.
 
-    They are means over hidden units, which do not depend on the units' order: of the
-    magnitude, of the square, and of the gradient times the sign of its unit's last variable,
-    which in the first layer is the bias gradient.
+    Each statistic is a mean over hidden units, so the order of the units does not matter. They
+    are the means of the magnitude, of the square, and of the gradient times the sign of its unit's
+    last variable. In the first layer the last variable is the bias gradient.
 
     Attributes
     ----------
     inverse_regularisation : float
-        As of `LinearClassifier`.
+        As in `LinearClassifier`.
     max_examples : int or None
-        How many shadow updates to learn from at most.
+        Maximum number of shadow updates to fit to; None: all.
     """
 
     name: ClassVar[str] = "statistics"
@@ -33,7 +33,7 @@ class Statistics:
     max_examples: int | None
 
     def fit(self, examples: Stream) -> None:
-        """Learn from shadow clients."""
+        """Fit the logistic regression to updates of shadow clients."""
         self._classifier = LinearClassifier(self.inverse_regularisation)
         self._classifier.fit(*gather(self.statistics, examples))
 
@@ -46,7 +46,7 @@ class Statistics:
         return class_scores(features)
 
     def statistics(self, gradients: Mapping[str, Floats]) -> Floats:
-        """Return (k, p) statistics, p three times the number of variables of all layers."""
+        """Return (k, p) statistics; p is three times the number of variables of all layers."""
         columns = []
         for sample in samples(gradients):
             units = sample.shape[1]

@@ -1,9 +1,9 @@
-"""Empirical audit: what an adversary can prove about the noise that is really applied.
+"""Empirical audit: lower bounds on epsilon from the noise that is really applied.
 
-Canary clients send directions that are known to the audit through the real path. Telling what
-they sent from its opposite, or from nothing, is a test between neighbouring data sets, so its
-success bounds epsilon from below; a bound above the accountant's epsilon proves a fault in the
-mechanism.
+Canary clients send known directions through the real path. The audit tests whether a canary sent
+its direction or the opposite, or whether it sent its direction or nothing. This is a test between
+neighbouring data sets, so its success gives a lower bound on epsilon. A bound above the
+accountant's epsilon proves a fault in the mechanism.
 """
 
 import math
@@ -26,7 +26,7 @@ from fedser.server.study.run import Audited
 Floats64 = npt.NDArray[np.float64]
 
 ALARM_CONFIDENCE = 0.9999
-"""Of the bounds that make a run fail: a false alarm must be rare however often one audits."""
+"""Confidence of the bounds that make a run fail. It is high, so that false alarms are rare."""
 
 
 TESTED = (
@@ -93,16 +93,16 @@ def _one_run_figures(found: OneRun, plan: PrivacyPlan, confidence: float) -> dic
 def audit_figures(
     evidence: CanaryScores, plan: PrivacyPlan, canaries: int, magnitude: float, confidence: float
 ) -> dict[str, Any]:
-    """Set lower bounds on epsilon from the evidence beside the accountant's epsilon.
+    """Return lower bounds on epsilon from the evidence, and the accountant's epsilon.
 
     Parameters
     ----------
     canaries : int
-        How many clients of the audit there were.
+        Number of canary clients.
     magnitude : float
-        Norm of the canaries' updates over the clipping norm: above 1 the clip is tested too.
+        Norm of the canaries' updates over the clipping norm. Above 1 it tests the clip, too.
     confidence : float
-        Of each lower bound, one-sided.
+        One-sided confidence of each lower bound.
 
     Returns
     -------
@@ -142,10 +142,10 @@ def lower_bounds(
 ) -> tuple[float, float | None]:
     """Return the Gaussian and the Clopper-Pearson lower bound on epsilon.
 
-    The Gaussian one takes scores to be normal with one variance under both hypotheses, and the
-    standardised difference of their means to be normal with variance ``1/n + 1/m + effect^2 /
-    (2 (n + m))`` (Hedges, 1981). The other assumes nothing and exists where the hypotheses are
-    neighbours.
+    The Gaussian bound assumes that scores are normal with the same variance under both hypotheses.
+    The standardised difference of their means is then normal with variance ``1/n + 1/m + effect^2 /
+    (2 (n + m))`` (Hedges, 1981). The Clopper-Pearson bound assumes nothing. It is None if the
+    hypotheses are not neighbours.
     """
     n, m = len(evidence.present), len(evidence.absent)
     effect = _effect_size(evidence) * evidence.apart
@@ -161,10 +161,10 @@ def lower_bounds(
 
 
 def _effect_size(evidence: CanaryScores) -> float:
-    """Return the difference of means over the standard deviation, a neighbouring step.
+    """Return the difference of means over the standard deviation, per neighbouring step.
 
-    The deviation is measured, not taken from the plan: noise that is smaller than planned
-    shows as a larger effect.
+    The standard deviation is measured, not taken from the plan. So smaller noise than planned gives
+    a larger effect.
     """
     present, absent = evidence.present, evidence.absent
     spread = math.sqrt(
@@ -176,32 +176,31 @@ def _effect_size(evidence: CanaryScores) -> float:
 
 
 def _clopper_pearson(evidence: CanaryScores, delta: float, confidence: float) -> float:
-    """Lower bound on epsilon without assuming a distribution.
+    """Return a lower bound on epsilon that assumes no distribution.
 
-    The threshold is chosen on the first half of the scores and judged on the second
-    (Jagielski, Ullman and Oprea, 2020), each rate at half of the error allowed.
+    The threshold is chosen on the first half of the scores and tested on the second half
+    (Jagielski, Ullman and Oprea, 2020). Each of the two rates may have half of the allowed error.
     """
-    (learn_in, judge_in), (learn_out, judge_out) = (
+    (present, test_present), (absent, test_absent) = (
         (scores[: len(scores) // 2], scores[len(scores) // 2 :])
         for scores in (evidence.present, evidence.absent)
     )
-    both = np.concatenate([learn_in, learn_out])
-    thresholds = np.quantile(both, np.linspace(0.01, 0.99, 99))
+    thresholds = np.quantile(np.concatenate([present, absent]), np.linspace(0.01, 0.99, 99))
     alpha = (1 - confidence) / 2
-    bounds = [_bound_at(t, learn_in, learn_out, delta, alpha) for t in thresholds]
+    bounds = [_bound_at(t, present, absent, delta, alpha) for t in thresholds]
     best = thresholds[int(np.argmax(bounds))]
-    return _bound_at(best, judge_in, judge_out, delta, alpha)
+    return _bound_at(best, test_present, test_absent, delta, alpha)
 
 
 def _bound_at(
     threshold: float, present: Floats64, absent: Floats64, delta: float, alpha: float
 ) -> float:
     hits, alarms = int((present > threshold).sum()), int((absent > threshold).sum())
-    heads, tails = len(present), len(absent)
+    n, m = len(present), len(absent)
     both = [
-        (_lowest(hits, heads, alpha), _highest(alarms, tails, alpha)),
-        # the same test the other way round: below the threshold means tails
-        (_lowest(tails - alarms, tails, alpha), _highest(heads - hits, heads, alpha)),
+        (_lowest(hits, n, alpha), _highest(alarms, m, alpha)),
+        # The reversed test: a score below the threshold means that the canary was absent.
+        (_lowest(m - alarms, m, alpha), _highest(n - hits, n, alpha)),
     ]
     return max(0.0, *(math.log(hit - delta) - math.log(miss) for hit, miss in both if hit > delta))
 

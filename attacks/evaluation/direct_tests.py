@@ -1,8 +1,8 @@
-"""Direct tests of a mechanism: noise that is normal, independent and of the planned size.
+"""Direct tests of a mechanism: its noise must be normal, independent and of the planned size.
 
-Each test has a p-value under an honest mechanism. A mechanism fails if one of its tests is below
-the level of the whole audit over the number of tests (Bonferroni), so that one in ten thousand
-honest audits fails.
+Each test gives a p-value, which holds for a correct mechanism. A mechanism fails if one p-value is
+below the level of the whole audit divided by the number of tests (Bonferroni). So one in ten
+thousand audits of a correct mechanism fails.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from fedser.server.rounds.audit_noise import Collected, Membership, NoiseSamples
 Floats64 = npt.NDArray[np.float64]
 
 FAMILY_LEVEL = 1e-4
-"""Probability that an honest audit fails, over all tests together."""
-SHOWN = 20_000
-"""Samples of the test of shape, at most."""
+"""Probability that the audit of a correct mechanism fails, over all tests together."""
+SHAPE_SAMPLES = 20_000
+"""Maximum number of samples in the test of shape."""
 TAILS = (2.0, 3.0, 4.0)
 LARGEST_NORM = 1.001
-"""Clipping norms that may arrive of an update far above the clip; the rest is rounding."""
+"""Largest allowed norm of a clipped update, in clipping norms; the excess over 1 is rounding."""
 
 
 class Outcome(NamedTuple):
-    """One test: what of, its statistic, and its p-value; None where there is no chance in it."""
+    """One test: its name, the tested object, the statistic, and the p-value; None if not random."""
 
     name: str
     of: str
@@ -81,21 +81,21 @@ def _two_sided(below: float, above: float) -> float:
 
 
 def _variance(of: str, samples: Floats64) -> Outcome:
-    """Sum of squares against the chi-squared distribution."""
+    """Test the sum of squares against the chi-squared distribution."""
     total, count = float(np.square(samples).sum()), samples.size
     p_value = _two_sided(stats.chi2.cdf(total, count), stats.chi2.sf(total, count))
     return Outcome("variance", of, total / count, p_value)
 
 
 def _shape(of: str, samples: Floats64) -> Outcome:
-    """Kolmogorov and Smirnov's distance to the normal distribution."""
+    """Test the distance of Kolmogorov and Smirnov to the normal distribution."""
     flat = samples.ravel()
-    found = stats.kstest(flat[:: -(-len(flat) // SHOWN)], "norm")
+    found = stats.kstest(flat[:: -(-len(flat) // SHAPE_SAMPLES)], "norm")
     return Outcome("normality", of, float(found.statistic), float(found.pvalue))
 
 
 def _tail(of: str, samples: Floats64, far: float) -> Outcome:
-    """Samples beyond so many standard deviations: truncated noise has none."""
+    """Test the number of samples beyond `far` standard deviations; truncated noise has none."""
     beyond, rate = int((np.abs(samples) > far).sum()), 2 * stats.norm.sf(far)
     p_value = _two_sided(
         stats.binom.cdf(beyond, samples.size, rate), stats.binom.sf(beyond - 1, samples.size, rate)
@@ -104,21 +104,21 @@ def _tail(of: str, samples: Floats64, far: float) -> Outcome:
 
 
 def _dependence(name: str, of: str, one: Floats64, other: Floats64) -> Outcome:
-    """Pearson's correlation; its p-value is exact for normal samples."""
+    """Test Pearson's correlation; the p-value is exact for normal samples."""
     if one.size < 3 or not one.std() or not other.std():
-        return Outcome(name, of, 0.0, 1.0)  # another test tells of noise that is missing
+        return Outcome(name, of, 0.0, 1.0)  # the test of variance detects missing noise
     found = stats.pearsonr(one.ravel(), other.ravel())
     return Outcome(name, of, float(found.statistic), float(found.pvalue))
 
 
 def _sums(name: str, of: str, samples: Floats64, axis: int) -> Outcome:
-    """Variance of sums along an axis: it grows if rows or columns repeat."""
+    """Test the variance of sums along an axis; it grows if rows or columns repeat."""
     total = samples.sum(axis=axis) / np.sqrt(samples.shape[axis])
     return Outcome(name, *_variance(of, total)[1:])
 
 
 def _membership_tests(found: Membership) -> Iterator[Outcome]:
-    """Rate, spread of sizes, and independence of draws at lags 1 to 3, and of neighbours."""
+    """Test the rate, the spread of sizes, and the independence of draws at lags 1 to 3."""
     present, rate = found.present, found.rate
     rounds, count = present.shape
 

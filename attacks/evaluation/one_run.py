@@ -8,15 +8,15 @@ from scipy.stats import binom
 from fedser.server.rounds.audit_batches import OneRun
 
 LARGEST = 50.0
-"""Epsilon up to which a bound is looked for."""
+"""Largest epsilon that a bound can reach."""
 
 
 def one_run_bound(found: OneRun, delta: float, confidence: float) -> float:
     """Return a lower bound on epsilon from guesses of which canaries were in the data.
 
-    The canaries with the highest scores are guessed to be in, as many with the lowest to be out,
-    and the others are not guessed. The share that is guessed is chosen on every second canary,
-    and the bound is that of the others.
+    The canaries with the highest scores are guessed to be in, and the same number with the lowest
+    scores to be out. There is no guess for the others. The share to guess is chosen on every second
+    canary, and the bound is computed on the rest.
     """
     order = np.arange(len(found.scores))
     shares = [0.1, 0.2, 0.3, 0.5]
@@ -38,12 +38,12 @@ def _bound(
 def epsilon_bound(
     canaries: int, guesses: int, right: int, delta: float, confidence: float
 ) -> float:
-    """Return the largest epsilon that so many right guesses exclude.
+    """Return the largest epsilon that the number of right guesses excludes.
 
     Parameters
     ----------
     canaries, guesses, right : int
-        Canaries that a fair coin included, how many were guessed, and how many guesses are right.
+        Number of canaries, each included by a fair coin, of guesses, and of right guesses.
     """
 
     def excess(epsilon: float) -> float:
@@ -55,9 +55,9 @@ def epsilon_bound(
 
 
 def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """Bound the probability of so many right guesses under (epsilon, delta) (theorem 5.2).
+    """Return a bound on the probability of at least `right` right guesses (theorem 5.2).
 
-    A guess is right with probability e^epsilon / (1 + e^epsilon) at most, and delta adds as in
+    A guess is right with probability e^epsilon / (1 + e^epsilon) at most. Delta adds to this as in
     the algorithm of the paper's appendix D.
     """
     chance = 1 / (1 + np.exp(-epsilon))

@@ -1,9 +1,10 @@
-"""Re-identification: how well scores tell whether two sides of updates are one speaker's.
+"""Re-identification: how well scores show that two sides of updates are from one speaker.
 
-As for attributes, figures are computed within each test fold and averaged over folds, and
-intervals resample speakers. The ROC curve turns only at scores of positive pairs, so counting
-there how many negatives of each two speakers score lower gives its exact shape for any
-weights of the speakers, as a product of matrices.
+As for attributes, figures are computed within each test fold and averaged over folds, and intervals
+resample speakers. The slope of the ROC curve changes only at scores of positive pairs. So it is
+enough to count, at each of these scores, the lower scores of the negative pairs of each two
+speakers. With these counts, a product of matrices gives the exact curve for any weights of the
+speakers.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,8 @@ import pandas as pd
 
 from fedser.attacks.evaluation.attribute import (
     FIGURES,
+    count_victims,
     refuse_not_finite,
-    refuse_unlisted,
-    speakers_of,
-    who_leaked,
 )
 from fedser.attacks.evaluation.significance import (
     CHUNK,
@@ -28,6 +27,7 @@ from fedser.attacks.evaluation.significance import (
     percentiles,
     resample_speakers,
 )
+from fedser.attacks.evaluation.truth import refuse_unlisted, speakers_of
 from fedser.common.arrays import Bools, Ints
 from fedser.common.seeds import numpy_stream
 
@@ -36,22 +36,25 @@ Floats64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FoldPairs:
-    """Scores of one fold over S speakers, at the n distinct scores of positives, ascending.
+    """Counts of the pairs of one fold over S speakers.
+
+    There are n levels: the distinct scores of positive pairs, ascending. There are P combinations
+    of two speakers that have negative pairs.
 
     Attributes
     ----------
     positives : ndarray of float, shape (S, n)
-        How many positive pairs of each speaker have that score.
+        Number of positive pairs of each speaker at each level.
     first, second : ndarray of int, shape (P,)
-        The speakers of each two that negative pairs are of.
+        The two speakers of each combination.
     negatives : ndarray of float, shape (P,)
-        How many negative pairs are of these two.
+        Number of negative pairs of each combination.
     below : ndarray of float, shape (P, n)
-        How many of them score lower.
+        Number of its negative pairs that score below each level.
     tied : ndarray of int, shape (T,)
-        Which of the n scores negative pairs have, too.
+        The levels that negative pairs have, too.
     ties : ndarray of float, shape (P, T)
-        How many negative pairs have them.
+        Number of negative pairs at these levels.
     """
 
     positives: Floats64
@@ -71,30 +74,30 @@ def evaluate_reidentification(
     Parameters
     ----------
     pairs : DataFrame
-        A row a scored pair of sides: ``federation``, ``leaked`` (updates a side, as text:
-        ``"1"``, ``"all"``), ``draw``, ``client_a``, ``client_b`` and ``score``, the higher the
-        more likely of one speaker.
+        One row per scored pair of sides: ``federation``, ``leaked`` (updates per side, as text:
+        ``"1"``, ``"all"``), ``draw``, ``client_a``, ``client_b`` and ``score``. A higher score
+        means that one speaker is more likely.
     truth_path : Path
         ``truth.parquet`` of the run.
     across : str
-        What positives are: two sides of one client (``rounds``: the sides share no update) or
-        of different clients of one speaker (``shards``). Negatives are sides of different
-        speakers; other pairs are ignored.
+        The kind of positive pairs. ``rounds``: two sides of one client, which share no update.
+        ``shards``: sides of different clients of one speaker. Negative pairs are sides of
+        different speakers. Other pairs are ignored.
     bootstraps : int
-        Resamples of the speakers. In a resample a negative pair weighs the product of its two
-        speakers' multiplicities, a positive pair its speaker's.
+        Resamples of the speakers. The weight of a positive pair is the number of times that its
+        speaker was drawn. The weight of a negative pair is the product for its two speakers.
 
     Returns
     -------
     list of dict
         For each number of leaked updates, in order of appearance, the figures of
-        ``results.json``. Those of attribute attacks are None; all are where no fold has both
-        positive and negative pairs.
+        ``results.json``. Figures of attribute attacks are None. All figures are None if no fold
+        has both positive and negative pairs.
 
     Raises
     ------
     UserError
-        If the truth is not there, or lacks a client.
+        If the truth is missing, not readable, or lacks a client.
     ValueError
         If a score is NaN or infinite, or `across` is neither of the two.
     """
@@ -109,7 +112,7 @@ def evaluate_reidentification(
         clients = pd.DataFrame(np.concatenate(both), columns=["fold", "speaker", "client"])
         folds = [_count_scores(part, across, size) for _, part in sides.groupby("fold")]
         figures = _figures([f for f in folds if f], bootstraps, seed)
-        entries.append({**who_leaked(str(leaked), clients), **figures})
+        entries.append({**count_victims(str(leaked), clients), **figures})
     return entries
 
 
@@ -125,7 +128,7 @@ def _with_speakers(pairs: pd.DataFrame, speakers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_scores(pairs: pd.DataFrame, across: str, size: int) -> FoldPairs | None:
-    """Count the scores of one fold; None without a positive or without a negative pair."""
+    """Count the pairs of one fold; return None if it has no positive or no negative pair."""
     if across not in ("rounds", "shards"):
         raise ValueError(f"across={across} is neither rounds nor shards")
     a, b = pairs["speaker_a"].to_numpy(), pairs["speaker_b"].to_numpy()
@@ -136,14 +139,14 @@ def _count_scores(pairs: pd.DataFrame, across: str, size: int) -> FoldPairs | No
         return None
     score = pairs["score"].to_numpy(np.float64)
     levels, place = np.unique(score[positive], return_inverse=True)
-    # Whichever side a speaker is on, the weight is the same.
+    # The order of the two speakers does not matter for the weight of a pair.
     two = np.minimum(a, b)[negative] * size + np.maximum(a, b)[negative]
     kinds, kind = np.unique(two, return_inverse=True)
     first = levels.searchsorted(score[negative], side="left")
     beyond = levels.searchsorted(score[negative], side="right")
     equal = first < beyond
     tied, column = np.unique(first[equal], return_inverse=True)
-    # A negative pair is below all levels from `beyond` on: below none where that is the end.
+    # A negative pair is below all levels from `beyond` on. If `beyond` is n, it is below none.
     starts = _count(kind, beyond, (len(kinds), len(levels) + 1))
     return FoldPairs(
         positives=_count(a[positive], place, (size, len(levels))),
@@ -157,7 +160,7 @@ def _count_scores(pairs: pd.DataFrame, across: str, size: int) -> FoldPairs | No
 
 
 def _count(row: Ints, column: Ints, shape: tuple[int, int]) -> Floats64:
-    """Return how often each row and column come together."""
+    """Return a table of `shape` with the number of times that each (row, column) occurs."""
     found = np.bincount(row * shape[1] + column, minlength=shape[0] * shape[1])
     return found.reshape(shape).astype(np.float64)
 
@@ -181,30 +184,30 @@ def _figures(folds: Sequence[FoldPairs], bootstraps: int, seed: int) -> dict[str
 
 def _present(fold: FoldPairs) -> Bools:
     """Return which speakers the fold has, shape (S,)."""
-    there = fold.positives.sum(axis=1) > 0
-    there[fold.first] = there[fold.second] = True
-    return np.asarray(there)
+    present = fold.positives.sum(axis=1) > 0
+    present[fold.first] = present[fold.second] = True
+    return np.asarray(present)
 
 
 def _mean_figures(folds: Sequence[FoldPairs], weights: Floats64) -> Floats64:
-    """Return AUC and EER averaged over the folds that have them, shape (2, B)."""
+    """Return AUC and EER, averaged over the folds where they are defined, shape (2, B)."""
     return mean_defined(np.array([auc_and_eer(fold, weights) for fold in folds]), axis=0)
 
 
 def auc_and_eer(fold: FoldPairs, weights: Floats64) -> Floats64:
     """Return the area under the ROC curve and the equal error rate, shape (2, B).
 
-    The equal error rate is where the curve, straight between its points, has a false-positive
-    rate equal to its false-negative rate (Martin et al., The DET curve, 1997).
+    At the equal error rate the false-positive rate equals the false-negative rate (Martin et al.,
+    The DET curve, 1997). The curve is interpolated linearly between its points.
 
     Parameters
     ----------
     weights : ndarray of float, shape (B, S)
-        How often each speaker counts.
+        Number of times that each speaker counts.
 
     Notes
     -----
-    NaN where all positives or all negatives have no weight.
+    The figures are NaN if all positive pairs or all negative pairs have weight 0.
     """
     positives = weights @ fold.positives
     pairs = weights[:, fold.first] * weights[:, fold.second]
@@ -212,28 +215,28 @@ def auc_and_eer(fold: FoldPairs, weights: Floats64) -> Floats64:
     upto = below.copy()
     upto[:, fold.tied] += pairs @ fold.ties
     missed = positives.cumsum(axis=1)
-    many, others = missed[:, -1], pairs @ fold.negatives
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a resample lacks positives or negatives
-        # Counts are exact in floating point, so that an AUC of 1 is not a hair above it.
-        auc = (positives * (below + upto)).sum(axis=1) / (2 * many * others)
-        # Points where the threshold passes a positive score: just below it, and just above.
-        false_negative = _alternate(missed - positives, missed) / many[:, None]
-        true_negative = _alternate(below, upto) / others[:, None]
+    all_positives, all_negatives = missed[:, -1], pairs @ fold.negatives
+    with np.errstate(invalid="ignore"):  # 0 / 0 if a resample lacks positives or negatives
+        # Counts are exact in floating point, so the AUC is never slightly above 1.
+        auc = (positives * (below + upto)).sum(axis=1) / (2 * all_positives * all_negatives)
+        # The points of the curve at thresholds just below and just above each level.
+        false_negative = _alternate(missed - positives, missed) / all_positives[:, None]
+        true_negative = _alternate(below, upto) / all_negatives[:, None]
     false_negative[:, -1] = true_negative[:, -1] = 1
     return np.array([auc, _crossing(false_negative, 1 - true_negative)])
 
 
 def _alternate(before: Floats64, after: Floats64) -> Floats64:
-    """Return the columns of two (B, n) arrays in turn, after and before a column of zeros."""
+    """Interleave the columns of two (B, n) arrays, between a first and a last column of zeros."""
     columns = np.zeros((len(before), 2 * before.shape[1] + 2))
     columns[:, 1:-1:2], columns[:, 2:-1:2] = before, after
     return columns
 
 
 def _crossing(rising: Floats64, falling: Floats64) -> Floats64:
-    """Return, for each row, the value at which one polyline meets the other.
+    """Return, for each row, the value at which two polylines cross.
 
-    The one rises from 0 to 1, the other falls from 1 to 0. NaN where either is not defined.
+    One rises from 0 to 1 and the other falls from 1 to 0. The value is NaN if one is not defined.
     """
     gap = rising - falling
     right = (gap >= 0).argmax(axis=1)

@@ -1,9 +1,9 @@
 """The AUC over pairs of speakers: its bootstrap interval and its permutation test.
 
-A speaker's clients and draws are not independent, and neither are the folds, which share
-speakers. So speakers are what is resampled and whose labels are permuted, alike in all folds.
-How often one speaker's draws outscore another's is counted once; after that a resample or a
-permutation is a product of matrices.
+The clients and draws of one speaker are not independent. Folds share speakers, so they are not
+independent either. Therefore speakers are resampled, and the labels of speakers are permuted, in
+the same way in all folds. The wins of one speaker's draws over another's are counted once. After
+that, each resample and each permutation is a product of matrices.
 """
 
 import math
@@ -20,7 +20,7 @@ from fedser.common.arrays import Bools, Ints
 Floats64 = npt.NDArray[np.float64]
 
 PERMUTATIONS = 5000
-CHUNK = 500  # rows of weights that are multiplied at a time, to bound memory
+CHUNK = 500  # rows of weights to multiply at a time, to limit the memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FoldSamples:
     log_odds : ndarray of float, shape (n, C)
         Log-odds of each class against all others.
     speaker : ndarray of int, shape (n,)
-        Whose the draw is, numbered over all folds.
+        Speaker of the draw, numbered over all folds.
     label : ndarray of int, shape (n,)
         The true class.
     """
@@ -44,18 +44,18 @@ class FoldSamples:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """Who outscores whom among S speakers in K folds, for each of R classes against the rest.
+    """Comparisons between S speakers in K folds, for each of R classes against the rest.
 
     Attributes
     ----------
     wins : ndarray of float, shape (R, K, S, S)
-        How often a draw of the one speaker scores above a draw of the other; ties count half.
+        Number of times that a draw of one speaker scores above a draw of another; ties count half.
     draws : ndarray of float, shape (K, S)
-        Draws of each speaker, 0 where a fold lacks the speaker.
+        Number of draws of each speaker; 0 if the fold lacks the speaker.
     label : ndarray of int, shape (S,)
         The true class.
     contrasts : list of int, length R
-        The classes, as of `contrasts`.
+        The R classes, from `contrasts`.
     """
 
     wins: Floats64
@@ -67,13 +67,13 @@ class PairCounts:
 def contrasts(classes: int) -> list[int]:
     """Return the classes that figures are averaged over, each against the rest.
 
-    Of two classes only the second: the first against the rest is the same question.
+    For two classes this is only the second, because the first against the rest gives the same.
     """
     return [1] if classes == 2 else list(range(classes))
 
 
 def count_pairs(folds: Sequence[FoldSamples]) -> PairCounts:
-    """Count wins between all speakers, whatever their labels."""
+    """Count wins between all speakers of any labels."""
     speakers = np.unique(np.concatenate([fold.speaker for fold in folds]))
     size, against = len(speakers), contrasts(folds[0].log_odds.shape[1])
     label = np.zeros(size, dtype=np.int64)
@@ -88,40 +88,40 @@ def count_pairs(folds: Sequence[FoldSamples]) -> PairCounts:
 
 
 def _wins(score: Floats64, who: Ints, size: int) -> Floats64:
-    """Return how often a draw of the one speaker outscores one of the other, shape (S, S)."""
+    """Return the number of wins of each speaker's draws over each other's, shape (S, S)."""
     order = score.argsort()
     ranked, draws = score[order], np.arange(len(score))
-    lowest = np.zeros((len(score) + 1, size))  # draws of each speaker among so many lowest
+    lowest = np.zeros((len(score) + 1, size))  # row n: draws of each speaker among the n lowest
     lowest[draws + 1, who[order]] = 1
     lowest = lowest.cumsum(axis=0)
     below = lowest[np.searchsorted(ranked, ranked, side="left")]
     upto = lowest[np.searchsorted(ranked, ranked, side="right")]
-    whose = csr_array((np.ones(len(score)), (who[order], draws)), shape=(size, len(score)))
-    return np.asarray(whose @ (below + upto) / 2)
+    of_speaker = csr_array((np.ones(len(score)), (who[order], draws)), shape=(size, len(score)))
+    return np.asarray(of_speaker @ (below + upto) / 2)
 
 
 def in_folds(counts: PairCounts, folds: Bools) -> PairCounts:
-    """Return the counts of some of the folds, given as a mask of shape (K,)."""
+    """Return the counts of the folds in a mask of shape (K,)."""
     return replace(counts, wins=counts.wins[:, folds], draws=counts.draws[folds])
 
 
 def mean_auc(counts: PairCounts, label: Ints, weights: Floats64 | None = None) -> Floats64:
-    """Return the AUC averaged over classes, then over folds, shape (B,), for rows of labels.
+    """Return the AUC for each row of labels, averaged over classes, then over folds, shape (B,).
 
     Parameters
     ----------
     label : ndarray of int, shape (B, S) or (1, S)
         The speakers' classes.
     weights : ndarray of float, shape (B, S), optional
-        How often each speaker counts; once by default.
+        Number of times that each speaker counts; once by default.
 
     Notes
     -----
-    A class that has no speaker with weight in a fold, or all of them, is left out there; so is
-    a fold without a class. NaN where no fold is left.
+    A fold leaves out a class if no speaker with weight has it, or if all have it. A fold without a
+    class is left out. The AUC is NaN if no fold is left.
 
-    Among n draws of a class there are n^2 / 2 wins, so that its wins over the rest are those
-    over everyone less a known number, as in Mann and Whitney's rank sum.
+    Among n draws of one class there are n^2 / 2 wins. So the wins over the rest are the wins over
+    all draws minus a known number, as in the rank sum of Mann and Whitney.
     """
     once = np.ones((1, 1)) if weights is None else weights
     of_class = []
@@ -131,15 +131,15 @@ def mean_auc(counts: PairCounts, label: Ints, weights: Floats64 | None = None) -
             won = own @ wins.sum(axis=2).T
         else:
             won = np.einsum("bs,kst,bt->bk", own, wins, weights, optimize=True)
-        many, others = own @ counts.draws.T, rest @ counts.draws.T
-        met = many * others
-        won = won - many**2 / 2
-        of_class.append(np.where(met > 0, won / np.where(met > 0, met, 1), np.nan))
+        own_draws, rest_draws = own @ counts.draws.T, rest @ counts.draws.T
+        pairs = own_draws * rest_draws
+        won = won - own_draws**2 / 2
+        of_class.append(np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1), np.nan))
     return mean_defined(mean_defined(np.array(of_class), axis=0), axis=1)
 
 
 def mean_defined(values: Floats64, axis: int) -> Floats64:
-    """Return the mean of the values that are not NaN; NaN where all are."""
+    """Return the mean of the values that are not NaN; NaN if all are NaN."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=axis)
     total = np.where(defined, values, 0).sum(axis=axis)
@@ -153,12 +153,12 @@ def interval(counts: PairCounts, bootstraps: int, rng: np.random.Generator) -> l
 
 
 def resample_speakers(present: Bools, bootstraps: int, rng: np.random.Generator) -> Floats64:
-    """Return how often each speaker is drawn in each resample of those present, shape (B, S).
+    """Return how often each of S speakers is drawn in each of B resamples, shape (B, S).
 
     Parameters
     ----------
     present : ndarray of bool, shape (S,)
-        Which speakers there are; the others are never drawn.
+        The speakers to draw from; the others are never drawn.
     """
     speakers = np.flatnonzero(present)
     weights = np.zeros((bootstraps, len(present)))
@@ -169,7 +169,7 @@ def resample_speakers(present: Bools, bootstraps: int, rng: np.random.Generator)
 
 
 def percentiles(resampled: Floats64) -> list[float] | None:
-    """Return the 2.5 and 97.5 % quantiles of a figure's resamples; None where all are NaN."""
+    """Return the 2.5 and 97.5 % quantiles of a resampled figure; None if all values are NaN."""
     defined = resampled[~np.isnan(resampled)]
     if not len(defined):
         return None
@@ -178,11 +178,12 @@ def percentiles(resampled: Floats64) -> list[float] | None:
 
 
 def p_value(counts: PairCounts, rng: np.random.Generator) -> float:
-    """Return how probable so high a mean AUC is if labels have nothing to do with scores.
+    """Return the probability of an equal or higher mean AUC if labels are independent of scores.
 
-    One-sided permutation test: the share, among all ways to give as many speakers each class,
-    of those with an AUC at least as high. Exact for two classes where there are no more than
-    5,000 ways; else over 5,000 random ones and the truth (Phipson and Smyth, 2010).
+    This is a one-sided permutation test over assignments of the labels to the speakers. The p-value
+    is the share of assignments with an AUC at least as high. It is exact for two classes with at
+    most 5,000 assignments. Otherwise it uses 5,000 random assignments and the true one (Phipson and
+    Smyth, 2010).
     """
     size, second = len(counts.label), int((counts.label == 1).sum())
     exact = len(counts.contrasts) == 1 and math.comb(size, second) <= PERMUTATIONS
@@ -195,7 +196,7 @@ def p_value(counts: PairCounts, rng: np.random.Generator) -> float:
     (observed,) = mean_auc(counts, counts.label[None])
     starts = range(0, len(label), CHUNK)
     found = np.concatenate([mean_auc(counts, label[s : s + CHUNK]) for s in starts])
-    # Equal AUCs may differ in the last bit. Labels without an AUC (in no fold are there two
-    # classes) count against the attack.
+    # Equal AUCs may differ in the last bit. Assignments without an AUC, because no fold has two
+    # classes, count against the attack.
     reached = int((~(found < observed - 1e-9)).sum())
     return reached / len(found) if exact else (1 + reached) / (1 + len(found))

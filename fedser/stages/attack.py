@@ -1,4 +1,4 @@
-"""The adversary at work: learn, score the victims; then the figures of it."""
+"""The stage that attacks a trained run, evaluates the attacks and audits the mechanism."""
 
 import platform
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from joblib import delayed
 
-from fedser.attacks.adversary import shadow_federations as shadow
+from fedser.attacks.adversary import shadow_federations
 from fedser.attacks.adversary.own_speakers import ShadowClients, make_shadow_clients, victim_size
 from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, prepare_attacks
 from fedser.attacks.adversary.reidentify import score_pairs
@@ -20,16 +20,15 @@ from fedser.attacks.adversary.score import (
     Scores,
     ScoreTables,
     join_scores,
-    score_at_snapshots,
     score_private,
     score_shadow,
 )
-from fedser.attacks.adversary.score_online import score_stored_numbers
+from fedser.attacks.adversary.score_on_models import score_on_models
+from fedser.attacks.adversary.score_online import score_stored_values
 from fedser.attacks.evaluation.attribute import evaluate_attack
 from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.client.speakers.corpus_data import CorpusData
-from fedser.common.arrays import Ints
 from fedser.common.errors import UserError
 from fedser.common.processes import side_by_side
 from fedser.common.threads import cores
@@ -57,16 +56,21 @@ def attack_run(
     shadows: Sequence[CorpusData],
     classes: Sequence[str],
     folder: Path,
-    learned: PreparedAttacks | None = None,
+    prepared: PreparedAttacks | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Train every attack on shadow federations, turn it on the private ones and evaluate it.
+    """Score the victims of a run with every attack, and evaluate the scores.
 
     Parameters
     ----------
     protocols : mapping of str to Protocol
         Protocol of each private federation, by its name.
-    learned : PreparedAttacks, optional
-        Where the attacks were trained before the victims were.
+    prepared : PreparedAttacks, optional
+        The attacks, if they were prepared before the training; otherwise they are prepared here.
+
+    Returns
+    -------
+    tuple of list and dict
+        The entries of ``attacks`` in ``results.json``, and seconds for its ``timing``.
     """
     paths = sorted((folder / "transcript").iterdir())
     meta = Transcript(paths[0]).meta
@@ -75,115 +79,116 @@ def attack_run(
     else:
         _check_recorded(config, meta)
     plan = protocols[paths[0].name].plan
-    learned = learned or prepare_attacks(config, plan, shadows, classes, meta.numbers)
+    prepared = prepared or prepare_attacks(config, plan, shadows, classes, meta.numbers)
     started = time.perf_counter()
     entries: list[dict[str, Any]] = []
-    for lesson in learned.lessons:
+    for attacks in prepared.layer_attacks:
         if meta.numbers:
             tasks = [
-                delayed(score_stored_numbers)(p, lesson, config.adversary, config.seed)
-                for p in paths
+                delayed(score_stored_values)(path, attacks, config.adversary, config.seed)
+                for path in paths
             ]
         else:
-            tasks = _judges(config, learned, lesson, protocols, paths)
-        scores = _score(config, learned, lesson, tasks)
-        for name, found in scores.items():
-            rehearsed = name == "snapshot" or (name == "fusion" and "snapshot" in scores)
-            about = {
-                "name": name,
-                "attribute": config.adversary.attribute,
-                "layer": lesson.layers,
-                "shadow_corpora": [data.name for data in shadows],
-                "aware": config.adversary.aware or rehearsed,
-                "vantage": config.adversary.vantage,
-                "combination": config.adversary.combination,
-                "selection": config.adversary.selection,
-            }
-            entries += [about | entry for entry in _evaluate(config, found, classes, folder)]
-    shadow_seconds, fit_seconds = learned.seconds
+            tasks = _scoring_tasks(config, prepared, attacks, protocols, paths)
+        for name, scores in _score(config, prepared, attacks, tasks).items():
+            about = _describe(config, shadows, attacks, name)
+            entries += [about | entry for entry in _evaluate(config, scores, classes, folder)]
+    shadow_seconds, fit_seconds = prepared.seconds
     attack_seconds = fit_seconds + time.perf_counter() - started
     if not config.keep_shadows:
-        for rehearsal in learned.rehearsals:
-            shutil.rmtree(rehearsal.folder, ignore_errors=True)  # another run was faster
+        for federation in prepared.federations:
+            shutil.rmtree(federation.folder, ignore_errors=True)  # another run was faster
     return entries, {"shadow_seconds": shadow_seconds, "attack_seconds": attack_seconds}
 
 
+def _describe(
+    config: StudyConfig, shadows: Sequence[CorpusData], attacks: LayerAttacks, name: str
+) -> dict[str, Any]:
+    """Return the part of an entry of ``results.json`` that describes the attack."""
+    adversary = config.adversary
+    return {
+        "name": name,
+        "attribute": adversary.attribute,
+        "layer": attacks.layers,
+        "shadow_corpora": [data.name for data in shadows],
+        "aware": adversary.aware or name in attacks.aware,
+        "vantage": adversary.vantage,
+        "combination": adversary.combination,
+        "selection": adversary.selection,
+    }
+
+
 def _check_recorded(config: StudyConfig, meta: TranscriptMeta) -> None:
-    """Refuse to look at layers that an earlier run did not record."""
+    """Reject layers that the attacked run did not record."""
     for layers in config.adversary.layers:
         parameters = choose_layers(layers, parameter_names(config), "adversary.layers")
         if not set(parameters) <= set(meta.layers):
             raise UserError(
-                f"adversary.layers={layers}: the transcript holds {', '.join(meta.layers)} alone; "
-                "run fedser with transcript.layers=all"
+                f"adversary.layers={layers}: the transcript holds only {', '.join(meta.layers)}; "
+                "start a new run with transcript.layers=all"
             )
 
 
-def _judges(
+def _scoring_tasks(
     config: StudyConfig,
-    learned: PreparedAttacks,
-    lesson: LayerAttacks,
+    prepared: PreparedAttacks,
+    attacks: LayerAttacks,
     protocols: Mapping[str, Protocol],
     paths: Sequence[Path],
 ) -> list[Any]:
-    """Return the tasks that score the victims by their updates."""
-    adversary, view, snapshot = config.adversary, lesson.view, lesson.snapshot
-    tasks = [
-        delayed(score_private)(path, lesson.fitted, view, adversary, config.seed) for path in paths
-    ]
-    if snapshot:
+    """Return the tasks that score the victims by their stored updates."""
+    adversary = config.adversary
+    tasks = [delayed(score_private)(path, attacks, adversary, config.seed) for path in paths]
+    if attacks.on_models:
         size = victim_size(paths, protocols[paths[0].name])
-        cast = _cast(config, learned.shadows, learned.labels, size)
+        clients = _shadow_clients(config, prepared, size)
         tasks += [
-            delayed(score_at_snapshots)(
-                path,
-                protocols[path.name],
-                snapshot,
-                cast,
-                lesson.groups,
-                lesson.beside,
-                view,
-                adversary,
+            delayed(score_on_models)(
+                path, attacks, attack, clients, protocols[path.name], adversary
             )
+            for attack in attacks.on_models
             for path in paths
         ]
     return tasks
 
 
 def _score(
-    config: StudyConfig, learned: PreparedAttacks, lesson: LayerAttacks, tasks: Sequence[Any]
+    config: StudyConfig, prepared: PreparedAttacks, attacks: LayerAttacks, tasks: Sequence[Any]
 ) -> Scores:
-    """Return every attack's scores of the victims, from some layers alone."""
-    fusion, fused = lesson.fusion, lesson.fused
-    if fused and not lesson.snapshot:
-        own = learned.rehearsals[0], lesson.beside, lesson.groups, lesson.view
-        tasks = [*tasks, delayed(score_shadow)(*own, config.adversary, config.seed)]
+    """Return the scores of the victims by every attack on these layers."""
+    if attacks.held_out and not attacks.on_models:
+        shadow_federation = prepared.federations[0]
+        task = delayed(score_shadow)(shadow_federation, attacks, config.adversary, config.seed)
+        tasks = [*tasks, task]
     workers = min(cores(), len(tasks))
-    judged: list[ScoreTables] = list(side_by_side(tasks, workers))
-    victims = join_scores([found.victims for found in judged])
-    if fusion and fused:
-        rehearsed = join_scores([found.rehearsed for found in judged])
-        victims["fusion"] = fusion.fuse(
-            {name: rehearsed[name] for name in fused}, {name: victims[name] for name in fused}
-        )
+    tables: list[ScoreTables] = list(side_by_side(tasks, workers))
+    victims = join_scores([found.victims for found in tables])
+    shadow = join_scores([found.shadow for found in tables])
+    for attack in attacks.on_scores:
+        of = [name for name in attack.of if name in victims]
+        if of:
+            victims[attack.name] = attack.fuse(
+                {name: shadow[name] for name in of}, {name: victims[name] for name in of}
+            )
     return {name: victims[name] for name in config.attack if name in victims}
 
 
-def _cast(
-    config: StudyConfig, shadows: Sequence[CorpusData], labels: Ints, size: int | None
+def _shadow_clients(
+    config: StudyConfig, prepared: PreparedAttacks, size: int | None
 ) -> ShadowClients:
-    """Return the adversary's speakers as clients of so many utterances."""
-    whole = shadow.whole_speakers(shadows, config.seed, config.normalisation)
-    speakers = shadow.speaker_numbers(whole, shadows)
-    return make_shadow_clients(whole, labels[speakers], speakers, size, config.seed)
+    """Return one client per shadow speaker, with `size` utterances; None: with all."""
+    shadows = prepared.shadows
+    whole = shadow_federations.whole_speakers(shadows, config.seed, config.normalisation)
+    speakers = shadow_federations.speaker_numbers(whole, shadows)
+    return make_shadow_clients(whole, prepared.labels[speakers], speakers, size, config.seed)
 
 
 def _evaluate(
     config: StudyConfig, scores: pd.DataFrame, classes: Sequence[str], folder: Path
 ) -> list[dict[str, Any]]:
-    """Return the figures of one attack's scores, for every number of leaked updates."""
+    """Return the figures of one attack, for every number of leaked updates."""
     adversary, truth = config.adversary, folder / "truth.parquet"
-    if adversary.attribute != shadow.SPEAKER:
+    if adversary.attribute != shadow_federations.SPEAKER:
         found = evaluate_attack(scores, truth, classes, adversary, config.seed)
         return [{"classes": list(classes), "across": None, **entry} for entry in found]
     pairs = score_pairs(scores)
@@ -204,7 +209,7 @@ def assemble_results(
     audit: dict[str, Any] | None,
     timing: dict[str, float],
 ) -> dict[str, Any]:
-    """Put together what `attacks/results.schema.json` describes."""
+    """Return the results of a run, in the form of `fedser/results/results.schema.json`."""
     return {
         "schema_version": 1,
         "config": record,

@@ -1,4 +1,4 @@
-"""What the adversary and the audit are refused before anything is trained."""
+"""Check the adversary, the audit and the corpora before anything is trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.attacks.adversary.fit import speaker_groups
 from fedser.attacks.adversary.prepare import corpus_numbers
-from fedser.attacks.evaluation.attribute import check_victims
+from fedser.attacks.algorithms.base import ModelAttack, ScoreAttack
+from fedser.attacks.evaluation.truth import check_victims
 from fedser.client.corpora import overview
 from fedser.client.corpora.build import build_corpus, named_corpus
 from fedser.client.corpora.published import Published
@@ -31,7 +32,7 @@ CHOICES = {
 def check_adversary(
     config: StudyConfig, private: CorpusData | Roster, shadows: Sequence[CorpusData]
 ) -> list[str]:
-    """Refuse, before anything is trained, an attack that could not be carried out.
+    """Reject attacks that cannot run.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def check_adversary(
     Raises
     ------
     UserError
-        Naming the key.
+        With the key that must change.
     """
     adversary = config.adversary
     for key, choices in CHOICES.items():
@@ -52,9 +53,10 @@ def check_adversary(
     classes = shadow.attribute_classes(shadows, adversary.attribute)
     if adversary.attribute != shadow.SPEAKER:
         check_victims(private, adversary.attribute, classes)
-    if "fusion" in config.attack:
-        labels = shadow.speaker_labels(shadows, adversary.attribute, classes)
-        speaker_groups(labels, corpus_numbers(shadows))
+    for attack in map(build, config.attack.values()):
+        if isinstance(attack, ScoreAttack):
+            labels = shadow.speaker_labels(shadows, adversary.attribute, classes)
+            speaker_groups(labels, corpus_numbers(shadows), attack.name)
     return classes
 
 
@@ -62,7 +64,7 @@ def _check_layers(config: StudyConfig) -> None:
     names = parameter_names(config)
     recorded = choose_layers(config.transcript.layers, names, "transcript.layers")
     if not config.adversary.layers:
-        raise UserError("adversary.layers names no layer; first is where most leaks")
+        raise UserError("adversary.layers names no layer; set it to [first], which leaks most")
     for layers in config.adversary.layers:
         if not set(choose_layers(layers, names, "adversary.layers")) <= set(recorded):
             raise UserError(
@@ -72,83 +74,92 @@ def _check_layers(config: StudyConfig) -> None:
 
 
 def _check_attacks(config: StudyConfig) -> None:
-    """Refuse combinations of attacks with what the adversary knows or is after."""
-    adversary, attacks = config.adversary, {n: build(a) for n, a in config.attack.items()}
-    if fusion := attacks.get("fusion"):
-        absent = [name for name in fusion.of if name not in attacks or name == "fusion"]
-        if absent or not fusion.of:
+    """Reject attacks that need what the adversary does not have, or cannot infer the attribute."""
+    adversary, attacks = config.adversary, [build(settings) for settings in config.attack.values()]
+    scoring = [attack.name for attack in attacks if not isinstance(attack, ScoreAttack)]
+    for attack in attacks:
+        if isinstance(attack, ScoreAttack):
+            if not attack.of or not set(attack.of) <= set(scoring):
+                raise UserError(
+                    f"attack.{attack.name}.of={attack.of} must name other attacks of this run: "
+                    f"{', '.join(scoring) or 'there is none, add some to attack'}"
+                )
+            if adversary.attribute == shadow.SPEAKER:
+                raise UserError(
+                    f"attack={attack.name} cannot recognise a speaker: remove it from attack, or "
+                    "set another adversary.attribute"
+                )
+        knows_models = adversary.vantage == "attributed" and adversary.initial_weights
+        if isinstance(attack, ModelAttack) and not knows_models:
             raise UserError(
-                f"attack.fusion.of={fusion.of} must name some of the attacks of this run, "
-                f"{', '.join(n for n in attacks if n != 'fusion') or 'of which there is none'}"
+                f"attack={attack.name} needs every round's model and each update with its sender: "
+                "set adversary.vantage=attributed and adversary.initial_weights=true, or remove it "
+                "from attack"
             )
-        if adversary.attribute == shadow.SPEAKER:
-            raise UserError("attack=fusion infers an attribute; it cannot recognise a speaker")
-    if "snapshot" in attacks and not (
-        adversary.vantage == "attributed" and adversary.initial_weights
-    ):
-        raise UserError(
-            "attack=snapshot needs every round's model and each update with its sender: set "
-            "adversary.vantage=attributed and adversary.initial_weights=true, or leave it out"
-        )
 
 
 def check_audit(config: StudyConfig) -> None:
-    """Refuse an audit that could not be carried out.
+    """Reject an audit that cannot run.
 
     Raises
     ------
     UserError
-        Naming the key.
+        With the key that must change.
     """
     audit = config.audit
     check_choice("audit.name", audit.name, ("none", "canary"))
     if audit.name == "canary" and not config.privacy.spec.guaranteed:
         raise UserError(
-            f"audit=canary: privacy={config.privacy.mechanism} guarantees nothing that an audit "
-            f"could refute; choose privacy={', '.join(GUARANTEED)}"
+            f"audit=canary: privacy={config.privacy.mechanism} gives no guarantee to audit; "
+            f"set privacy={', '.join(GUARANTEED)}"
         )
     if audit.canaries < 100 or audit.releases < 1 or not 0.5 < audit.confidence < 1:
-        raise UserError("audit needs 100 canaries, 1 release and a confidence between 0.5 and 1")
+        raise UserError(
+            "audit needs at least 100 canaries and 1 release, and a confidence between 0.5 and 1"
+        )
     if not audit.magnitudes or min(audit.magnitudes) <= 0:
-        raise UserError("audit.magnitudes must name norms above 0")
+        raise UserError("audit.magnitudes must be a list of norms above 0")
 
 
 def check_store(config: StudyConfig, attacking: bool) -> None:
-    """Refuse what cannot be done where only what attacks read of an update is kept.
+    """Reject settings that ``transcript.store=features`` does not allow.
 
     Raises
     ------
     UserError
-        Naming the key.
+        With the key that must change.
     """
     adversary, store = config.adversary, "transcript.store=features"
     if config.transcript.store != "features":
         return
     if not attacking:
         raise UserError(
-            f"{store} keeps what attacks read of each update and nothing else: set stage=all, "
-            "shadow and attack, or set transcript.store=updates"
+            f"{store} stores only the features that attacks read: set stage=all, shadow and "
+            "attack, or set transcript.store=updates"
         )
     if adversary.vantage != "attributed":
         raise UserError(
-            f"adversary.vantage={adversary.vantage} looks at models, which {store} does not keep; "
+            f"adversary.vantage={adversary.vantage} looks at models, which {store} does not store; "
             "set adversary.vantage=attributed or transcript.store=updates"
         )
     if adversary.combination == "updates":
         raise UserError(
-            f"adversary.combination=updates takes means of updates, which {store} does not keep; "
+            f"adversary.combination=updates takes means of updates, which {store} does not store; "
             "set adversary.combination=statistics or log_odds, or transcript.store=updates"
         )
-    if "snapshot" in config.attack:
-        raise UserError(
-            f"attack=snapshot goes back to every model and update, which {store} does not keep; "
-            "leave it out, or set transcript.store=updates"
-        )
-    if "cnn" in config.attack and adversary.combination != "log_odds":
-        raise UserError(
-            f"attack=cnn reads whole updates, of which {store} keeps nothing as large; set "
-            "adversary.combination=log_odds, leave it out, or set transcript.store=updates"
-        )
+    for attack in map(build, config.attack.values()):
+        if isinstance(attack, ModelAttack):
+            raise UserError(
+                f"attack={attack.name} reads every model and update again, which {store} does not "
+                "store; remove it from attack, or set transcript.store=updates"
+            )
+        # An attack of one's own may lack the attribute: see `Attack`.
+        if getattr(attack, "large_features", False) and adversary.combination != "log_odds":
+            raise UserError(
+                f"attack={attack.name} reads whole updates, which are too large for {store}; set "
+                "adversary.combination=log_odds or transcript.store=updates, or remove it from "
+                "attack"
+            )
 
 
 def shadow_settings(config: StudyConfig) -> list[Any]:
@@ -157,16 +168,16 @@ def shadow_settings(config: StudyConfig) -> list[Any]:
 
 
 def show_sources(config: StudyConfig) -> None:
-    """Print what is there of published corpora, before a missing part ends the run."""
-    here = [] if config.runtime.name == "network" else [config.corpus]  # else the nodes have it
-    for settings in (*here, *shadow_settings(config)):
+    """Print which files of the corpora were found, before a missing file ends the run."""
+    private = [] if config.runtime.name == "network" else [config.corpus]  # the nodes hold it
+    for settings in (*private, *shadow_settings(config)):
         for corpus in overview.corpora_on_disk(build_corpus(settings, config.data_root)):
             if isinstance(corpus, Published):
                 console.print(overview.parts_table(corpus))
                 console.print(plain(overview.origin(corpus)), soft_wrap=True)
             found = corpus.listing(cache_folder(config.cache))
-            if told := overview.completeness(corpus, found):
-                console.print(plain(f"corpus {corpus.name}\n{told}"), soft_wrap=True)
+            if summary := overview.completeness(corpus, found):
+                console.print(plain(f"corpus {corpus.name}\n{summary}"), soft_wrap=True)
 
 
 def show_corpus(corpus: CorpusData | Roster) -> None:

@@ -89,7 +89,7 @@ def test_shadow_ages_are_cut_at_the_bounds_of_the_study(fedser):
     [
         (AGES, "takes 1 value(s) over the shadow speakers (30 and above)"),
         (("", *AGES[1:3], "29", *AGES[4:]), "private speakers have the value(s) missing, shadow"),
-        ((*AGES[:3], "", *AGES[4:]), "corpus rest does not say it of speaker east/s3; known there"),
+        ((*AGES[:3], "", *AGES[4:]), "corpus rest lacks it for speaker east/s3; set one"),
     ],
 )
 def test_groups_that_cannot_be_inferred_are_rejected(fedser, ages, message):

@@ -356,8 +356,8 @@ def test_online_attacks_give_the_same_results(fedser, tmp_path, monkeypatch):
     at_all = [a for a in expected if a["leaked_updates"] == "all"]
     check_same_figures(some, [a for a in at_all if a["name"] in names])
     refused = {
-        "attack.correlation.pairs=7": "kept no numbers of correlation/first as set now",
-        "adversary.combination=log_odds": "kept no numbers of statistics/first, correlation/first",
+        "attack.correlation.pairs=7": "kept no features of correlation/first as set now",
+        "adversary.combination=log_odds": "kept no features of statistics/first, correlation/first",
         "adversary.combination=updates": "adversary.combination=updates takes means of updates",
     }
     for change, message in refused.items():
@@ -693,7 +693,7 @@ BAD_INPUT = {
     ),
     "snapshot of features": (
         lambda _: ["transcript.store=features", "attack=snapshot"],
-        "attack=snapshot goes back to every model",
+        "attack=snapshot reads every model and update again",
         "set transcript.store=updates",
     ),
     "frames for a model of vectors": (

@@ -1,4 +1,4 @@
-"""What attacks learn from, seen by one that notes all it is shown."""
+"""Updates that attacks are fitted to, recorded by an attack that notes all of them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from fedser.attacks.adversary.fit import ShadowFederation, View, fit_attacks, speaker_groups
+from fedser.attacks.adversary.fit import ShadowFederation, fit_attacks, speaker_groups
+from fedser.attacks.adversary.tap import View
 from fedser.common import threads
 from fedser.common.errors import UserError
 from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
@@ -23,7 +24,7 @@ GROUPS = np.arange(10) % 3
 
 @dataclass
 class Spy:
-    """Notes the mark of every update that it learns from, and scores with what it saw."""
+    """Notes the mark of every update that it is fitted to, and scores with these marks."""
 
     max_examples: int | None
     name: str = "spy"
@@ -33,7 +34,7 @@ class Spy:
         return gradients["dense.0.bias"]
 
     def fit(self, examples):
-        for passes in (1, 2):  # a stream reads anew whenever it is called
+        for passes in (1, 2):  # a stream reads again at every call
             self.saw = Counter(
                 (*map(int, mark[:3]), label)
                 for batch in examples()
@@ -44,7 +45,7 @@ class Spy:
             self.passes = passes
 
     def score(self, features):
-        """Whether each update's speaker was among those learned from, and the update's mark."""
+        """Return whether the speaker of each update is in the notes, and the update's mark."""
         speakers = {speaker for _, speaker, _, _ in self.saw}
         known = [int(mark[1]) in speakers for mark in features]
         return np.column_stack([known, features[:, 1], features[:, 2]])
@@ -56,7 +57,7 @@ def one_process(monkeypatch):
 
 
 def write(folder, number, speakers, rounds=6):
-    """A shadow federation whose every gradient says federation, speaker and round."""
+    """Write a shadow federation; each gradient holds its federation, speaker and round."""
     meta = TranscriptMeta("shadow", "fedsgd", len(speakers), rounds, NAMES, "float32", {})
     with TranscriptWriter(folder, meta, {}) as writer:
         for server_round in range(1, rounds + 1):
@@ -77,7 +78,7 @@ def write(folder, number, speakers, rounds=6):
 
 @pytest.fixture
 def shadows(tmp_path):
-    """Three federations, of which the middle one sends twice as much."""
+    """Three federations; the middle one sends twice as many updates."""
     return [
         write(tmp_path / "0", 0, [0, 1, 2, 3, 4, 5, 6, 7]),
         write(tmp_path / "1", 1, [2, 3, 4, 5, 6, 7, 8, 9], rounds=12),
@@ -99,20 +100,20 @@ def fit(shadows, *spies, view=VIEW, held_out=(), seed=0):
 
 
 @pytest.mark.parametrize("most", [None, 96, 1000])
-def test_without_a_limit_every_update_is_learned_from_once(shadows, most):
+def test_without_limit_each_update_is_used_once(shadows, most):
     (fitted,) = fit(shadows, Spy(most))
     assert fitted.attack.saw == sent(shadows) and sum(fitted.attack.saw.values()) == 96
     assert fitted.attack.passes == 2 and fitted.without == {}
 
 
 @pytest.mark.parametrize("most", [1, 20, 95])
-def test_at_most_so_many_are_learned_from_each_once_with_its_speakers_class(shadows, most):
+def test_max_examples_updates_are_used_once_with_their_class(shadows, most):
     (fitted,) = fit(shadows, Spy(most))
     saw = fitted.attack.saw
     assert sum(saw.values()) == most and saw <= sent(shadows)
 
 
-def test_examples_are_drawn_over_all_shadows(shadows):
+def test_examples_are_drawn_over_all_shadow_federations(shadows):
     found = Counter()
     for seed in range(60):
         (fitted,) = fit(shadows, Spy(24), seed=seed)
@@ -122,7 +123,7 @@ def test_examples_are_drawn_over_all_shadows(shadows):
         assert abs(found[number] - 60 * once.mean()) < 5 * np.sqrt(60) * once.std()
 
 
-def test_draws_are_named_by_attack_and_seed(shadows):
+def test_examples_depend_on_attack_name_and_seed(shadows):
     first, other = fit(shadows, Spy(20), Spy(20, name="other"))
     (again,) = fit(shadows, Spy(20))
     (elsewhere,) = fit(shadows, Spy(20), seed=1)
@@ -130,33 +131,33 @@ def test_draws_are_named_by_attack_and_seed(shadows):
     assert first.attack.saw not in (other.attack.saw, elsewhere.attack.saw)
 
 
-def test_what_is_fitted_is_a_copy(shadows):
+def test_a_copy_of_the_attack_is_fitted(shadows):
     spy = Spy(None)
     fit(shadows, spy)
     assert not spy.saw
 
 
 @pytest.mark.parametrize("most", [None, 40])
-def test_held_out_copies_never_saw_their_group_and_all_else(shadows, most):
-    known, plain = fit(shadows, Spy(most), Spy(most, name="plain"), held_out=["spy"])
-    assert plain.without == {} and set(known.without) == {0, 1, 2}
-    for group, attack in known.without.items():
-        rest = {m: n for m, n in known.attack.saw.items() if GROUPS[m[1]] != group}
-        assert attack.saw == Counter(rest) and len(rest) < len(known.attack.saw)
+def test_a_held_out_copy_is_fitted_to_all_other_groups(shadows, most):
+    spy, plain = fit(shadows, Spy(most), Spy(most, name="plain"), held_out=["spy"])
+    assert plain.without == {} and set(spy.without) == {0, 1, 2}
+    for group, attack in spy.without.items():
+        rest = {m: n for m, n in spy.attack.saw.items() if GROUPS[m[1]] != group}
+        assert attack.saw == Counter(rest) and len(rest) < len(spy.attack.saw)
 
 
-def test_held_out_updates_are_scored_by_who_never_saw_them(shadows):
-    (known,) = fit(shadows, Spy(None), held_out=["spy"])
+def test_held_out_updates_are_scored_by_the_right_copy(shadows):
+    (spy,) = fit(shadows, Spy(None), held_out=["spy"])
     speakers = np.array([9, 0, 4, 1, 1, 8, 6])
     marks = np.stack([np.zeros(7), speakers, np.arange(7)], axis=1).astype(np.float32)
-    found = known.score_held_out({"dense.0.bias": marks}, GROUPS[speakers])
-    np.testing.assert_array_equal(found[:, 0], 0)  # not one speaker is known
-    np.testing.assert_array_equal(found[:, 1:], marks[:, 1:])  # in the order that was asked
-    assert (known.attack.score(marks)[:, 0] == 1).all()
+    found = spy.score_held_out({"dense.0.bias": marks}, GROUPS[speakers])
+    np.testing.assert_array_equal(found[:, 0], 0)  # no speaker is known
+    np.testing.assert_array_equal(found[:, 1:], marks[:, 1:])  # in the order of the updates
+    assert (spy.attack.score(marks)[:, 0] == 1).all()
 
 
 @pytest.mark.parametrize("vantage", ["aggregate", "final"])
-def test_what_is_learned_is_what_the_vantage_shows(shadows, vantage):
+def test_examples_are_what_the_vantage_shows(shadows, vantage):
     (fitted,) = fit(shadows, Spy(None), view=View(vantage, NAMES, initial_weights=True))
     labels = Counter(label for *_, label in fitted.attack.saw.elements())
     updates = Counter(label for *_, label in sent(shadows).elements())
@@ -173,10 +174,10 @@ def test_what_is_learned_is_what_the_vantage_shows(shadows, vantage):
     corpora=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_without_any_group_all_classes_are_left(labels, corpora, seed):
+def test_all_classes_remain_without_any_group(labels, corpora, seed):
     labels = np.random.default_rng(seed).permutation(labels)
     of_corpus = np.random.default_rng(seed + 1).integers(corpora, size=len(labels))
-    groups = speaker_groups(labels, of_corpus)
+    groups = speaker_groups(labels, of_corpus, "fusion")
     assert groups.shape == labels.shape and len(np.unique(groups)) > 1
     for group in np.unique(groups):
         assert set(labels[groups != group]) == set(labels)
@@ -186,19 +187,19 @@ def test_without_any_group_all_classes_are_left(labels, corpora, seed):
     assert not by_corpus or np.array_equal(groups, of_corpus)
 
 
-def test_corpora_are_held_out_whole():
+def test_groups_are_corpora_if_classes_remain():
     corpora = np.array([0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(speaker_groups(np.array([0, 1] * 3), corpora), corpora)
+    np.testing.assert_array_equal(speaker_groups(np.array([0, 1] * 3), corpora, "fusion"), corpora)
 
 
 @pytest.mark.parametrize("corpora", [[0] * 12, [0] * 6 + [1] * 6])
-def test_speakers_are_dealt_out_where_a_corpus_holds_a_whole_class(corpora):
+def test_groups_share_classes_if_a_corpus_holds_a_whole_class(corpora):
     labels = np.repeat([0, 1], 6)
-    groups = speaker_groups(labels, np.array(corpora))
+    groups = speaker_groups(labels, np.array(corpora), "fusion")
     for label in (0, 1):
         assert Counter(groups[labels == label].tolist()) == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_class_of_one_speaker_is_refused():
+def test_a_class_of_one_speaker_is_rejected():
     with pytest.raises(UserError, match="attack=fusion needs two shadow speakers of each class"):
-        speaker_groups(np.array([0, 0, 0, 1]), np.zeros(4, dtype=int))
+        speaker_groups(np.array([0, 0, 0, 1]), np.zeros(4, dtype=int), "fusion")

@@ -1,4 +1,4 @@
-"""Which updates leak, and three ways to put together what they say, each against a loop."""
+"""Which updates leak, and three ways to combine them, each against a loop."""
 
 from dataclasses import dataclass
 
@@ -28,8 +28,8 @@ def config(selection="random", leaked=(1, 3, "all"), draws=4):
     draws=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-def test_every_draw_has_as_many_as_leak_or_all_there_are(many, leaked, selection, draws, seed):
-    rounds = np.random.default_rng(seed).permutation(50)[:many]  # in whatever order
+def test_every_draw_has_the_number_that_leaks_or_all(many, leaked, selection, draws, seed):
+    rounds = np.random.default_rng(seed).permutation(50)[:many]  # in any order
     found = choose_leaks(rounds, config(selection, leaked, draws), seed, "f", 3)
     assert list(found) == [str(count) for count in leaked]
     for count in leaked:
@@ -43,19 +43,19 @@ def test_every_draw_has_as_many_as_leak_or_all_there_are(many, leaked, selection
             assert sorted(rounds[mask[0]]) == kept
 
 
-def test_draws_have_streams_of_their_own():
+def test_each_number_of_leaked_updates_has_its_own_stream():
     rounds = np.arange(1, 31)
     first = choose_leaks(rounds, config(draws=6), 0, "private-fold0", 3)
     again = choose_leaks(rounds, config(leaked=(3, 20), draws=6), 0, "private-fold0", 3)
-    np.testing.assert_array_equal(first["3"], again["3"])  # whatever else is asked
+    np.testing.assert_array_equal(first["3"], again["3"])  # for any other numbers
     assert len(np.unique(first["3"], axis=0)) > 1
     for seed, name in ((1, ("private-fold0", 3)), (0, ("private-fold0", 4)), (0, ("shadow", 3))):
         other = choose_leaks(rounds, config(draws=6), seed, *name)
         assert not np.array_equal(other["3"], first["3"])
-    assert (again["3"] & ~again["20"]).any()  # 20 are not 3 and more
+    assert (again["3"] & ~again["20"]).any()  # the 20 do not contain the 3
 
 
-def test_every_update_is_as_likely_to_leak():
+def test_every_update_is_equally_likely_to_leak():
     draws = 4000
     (mask,) = choose_leaks(np.arange(8), config(leaked=[3], draws=draws), 0, "f").values()
     low, high = binom.ppf([1e-5, 1 - 1e-5], draws, 3 / 8)
@@ -67,7 +67,7 @@ def test_every_update_is_as_likely_to_leak():
 
 @dataclass
 class Bent:
-    """An attack that is linear in nothing: cubes of sums are scored by logarithms."""
+    """A nonlinear attack: its features are cubes of sums, and its scores logarithms."""
 
     name = "bent"
     max_examples = None
@@ -103,7 +103,7 @@ def by_hand(attack, one, mask, combination):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("combination", ["updates", "statistics", "log_odds"])
-def test_combinations_are_what_they_are_by_hand(combination, selection):
+def test_combinations_agree_with_a_loop(combination, selection):
     one = seen()
     leaks = choose_leaks(one.round, config(selection, (1, 3, "all", 50), draws=3), 0, "f")
     found = score_leaks(Bent(), one, leaks, combination)
@@ -116,7 +116,7 @@ def test_combinations_are_what_they_are_by_hand(combination, selection):
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_three_combinations_of_one_update_are_the_same():
+def test_all_combinations_of_one_update_are_equal():
     one = seen()
     leaks = choose_leaks(one.round, config(leaked=[1], draws=7), 0, "f")
     found = [score_leaks(Bent(), one, leaks, c) for c in ("updates", "statistics", "log_odds")]
@@ -126,7 +126,7 @@ def test_the_three_combinations_of_one_update_are_the_same():
         )
 
 
-def test_a_linear_attacks_score_of_mean_statistics_is_the_mean_of_its_scores():
+def test_a_linear_attacks_score_of_a_mean_is_the_mean_score():
     attack, one = Statistics(0.1, None), seen()
     examples = seen(60, seed=1).gradients
     labels = (examples["dense.0.weight"][:, :, 0].var(axis=1) > 1).astype(int)

@@ -1,4 +1,4 @@
-"""Re-identification: two sides of updates that share none, and how alike their scores are."""
+"""Re-identification: two disjoint sides of updates, and the similarity of their scores."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ ROUNDS = st.lists(st.integers(0, 500), unique=True, max_size=30).map(np.array)
     selection=st.sampled_from(["random", "earliest", "latest"]),
     seed=st.integers(0, 9),
 )
-def test_sides_share_nothing_and_are_of_one_size(rounds, selection, seed):
+def test_sides_are_disjoint_and_of_equal_size(rounds, selection, seed):
     config, half = adversary([1, 3, 10, "all"], selection), len(rounds) // 2
     found = choose_sides(rounds, config, seed, "made", 3)
     assert list(found) == ["1", "3", "10", "all"]
@@ -47,14 +47,14 @@ def test_sides_share_nothing_and_are_of_one_size(rounds, selection, seed):
     assert all(np.array_equal(sides, again[leaked]) for leaked, sides in found.items())
 
 
-def test_all_is_cut_into_halves():
+def test_all_updates_are_split_into_halves():
     even, odd = (choose_sides(np.arange(n), adversary(["all"]), 0)["all"] for n in (10, 11))
     assert ((even[::2] | even[1::2]).sum(axis=1) == 10).all()
     assert ((odd[::2] | odd[1::2]).sum(axis=1) == 10).all()
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_less_than_two_updates_have_no_sides(count):
+def test_fewer_than_two_updates_have_no_sides(count):
     found = choose_sides(np.arange(count), adversary([1, "all"]), 0)
     assert {leaked: sides.shape for leaked, sides in found.items()} == {
         "1": (0, count),
@@ -62,7 +62,7 @@ def test_less_than_two_updates_have_no_sides(count):
     }
 
 
-def test_sides_are_drawn_evenly_and_anew_for_each_client():
+def test_sides_are_drawn_evenly_and_per_client():
     config, rounds = adversary([2], draws=2000), np.arange(8)
     sides = choose_sides(rounds, config, 0, "made", 1)["2"]
     # 4000 sides of 2 in 8: each update in 1000, with a standard deviation of about 27.
@@ -72,7 +72,7 @@ def test_sides_are_drawn_evenly_and_anew_for_each_client():
 
 
 def made_scores(clients, draws=2, known=5, seed=0, federation="private-fold0", leaked="1"):
-    """Random scores of both sides of each draw, rows in no order."""
+    """Random scores of both sides of each draw, rows in random order."""
     rng = np.random.default_rng(seed)
     rows = [(federation, c, leaked, draw) for c in clients for draw in range(2 * draws)]
     frame = pd.DataFrame(rows, columns=["federation", "client", "leaked", "draw"])
@@ -81,7 +81,7 @@ def made_scores(clients, draws=2, known=5, seed=0, federation="private-fold0", l
     return made.sample(frac=1.0, random_state=seed)
 
 
-def test_every_pair_of_sides_has_the_cosine_of_centred_scores():
+def test_a_pairs_score_is_the_cosine_of_centred_scores():
     scores = pd.concat(
         [
             made_scores([2, 5, 9]),
@@ -108,7 +108,7 @@ def test_every_pair_of_sides_has_the_cosine_of_centred_scores():
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_a_constant_and_a_scale_of_a_rows_scores_change_nothing(seed):
+def test_shift_and_scale_of_a_row_change_nothing(seed):
     rng, scores = np.random.default_rng(seed), made_scores([1, 2, 3])
     moved = scores.copy()
     columns = list(scores.filter(like="score_"))
@@ -117,13 +117,13 @@ def test_a_constant_and_a_scale_of_a_rows_scores_change_nothing(seed):
     pd.testing.assert_frame_equal(score_pairs(moved), score_pairs(scores), rtol=1e-6)
 
 
-def test_scores_that_are_all_alike_resemble_nobody():
+def test_constant_scores_give_similarity_zero():
     scores = made_scores([1, 2]).assign(**{f"score_{c}": 0.5 for c in range(5)})
     assert (score_pairs(scores)["score"] == 0).all()
 
 
 def study(folder, effect, speakers=12, shards=2, known=20, seed=0):
-    """Scores of clients whose speaker resembles some of the known speakers more than others."""
+    """Return pair scores and truth; each speaker resembles some shadow speakers more."""
     rng = np.random.default_rng(seed)
     scores = made_scores(range(speakers * shards), draws=3, known=known, seed=seed)
     resembles = rng.normal(size=(speakers, known))
@@ -141,7 +141,7 @@ def test_a_planted_speaker_is_recognised(tmp_path, across):
 
 
 @pytest.mark.parametrize("across", ["rounds", "shards"])
-def test_without_an_effect_nobody_is(tmp_path, across):
+def test_without_an_effect_no_speaker_is_recognised(tmp_path, across):
     pairs, truth = study(tmp_path, effect=0.0)
     (entry,) = evaluate_reidentification(pairs, truth, across, 20, seed=0)
     # 72 positives: a standard error of 0.06

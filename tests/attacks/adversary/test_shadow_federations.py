@@ -1,12 +1,12 @@
+"""Shadow federations: their speakers, labels, noise and place in the cache."""
+
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from fedser import attacks
 from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.client.app import app as client_app
 from fedser.client.privacy.base import NoMechanism
@@ -18,21 +18,8 @@ from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import LAYERED, LOCAL, UDP, corpus, protocol
 
-PACKAGE = Path(attacks.__file__).parent
 
-
-def test_victims_labels_are_read_in_one_place_alone():
-    readers = [
-        p.name
-        for p in PACKAGE.glob("*.py")
-        if "read_table" in p.read_text() and "truth" in p.read_text()
-    ]
-    assert readers == ["evaluate.py"]
-    sources = [p for p in PACKAGE.glob("*.py") if "_truth" in p.read_text()]
-    assert [p.name for p in sources] == ["evaluate.py"]
-
-
-def test_private_recordings_in_a_shadow_corpus_are_refused():
+def test_private_recordings_in_a_shadow_corpus_are_rejected():
     private, other = corpus("private"), corpus("other", seed=1)
     shadow.refuse_overlap(private, [other])
     renamed = replace(other, digests=[*other.digests[1:], private.digests[5]])
@@ -40,10 +27,10 @@ def test_private_recordings_in_a_shadow_corpus_are_refused():
         shadow.refuse_overlap(private, [renamed])
 
 
-def test_classes_need_two_values_that_every_speaker_states():
+def test_classes_need_two_values_and_one_for_each_speaker():
     assert shadow.attribute_classes([corpus()], "gender") == ["female", "male"]
     with pytest.raises(
-        UserError, match=r"adversary\.attribute=age: corpus made does not say it of"
+        UserError, match=r"adversary\.attribute=age: corpus made lacks it for speaker"
     ):
         shadow.attribute_classes([corpus()], "age")
     with pytest.raises(UserError, match=r"takes 1 value\(s\) .*female.*two are needed"):
@@ -60,15 +47,15 @@ def study(tmp_path, **changes):
         return study_config(compose("config", overrides=[f"cache={tmp_path}", *overrides]))
 
 
-def made_for(config, data, tmp_path, privacy=None, num_clients=8):
-    """Shadow federations of victims under a mechanism."""
+def federations_for(config, data, tmp_path, privacy=None, num_clients=8):
+    """Return shadow federations for victims under a mechanism."""
     plan = protocol(privacy=privacy, num_clients=num_clients).plan
     return shadow.shadow_federations(config, data, plan, tmp_path)
 
 
-def test_shadow_federations_leave_other_speakers_out_and_know_whose_each_client_is(tmp_path):
+def test_federations_leave_out_speakers_and_know_each_client(tmp_path):
     data = [corpus("a"), corpus("b", speakers=5, shards=2, seed=1)]
-    made = made_for(study(tmp_path), data, tmp_path)
+    made = federations_for(study(tmp_path), data, tmp_path)
     assert [f.name for f in made] == [f"shadow-{i}" for i in range(5)]
     names = shadow.speaker_names(data)
     labels = shadow.speaker_labels(data, "gender", ["female", "male"])
@@ -88,7 +75,7 @@ def test_shadow_federations_leave_other_speakers_out_and_know_whose_each_client_
     assert len({frozenset(t) for t in trained}) == 5
 
 
-def test_speakers_are_numbered_over_all_corpora_and_may_be_the_classes():
+def test_speakers_are_numbered_over_corpora_or_are_classes():
     data = [corpus("a", speakers=3), corpus("b", speakers=2, shards=2, seed=1)]
     names = ["a/s00", "a/s01", "a/s02", "b/s00", "b/s01"]
     assert shadow.speaker_names(data) == shadow.attribute_classes(data, "speaker") == names
@@ -108,24 +95,24 @@ FIXED = replace(LOCAL, epsilon=None, noise_multiplier=1.7)
 @pytest.mark.parametrize(
     "privacy", [LOCAL, FIXED, LAYERED, UDP, replace(LOCAL, stop_at_epsilon=8.0)]
 )
-def test_the_aware_add_the_victims_noise_exactly_the_others_none(tmp_path, privacy):
+def test_only_aware_federations_add_the_victims_noise(tmp_path, privacy):
     data = [corpus("a"), corpus("b", seed=1)]
     victims = protocol(privacy=privacy).plan.client_mechanism()
-    for federation in made_for(study(tmp_path), data, tmp_path, privacy):
+    for federation in federations_for(study(tmp_path), data, tmp_path, privacy):
         plan = federation.protocol.plan
         assert plan.config == PrivacyConfig() and plan.client_mechanism() == NoMechanism()
-    aware = made_for(study(tmp_path, **{"adversary.aware": True}), data, tmp_path, privacy)
+    aware = federations_for(study(tmp_path, **{"adversary.aware": True}), data, tmp_path, privacy)
     for federation in aware:
         plan = federation.protocol.plan
         assert plan.num_clients == len(federation.clients) == 16
         own = plan.client_mechanism()
         assert own == victims
-        assert plan.config.stop_at_epsilon is None  # victims' rounds, whatever is spent
+        assert plan.config.stop_at_epsilon is None  # as many rounds as the victims, at any epsilon
 
 
 @pytest.mark.parametrize("privacy", [replace(FIXED, clipping_norm=1e3), UDP])
-def test_what_the_aware_send_has_the_noise_of_what_victims_send(tmp_path, privacy):
-    """Read off the transcripts, beside the same federation without noise."""
+def test_aware_updates_have_the_noise_of_victims(tmp_path, privacy):
+    """Compare the transcripts with those of the same federation without noise."""
     sent = {}
     for aware in (True, False):
         changes = {"adversary.aware": aware, "transcript.dtype": "float32", "rounds": 1}
@@ -147,16 +134,16 @@ def test_what_the_aware_send_has_the_noise_of_what_victims_send(tmp_path, privac
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"rounds": 7}, {"normalisation": "corpus"}, {"training.epochs": 2}]
 )
-def test_the_cache_is_named_by_what_determines_a_transcript(tmp_path, change):
+def test_the_cache_name_depends_on_what_sets_a_transcript(tmp_path, change):
     data = [corpus("a")]
-    first = made_for(study(tmp_path), data, tmp_path)
-    again = made_for(study(tmp_path, privacy="udp"), data, tmp_path, UDP)
-    other = made_for(study(tmp_path, **change), data, tmp_path)
-    assert [f.folder for f in first] == [f.folder for f in again]  # mechanisms are the victims'
+    first = federations_for(study(tmp_path), data, tmp_path)
+    again = federations_for(study(tmp_path, privacy="udp"), data, tmp_path, UDP)
+    other = federations_for(study(tmp_path, **change), data, tmp_path)
+    assert [f.folder for f in first] == [f.folder for f in again]  # only victims have the mechanism
     assert not {f.folder for f in first} & {f.folder for f in other}
 
 
-def test_the_cache_knows_the_code_of_a_custom_mechanism(tmp_path, monkeypatch):
+def test_the_cache_name_depends_on_a_custom_mechanisms_code(tmp_path, monkeypatch):
     code = tmp_path / "negation.py"
     code.write_text(
         "from dataclasses import dataclass\n"
@@ -171,14 +158,14 @@ def test_the_cache_knows_the_code_of_a_custom_mechanism(tmp_path, monkeypatch):
         for line in ("", "# another rule\n"):
             code.write_text(code.read_text() + line)
             config = study(tmp_path, **{"adversary.aware": aware})
-            folders.append(made_for(config, [corpus("a")], tmp_path, privacy)[0].folder)
+            folders.append(federations_for(config, [corpus("a")], tmp_path, privacy)[0].folder)
     first, changed, *plain = folders
     assert first != changed
-    assert plain[0] == plain[1]  # the unaware know no mechanism
+    assert plain[0] == plain[1]  # without aware there is no mechanism
 
 
 def test_only_complete_transcripts_enter_the_cache(tmp_path):
-    made = made_for(study(tmp_path), [corpus("a")], tmp_path)
+    made = federations_for(study(tmp_path), [corpus("a")], tmp_path)
     absent = shadow.missing(made)
     assert len(absent) == 5
     for federation in absent:

@@ -1,12 +1,11 @@
-"""What is held of each client at each vantage, against updates and models that were written."""
+"""What each vantage shows of each client, against the written updates and models."""
 
 from collections import defaultdict
 
 import numpy as np
 import pytest
 
-from fedser.attacks.adversary.tap import pseudo_gradients, tap
-from fedser.attacks.algorithms.base import layers_of
+from fedser.attacks.adversary.tap import View, pseudo_gradients, tap
 from fedser.client.app import app as client_app
 from fedser.common.errors import UserError
 from fedser.server.grids.local import LocalGrid
@@ -51,7 +50,7 @@ def written(tmp_path):
     return Transcript(tmp_path), models, sent
 
 
-def test_a_pseudo_gradient_is_minus_the_update_by_rate_and_steps(tmp_path):
+def test_a_pseudo_gradient_divides_by_minus_rate_and_steps(tmp_path):
     run(tmp_path, rounds=2)
     stored = Transcript(tmp_path / "t")
     (chunk,) = stored
@@ -63,19 +62,19 @@ def test_a_pseudo_gradient_is_minus_the_update_by_rate_and_steps(tmp_path):
     )
 
 
-def test_a_gradient_is_taken_as_it_is(tmp_path):
+def test_a_fedsgd_update_is_unchanged(tmp_path):
     run(tmp_path, rounds=2, algorithm="fedsgd")
     stored = Transcript(tmp_path / "t")
     (chunk,) = stored
-    for seen in tap(stored, "attributed", ["dense.0.bias"], True):
+    for seen in tap(stored, View("attributed", ["dense.0.bias"], True)):
         sent = chunk.arrays["dense.0.bias"][chunk.client == seen.client]
         np.testing.assert_array_equal(seen.gradients["dense.0.bias"], sent)
 
 
 @pytest.mark.parametrize("parameters", [NAMES, NAMES[1:]])
-def test_with_senders_every_update_is_its_clients(written, parameters):
+def test_attributed_shows_each_clients_own_updates(written, parameters):
     stored, _, sent = written
-    seen = list(tap(stored, "attributed", parameters, initial_weights=True))
+    seen = list(tap(stored, View("attributed", parameters, initial_weights=True)))
     assert {one.client: one.round.tolist() for one in seen} == ROUNDS_OF
     for one in seen:
         assert list(one.gradients) == parameters
@@ -86,9 +85,9 @@ def test_with_senders_every_update_is_its_clients(written, parameters):
 
 
 @pytest.mark.parametrize("initial_weights", [True, False])
-def test_of_an_aggregate_each_of_the_cohort_has_sent_how_the_model_moved(written, initial_weights):
+def test_aggregate_shows_the_models_move_for_the_whole_cohort(written, initial_weights):
     stored, models, _ = written
-    seen = list(tap(stored, "aggregate", NAMES, initial_weights))
+    seen = list(tap(stored, View("aggregate", NAMES, initial_weights)))
     assert {one.client: one.round.tolist() for one in seen} == ROUNDS_OF
     for one in seen:
         for name, array in models.items():
@@ -97,9 +96,9 @@ def test_of_an_aggregate_each_of_the_cohort_has_sent_how_the_model_moved(written
 
 
 @pytest.mark.parametrize("initial_weights", [True, False])
-def test_the_final_model_is_the_same_for_every_client(written, initial_weights):
+def test_final_shows_the_same_model_for_every_client(written, initial_weights):
     stored, models, _ = written
-    seen = list(tap(stored, "final", NAMES, initial_weights))
+    seen = list(tap(stored, View("final", NAMES, initial_weights)))
     assert [one.client for one in seen] == [0, 1, 3]
     for one in seen:
         assert one.round.tolist() == [5]
@@ -109,11 +108,11 @@ def test_the_final_model_is_the_same_for_every_client(written, initial_weights):
 
 
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate"])
-def test_rows_choose_clients_and_which_of_their_updates(written, vantage):
+def test_rows_choose_clients_and_their_updates(written, vantage):
     stored, _, _ = written
-    whole = {one.client: one for one in tap(stored, vantage, NAMES, True)}
+    whole = {one.client: one for one in tap(stored, View(vantage, NAMES, True))}
     rows = {3: np.array([0, 2]), 0: np.array([1])}
-    seen = list(tap(stored, vantage, NAMES, True, rows))
+    seen = list(tap(stored, View(vantage, NAMES, True), rows))
     assert [one.client for one in seen] == [0, 3]
     for one in seen:
         of_client = whole[one.client]
@@ -121,39 +120,39 @@ def test_rows_choose_clients_and_which_of_their_updates(written, vantage):
         for name in NAMES:
             expected = of_client.gradients[name][rows[one.client]]
             np.testing.assert_array_equal(one.gradients[name], expected)
-    assert list(tap(stored, vantage, NAMES, True, {})) == []
+    assert list(tap(stored, View(vantage, NAMES, True), {})) == []
 
 
-def test_rows_choose_clients_whose_federations_model_is_looked_at(written):
+def test_rows_choose_clients_of_the_final_model(written):
     stored, models, _ = written
-    (one,) = tap(stored, "final", NAMES, True, {1: np.array([0])})
+    (one,) = tap(stored, View("final", NAMES, True), {1: np.array([0])})
     assert one.client == 1
     expected = models["dense.0.bias"][0] - models["dense.0.bias"][5]
     np.testing.assert_array_equal(one.gradients["dense.0.bias"], [expected])
 
 
-def test_a_run_moves_by_the_mean_of_what_was_sent(tmp_path):
+def test_a_real_model_moves_by_the_mean_update(tmp_path):
     """All of a round's clients have ten utterances: the aggregate is their mean."""
     run(tmp_path, rounds=3)
     stored = Transcript(tmp_path / "t")
     sent = defaultdict(list)
-    for one in tap(stored, "attributed", NAMES, True):
+    for one in tap(stored, View("attributed", NAMES, True)):
         for server_round, gradient in zip(one.round, one.gradients[NAMES[0]], strict=True):
             sent[server_round].append(gradient)
-    for one in tap(stored, "aggregate", NAMES, True):
+    for one in tap(stored, View("aggregate", NAMES, True)):
         for server_round, moved in zip(one.round, one.gradients[NAMES[0]], strict=True):
             expected = np.mean(sent[server_round], axis=0) * 3 * 5e-3
             np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
-def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch, vantage):
+def test_reading_in_chunks_changes_nothing(tmp_path, monkeypatch, vantage):
     run(tmp_path / "whole", rounds=6)
     monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", 4000)
     run(tmp_path / "chunks", rounds=6)
     whole, parts = (Transcript(tmp_path / name / "t") for name in ("whole", "chunks"))
     assert len(list(whole)) == 1 < len(list(parts))
-    tapped = [list(tap(stored, vantage, NAMES, True)) for stored in (whole, parts)]
+    tapped = [list(tap(stored, View(vantage, NAMES, True))) for stored in (whole, parts)]
     for one, other in zip(*tapped, strict=True):
         assert one.client == other.client
         np.testing.assert_array_equal(one.round, other.round)
@@ -162,18 +161,8 @@ def test_tapping_in_chunks_equals_tapping_at_once(tmp_path, monkeypatch, vantage
 
 
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
-def test_a_transcript_without_updates_is_refused(tmp_path, vantage):
+def test_a_transcript_without_updates_is_rejected(tmp_path, vantage):
     run(tmp_path, rounds=1)
     next((tmp_path / "t").glob("updates-*")).unlink()
     with pytest.raises(UserError, match="transcript of private-fold0 holds no update"):
-        list(tap(Transcript(tmp_path / "t"), vantage, NAMES, True))
-
-
-def test_a_layer_without_a_bias_has_none_that_would_move():
-    rng = np.random.default_rng(0)
-    weights = {f"dense.{i}.weight": rng.normal(size=(2, 3, 4)) for i in (0, 1)}
-    bias = rng.normal(size=(2, 3))
-    found = list(layers_of(weights | {"dense.0.bias": bias}))
-    assert [layer for layer, *_ in found] == ["dense.0", "dense.1"]
-    np.testing.assert_array_equal(found[0][2], bias)
-    np.testing.assert_array_equal(found[1][2], np.zeros((2, 3)))
+        list(tap(Transcript(tmp_path / "t"), View(vantage, NAMES, True)))

@@ -7,7 +7,7 @@ from fedser.attacks.algorithms.centroid import Centroid
 
 
 def gradients(count, seed=0, shift=0.0, classes=2):
-    """Updates, class c of which have entries that are larger by `shift` times c."""
+    """Return updates; the entries of class c are larger by `shift` times c."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % classes)
     of_class = shift * labels
@@ -54,7 +54,7 @@ def test_decisions_are_those_of_nearest_centroids(shift, classes):
     np.testing.assert_allclose(scores, -distances, rtol=1e-4)
 
 
-def test_units_do_not_matter_nor_does_a_constant_statistic():
+def test_units_and_constant_statistics_do_not_matter():
     made, labels = gradients(40, 2, 0.5)
     made["dense.1.bias"] = np.full((40, 3), 7.0, np.float32)
     scaled = made | {"dense.0.weight": made["dense.0.weight"] * np.float32(2**20)}
@@ -64,7 +64,7 @@ def test_units_do_not_matter_nor_does_a_constant_statistic():
     )
 
 
-def test_scores_are_minus_the_distance_in_spreads():
+def test_scores_are_minus_the_scaled_distance():
     bias = np.array([[0.0], [1.0], [4.0], [5.0]], np.float32)  # of each: mean, 0, and twice more
     attack = fitted({"dense.0.bias": bias}, np.array([0, 0, 1, 1]))
     scores = attack.score(attack.features({"dense.0.bias": np.array([[0.5], [2.5]], np.float32)}))

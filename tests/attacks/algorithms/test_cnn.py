@@ -1,4 +1,4 @@
-"""The convolutional attack of 2022: its network, its normalisation, what it learns."""
+"""The convolutional attack of 2022: its network, normalisation and training."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ QUICK = {"epochs": 4, "settling_epochs": 1, "learning_rate": 1e-3}
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Threads that wait for each other take longer over networks as small as these."""
+    """Use one thread, because several threads are slower on such small networks."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,7 +33,7 @@ def gradients(count, rows=H, columns=D, seed=0):
 
 
 def planted(labels, seed):
-    """Noise, and in class c a block of columns of its own that is raised by one deviation."""
+    """Return noise with one block of columns per class, raised by one standard deviation."""
     made = gradients(len(labels), seed=seed)
     for row, label in enumerate(labels):
         made["dense.0.weight"][row, :, 32 * label : 32 * (label + 1)] += 1
@@ -41,7 +41,7 @@ def planted(labels, seed):
 
 
 def stream(made, labels, size=17):
-    """Examples in batches that do not divide their number."""
+    """Return a stream of examples in batches that do not divide their number."""
     starts = range(0, len(labels), size)
     return lambda: (
         ShadowUpdates({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
@@ -50,7 +50,7 @@ def stream(made, labels, size=17):
 
 
 def permute(labels):
-    """Deal two labels out evenly over both classes, so that they say nothing about them."""
+    """Return labels that are independent of the true classes."""
     return np.arange(len(labels)) // 2 % 2
 
 
@@ -109,7 +109,7 @@ def test_features_are_the_first_layers_weight_and_bias():
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 128), (64, 5)])
-def test_a_layer_too_small_is_refused(rows, columns):
+def test_a_layer_that_is_too_small_is_rejected(rows, columns):
     with pytest.raises(UserError, match=rf"adversary\.layers: .*{rows} x {columns} .*3 x 6"):
         Cnn().features(gradients(1, rows, columns))
     assert pooling(3, 6) == [(1, (1, 1)), (2, (1, 4)), (2, (1, 4))]
@@ -124,7 +124,7 @@ def test_a_planted_signal_is_found(classes):
         assert roc_auc_score(labels == c, found[:, c]) > 0.9
 
 
-def test_permuted_labels_teach_nothing():
+def test_permuted_labels_give_chance_level():
     labels, found = held_out(trained(permuted=True))
     assert 0.3 < roc_auc_score(permute(labels), found[:, 1]) < 0.7
 
@@ -159,7 +159,7 @@ def test_units_do_not_matter():
 
 
 @pytest.mark.parametrize("size", [40, 7])
-def test_how_examples_are_batched_does_not_matter(size):
+def test_the_batches_of_the_stream_do_not_matter(size):
     labels = np.arange(40) % 2
     made = planted(labels, seed=1)
     whole, parts = Cnn(**QUICK), Cnn(**QUICK)
@@ -170,7 +170,7 @@ def test_how_examples_are_batched_does_not_matter(size):
     np.testing.assert_array_equal(*scores)
 
 
-def test_the_seed_decides_and_other_generators_are_left_alone():
+def test_results_depend_on_the_seed_and_change_no_generator():
     torch.manual_seed(5)
     state = torch.get_rng_state()
     scores = [held_out(trained(count=40, seed=seed))[1] for seed in (1, 1, 2)]
@@ -188,24 +188,24 @@ def scripted(monkeypatch, recalls):
 def test_the_best_epoch_is_restored(monkeypatch):
     scripted(monkeypatch, [0.5, 0.9, 0.9, 0.7])
     chosen = held_out(trained(count=40, epochs=6, settling_epochs=2))[1]
-    scripted(monkeypatch, [0.5])  # the same steps as far as the best epoch, its first time
+    scripted(monkeypatch, [0.5])  # the same steps up to the first best epoch
     last = held_out(trained(count=40, epochs=4, settling_epochs=3))[1]
     np.testing.assert_array_equal(chosen, last)
 
 
 def test_settling_epochs_are_never_chosen(monkeypatch):
-    scripted(monkeypatch, [0.1])  # one UAR is asked for: that of the last epoch
+    scripted(monkeypatch, [0.1])  # only the last epoch computes a UAR
     trained(count=40, epochs=3, settling_epochs=31)
 
 
-def test_training_stops_when_the_validation_loss_no_longer_falls(monkeypatch):
+def test_training_stops_if_the_validation_loss_stops_falling(monkeypatch):
     losses = iter([3.0, 2.0, 2.5, 1.0, *[1.5] * 6])
-    judge = Cnn._judge
+    evaluate = Cnn._evaluate
 
     def rising(attack, batches):
-        found = judge(attack, batches)
+        found = evaluate(attack, batches)
         return torch.zeros_like(found) - next(losses)
 
-    monkeypatch.setattr(Cnn, "_judge", rising)
+    monkeypatch.setattr(Cnn, "_evaluate", rising)
     trained(count=40, epochs=50, settling_epochs=1)
     assert not list(losses)

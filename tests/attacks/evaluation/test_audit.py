@@ -1,3 +1,5 @@
+"""The audit: bounds on epsilon for ideal, real and broken mechanisms."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -32,14 +34,14 @@ def plan(config=LOCAL, epsilon: float = 8.0, **changes) -> PrivacyPlan:
 def gaussian_evidence(
     mu: float, count: int, seed: int, spread: float = 1.0, apart: float = 1.0
 ) -> CanaryScores:
-    """Scores of an ideal mechanism, mu standard deviations apart for a neighbouring step."""
+    """Return scores of an ideal mechanism; a neighbouring step is mu standard deviations."""
     rng = np.random.default_rng(seed)
     present, absent = spread * rng.normal(size=(2, count // 2))
     return CanaryScores("known", 1, present + mu * apart, absent, apart)
 
 
 @pytest.mark.parametrize(("epsilon", "apart"), [(2.0, 1.0), (8.0, 1.0), (8.0, 0.5), (2.0, 2.0)])
-def test_bounds_hold_about_as_often_as_they_say_and_are_not_loose(epsilon, apart):
+def test_bounds_have_the_stated_confidence_and_are_not_loose(epsilon, apart):
     mu = gaussian_mu(epsilon, 1e-5)
     found = [
         audit_figures(
@@ -49,7 +51,7 @@ def test_bounds_hold_about_as_often_as_they_say_and_are_not_loose(epsilon, apart
     ]
     for key in ("epsilon_gaussian_lower", "epsilon_clopper_pearson_lower"):
         if key.startswith("epsilon_clopper") and apart > 1:
-            assert all(f[key] is None for f in found)  # the hypotheses are no neighbours
+            assert all(f[key] is None for f in found)  # the hypotheses are not neighbours
             continue
         exceeded = sum(f[key] > epsilon for f in found)
         assert exceeded <= 9  # binomial(60, 0.05): 10 or more has probability 0.0007
@@ -59,16 +61,16 @@ def test_bounds_hold_about_as_often_as_they_say_and_are_not_loose(epsilon, apart
     assert not any(f["violated"] for f in found)
 
 
-def test_a_distribution_free_bound_comes_near_what_its_rates_can_prove():
-    # randomised response that tells the truth with probability 3/4: e^epsilon = 3
+def test_the_distribution_free_bound_is_near_randomised_response():
+    # randomised response that answers truly with probability 3/4: e^epsilon = 3
     rng = np.random.default_rng(0)
-    told, denied = rng.random((2, 20_000)) < [[0.75], [0.25]]
-    evidence = CanaryScores("known", 1, 1.0 * told, 1.0 * denied, 1.0)
+    truth, lie = rng.random((2, 20_000)) < [[0.75], [0.25]]
+    evidence = CanaryScores("known", 1, 1.0 * truth, 1.0 * lie, 1.0)
     found = audit_figures(evidence, plan(), 1, 1.0, 0.99)
     assert np.log(3) * 0.93 < found["epsilon_clopper_pearson_lower"] < np.log(3)
 
 
-def test_noise_half_as_large_as_planned_is_caught():
+def test_noise_of_half_the_planned_size_is_detected():
     mu = gaussian_mu(2.0, 1e-5)
     evidence = gaussian_evidence(mu, 2000, 0, spread=0.5)
     found = audit_figures(evidence, plan(epsilon=2.0), 1, 1.0, 0.99)
@@ -76,7 +78,7 @@ def test_noise_half_as_large_as_planned_is_caught():
     assert found["epsilon_plug_in"] == pytest.approx(gaussian_epsilon(2 * mu, 1e-5), rel=0.1)
 
 
-def test_the_alarm_is_more_confident_than_the_bounds_that_are_shown():
+def test_the_alarm_is_more_confident_than_the_bounds():
     mu = gaussian_mu(2.0, 1e-5)
     found = [
         audit_figures(gaussian_evidence(mu, 400, seed), plan(epsilon=2.0), 1, 1.0, 0.6)
@@ -99,9 +101,7 @@ def test_the_alarm_is_more_confident_than_the_bounds_that_are_shown():
         ),
     ],
 )
-def test_bounds_stand_beside_what_the_accountant_says_of_as_many_releases(
-    participation, config, epsilon
-):
+def test_bounds_are_compared_with_the_accountants_epsilon(participation, config, epsilon):
     scores = np.random.default_rng(0).normal(size=(2, 200))
     evidence = CanaryScores(participation, 3, *scores, 1.0)
     fixed = plan(replace(config, noise_multiplier=2.0), epsilon=None)
@@ -116,14 +116,14 @@ def test_bounds_stand_beside_what_the_accountant_says_of_as_many_releases(
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 50), (13, 50), (50, 50)])
-def test_rates_are_bounded_as_by_scipy(successes, trials):
+def test_bounds_on_rates_agree_with_scipy(successes, trials):
     interval = binomtest(successes, trials).proportion_ci(0.9, method="exact")
     assert _lowest(successes, trials, 0.05) == pytest.approx(interval.low)
     assert _highest(successes, trials, 0.05) == pytest.approx(interval.high)
 
 
 def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shared=SHARED):
-    """Audit noise that is calibrated to an epsilon of 8 for as many releases."""
+    """Audit noise that is calibrated to an epsilon of 8 for so many releases."""
     rounds = round(releases / RATE)
     of = {"outsider": Releases(rounds, RATE), "sum": Releases(1), "attributed": Releases(releases)}
     study = protocol(privacy=config, exposures=(of[config.vantage],), num_clients=20)
@@ -149,7 +149,7 @@ all_mechanisms = pytest.mark.parametrize("config", MECHANISMS.values(), ids=MECH
 
 @pytest.mark.parametrize("magnitude", [1.0, 3.0])
 @all_mechanisms
-def test_the_real_mechanism_stands_the_audit_and_the_bound_is_not_far_below(config, magnitude):
+def test_the_real_mechanism_passes_with_a_bound_near_epsilon(config, magnitude):
     found = audit(config, magnitude, canaries=1000)
     known = found["known"]
     if config.vantage != "outsider":
@@ -169,14 +169,14 @@ def test_the_real_mechanism_stands_the_audit_and_the_bound_is_not_far_below(conf
 
 
 @pytest.mark.parametrize("config", [LOCAL, SUM])
-def test_the_real_mechanism_stands_the_audit_over_one_layer(config):
+def test_the_real_mechanism_passes_the_audit_of_one_layer(config):
     last = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
     found = audit(config, 3.0, shared=last)["known"]
     assert 0.6 * 8 < found["epsilon_gaussian_lower"] < 8 and not found["violated"]
 
 
 @all_mechanisms
-def test_an_audit_catches_noise_that_is_too_small(monkeypatch, config):
+def test_an_audit_detects_noise_that_is_too_small(monkeypatch, config):
     real = rounded_gaussian.gaussian_integers
     for module in (rounded_gaussian, aggregate):
         monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_an_audit_catches_noise_that_is_too_small(monkeypatch, config):
 
 
 @all_mechanisms
-def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
+def test_an_audit_detects_a_skipped_clip(monkeypatch, config):
     monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     monkeypatch.setattr(
         strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
@@ -194,13 +194,13 @@ def test_an_audit_catches_a_clip_that_is_skipped(monkeypatch, config):
     assert audit(config, 3.0)["known"]["violated"]
 
 
-def test_canaries_at_the_clip_do_not_miss_it(monkeypatch):
+def test_canaries_at_the_clipping_norm_cannot_detect_this(monkeypatch):
     monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     assert not audit(LOCAL, 1.0)["known"]["violated"]
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED])
-def test_an_audit_catches_noise_that_all_clients_share(monkeypatch, config):
+def test_an_audit_detects_noise_that_all_clients_share(monkeypatch, config):
     real = privacy.add_noise
     monkeypatch.setattr(
         privacy, "add_noise", lambda *given: real(*given[:-1], Reproducible(0, given[0].shape[0]))
@@ -208,7 +208,7 @@ def test_an_audit_catches_noise_that_all_clients_share(monkeypatch, config):
     assert audit(config, 1.0)["known"]["violated"]
 
 
-def test_an_audit_catches_cohorts_that_are_no_sample(monkeypatch):
+def test_an_audit_detects_cohorts_that_are_not_sampled(monkeypatch):
     monkeypatch.setattr(
         Sampler, "__call__", lambda self, server_round, attempt=0: list(range(self.num_clients))
     )

@@ -1,3 +1,5 @@
+"""The one-run audit, against closed forms and randomised response."""
+
 import math
 
 import numpy as np
@@ -10,14 +12,14 @@ from fedser.server.rounds.audit_batches import OneRun
 
 
 @pytest.mark.parametrize("guesses", [20, 400])
-def test_only_right_guesses_give_the_bound_of_their_probability(guesses):
+def test_right_guesses_alone_give_the_bound_in_closed_form(guesses):
     # (e^epsilon / (1 + e^epsilon))^guesses = 0.05
     chance = 0.05 ** (1 / guesses)
     expected = math.log(chance / (1 - chance))
     assert epsilon_bound(guesses, guesses, guesses, 0.0, 0.95) == pytest.approx(expected, abs=1e-4)
 
 
-def test_guessing_like_a_coin_proves_nothing():
+def test_random_guesses_give_the_bound_zero():
     assert epsilon_bound(1000, 1000, 500, 0.0, 0.95) == 0
     assert p_value(100, 100, 60, 0.0, 0.0) == pytest.approx(binom.sf(59, 100, 0.5))
 
@@ -29,7 +31,7 @@ def test_a_delta_lowers_the_bound():
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 4.0])
 def test_the_bound_covers_randomised_response(epsilon):
-    """A score that tells the truth with the probability that epsilon allows."""
+    """A score shows the truth with the probability that epsilon allows."""
     random = np.random.default_rng(0)
     bounds = []
     for _ in range(200):

@@ -1,3 +1,5 @@
+"""Figures of re-identification, against scikit-learn and slow loops."""
+
 import jsonschema
 import numpy as np
 import pandas as pd
@@ -17,30 +19,30 @@ ACROSS = ["rounds", "shards"]
 
 
 def study(folder, speakers=6, shards=2, folds=2, draws=2, shift=1.0, digits=9, seed=0):
-    """Every two clients of a federation a fold, which lacks a speaker, scored both ways round."""
+    """Return pair scores and truth; each fold lacks one speaker, and pairs have both orders."""
     rng = np.random.default_rng(seed)
     truth, rows = [], []
     for fold in range(folds):
         federation = f"private-fold{fold}"
         there = [s for s in range(speakers) if s != fold or folds == 1]
-        whose = np.repeat(there, shards)
-        truth += [(federation, fold, c, f"s{s}", "female") for c, s in enumerate(whose)]
-        for draw, a, b in np.ndindex(draws, len(whose), len(whose)):
-            score = shift * (whose[a] == whose[b]) + rng.normal()
+        speaker_of = np.repeat(there, shards)
+        truth += [(federation, fold, c, f"s{s}", "female") for c, s in enumerate(speaker_of)]
+        for draw, a, b in np.ndindex(draws, len(speaker_of), len(speaker_of)):
+            score = shift * (speaker_of[a] == speaker_of[b]) + rng.normal()
             rows.append((federation, "5", draw, a, b, round(score, digits)))
     columns = ["federation", "leaked", "draw", "client_a", "client_b", "score"]
     return pd.DataFrame(rows, columns=columns), write_truth(folder, truth)
 
 
-def sorted_out(pairs, path, across):
-    """Return label, score and the two speakers of the pairs that count, a fold at a time."""
+def counted_pairs(pairs, path, across):
+    """Return label, score and both speakers of the pairs that count, by fold."""
     truth = pd.read_parquet(path)
-    whose = truth.set_index(["federation", "client"])["speaker"].to_dict()
+    speaker_of = truth.set_index(["federation", "client"])["speaker"].to_dict()
     folds = []
     for federation, part in pairs.groupby("federation"):
         kept = []
         for a, b, score in zip(part["client_a"], part["client_b"], part["score"], strict=True):
-            one, two = whose[federation, a], whose[federation, b]
+            one, two = speaker_of[federation, a], speaker_of[federation, b]
             if one != two:
                 kept.append((0, score, one, two))
             elif (a == b) == (across == "rounds"):
@@ -52,12 +54,12 @@ def sorted_out(pairs, path, across):
 def slow_eer(label, score, weight=None):
     curve = roc_curve(label, score, sample_weight=weight, drop_intermediate=False)
     false_positive, true_positive, _ = curve
-    # The excess of false positives over misses rises along the curve: find where it is zero.
+    # False-positive rate minus miss rate rises along the curve: find its zero.
     return np.interp(0, false_positive + true_positive - 1, false_positive)
 
 
 def slow_figures(folds, multiplicity=None):
-    """Mean AUC and EER over folds by scikit-learn, pairs weighted by their speakers'."""
+    """Return mean AUC and EER over folds by scikit-learn, with weights of the speakers."""
     found = []
     for g in folds:
         weight = np.ones(len(g))
@@ -78,17 +80,17 @@ def slow_figures(folds, multiplicity=None):
 def test_figures_are_the_means_over_folds(tmp_path, across, digits, shift):
     pairs, path = study(tmp_path, digits=digits, shift=shift)
     (entry,) = evaluate_reidentification(pairs, path, across, 10, seed=0)
-    auc, eer = slow_figures(sorted_out(pairs, path, across))
+    auc, eer = slow_figures(counted_pairs(pairs, path, across))
     assert (entry["auc"], entry["eer"]) == pytest.approx((auc, eer))
     assert entry["leaked_updates"] == 5
     assert (entry["victims"], entry["speakers"]) == (12, 6)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_equal_error_rate_lies_between_those_of_the_nearest_thresholds(tmp_path, seed):
+def test_eer_is_between_the_nearest_thresholds(tmp_path, seed):
     pairs, path = study(tmp_path, folds=1, draws=1, seed=seed)
     (entry,) = evaluate_reidentification(pairs, path, "rounds", 10, seed=0)
-    (g,) = sorted_out(pairs, path, "rounds")
+    (g,) = counted_pairs(pairs, path, "rounds")
     positive, negative = g["score"][g["label"] == 1], g["score"][g["label"] == 0]
     thresholds = np.append(np.sort(g["score"]), np.inf)
     rates = [((negative >= t).mean(), (positive < t).mean()) for t in thresholds]
@@ -97,7 +99,7 @@ def test_the_equal_error_rate_lies_between_those_of_the_nearest_thresholds(tmp_p
     assert upper - lower <= 1 / len(positive)
 
 
-def test_many_normal_scores_have_the_figures_of_two_normals(tmp_path):
+def test_normal_scores_have_the_figures_of_two_normals(tmp_path):
     pairs, path = study(tmp_path, speakers=20, shards=3, folds=1, draws=4, shift=2.0)
     (entry,) = evaluate_reidentification(pairs, path, "shards", 10, seed=0)
     # 480 positives; equal variances at distance d: AUC = Phi(d / sqrt 2), EER = Phi(-d / 2)
@@ -107,10 +109,12 @@ def test_many_normal_scores_have_the_figures_of_two_normals(tmp_path):
 
 @pytest.mark.parametrize("across", ACROSS)
 @pytest.mark.parametrize("digits", [9, 0])
-def test_the_interval_is_that_of_a_slow_loop_over_resampled_speakers(tmp_path, across, digits):
-    pairs, path = study(tmp_path, speakers=4, digits=digits)  # few: some resamples are of one
+def test_the_interval_agrees_with_a_slow_loop(tmp_path, across, digits):
+    pairs, path = study(
+        tmp_path, speakers=4, digits=digits
+    )  # so few that some resamples hold one speaker
     (entry,) = evaluate_reidentification(pairs, path, across, 150, seed=3)
-    folds = sorted_out(pairs, path, across)
+    folds = counted_pairs(pairs, path, across)
     names = pd.read_parquet(path)["speaker"].unique()
     weights = resample_speakers(np.ones(4, bool), 150, numpy_stream(3, "bootstrap"))
     found = [slow_figures(folds, dict(zip(names, weight, strict=True))) for weight in weights]
@@ -120,7 +124,7 @@ def test_the_interval_is_that_of_a_slow_loop_over_resampled_speakers(tmp_path, a
     assert entry["ci95_eer"] == pytest.approx([low[1], high[1]])
 
 
-def test_resamples_in_chunks_are_those_of_one(tmp_path, monkeypatch):
+def test_chunks_of_resamples_change_nothing(tmp_path, monkeypatch):
     pairs, path = study(tmp_path)
     whole = evaluate_reidentification(pairs, path, "rounds", 50, seed=0)
     monkeypatch.setattr("fedser.attacks.evaluation.reidentification.CHUNK", 7)
@@ -137,7 +141,7 @@ def test_perfect_and_reversed_scores(tmp_path, shift, auc, eer):
     assert (entry["ci95_auc"], entry["ci95_eer"]) == ([auc, auc], [eer, eer])
 
 
-def test_equal_scores_tell_nothing(tmp_path):
+def test_equal_scores_give_chance_level(tmp_path):
     pairs, path = study(tmp_path)
     (entry,) = evaluate_reidentification(pairs.assign(score=1.0), path, "shards", 50, seed=0)
     assert (entry["auc"], entry["eer"]) == (0.5, 0.5)
@@ -164,14 +168,14 @@ def test_a_fold_without_positives_is_left_out(tmp_path):
     same = pairs["client_a"] == pairs["client_b"]
     lacking = pairs[~(same & (pairs["federation"] == "private-fold0"))]
     (entry,) = evaluate_reidentification(lacking, path, "rounds", 20, seed=0)
-    auc, eer = slow_figures(sorted_out(pairs, path, "rounds")[1:])
+    auc, eer = slow_figures(counted_pairs(pairs, path, "rounds")[1:])
     assert (entry["auc"], entry["eer"]) == pytest.approx((auc, eer))
 
 
 @pytest.mark.parametrize("lacking", ["positives", "negatives"])
-def test_without_positives_or_negatives_there_are_no_figures(tmp_path, lacking):
+def test_without_positives_or_negatives_figures_are_none(tmp_path, lacking):
     pairs, path = study(tmp_path, shards=1)
-    if lacking == "positives":  # a speaker's only client has no other to be recognised in
+    if lacking == "positives":  # no speaker has a second client
         (entry,) = evaluate_reidentification(pairs, path, "shards", 20, seed=0)
     else:
         same = pairs[pairs["client_a"] == pairs["client_b"]]
@@ -180,7 +184,7 @@ def test_without_positives_or_negatives_there_are_no_figures(tmp_path, lacking):
     assert (entry["victims"], entry["speakers"]) == (6, 6)
 
 
-def test_an_entry_a_number_of_leaked_updates_is_what_the_schema_asks_for(tmp_path):
+def test_entries_follow_the_schema(tmp_path):
     pairs, path = study(tmp_path)
     every = pairs.assign(leaked="all", score=-pairs["score"])
     five, all_sent = evaluate_reidentification(
@@ -188,12 +192,12 @@ def test_an_entry_a_number_of_leaked_updates_is_what_the_schema_asks_for(tmp_pat
     )
     assert (five["leaked_updates"], all_sent["leaked_updates"]) == (5, "all")
     assert all_sent["auc"] == pytest.approx(1 - five["auc"])
-    told = as_recorded(attribute="speaker", classes=[], across="rounds")
+    others = as_recorded(attribute="speaker", classes=[], across="rounds")
     attack = {"$defs": SCHEMA["$defs"], "$ref": "#/$defs/attack"}
-    jsonschema.validate(five | told, attack)
-    assert not set(five) & set(told)
+    jsonschema.validate(five | others, attack)
+    assert not set(five) & set(others)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(five | told | {"uar_fixed": 0.5}, attack)
+        jsonschema.validate(five | others | {"uar_fixed": 0.5}, attack)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_an_entry_a_number_of_leaked_updates_is_what_the_schema_asks_for(tmp_pat
         ({"client_b": -1}, "clients of the transcript are missing"),
     ],
 )
-def test_our_own_mistakes_are_refused(tmp_path, change, message):
+def test_wrong_arguments_are_rejected(tmp_path, change, message):
     pairs, path = study(tmp_path, folds=1, draws=1)
     with pytest.raises((ValueError, UserError), match=message):
         evaluate_reidentification(pairs.assign(**change), path, "rounds", 10, seed=0)
@@ -212,7 +216,7 @@ def test_our_own_mistakes_are_refused(tmp_path, change, message):
         evaluate_reidentification(pairs, path, "time", 10, seed=0)
 
 
-def test_a_missing_truth_is_refused(tmp_path):
+def test_a_missing_truth_is_rejected(tmp_path):
     pairs, _ = study(tmp_path)
     with pytest.raises(UserError, match=r"nothing\.parquet: not readable; run fedser stage=train"):
         evaluate_reidentification(pairs, tmp_path / "nothing.parquet", "rounds", 10, seed=0)

@@ -1,3 +1,5 @@
+"""The AUC over speakers, its interval and its permutation test, against slow loops."""
+
 import math
 from itertools import combinations, permutations
 
@@ -17,7 +19,7 @@ from fedser.attacks.evaluation.significance import (
     resample_speakers,
 )
 
-TINY = 1e-5  # significance at which a test of a distribution fails
+TINY = 1e-5  # a distribution test fails below this p-value
 
 
 def two_class(score, speaker, label):
@@ -26,7 +28,7 @@ def two_class(score, speaker, label):
 
 
 def samples(rng, label, absent=(), shift=0.0, between=1.0, draws=(2, 6)):
-    """Make folds that each lack some speakers; a speaker's draws share an offset."""
+    """Return folds that each lack some speakers; the draws of a speaker share an offset."""
     label = np.asarray(label)
     offset = between * rng.normal(size=len(label))
     folds = []
@@ -39,7 +41,7 @@ def samples(rng, label, absent=(), shift=0.0, between=1.0, draws=(2, 6)):
 
 
 def three_class(rng, label, absent=(), strength=0.0, draws=4):
-    """Make folds of draws with unrelated log-odds of three classes, higher for the true one."""
+    """Return folds with independent log-odds of three classes, higher for the true class."""
     label = np.asarray(label)
     folds = []
     for missing in absent or [()]:
@@ -50,7 +52,7 @@ def three_class(rng, label, absent=(), strength=0.0, draws=4):
 
 
 def macro_auc_of(folds, label):
-    """Mean over folds of the mean one-vs-rest AUC, by scikit-learn; NaN without a fold."""
+    """Return the mean one-vs-rest AUC over folds by scikit-learn; NaN without a fold."""
     found = []
     for fold in folds:
         own = np.asarray(label)[fold.speaker]
@@ -61,7 +63,7 @@ def macro_auc_of(folds, label):
 
 
 def auc_of(folds, positive):
-    """Mean AUC by scikit-learn if these speakers were the positive ones; NaN without a fold."""
+    """Return the mean AUC by scikit-learn for these positive speakers; NaN without a fold."""
     found = []
     for fold in folds:
         label = np.isin(fold.speaker, positive)
@@ -100,7 +102,7 @@ def test_p_is_the_share_of_enumerated_assignments(label, absent, shift, digits):
 
 
 @pytest.mark.parametrize(("first", "second"), [(4, 5), (1, 7), (2, 2)])
-def test_perfect_separation_has_the_least_p_that_so_few_speakers_allow(first, second):
+def test_perfect_separation_has_the_smallest_possible_p(first, second):
     rng = np.random.default_rng(0)
     label = rng.permutation([0] * first + [1] * second)
     counts = count_pairs(samples(rng, label, [(0,), ()], shift=1e6))
@@ -109,14 +111,14 @@ def test_perfect_separation_has_the_least_p_that_so_few_speakers_allow(first, se
     assert p_value(worst, rng) == 1
 
 
-def test_equal_scores_have_p_one_exactly_and_by_random_permutations():
+def test_equal_scores_have_p_one():
     for size in (6, 40):
         label = np.arange(size) % 2
         fold = two_class(np.ones(size), np.arange(size), label)
         assert p_value(count_pairs([fold]), np.random.default_rng(0)) == 1
 
 
-def test_random_permutations_agree_with_all_of_them(monkeypatch):
+def test_random_permutations_agree_with_all_permutations(monkeypatch):
     rng = np.random.default_rng(1)
     counts = count_pairs(samples(rng, np.arange(12) % 2, [(0,), (1,)], shift=0.5))
     exact = p_value(counts, rng)  # 924 assignments
@@ -129,14 +131,14 @@ def test_random_permutations_agree_with_all_of_them(monkeypatch):
     assert np.mean(found) == pytest.approx(exact, abs=5 * spread + 1 / 924)
 
 
-def test_separation_of_many_speakers_has_the_least_p_of_random_permutations():
+def test_separation_of_many_speakers_has_the_smallest_random_p():
     rng = np.random.default_rng(2)
     counts = count_pairs(samples(rng, np.arange(40) % 2, shift=1e6))
     assert p_value(counts, rng) == 1 / 5001
 
 
 @pytest.mark.parametrize("speakers", [12, 16])  # 924 assignments, and 12,870
-def test_p_is_uniform_when_labels_say_nothing_though_a_speakers_draws_agree(speakers):
+def test_p_is_uniform_if_labels_are_independent_of_scores(speakers):
     rng = np.random.default_rng(speakers)
     label, absent = np.arange(speakers) % 2, [(0, 1), (2, 3), (4,)]
     found = []
@@ -147,7 +149,7 @@ def test_p_is_uniform_when_labels_say_nothing_though_a_speakers_draws_agree(spea
     assert np.mean(np.array(found) <= 0.05) < 0.12  # binomial(250, 0.05): probability 1e-5
 
 
-def test_p_keeps_its_level_where_folds_lose_a_class():
+def test_p_keeps_its_level_if_folds_lack_a_class():
     rng = np.random.default_rng(3)
     absent = [(0,), (1,), (2,), (3,), (4,)]
     found = []
@@ -159,7 +161,7 @@ def test_p_keeps_its_level_where_folds_lose_a_class():
     assert share == pytest.approx([0.2] * 5, abs=4.5 * math.sqrt(0.2 * 0.8 / 400))
 
 
-def test_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers():
+def test_auc_with_weights_equals_auc_of_repeated_speakers():
     rng = np.random.default_rng(4)
     folds = samples(rng, [0, 1, 1, 0, 1], [(0,), (1,), ()], shift=0.5)
     counts = count_pairs(folds)
@@ -171,7 +173,7 @@ def test_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers():
 
 
 def repeat(folds, weight):
-    """Repeat each draw as often as its speaker counts."""
+    """Return folds that repeat each draw by the weight of its speaker."""
     repeated = []
     for fold in folds:
         times = weight[fold.speaker].astype(int)
@@ -181,7 +183,7 @@ def repeat(folds, weight):
 
 
 @pytest.mark.parametrize("digits", [9, 0])
-def test_macro_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers(digits):
+def test_macro_auc_with_weights_equals_repeated_speakers(digits):
     rng = np.random.default_rng(6)
     folds = [
         FoldSamples(f.log_odds.round(digits), f.speaker, f.label)
@@ -196,7 +198,7 @@ def test_macro_auc_of_any_labels_and_weights_equals_that_of_repeated_speakers(di
         assert often == pytest.approx(macro_auc_of(repeat(folds, weight), row), nan_ok=True)
 
 
-def test_the_interval_is_that_of_a_slow_loop_over_resamples():
+def test_the_interval_agrees_with_a_slow_loop():
     rng = np.random.default_rng(7)
     folds = three_class(rng, [0, 1, 2, 0, 1, 2, 2], [(0,), (5, 6)], strength=0.5)
     weights = resample_speakers(np.ones(7, bool), 200, np.random.default_rng(1))
@@ -209,7 +211,7 @@ def test_the_interval_is_that_of_a_slow_loop_over_resamples():
     assert percentiles(np.append(found, np.nan)) == pytest.approx(expected)
 
 
-def test_speakers_that_are_not_there_are_not_drawn():
+def test_absent_speakers_are_not_drawn():
     present = np.array([True, False, True, True])
     weights = resample_speakers(present, 50, np.random.default_rng(0))
     assert (weights[:, 1] == 0).all() and (weights.sum(axis=1) == 3).all()
@@ -227,7 +229,7 @@ def test_p_of_three_classes_agrees_with_all_permutations(strength):
     assert p_value(count_pairs(folds), rng) == pytest.approx(exact, abs=5 * spread + 1 / 5000)
 
 
-def test_p_of_three_classes_is_uniform_when_labels_say_nothing():
+def test_p_of_three_classes_is_uniform_for_independent_labels():
     rng = np.random.default_rng(9)
     found = [
         p_value(count_pairs(three_class(rng, np.arange(9) % 3, [(0,), (1,)])), rng)
@@ -236,7 +238,7 @@ def test_p_of_three_classes_is_uniform_when_labels_say_nothing():
     assert kstest(found, "uniform").pvalue > TINY
 
 
-def test_labels_that_mix_in_no_fold_have_no_auc_and_folds_can_be_chosen():
+def test_auc_is_nan_if_no_fold_has_two_classes():
     rng = np.random.default_rng(5)
     folds = samples(rng, [0, 1, 0], [(1,), ()])
     counts = count_pairs(folds)

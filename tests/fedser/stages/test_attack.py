@@ -1,4 +1,4 @@
-"""What the adversary is refused before anything is trained, and what it is given if not."""
+"""Checks of the adversary before the training, and the evaluation of its attacks."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from fedser.common.errors import UserError
 from fedser.conf.build import compose
 from fedser.server.study.federations import private_federations
 from fedser.server.study.run import study_config
-from fedser.stages import attack as campaign
+from fedser.stages import attack as stage
 from fedser.stages.attack import _evaluate
 from fedser.stages.check import check_adversary
 from tests.examples import corpus
@@ -30,7 +30,7 @@ def check(*overrides, private=PRIVATE, shadows=SHADOWS):
 
 
 def only(data, gender):
-    """A corpus whose speakers have one gender, but for the first."""
+    """Return the corpus with one gender for all speakers except the first."""
     listed = [
         replace(u, attributes=u.attributes | {"gender": "male" if u.speaker == "s00" else gender})
         for u in data.utterances
@@ -57,7 +57,7 @@ def test_classes_are_the_shadow_speakers():
         ["adversary.leaked_updates=[1,all,7]"],
     ],
 )
-def test_what_can_be_carried_out_is_not_refused(overrides):
+def test_settings_that_can_run_are_allowed(overrides):
     assert check(*overrides) == ["female", "male"]
 
 
@@ -78,36 +78,36 @@ def test_what_can_be_carried_out_is_not_refused(overrides):
             ["adversary.layers=['first, second']", "transcript.layers='first,last'"],
             r"first, second is not recorded by transcript\.layers=first,last; set transcript",
         ),
-        (["attack=fusion"], r"attack\.fusion\.of=.* must name some of .* of which there is none"),
+        (["attack=fusion"], r"attack\.fusion\.of=.* must name other attacks .*: there is none"),
         (["attack=[snapshot]", "adversary.vantage=final"], "attack=snapshot needs every round's"),
     ],
 )
-def test_what_could_not_be_carried_out_is_refused_by_its_key(overrides, message):
+def test_settings_that_cannot_run_are_rejected_by_their_key(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         check(*overrides)
     assert "\n" not in str(caught.value)
 
 
 def test_fusion_needs_two_shadow_speakers_of_each_class():
-    alone = [only(SHADOWS[0], "female")]  # a single one is male
+    alone = [only(SHADOWS[0], "female")]  # a single speaker is male
     with pytest.raises(UserError, match="attack=fusion needs two shadow speakers of each class"):
         check("attack=[statistics,fusion]", "attack.fusion.of=[statistics]", shadows=alone)
     assert check("attack=statistics", shadows=alone) == ["female", "male"]
     assert check("attack=[correlation,snapshot,fusion]", shadows=[*alone, *SHADOWS[1:]])
 
 
-def test_victims_and_shadows_are_checked_against_each_other():
+def test_victims_and_shadow_corpora_are_compared():
     with pytest.raises(UserError, match="shadow: private shares 120 recording"):
         check(shadows=[PRIVATE])
     other = only(PRIVATE, "other")
     with pytest.raises(UserError, match=r"value\(s\) other, shadow speakers female and male"):
         check(private=other)
-    # Who is to be recognised again need not have any attribute.
+    # Re-identification needs no attribute.
     assert len(check("adversary.attribute=speaker", private=other)) == 16
 
 
 def make_scores(tmp_path, clients=8, draws=4):
-    """Scores of two sides a draw, and the truth: two clients of each of four speakers."""
+    """Return scores of two sides per draw, and write the truth: four speakers, two clients each."""
     rng = np.random.default_rng(0)
     speaker = np.arange(clients) // 2
     truth = {"federation": "f", "client": np.arange(clients), "fold": 0, "gender": "female"}
@@ -124,7 +124,7 @@ def make_scores(tmp_path, clients=8, draws=4):
     return pd.DataFrame(rows)
 
 
-def test_speakers_are_evaluated_across_rounds_and_across_shards(tmp_path):
+def test_speakers_are_evaluated_across_rounds_and_shards(tmp_path):
     scores = make_scores(tmp_path)
     config = study("adversary.attribute=speaker", "adversary.bootstraps=20")
     found = _evaluate(config, scores, ["a/s0"], tmp_path)
@@ -140,7 +140,7 @@ def test_speakers_are_evaluated_across_rounds_and_across_shards(tmp_path):
             assert entry["auc"] > 0.6 and entry["eer"] < 0.45
 
 
-def test_attributes_are_evaluated_once_and_say_their_classes(tmp_path):
+def test_attributes_are_evaluated_once_with_their_classes(tmp_path):
     scores = make_scores(tmp_path).drop(columns=["score_2", "score_3"])
     config = study("adversary.bootstraps=20")
     found = _evaluate(config, scores, ["female", "male"], tmp_path)
@@ -150,13 +150,13 @@ def test_attributes_are_evaluated_once_and_say_their_classes(tmp_path):
         assert set(FIGURES) <= set(entry)
 
 
-def test_the_audit_is_of_the_noise_that_all_folds_are_calibrated_to(tmp_path, monkeypatch):
+def test_the_audit_uses_the_noise_calibrated_to_all_folds(tmp_path, monkeypatch):
     config = study("privacy=local", "privacy.epsilon=8", "audit=canary", "rounds=6")
     audited = []
     monkeypatch.setattr(
-        campaign, "run_canaries", lambda protocol, *rest: audited.append(protocol.plan)
+        stage, "run_canaries", lambda protocol, *rest: audited.append(protocol.plan)
     )
-    monkeypatch.setattr(campaign, "evaluate_audit", lambda *given: {"violated": False})
+    monkeypatch.setattr(stage, "evaluate_audit", lambda *given: {"violated": False})
     applied = private_federations(config, PRIVATE, tmp_path)
-    campaign.audit_run(config, applied[0].protocol, applied[0].dimension)
+    stage.audit_run(config, applied[0].protocol, applied[0].dimension)
     assert {f.protocol.plan.noise_multiplier for f in applied} == {audited[0].noise_multiplier}

@@ -1,63 +1,23 @@
-"""The correlation and statistics attacks: their numbers, and what they learn from them."""
+"""The correlation attack: its correlations, and the classes that it infers from them."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
 
-from fedser.attacks.algorithms.base import ShadowUpdates
 from fedser.attacks.algorithms.correlation import Correlation
-from fedser.attacks.algorithms.layer_samples import samples
-from fedser.attacks.algorithms.linear import LinearClassifier, class_scores
-from fedser.attacks.algorithms.statistics import Statistics
+from fedser.attacks.algorithms.linear import class_scores
 from fedser.client.corpora.base import EMOTIONS
-
-INPUTS, SIZES = 9, (40, 12, 7)
-FIRST, LAST = "dense.0", f"dense.{len(SIZES)}"
-LAYERS = [FIRST, "dense.1", "dense.2", LAST]
-PARAMETERS = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
-
-
-def gradients(count=3, seed=0, layers=(FIRST,)):
-    """Gradients of a network of three hidden layers whose inputs covary."""
-    rng = np.random.default_rng(seed)
-    widths = [INPUTS, *SIZES, len(EMOTIONS)]
-    mixing = np.random.default_rng(99).normal(size=(INPUTS, INPUTS))
-    made = {}
-    for number, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
-        weight = rng.normal(size=(count, m, n)) + 0.5
-        made[f"dense.{number}.weight"] = weight @ mixing if n == INPUTS else weight
-        made[f"dense.{number}.bias"] = rng.normal(size=(count, m))
-    return {
-        name: array.astype(np.float32)
-        for name, array in made.items()
-        if name.rsplit(".", 1)[0] in layers
-    }
-
-
-def in_other_orders(made, seed):
-    """The same network's gradients with the units of each hidden layer in another order."""
-    rng = np.random.default_rng(seed)
-    orders = [np.arange(INPUTS), *map(rng.permutation, SIZES), np.arange(len(EMOTIONS))]
-    found = {}
-    for name, array in made.items():
-        number = int(name.split(".")[1])
-        found[name] = array[:, orders[number + 1]]
-        if name.endswith("weight"):
-            found[name] = found[name][:, :, orders[number]]
-    return found
-
-
-def stream(made, labels, size=7):
-    """Examples in batches."""
-    starts = range(0, len(labels), size)
-    return lambda: (
-        ShadowUpdates({n: a[s : s + size] for n, a in made.items()}, labels[s : s + size])
-        for s in starts
-    )
+from tests.attacks.algorithms.networks import (
+    FIRST,
+    INPUTS,
+    LAST,
+    LAYERS,
+    gradients,
+    in_other_orders,
+    stream,
+)
 
 
 def correlation(made=None, labels=None, pairs=10**6, reach=0):
@@ -65,9 +25,6 @@ def correlation(made=None, labels=None, pairs=10**6, reach=0):
     made = gradients(20, seed=5) if made is None else made
     attack.fit(stream(made, np.arange(20) % 2 if labels is None else labels))
     return attack
-
-
-STATISTICS = Statistics(1e-3, None)
 
 
 def test_correlations_are_those_of_numpy():
@@ -80,7 +37,7 @@ def test_correlations_are_those_of_numpy():
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_those_of_the_last_layer_are_between_emotions():
+def test_correlations_of_the_last_layer_are_between_emotions():
     made = gradients(layers=[LAST])
     found = correlation(gradients(20, 5, [LAST])).correlations(made)
     assert found.shape == (3, 6)
@@ -90,7 +47,7 @@ def test_those_of_the_last_layer_are_between_emotions():
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_of_hidden_layers_the_spectrum_is_read():
+def test_hidden_layers_give_shares_of_singular_values():
     made = gradients(layers=["dense.2"])
     found = correlation(gradients(20, 5, ["dense.2"])).correlations(made)
     kept = found[:, np.abs(found).max(axis=0) > 0]
@@ -100,44 +57,23 @@ def test_of_hidden_layers_the_spectrum_is_read():
         np.testing.assert_allclose(np.sort(kept[row])[::-1], expected, rtol=1e-4)
 
 
-def test_statistics_are_means_over_hidden_units():
-    made = gradients()
-    weight, bias = (made[n].astype(np.float64) for n in ("dense.0.weight", "dense.0.bias"))
-    both = np.concatenate([weight, bias[:, :, None]], axis=2)
-    expected = np.concatenate(
-        [
-            np.abs(both).mean(axis=1),
-            (both**2).mean(axis=1),
-            (both * np.sign(bias)[:, :, None]).mean(axis=1),
-        ],
-        axis=1,
-    )
-    np.testing.assert_allclose(STATISTICS.statistics(made), expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("layers", [[layer] for layer in LAYERS] + [LAYERS], ids="+".join)
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_hidden_units_does_not_matter(layers, seed):
     made = gradients(2, seed, layers)
+    attack = correlation(gradients(20, 5, layers))
+    found = attack.correlations(made)
+    assert found.shape[1] > 1
     shuffled = in_other_orders(made, seed + 1)
-    for read in (correlation(gradients(20, 5, layers)).correlations, STATISTICS.statistics):
-        found = read(made)
-        assert found.shape[1] > 1
-        np.testing.assert_allclose(read(shuffled), found, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(attack.correlations(shuffled), found, rtol=1e-3, atol=1e-4)
 
 
-def test_the_order_of_inputs_and_of_emotions_does():
+def test_the_order_of_inputs_and_of_emotions_matters():
     for layers, axis in (([FIRST], 2), ([LAST], 1)):
         made = gradients(layers=layers)
-        turned = {n: np.roll(a, 1, axis=axis) if a.ndim > axis else a for n, a in made.items()}
-        for read in (correlation(gradients(20, 5, layers)).correlations, STATISTICS.statistics):
-            assert np.abs(read(turned) - read(made)).max() > 0.1
-
-
-def test_samples_are_units_and_variables_inputs_or_emotions():
-    made = gradients(layers=LAYERS)
-    shapes = [sample.shape for sample in samples(made)]
-    assert shapes == [(3, 40, INPUTS + 1), (3, 1, 5), (3, 1, 5), (3, 8, len(EMOTIONS))]
+        rolled = {n: np.roll(a, 1, axis=axis) if a.ndim > axis else a for n, a in made.items()}
+        attack = correlation(gradients(20, 5, layers))
+        assert np.abs(attack.correlations(rolled) - attack.correlations(made)).max() > 0.1
 
 
 def test_correlations_ignore_scale_and_sign():
@@ -159,7 +95,7 @@ def test_a_variable_without_spread_correlates_with_nothing():
 
 
 def two_columns(updates, hidden=256, stddev=2.0):
-    """Two inputs whose correlation is 1, and noise."""
+    """Return two inputs with correlation 1, without and with noise."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=(hidden, 1)) * np.ones((1, 2))
     noisy = (base + rng.normal(0, stddev, (updates, hidden, 2))).astype(np.float32)
@@ -182,7 +118,7 @@ PLANTED = [(0, 4), (2, 7), (3, 5)]
 
 
 def planted(count=90, classes=2, seed=0, hidden=64):
-    """Independent inputs but for three pairs, each class of which covaries in its own way."""
+    """Return independent inputs, except three pairs whose covariance depends on the class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     weight = rng.normal(size=(count, hidden, INPUTS))
@@ -194,13 +130,13 @@ def planted(count=90, classes=2, seed=0, hidden=64):
 
 
 def chosen(attack, variables):
-    """The pairs that an attack on one layer reads."""
+    """Return the pairs that an attack on one layer reads."""
     (places,) = attack._differing
     return [(int(p) // variables, int(p) % variables) for p in places]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_pairs_are_those_that_differ_most_between_classes(classes):
+def test_chosen_pairs_differ_most_between_classes(classes):
     made, labels = planted(classes=classes)
     for many in (1, 2, 3):
         attack = correlation(made, labels, pairs=many)
@@ -212,7 +148,7 @@ def test_the_pairs_are_those_that_differ_most_between_classes(classes):
             np.testing.assert_allclose(found[:, column], expected, atol=1e-5)
 
 
-def test_neighbours_are_read_beside_the_pairs_that_differ_most():
+def test_neighbours_are_read_beside_the_chosen_pairs():
     made, labels = planted()
     both = correlation(made, labels, pairs=4, reach=2)
     near, apart = (correlation(made, labels, pairs=n, reach=r) for n, r in ((0, 2), (4, 0)))
@@ -223,14 +159,14 @@ def test_neighbours_are_read_beside_the_pairs_that_differ_most():
     np.testing.assert_array_equal(found, everything[:, close])
     together = both.correlations(made)
     np.testing.assert_array_equal(together, np.hstack([found, apart.correlations(made)]))
-    # Either head learns by itself, and their log-odds are added.
+    # Each regression is fitted separately, and their log-odds are added.
     decisions = [attack.features(made) for attack in (near, apart)]
     np.testing.assert_allclose(both.features(made), np.hstack(decisions), atol=1e-5)
     sums = near.score(decisions[0]) + apart.score(decisions[1])
     np.testing.assert_allclose(both.score(both.features(made)), sums, atol=1e-5)
 
 
-def test_every_class_counts_alike_whatever_the_number_of_its_updates():
+def test_classes_have_equal_weight_for_any_number_of_updates():
     made, labels = planted(120)
     few = np.flatnonzero((labels == 0) | (np.arange(120) < 16))
     one = {name: array[few] for name, array in made.items()}
@@ -249,7 +185,7 @@ def test_every_class_counts_alike_whatever_the_number_of_its_updates():
     assert chosen(attack, INPUTS + 1) == expected
 
 
-def test_fewer_pairs_than_asked_are_all_there_are():
+def test_all_pairs_are_read_if_there_are_fewer():
     attack = correlation(pairs=10**6)
     many = (INPUTS + 1) * INPUTS // 2
     assert attack.correlations(gradients()).shape == (3, many)
@@ -274,40 +210,8 @@ def test_pairs_are_limited_over_all_layers_together(pairs):
     assert list(first | rest) == [f"{n}.{k}" for n in layers for k in ("weight", "bias")]
 
 
-def fitted(features, labels, inverse_regularisation=0.1):
-    classifier = LinearClassifier(inverse_regularisation)
-    classifier.fit(features.copy(), labels)
-    return classifier
-
-
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_classifier_is_scaled_logistic_regression(classes):
-    rng = np.random.default_rng(0)
-    features = (rng.normal(size=(200, 15)) * 7 + 3).astype(np.float32)
-    features[:, 4] = 2.5  # constant
-    labels = np.digitize(features[:, 0] + 5 * rng.normal(size=200), [0, 6][: classes - 1])
-    found = class_scores(fitted(features, labels).decide(features))
-    scaler = StandardScaler().fit(features)
-    reference = LogisticRegression(C=0.1, class_weight="balanced").fit(
-        scaler.transform(features), labels
-    )
-    assert found.shape == (200, classes)
-    expected = reference.predict_log_proba(scaler.transform(features))
-    np.testing.assert_allclose(found, expected, atol=0.02)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_decision_on_mean_numbers_is_the_mean_decision(classes):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(60, 5)).astype(np.float32)
-    attack = fitted(features, np.digitize(features[:, 1], [0, 0.7][: classes - 1]), 1.0)
-    assert attack.decide(features).shape == (60, 1 if classes == 2 else 3)
-    mean = attack.decide(features[:7].mean(axis=0, keepdims=True))[0]
-    np.testing.assert_allclose(mean, attack.decide(features[:7]).mean(axis=0), atol=1e-5)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_few_numbers_of_each_update_say_what_all_its_correlations_would(classes):
+def test_the_mean_of_features_scores_like_mean_correlations(classes):
     made, labels = planted(classes=classes)
     attack = correlation(made, labels, pairs=4, reach=2)
     kept = attack.features(made)
@@ -318,7 +222,7 @@ def test_few_numbers_of_each_update_say_what_all_its_correlations_would(classes)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_covariance_that_differs_between_groups_is_learned_across_unit_orders():
+def test_a_planted_covariance_is_found_in_any_unit_order():
     made, labels = planted(200)
     attack = correlation(made, labels, pairs=5)
     victims, truth = planted(200, seed=1)
