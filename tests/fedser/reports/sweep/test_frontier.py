@@ -1,5 +1,4 @@
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -46,19 +45,14 @@ def test_point_and_defaults_of_the_frontier_can_be_overridden() -> None:
     assert (config.corpus["name"], config.shadow) == ("emodb", ["nemo"])
 
 
-def test_frontier_is_a_multirun_by_itself(tmp_path: Path) -> None:
+def test_frontier_is_a_multirun_by_itself(
+    tmp_path: Path, command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     small = ["corpus=synthetic", "corpus.speakers=6", "corpus.utterances_per_speaker=4"]
     changes = ["privacy=none,udp_50", "shadow=[]", "stage=check", f"cache={tmp_path / 'cache'}"]
-    command = [
-        sys.executable,
-        "-m",
-        "fedser",
-        "experiment=privacy_frontier",
-        *small,
-        *changes,
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stderr.count("6 speakers") == 2
+    status, printed = command("experiment=privacy_frontier", *small, *changes)
+    assert status == 0 and printed.count("6 speakers") == 2
     runs = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/.hydra"))
     assert [run.name for run in runs] == ["0", "1"]
     configs = [yaml.safe_load((run / ".hydra" / "config.yaml").read_text()) for run in runs]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from fedser.reports import figures
 from fedser.reports.sweep.find_runs import runs_below
 from fedser.reports.sweep.read_runs import UNFINISHED
 from fedser.reports.sweep.sweep_report import write_sweep
@@ -51,8 +52,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def sweep_dir(tmp_path: Path, results: Results) -> Path:
+def sweep_dir(tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Five finished runs of two corpora, one that failed, one that goes on, and an unreadable."""
+    monkeypatch.setattr(figures, "png_bytes", lambda figure: b"")  # the page does not show it
     folder = tmp_path / "a sweep"
     for number, (point, corpus, seed, uar, auc) in enumerate(RUNS):
         run = variant(results, uar, auc, **GUARANTEES[point])
