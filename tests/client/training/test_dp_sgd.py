@@ -94,7 +94,7 @@ def test_dp_sgd_averages_gradients_clipped_one_by_one(count, bound):
     assert loss == pytest.approx(train(fedsgd_gradient, data, model=NO_DROPOUT)[1], rel=1e-6)
 
 
-def test_private_fedavg_takes_adam_steps_on_the_clipped_gradients():
+def test_private_fedavg_takes_adam_steps_on_clipped_gradients():
     data, config = examples(9), every_utterance(9, epochs=3)
     clip = GradientClip(0.5, "utterance")
     update, _ = train(fedavg_update, data, model=NO_DROPOUT, config=config, clip=clip)
