@@ -41,7 +41,7 @@ def train(
     federations = private_federations(config, data, folder)
     if learned:
         federations = with_readers(config, learned, federations)
-    log.begin(anew=config.resume is None)
+    log.begin(fresh=config.resume is None)
     with log.following(federations):
         if nodes:
             outcomes = run_over(nodes, federations)
