@@ -1,4 +1,4 @@
-"""Results and rounds of a made-up study, as the runs would leave them."""
+"""Made-up results and rounds of a study, in the form that runs write."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SPEAKERS = [f"s{number:02d}" for number in range(1, 11)]
 
 
 def make_attack(**changes: Any) -> dict[str, Any]:
-    """One attack record; give what should differ."""
+    """One attack record, with the given changes."""
     attack = {
         "name": "correlation",
         "attribute": "gender",
@@ -51,7 +51,7 @@ def make_attack(**changes: Any) -> dict[str, Any]:
 
 
 def make_verification(**changes: Any) -> dict[str, Any]:
-    """One record of an attack that recognises speakers again; give what should differ."""
+    """One record of an attack that recognises speakers, with the given changes."""
     figures = ("uar_calibrated", "uar_fixed", "tpr_at_fpr_01", "tpr_at_fpr_10", "advantage")
     absent = dict.fromkeys((*figures, "ece", "p_value", "roc"))
     found = {"eer": 0.213, "ci95_eer": [0.154, 0.262], "across": "rounds"}
@@ -218,7 +218,7 @@ def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def legend_of_bare_figure(figure: Figure) -> Any:
-    """The extent of a figure's legend, which must hide nothing."""
+    """The extent of a figure's legend, after checking that it hides nothing."""
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     for axes in figure.axes:

@@ -78,8 +78,8 @@ class Logger(Protocol):
     def check(self) -> None:
         """Raise UserError if a package is missing."""
 
-    def begin(self, place: RunPlace, anew: bool) -> Backend | None:
-        """Begin a run; unless `anew`, go on with the run that this folder was logged as."""
+    def begin(self, place: RunPlace, fresh: bool) -> Backend | None:
+        """Begin a run; unless `fresh`, go on with the run that this folder was logged as."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class NoLogger:
     def check(self) -> None:
         """Accept: no package is needed."""
 
-    def begin(self, place: RunPlace, anew: bool) -> None:
+    def begin(self, place: RunPlace, fresh: bool) -> None:
         """Return None: nothing is logged."""
 
 
@@ -106,8 +106,8 @@ class RunLog:
         self._begun = self._failed = False
         self._backend: Backend | None = None
 
-    def begin(self, anew: bool) -> None:
-        """Begin the log; unless `anew`, go on with the earlier log of this folder.
+    def begin(self, fresh: bool) -> None:
+        """Begin the log; unless `fresh`, go on with the earlier log of this folder.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class RunLog:
             If the logger cannot begin.
         """
         try:
-            self._backend = self._logger.begin(self._place, anew)
+            self._backend = self._logger.begin(self._place, fresh)
         except Exception as error:
             raise UserError(f"logger: {brief(error)}") from error
         self._begun = True
@@ -161,7 +161,7 @@ class RunLog:
         """
         if not self._begun:
             try:
-                self.begin(anew=False)
+                self.begin(fresh=False)
             except UserError as error:
                 if not measured:
                     raise

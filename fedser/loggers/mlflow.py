@@ -55,8 +55,8 @@ class Mlflow:
         """Check that MLflow and the packages of its database are installed."""
         require("mlflow", "sqlalchemy", "alembic")
 
-    def begin(self, place: RunPlace, anew: bool) -> "StoredRun":
-        """Begin a run; unless `anew`, go on with the run that the folder's note names."""
+    def begin(self, place: RunPlace, fresh: bool) -> "StoredRun":
+        """Begin a run; unless `fresh`, go on with the run that the folder's note names."""
         os.environ.setdefault(
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
         )  # the default retries take minutes
@@ -65,7 +65,7 @@ class Mlflow:
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing it sets another level
         note = place.folder / NOTE
         if (
-            not anew
+            not fresh
             and (known := _read_note(note))
             and known["tracking_uri"] in self._stores(place)
         ):

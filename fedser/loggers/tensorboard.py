@@ -31,7 +31,7 @@ class TensorBoard:
         """Check that TensorBoard is installed."""
         require("tensorboard")
 
-    def begin(self, place: RunPlace, anew: bool) -> "EventFiles":
+    def begin(self, place: RunPlace, fresh: bool) -> "EventFiles":
         """Return a writer; its files replace the files of an earlier command."""
         return EventFiles(place)
 

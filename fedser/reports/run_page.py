@@ -72,8 +72,7 @@ def write_report(run_dir: Path) -> Path:
         rejections=_rejections(rounds),
         config=yaml.safe_dump(results["config"], allow_unicode=True),
     )
-    page = run_dir / "report.html"
-    write_text(page, text)
+    write_text(page := run_dir / "report.html", text)
     return page
 
 

@@ -35,7 +35,7 @@ def train(
         Receives each round soon after it is trained.
     """
     started = time.perf_counter()
-    log.begin(anew=config.resume is None)
+    log.begin(fresh=config.resume is None)
     with log.following(federations):
         if nodes:
             outcomes = run_over_network(nodes, federations)

@@ -109,7 +109,7 @@ def test_event_files_hold_rounds_results_statement_and_figures(
     run_dir: Path, results: Results
 ) -> None:
     write_report(run_dir)
-    for _ in range(2):  # what is written again takes the place of what was there
+    for _ in range(2):  # the second log replaces the first
         log = RunLog(TensorBoard(), place(run_dir, **{"privacy.mechanism": "udp", "seed": "7"}))
         log.results(results, measured=True)
         log.end(FINISHED)
@@ -166,7 +166,7 @@ def test_stored_run_holds_everything_of_the_run(
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert names == {"results.json", "report.html", "rounds.parquet"}
 
-    # A report measures nothing: its files replace those of the run.
+    # A report measures nothing, but its files replace the files of the run.
     (run_dir / "report.html").write_text("<p>another</p>")
     log = RunLog(logger, where)
     log.results(results, measured=False)
@@ -202,12 +202,12 @@ def test_stored_run_has_the_status_of_the_run(
         (tmp_path / name).mkdir()
         log = RunLog(Mlflow(store, name), place(tmp_path / name))
         with pytest.raises(type(error)), logged(log):
-            log.begin(anew=True)
+            log.begin(fresh=True)
             raise error
         run = only_run(store, name)
         assert (run.info.status, run.data.tags["problem"]) == (status, problem)
     log = RunLog(Mlflow(store, "suspended"), place(tmp_path / "suspended"))
-    log.begin(anew=False)
+    log.begin(fresh=False)
     assert only_run(store, "suspended").info.status == "RUNNING"
     log.end(FINISHED)
     assert only_run(store, "suspended").info.status == "FINISHED"

@@ -1,6 +1,6 @@
-"""What two studies published of recogniser and gender attack, and how they went about it.
+"""The published figures of two studies, for the recogniser and the gender attack.
 
-README.md beside this file says where each figure is from.
+README.md beside this file names the source of each figure.
 """
 
 from importlib import resources
@@ -8,7 +8,7 @@ from importlib import resources
 import pandas as pd
 
 CORPORA = ("iemocap", "msp_improv", "crema_d")
-"""As we call them; each in English, and attacked from the other two."""
+"""Our names of the corpora. All are English; each is attacked from the other two."""
 EMOBASE = "emobase"
 FEATURES = (EMOBASE, "apc", "vq_apc", "npc", "tera", "decoar2")
 ROUNDS = 200
@@ -34,7 +34,7 @@ FILES = {
     "dropout": "gender_attack_by_dropout.csv",
 }
 PERCENT = {"attack_uar": "uar_fixed", "uar": "uar", "accuracy": "accuracy"}
-"""Columns of the files, and what they become."""
+"""Columns of the files in per cent, and their names in the result."""
 
 
 def read_published(table: str) -> pd.DataFrame:
@@ -48,10 +48,10 @@ def read_published(table: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a figure: ``private_corpus``, ``features``, ``algorithm``, ``privacy``,
-        ``nominal_epsilon``, ``layer``, ``leaked_updates``, ``dropout``, ``run``, and from 0 to 1
-        ``uar_fixed`` of the attack, or ``uar`` and ``accuracy`` of emotion recognition. Corpora
-        that the study mixed are left out.
+        One row per published figure: ``private_corpus``, ``features``, ``algorithm``,
+        ``privacy``, ``nominal_epsilon``, ``layer``, ``leaked_updates``, ``dropout``, ``run``, and
+        ``uar_fixed`` of the attack, or ``uar`` and ``accuracy`` of emotion recognition, from 0 to
+        1. Figures of mixed corpora are left out.
     """
     path = resources.files("fedser.reports.paper.published").joinpath(FILES[table])
     with path.open(encoding="utf-8") as lines:
@@ -69,7 +69,7 @@ def read_published(table: str) -> pd.DataFrame:
             "privacy": epsilon.map(lambda e: "none" if e == float("inf") else f"udp {e:g}"),
             "nominal_epsilon": epsilon.where(epsilon < float("inf")),
             "layer": read.get("layer", "first" if attacked else None),
-            # A client takes part in some 20 of 200 rounds: a hundred updates are all it sent.
+            # A client takes part in about 20 of 200 rounds, so 100 updates are all its updates.
             "leaked_updates": leaked.astype(object).mask(leaked >= 100, "all"),
             "dropout": read.get("dropout", DROPOUT),
             "run": read.get("snapshot", ""),
