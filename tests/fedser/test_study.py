@@ -599,7 +599,7 @@ BAD_INPUT = {
     "shadow is private": (
         lambda _: [f"shadow=[{SHADOW_OF_ITSELF}]"],
         "shadow: synthetic shares",
-        "choose others",
+        "set other corpora",
     ),
     "central against the server": (
         lambda _: ["privacy=central", "privacy.epsilon=8", "privacy.vantage=attributed"],
@@ -675,7 +675,7 @@ BAD_INPUT = {
     "fusion of nothing": (
         lambda _: ["attack=fusion", "attack.fusion.of=[]"],
         "attack.fusion.of=[]",
-        "of which there is none",
+        "there is none",
     ),
     "fusion to recognise speakers": (
         lambda _: [
@@ -683,7 +683,7 @@ BAD_INPUT = {
             "attack.fusion.of=[statistics]",
             "adversary.attribute=speaker",
         ],
-        "attack=fusion infers an attribute",
+        "attack=fusion",
         "cannot recognise a speaker",
     ),
     "features that nobody reads": (
