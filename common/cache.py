@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fedser.common.errors import Suspended, UserError, brief, os_problem, refusal
 from fedser.common.files import replacing
 
-Array = npt.NDArray[Any]
+AnyArray = npt.NDArray[Any]
 
 SET = "set cache=FOLDER (FEDSER_CACHE) to a folder that you can write to"
 
@@ -55,10 +55,10 @@ def filling(cache: Path) -> Iterator[None]:
         raise Suspended(f"cache={cache}: {os_problem(error)}, or {SET}") from error
 
 
-def read_array(path: Path) -> Array | None:
+def read_array(path: Path) -> AnyArray | None:
     """Read an array that `write_array` wrote; return None if it is absent or damaged."""
     try:
-        found: Array = np.load(path, allow_pickle=False)
+        found: AnyArray = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:
@@ -67,7 +67,7 @@ def read_array(path: Path) -> Array | None:
     return found
 
 
-def write_array(path: Path, array: Array) -> None:
+def write_array(path: Path, array: AnyArray) -> None:
     """Write an array to a file that is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, partial.open("wb") as file:

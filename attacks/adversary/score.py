@@ -17,7 +17,7 @@ from fedser.common.arrays import Bools
 from fedser.conf.schema import AdversaryConfig
 from fedser.server.transcript.transcript import Transcript
 
-Scores = dict[str, pd.DataFrame]
+AttackScores = dict[str, pd.DataFrame]
 Chooser = Callable[..., dict[str, Bools]]
 
 
@@ -34,8 +34,8 @@ class ScoreTables:
         scored a client was fitted without the client's group.
     """
 
-    victims: Scores
-    shadow: Scores
+    victims: AttackScores
+    shadow: AttackScores
 
 
 def score_private(
@@ -66,7 +66,7 @@ def score_shadow(
     return ScoreTables({}, name_federation(rows, "shadow"))
 
 
-def join_scores(parts: Sequence[Scores]) -> Scores:
+def join_scores(parts: Sequence[AttackScores]) -> AttackScores:
     """Concatenate the scores of several federations, by attack."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {
@@ -80,7 +80,7 @@ def leak_chooser(config: AdversaryConfig) -> Chooser:
     return choose_sides if config.attribute == SPEAKER else choose_leaks
 
 
-def name_federation(rows: Mapping[str, list[pd.DataFrame]], federation: str) -> Scores:
+def name_federation(rows: Mapping[str, list[pd.DataFrame]], federation: str) -> AttackScores:
     """Concatenate the scores of a federation's clients, by attack, and add its name."""
     return {
         name: pd.concat(parts, ignore_index=True).assign(federation=federation)

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from fedser.attacks.algorithms.base import ScoreAttack, score_columns
 from fedser.attacks.algorithms.linear import class_scores
+from fedser.common.arrays import Floats64
 
 KEYS = ["federation", "client", "leaked", "draw"]
-Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass

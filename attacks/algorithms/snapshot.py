@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fedser.attacks.algorithms.base import Evidence, Leaks, ModelAttack, score_columns
@@ -25,10 +24,8 @@ from fedser.attacks.algorithms.layer_samples import FIRST, samples
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.features.frames import frame_counts, unpad
 from fedser.client.training.dataset import Dataset, Examples
-from fedser.common.arrays import Bools, Floats, Ints
+from fedser.common.arrays import Bools, Floats, Floats64, Ints
 from fedser.common.errors import UserError
-
-Floats64 = npt.NDArray[np.float64]
 
 OUTLIER = 5.0  # z-scores are clipped here: some functionals of an utterance reach hundreds
 TINY = np.float32(1e-12)

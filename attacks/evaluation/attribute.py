@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, logsumexp
 from sklearn.metrics import roc_curve
@@ -22,13 +21,12 @@ from fedser.attacks.evaluation.significance import (
     in_folds,
     interval,
     mean_auc,
-    p_value,
+    permutation_p_value,
 )
 from fedser.attacks.evaluation.truth import add_speakers_and_labels
+from fedser.common.arrays import Floats64
 from fedser.common.seeds import numpy_stream
 from fedser.conf.schema import AdversaryConfig
-
-Floats64 = npt.NDArray[np.float64]
 
 FPR_GRID = np.linspace(0, 1, 101)
 BINS = 10
@@ -136,7 +134,7 @@ def _figures(drawn: list[FoldSamples], bootstraps: int, seed: int) -> dict[str, 
         "auc": float(mean_auc(mixed_counts, mixed_counts.label[None])[0]),
         "ci95_auc": interval(mixed_counts, bootstraps, numpy_stream(seed, "bootstrap")),
         # The test uses all folds, because permuted labels may give two classes in other folds.
-        "p_value": p_value(counts, numpy_stream(seed, "permutation")),
+        "p_value": permutation_p_value(counts, numpy_stream(seed, "permutation")),
         # The adversary sees the victims' scores, but not their labels. The median is the best
         # threshold that it can know if all scores are shifted by an unknown constant.
         "uar_calibrated": float(np.mean([_uar(f, np.median(f.log_odds, axis=0)) for f in folds])),

@@ -10,11 +10,11 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import beta, norm
 
 from fedser.attacks.evaluation.direct_tests import run_direct_tests
 from fedser.attacks.evaluation.one_run import one_run_bound
+from fedser.common.arrays import Floats64
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases
@@ -22,8 +22,6 @@ from fedser.server.privacy.gaussian import gaussian_epsilon
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.audit_batches import OneRun
 from fedser.server.study.run import Audited
-
-Floats64 = npt.NDArray[np.float64]
 
 ALARM_CONFIDENCE = 0.9999
 """Confidence of the bounds that make a run fail. It is high, so that false alarms are rare."""

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from fedser.common.arrays import Floats64
 from fedser.server.rounds.audit_noise import Collected, Membership, NoiseSamples
-
-Floats64 = npt.NDArray[np.float64]
 
 FAMILY_LEVEL = 1e-4
 """Probability that the audit of a correct mechanism fails, over all tests together."""
@@ -25,7 +23,7 @@ LARGEST_NORM = 1.001
 """Largest allowed norm of a clipped update, in clipping norms; the excess over 1 is rounding."""
 
 
-class Outcome(NamedTuple):
+class DirectTest(NamedTuple):
     """One test: its name, the tested object, the statistic, and the p-value; None if not random."""
 
     name: str
@@ -36,7 +34,7 @@ class Outcome(NamedTuple):
 
 def run_direct_tests(found: Collected) -> list[dict[str, Any]]:
     """Return the entries of ``audit.tests`` in ``results.json``, failed ones first."""
-    outcomes = [Outcome("clip", name, norm, None) for name, norm in found.norms.items()]
+    outcomes = [DirectTest("clip", name, norm, None) for name, norm in found.norms.items()]
     for noise in found.noises:
         outcomes += _noise_tests(noise)
     for membership in found.memberships:
@@ -52,13 +50,13 @@ def run_direct_tests(found: Collected) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: not entry["failed"])
 
 
-def _failed(outcome: Outcome, level: float) -> bool:
+def _failed(outcome: DirectTest, level: float) -> bool:
     if outcome.p_value is None:
         return outcome.statistic > LARGEST_NORM
     return not outcome.p_value >= level  # NaN fails, too
 
 
-def _noise_tests(noise: NoiseSamples) -> Iterator[Outcome]:
+def _noise_tests(noise: NoiseSamples) -> Iterator[DirectTest]:
     for name, samples in noise.tensors.items():
         of = f"{name} in {noise.of}"
         yield _variance(of, samples)
@@ -80,62 +78,64 @@ def _two_sided(below: float, above: float) -> float:
     return min(1.0, 2 * min(below, above))
 
 
-def _variance(of: str, samples: Floats64) -> Outcome:
+def _variance(of: str, samples: Floats64) -> DirectTest:
     """Test the sum of squares against the chi-squared distribution."""
     total, count = float(np.square(samples).sum()), samples.size
     p_value = _two_sided(stats.chi2.cdf(total, count), stats.chi2.sf(total, count))
-    return Outcome("variance", of, total / count, p_value)
+    return DirectTest("variance", of, total / count, p_value)
 
 
-def _shape(of: str, samples: Floats64) -> Outcome:
+def _shape(of: str, samples: Floats64) -> DirectTest:
     """Test the distance of Kolmogorov and Smirnov to the normal distribution."""
     flat = samples.ravel()
     found = stats.kstest(flat[:: -(-len(flat) // SHAPE_SAMPLES)], "norm")
-    return Outcome("normality", of, float(found.statistic), float(found.pvalue))
+    return DirectTest("normality", of, float(found.statistic), float(found.pvalue))
 
 
-def _tail(of: str, samples: Floats64, far: float) -> Outcome:
+def _tail(of: str, samples: Floats64, far: float) -> DirectTest:
     """Test the number of samples beyond `far` standard deviations; truncated noise has none."""
     beyond, rate = int((np.abs(samples) > far).sum()), 2 * stats.norm.sf(far)
     p_value = _two_sided(
         stats.binom.cdf(beyond, samples.size, rate), stats.binom.sf(beyond - 1, samples.size, rate)
     )
-    return Outcome(f"beyond {far:g} deviations", of, beyond / samples.size, p_value)
+    return DirectTest(f"beyond {far:g} deviations", of, beyond / samples.size, p_value)
 
 
-def _dependence(name: str, of: str, one: Floats64, other: Floats64) -> Outcome:
+def _dependence(name: str, of: str, one: Floats64, other: Floats64) -> DirectTest:
     """Test Pearson's correlation; the p-value is exact for normal samples."""
     if one.size < 3 or not one.std() or not other.std():
-        return Outcome(name, of, 0.0, 1.0)  # the test of variance detects missing noise
+        return DirectTest(name, of, 0.0, 1.0)  # the test of variance detects missing noise
     found = stats.pearsonr(one.ravel(), other.ravel())
-    return Outcome(name, of, float(found.statistic), float(found.pvalue))
+    return DirectTest(name, of, float(found.statistic), float(found.pvalue))
 
 
-def _sums(name: str, of: str, samples: Floats64, axis: int) -> Outcome:
+def _sums(name: str, of: str, samples: Floats64, axis: int) -> DirectTest:
     """Test the variance of sums along an axis; it grows if rows or columns repeat."""
     total = samples.sum(axis=axis) / np.sqrt(samples.shape[axis])
-    return Outcome(name, *_variance(of, total)[1:])
+    return DirectTest(name, *_variance(of, total)[1:])
 
 
-def _membership_tests(found: Membership) -> Iterator[Outcome]:
+def _membership_tests(found: Membership) -> Iterator[DirectTest]:
     """Test the rate, the spread of sizes, and the independence of draws at lags 1 to 3."""
     present, rate = found.present, found.rate
     rounds, count = present.shape
 
-    def binomial(name: str, hits: int, trials: int, chance: float) -> Outcome:
+    def binomial(name: str, hits: int, trials: int, chance: float) -> DirectTest:
         below, above = (
             stats.binom.cdf(hits, trials, chance),
             stats.binom.sf(hits - 1, trials, chance),
         )
-        return Outcome(name, found.of, hits / max(1, trials), _two_sided(below, above))
+        return DirectTest(name, found.of, hits / max(1, trials), _two_sided(below, above))
 
     yield binomial("rate", int(present.sum()), present.size, rate)
     each = np.array([stats.binomtest(int(n), rounds, rate).pvalue for n in present.sum(axis=0)])
-    yield Outcome("rate of each", found.of, float(each.min()), min(1.0, float(each.min()) * count))
+    yield DirectTest(
+        "rate of each", found.of, float(each.min()), min(1.0, float(each.min()) * count)
+    )
     if rate < 1:
         spread = np.square(present.sum(axis=1) - count * rate).sum() / (count * rate * (1 - rate))
         p_value = _two_sided(stats.chi2.cdf(spread, rounds), stats.chi2.sf(spread, rounds))
-        yield Outcome("spread of sizes", found.of, float(spread / rounds), float(p_value))
+        yield DirectTest("spread of sizes", found.of, float(spread / rounds), float(p_value))
     for lag in (1, 2, 3):
         for start in (0, lag):  # pairs of rounds that share no round
             first = [r for r in range(start, rounds - lag, 2 * lag) for r in range(r, r + lag)]

@@ -47,14 +47,14 @@ def epsilon_bound(
     """
 
     def excess(epsilon: float) -> float:
-        return p_value(canaries, guesses, right, epsilon, delta) - (1 - confidence)
+        return guesses_p_value(canaries, guesses, right, epsilon, delta) - (1 - confidence)
 
     if excess(0.0) > 0:
         return 0.0
     return LARGEST if excess(LARGEST) <= 0 else float(brentq(excess, 0.0, LARGEST, xtol=1e-6))
 
 
-def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
+def guesses_p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
     """Return a bound on the probability of at least `right` right guesses (theorem 5.2).
 
     A guess is right with probability e^epsilon / (1 + e^epsilon) at most. Delta adds to this as in

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fedser.attacks.evaluation.attribute import (
@@ -28,10 +27,8 @@ from fedser.attacks.evaluation.significance import (
     resample_speakers,
 )
 from fedser.attacks.evaluation.truth import refuse_unlisted, speakers_of
-from fedser.common.arrays import Bools, Ints
+from fedser.common.arrays import Bools, Floats64, Ints
 from fedser.common.seeds import numpy_stream
-
-Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from fedser.common.arrays import Bools, Ints
-
-Floats64 = npt.NDArray[np.float64]
+from fedser.common.arrays import Bools, Floats64, Ints
 
 PERMUTATIONS = 5000
 CHUNK = 500  # rows of weights to multiply at a time, to limit the memory
@@ -177,7 +174,7 @@ def percentiles(resampled: Floats64) -> list[float] | None:
     return [float(low), float(high)]
 
 
-def p_value(counts: PairCounts, rng: np.random.Generator) -> float:
+def permutation_p_value(counts: PairCounts, rng: np.random.Generator) -> float:
     """Return the probability of an equal or higher mean AUC if labels are independent of scores.
 
     This is a one-sided permutation test over assignments of the labels to the speakers. The p-value

@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from fedser.common.arrays import Arrays, Ints
+from fedser.common.arrays import Arrays, Floats64, Ints
 from fedser.common.jit import compiled
 from fedser.common.seeds import NoiseSource
 
-Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
 CELLS: Final = 1024
@@ -133,7 +132,7 @@ def _checked(stddev: float) -> float:
 
 
 @cache
-def _polynomials() -> Floats:
+def _polynomials() -> Floats64:
     """Return coefficients (CELLS, DEGREE + 1), lowest first, of minus the quantile by cell.
 
     They interpolate at Chebyshev nodes; t in [0, 1) is the position in the cell.
@@ -149,7 +148,7 @@ def _polynomials() -> Floats:
 
 
 @compiled
-def _draw(words: Words, stddev: float, polynomials: Floats, drawn: Ints, undecided: Ints) -> int:
+def _draw(words: Words, stddev: float, polynomials: Floats64, drawn: Ints, undecided: Ints) -> int:
     """Draw the integers that 64 bits and a polynomial decide; return the number of the others.
 
     The indices of the undecided integers are written to the front of `undecided`.

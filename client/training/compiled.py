@@ -20,7 +20,7 @@ from fedser.common.buffers import borrow
 from fedser.common.jit import compiled, sum_of_squares
 from fedser.conf.training_keys import TrainingConfig
 
-Floats = npt.NDArray[np.floating]
+AnyFloats = npt.NDArray[np.floating]
 
 
 class CompiledTrainer:
@@ -35,7 +35,7 @@ class CompiledTrainer:
         Receives the updates or gradients, laid out for `common.buffers.split`.
     """
 
-    def __init__(self, task: LocalTask, updates: Floats) -> None:
+    def __init__(self, task: LocalTask, updates: AnyFloats) -> None:
         assert isinstance(task.model, Mlp)  # the gradient is written out for it
         self._task, self._updates, self._batches = task, updates, Batches.draw(task)
         arrays, config = list(task.start.values()), task.training
@@ -95,24 +95,24 @@ def _bias_correction(config: TrainingConfig, steps: int) -> npt.NDArray[np.float
 
 @compiled
 def _train(
-    start: Floats,
+    start: AnyFloats,
     widths: Ints,
     bounds: Ints,
-    features: Floats,
+    features: AnyFloats,
     labels: Ints,
     rows: Ints,
     counts: Ints,
     kept: npt.NDArray[np.bool_],
     scale: np.floating,
     is_fedavg: bool,
-    adam: Floats,
-    bias_correction: Floats,
+    adam: AnyFloats,
+    bias_correction: AnyFloats,
     clipping_norm: float,
-    scratch: Floats,
-    updates: Floats,
+    scratch: AnyFloats,
+    updates: AnyFloats,
     clients: int,
     first: int,
-    losses: Floats,
+    losses: AnyFloats,
 ) -> None:
     """Train the clients `first`, `first` + 1, ... of `clients`, with these batches."""
     one = start.dtype.type(1)
@@ -176,9 +176,9 @@ def _train(
 
 @compiled
 def _forward(
-    weights: Floats,
+    weights: AnyFloats,
     widths: Ints,
-    activations: Floats,
+    activations: AnyFloats,
     size: int,
     kept: npt.NDArray[np.bool_],
     scale: np.floating,
@@ -210,7 +210,7 @@ def _forward(
 
 
 @compiled
-def _loss(widths: Ints, activations: Floats, slopes: Floats, truth: Ints) -> float:
+def _loss(widths: Ints, activations: AnyFloats, slopes: AnyFloats, truth: Ints) -> float:
     """Return the mean cross entropy of a batch, and write its derivative by the scores."""
     size, classes = len(truth), widths[-1]
     at = size * widths[:-1].sum()
@@ -230,13 +230,13 @@ def _loss(widths: Ints, activations: Floats, slopes: Floats, truth: Ints) -> flo
 
 @compiled
 def _backward(
-    weights: Floats,
+    weights: AnyFloats,
     widths: Ints,
-    activations: Floats,
-    slopes: Floats,
+    activations: AnyFloats,
+    slopes: AnyFloats,
     size: int,
     scale: np.floating,
-    gradient: Floats,
+    gradient: AnyFloats,
 ) -> None:
     """Write the gradient of a batch by all weights, given its derivative by the scores."""
     begin, at = len(weights), size * widths.sum()
@@ -264,12 +264,12 @@ def _backward(
 
 @compiled
 def _first_step(
-    start: Floats,
-    gradient: Floats,
+    start: AnyFloats,
+    gradient: AnyFloats,
     factor: np.floating,
-    adam: Floats,
-    params: Floats,
-    out: Floats,
+    adam: AnyFloats,
+    params: AnyFloats,
+    out: AnyFloats,
     last: bool,
 ) -> None:
     """Take Adam's first step: its unbiased moments are the gradient and its square."""
@@ -285,17 +285,17 @@ def _first_step(
 
 @compiled
 def _next_step(
-    start: Floats,
-    first_gradient: Floats,
+    start: AnyFloats,
+    first_gradient: AnyFloats,
     previous_factor: np.floating,
-    gradient: Floats,
+    gradient: AnyFloats,
     factor: np.floating,
-    adam: Floats,
-    bias_correction: Floats,
-    means: Floats,
-    squares: Floats,
-    params: Floats,
-    out: Floats,
+    adam: AnyFloats,
+    bias_correction: AnyFloats,
+    means: AnyFloats,
+    squares: AnyFloats,
+    params: AnyFloats,
+    out: AnyFloats,
     second: bool,
     last: bool,
 ) -> None:

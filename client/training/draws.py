@@ -23,7 +23,7 @@ GOLDEN = 0x9E3779B9 - 2**32
 ORDER, MASK = 0, 1
 """Kinds of numbers: each kind has its own counters."""
 
-Ints = npt.NDArray[np.int32]
+Ints32 = npt.NDArray[np.int32]
 
 
 def client_keys(seed: int, clients: Sequence[int], *name: str | int) -> torch.Tensor:
@@ -95,7 +95,7 @@ class Draws:
 
 
 @compiled
-def hashes(keys: Ints, start: int, count: int) -> Ints:
+def hashes(keys: Ints32, start: int, count: int) -> Ints32:
     """Return the hash of each of k keys plus `start` plus i times GOLDEN, shape (k, count)."""
     numbers = np.empty((len(keys), count), np.int32)
     for row in range(len(keys)):

@@ -223,13 +223,13 @@ def require(*packages: str) -> None:
             )
 
 
-def flatten(config: Any, name: str = "") -> dict[str, str]:
+def flat_settings(config: Any, name: str = "") -> dict[str, str]:
     """Return the values of a configuration by dotted name; a list is one value."""
     if not isinstance(config, Mapping):
         return {name: "null" if config is None else str(config)}
     leaves: dict[str, str] = {}
     for key, value in config.items():
-        leaves |= flatten(value, f"{name}.{key}".removeprefix("."))
+        leaves |= flat_settings(value, f"{name}.{key}".removeprefix("."))
     return leaves
 
 

@@ -12,7 +12,7 @@ from math import prod
 
 from fedser.reports.numbers import counted, guarantee_text, relation_text
 from fedser.results.files import Results
-from fedser.server.privacy.composition import Group, Releases, compose
+from fedser.server.privacy.composition import Group, Releases, groups_epsilon
 
 MOST_COMBINATIONS = 64
 ACCOUNTANT = "pld"
@@ -112,7 +112,7 @@ def _epsilon(results: Sequence[Results]) -> float:
     else:
         combinations = list(product(*kinds))
     delta = float(results[0]["privacy"]["delta"])
-    return max(compose(tuple(sorted(c, key=str)), delta, ACCOUNTANT) for c in combinations)
+    return max(groups_epsilon(tuple(sorted(c, key=str)), delta, ACCOUNTANT) for c in combinations)
 
 
 def _kinds(results: Results) -> list[Group]:

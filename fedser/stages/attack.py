@@ -17,7 +17,7 @@ from fedser.attacks.adversary.own_speakers import ShadowClients, make_shadow_cli
 from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, prepare_attacks
 from fedser.attacks.adversary.reidentify import score_pairs
 from fedser.attacks.adversary.score import (
-    Scores,
+    AttackScores,
     ScoreTables,
     join_scores,
     score_private,
@@ -154,7 +154,7 @@ def _scoring_tasks(
 
 def _score(
     config: StudyConfig, prepared: PreparedAttacks, attacks: LayerAttacks, tasks: Sequence[Any]
-) -> Scores:
+) -> AttackScores:
     """Return the scores of the victims by every attack on these layers."""
     if attacks.held_out and not attacks.on_models:
         shadow_federation = prepared.federations[0]

@@ -11,7 +11,7 @@ from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import UserError
 from fedser.conf.build import build_group
 from fedser.conf.schema import StudyConfig
-from fedser.loggers.base import RunLog, RunPlace, flatten, logged
+from fedser.loggers.base import RunLog, RunPlace, flat_settings, logged
 from fedser.results.files import Results, read_results, read_training, without_folders
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import remove_checkpoints
@@ -52,7 +52,7 @@ def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None
     """
     record = without_folders(record)
     logger = build_group("logger", config.logger)
-    with logged(RunLog(logger, RunPlace(folder, sweep, flatten(record)))) as log:
+    with logged(RunLog(logger, RunPlace(folder, sweep, flat_settings(record)))) as log:
         if config.stage == "report":
             report_run(folder, read_results(folder / "results.json"), log, measured=False)
         else:

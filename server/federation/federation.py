@@ -19,7 +19,7 @@ from fedser.conf.algorithm_keys import AlgorithmConfig, TranscriptConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.federation.cohort import Sampler, cohort_sampler
 from fedser.server.federation.remote_clients import RemoteClients
-from fedser.server.federation.scores import Scores
+from fedser.server.federation.scores import ModelScores
 from fedser.server.privacy.accountant import Schedule
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.plan import PrivacyPlan
@@ -218,7 +218,7 @@ class Outcome:
     ----------
     best_round : int
         Round of the best validation UAR in the second half; 0 if nothing was evaluated.
-    best_arrays, best_scores : Arrays, Scores or None
+    best_arrays, best_scores : Arrays, ModelScores or None
         The model of that round and its figures.
     releases : dict of client to int
         Participation ledger: how often an update of each client may have left its device.
@@ -235,7 +235,7 @@ class Outcome:
     rounds: list[Round] = field(default_factory=list)
     best_round: int = 0
     best_arrays: Arrays | None = None
-    best_scores: Scores | None = None
+    best_scores: ModelScores | None = None
     releases: dict[int, int] = field(default_factory=dict)
     epsilon: float | None = None
     epsilon_known: float | None = None

@@ -13,7 +13,7 @@ from fedser.common.arrays import Arrays, Floats, Ints
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """Figures of one global model.
 
     Attributes
@@ -66,7 +66,7 @@ class Evaluator:
         self._sets, self._threads = (validation, test), threads
         self._model = config.network(test[0].shape[-1], len(EMOTIONS)).eval()
 
-    def __call__(self, arrays: Arrays) -> Scores:
+    def __call__(self, arrays: Arrays) -> ModelScores:
         """Score one model."""
         load_arrays(self._model, arrays)
         return scores_of(*confusion_matrices(self._model, self._sets, self._threads))
@@ -94,9 +94,9 @@ class FiniteScores:
             return bool(torch.isfinite(self._model(self._features)).all())
 
 
-def scores_of(validated: Ints, tested: Ints) -> Scores:
+def scores_of(validated: Ints, tested: Ints) -> ModelScores:
     """Return the figures of two confusion matrices; NaN for a matrix without an utterance."""
-    return Scores(
+    return ModelScores(
         validation_uar=uar(validated),
         test_uar=uar(tested),
         test_accuracy=float(tested.trace() / tested.sum()) if tested.any() else math.nan,

@@ -78,13 +78,13 @@ def composed_epsilon(
 ) -> float:
     """Return the epsilon that `releases` spend at `delta`.
 
-    Parameters and relation are those of `compose`, for one group.
+    Parameters and relation are those of `groups_epsilon`, for one group.
     """
-    return compose(((releases, noise_multiplier),), delta, accountant)
+    return groups_epsilon(((releases, noise_multiplier),), delta, accountant)
 
 
 @lru_cache(maxsize=1024)
-def compose(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
+def groups_epsilon(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
     """Return the epsilon that groups of releases of one unit spend together at `delta`.
 
     Parameters
@@ -116,12 +116,12 @@ def compose(groups: tuple[Group, ...], delta: float, accountant: str) -> float:
 
 
 def accountant_used(groups: Sequence[Group], delta: float, accountant: str) -> str:
-    """Return the method that `compose` uses: ``exact``, ``pld``, ``prv`` or ``rdp``.
+    """Return the method that `groups_epsilon` uses: ``exact``, ``pld``, ``prv`` or ``rdp``.
 
     Raises
     ------
     ValueError
-        As `compose` does.
+        As `groups_epsilon` does.
     """
     sampled = [(r, noise) for r, noise in groups if _counts_on_sampling(r, noise)]
     if not sampled:

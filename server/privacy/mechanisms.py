@@ -85,7 +85,7 @@ def _local(plan: Plan) -> LocalDP:
     assert c.clipping_norm is not None and plan.noise_multiplier is not None  # checked
     groups, budget = [list(plan.shared)], [1.0]
     if shares := c.layer_shares:
-        groups, budget = layers_of(plan.shared), [share / sum(shares) for share in shares]
+        groups, budget = names_by_layer(plan.shared), [share / sum(shares) for share in shares]
     sizes = [sum(plan.shared[name] for name in group) for group in groups]
     norms = [c.clipping_norm * math.sqrt(size / sum(sizes)) for size in sizes]
     noise = [
@@ -123,7 +123,7 @@ ENTRIES: Mapping[str, MechanismEntry] = {
 """By the names of `conf.mechanisms.MECHANISMS`."""
 
 
-def layers_of(shared: Mapping[str, int]) -> list[list[str]]:
+def names_by_layer(shared: Mapping[str, int]) -> list[list[str]]:
     """Return the names of the shared parameters, one list per layer."""
     layers: dict[str, list[str]] = {}
     for name in shared:

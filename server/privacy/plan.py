@@ -10,7 +10,7 @@ from fedser.client.privacy.mechanisms import build_mechanism
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
-from fedser.server.privacy.mechanisms import ENTRIES, layers_of
+from fedser.server.privacy.mechanisms import ENTRIES, names_by_layer
 
 COUNT_SENSITIVITY = 0.5
 """Sensitivity to one client of the sum of b - 1/2; b is 1 for an unclipped update, otherwise 0."""
@@ -53,7 +53,7 @@ class PrivacyPlan:
                 build_mechanism(self.config.custom, custom=True)
             except ValueError as error:
                 raise UserError(f"privacy.custom: {error}") from error
-        shares, layers = self.config.layer_shares, layers_of(self.shared)
+        shares, layers = self.config.layer_shares, names_by_layer(self.shared)
         if shares is not None and len(shares) != len(layers):
             raise UserError(
                 f"privacy.layer_shares names {len(shares)} layers, {len(layers)} are shared"

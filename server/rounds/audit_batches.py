@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from fedser.client.speakers.clients import Clients
-from fedser.common.arrays import Arrays, Bools, Ints
+from fedser.common.arrays import Arrays, Bools, Floats64, Ints
 from fedser.server.privacy.composition import Releases
 from fedser.server.rounds.audit_noise import (
     SIZES,
@@ -22,8 +21,6 @@ from fedser.server.rounds.audit_noise import (
     noise_rounds,
 )
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
-
-Floats64 = npt.NDArray[np.float64]
 
 CLIENTS, BATCH_ROUNDS, GUESSED_ROUNDS = 4, 60, 30
 BATCHES_OF_ALL = 3

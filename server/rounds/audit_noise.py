@@ -14,13 +14,11 @@ import numpy.typing as npt
 
 from fedser.client.privacy.local import LocalDP
 from fedser.client.speakers.clients import Clients
-from fedser.common.arrays import Arrays, Bools, l2_norm
+from fedser.common.arrays import Arrays, Bools, Floats64, l2_norm
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
-
-Floats64 = npt.NDArray[np.float64]
 
 SIZES = (1, 7, 40)
 """Numbers of utterances of the canaries: the noise must not depend on the number."""

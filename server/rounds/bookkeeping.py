@@ -11,7 +11,7 @@ from typing import Self
 from fedser.client.speakers.clients import Clients
 from fedser.common.arrays import Arrays
 from fedser.server.federation.federation import Federation, Outcome, Round, RoundSummary
-from fedser.server.federation.scores import Evaluator, Scores
+from fedser.server.federation.scores import Evaluator, ModelScores
 from fedser.server.grids.progress import bar
 from fedser.server.privacy.accountant import Accountant
 from fedser.server.privacy.statement import epsilon_text
@@ -91,7 +91,7 @@ class Recorder:
         server_round: int,
         arrays: Arrays,
         summary: RoundSummary,
-        scores: Future[Scores] | None = None,
+        scores: Future[ModelScores] | None = None,
     ) -> None:
         """Add the row of a round once its model is scored; do not wait for the scores.
 
@@ -99,7 +99,7 @@ class Recorder:
 
         Parameters
         ----------
-        scores : Future of Scores, optional
+        scores : Future of ModelScores, optional
             Scores from the nodes, which come before the next round is recorded. By default the
             recorder evaluates the model itself, if the federation has a test set.
         """
@@ -111,7 +111,7 @@ class Recorder:
             self._add_row, server_round, arrays, summary, self._seconds(), find_scores
         )
 
-    def _evaluate(self, arrays: Arrays) -> Scores | None:
+    def _evaluate(self, arrays: Arrays) -> ModelScores | None:
         return self._evaluator(arrays) if self._evaluator else None
 
     def _add_row(
@@ -120,7 +120,7 @@ class Recorder:
         arrays: Arrays,
         summary: RoundSummary,
         seconds: float,
-        find_scores: Callable[[], Scores | None],
+        find_scores: Callable[[], ModelScores | None],
     ) -> Outcome:
         """Add the row of a round, keep the model if it is the best, and return a copy."""
         scores = find_scores()
@@ -180,7 +180,7 @@ class Recorder:
         self._bar.update(server_round - self._bar.n)
 
 
-def _rank(scores: Scores) -> tuple[int, float]:
+def _rank(scores: ModelScores) -> tuple[int, float]:
     """Return the rank of a model: by its validation UAR, if validation and test are known.
 
     A figure over the utterances of all nodes ranks above a figure over some nodes: the two cannot

@@ -9,19 +9,16 @@ many parts belong to no canary: the noised sum along such a part is that of an a
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from fedser.client.privacy.local import LocalDP
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.canary import part_of
-from fedser.common.arrays import Arrays, Bools, flatten, l2_norm, unflatten
+from fedser.common.arrays import Arrays, Bools, Floats64, flatten, l2_norm, unflatten
 from fedser.common.seeds import numpy_stream
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.federation.federation import CanaryScores
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
-
-Floats64 = npt.NDArray[np.float64]
 
 CANARIES_PER_ROUND = 50
 MIN_PART_SIZE = 2

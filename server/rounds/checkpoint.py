@@ -22,7 +22,7 @@ from fedser.common.arrays import Arrays
 from fedser.common.errors import UserError
 from fedser.common.files import make_private, replacing, sync
 from fedser.server.federation.federation import Outcome, Round
-from fedser.server.federation.scores import Scores
+from fedser.server.federation.scores import ModelScores
 
 FORMAT = 3
 STATE, JOURNAL = "state.safetensors", "journal.jsonl"
@@ -145,7 +145,7 @@ class Checkpoint:
             model = {name: arrays[f"model.{name}"] for name in header["names"]}
             if scores := header["best_scores"]:
                 confusion = np.array(scores["confusion"])
-                outcome.best_scores = Scores(**{**scores, "confusion": confusion})
+                outcome.best_scores = ModelScores(**{**scores, "confusion": confusion})
                 # If the best model is the last model, it is stored only once.
                 outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
             fields = ("clipping_norm", "chunks", "announced")
@@ -194,5 +194,5 @@ def saved_rounds(folder: Path, after: int) -> list[Round]:
         return []
 
 
-def _plain(scores: Scores | None) -> dict[str, Any] | None:
+def _plain(scores: ModelScores | None) -> dict[str, Any] | None:
     return {**asdict(scores), "confusion": scores.confusion.tolist()} if scores else None

@@ -11,13 +11,11 @@ import numpy.typing as npt
 from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.noise import below
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers, grid_step
-from fedser.common.arrays import Arrays
+from fedser.common.arrays import Arrays, Floats64
 from fedser.common.jit import as_rows, compiled, sum_of_squares
 from fedser.common.seeds import NoiseSource
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.transcript.transcript import RecordedUpdates
-
-Floats64 = npt.NDArray[np.float64]
 
 TINY = 1e-30
 

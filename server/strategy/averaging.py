@@ -27,7 +27,7 @@ from fedser.common.errors import Suspended
 from fedser.common.threads import spread
 from fedser.server.federation.federation import RoundSummary
 from fedser.server.federation.remote_clients import RemoteClients
-from fedser.server.federation.scores import Scores, scores_of
+from fedser.server.federation.scores import ModelScores, scores_of
 from fedser.server.grids.local import threads_of
 from fedser.server.strategy.aggregate import Aggregate, Received, rechunk, update_norms
 from fedser.server.strategy.limits import UpdateLimit
@@ -94,7 +94,7 @@ class TappedAveraging(Strategy):
         Figures of the last round.
     last_released : list of int
         Clients whose update may have left its device in the last round.
-    scores : Future of Scores, or None
+    scores : Future of ModelScores, or None
         Scores of the last round's model. Nodes report them in the next round. None if no node
         holds data.
     """
@@ -118,7 +118,7 @@ class TappedAveraging(Strategy):
         self._client_sizes, self._tap, self._remote, self._limit = client_sizes, tap, remote, limit
         self._min_clients, self._patience, self._useless_rounds = min_clients, patience, 0
         self._rejections: Counter[str] = Counter()
-        self.scores: Future[Scores] | None = None
+        self.scores: Future[ModelScores] | None = None
         self.last_round: RoundSummary
         self.last_released: list[int]
 

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import chdtri
 
 from fedser.client.privacy.base import FALSE_ALARM, Mechanism
 from fedser.client.privacy.central import CentralDP
 from fedser.client.privacy.mechanisms import BUILT_IN
-from fedser.common.arrays import Arrays, l2_norm
+from fedser.common.arrays import Arrays, Floats64, l2_norm
 from fedser.conf.training_keys import TrainingConfig
-
-Floats64 = npt.NDArray[np.float64]
 
 SLACK = 1e-3
 """Largest relative error that rounding adds to a bound on real numbers."""

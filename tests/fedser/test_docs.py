@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedser.client.corpora.synthetic.corpus import Synthetic, render
+from fedser.client.corpora.synthetic.corpus import Synthetic, render_corpus
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import StudyConfig
 from fedser.results.files import read_results
@@ -251,7 +251,7 @@ def test_input_norms_reads_the_norms(monkeypatch):
 
 
 def test_the_tutorial_ends_at_a_frontier(tmp_path, shell):
-    render(Synthetic("mine", 1, "error", "en", 10, 8, 5), tmp_path / "rendered", 1)
+    render_corpus(Synthetic("mine", 1, "error", "en", 10, 8, 5), tmp_path / "rendered", 1)
     shutil.copytree(tmp_path / "rendered", tmp_path / "mine", dirs_exist_ok=True)
     page = (DOCS / "tutorial.md").read_text()
     scripts = sorted((EXAMPLES / "tutorial").iterdir())

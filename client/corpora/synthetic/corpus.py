@@ -62,7 +62,7 @@ class Synthetic(Corpus):
         folder = cache / "synthetic" / self._key()
         if not folder.exists():
             with filling(cache):
-                render(self, folder, cores())
+                render_corpus(self, folder, cores())
         return utterances.from_table(table.read(folder / table.FILE))
 
     def _check(self) -> None:
@@ -92,7 +92,7 @@ class Synthetic(Corpus):
         return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
 
 
-def render(corpus: Synthetic, folder: Path, processes: int) -> None:
+def render_corpus(corpus: Synthetic, folder: Path, processes: int) -> None:
     """Render a corpus into `folder`, which appears complete or not at all.
 
     The audio is 16 kHz mono FLAC and does not depend on `processes`.

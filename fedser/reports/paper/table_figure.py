@@ -49,7 +49,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class View:
+class Panels:
     """What all panels share: the layout, its ticks, and the style of lines."""
 
     layout: Layout
@@ -88,7 +88,7 @@ def table_figure(rows: pd.DataFrame, keys: list[str], layout: Layout) -> Figure:
     """
     panels, ticks = (list(rows[column].cat.categories) for column in (layout.facet, layout.x))
     series = list(_series(rows, [key for key in keys if key not in (layout.facet, layout.x)]))
-    view = View(layout, ticks)
+    view = Panels(layout, ticks)
     figure = Figure(layout="constrained")
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False)
     for (upper, lower), panel in zip(grid.T, panels, strict=True):
@@ -128,7 +128,7 @@ def _series(rows: pd.DataFrame, keys: list[str]) -> Iterator[Series]:
         )
 
 
-def _draw_series(upper: Axes, lower: Axes, part: pd.DataFrame, one: Series, view: View) -> None:
+def _draw_series(upper: Axes, lower: Axes, part: pd.DataFrame, one: Series, view: Panels) -> None:
     """Draw the part of a series that belongs to one column of panels."""
     x = part[view.layout.x].cat.codes.to_numpy() + one.shift
     if view.utility:
@@ -164,7 +164,7 @@ def _draw_auc(axes: Axes, x: npt.NDArray[Any], part: pd.DataFrame, one: Series, 
         axes.plot(x[below], auc[below], ls="none", marker="o", ms=10, mfc="none", mec=figures.INK)
 
 
-def _draw_guessing(upper: Axes, lower: Axes, rows: pd.DataFrame, view: View) -> None:
+def _draw_guessing(upper: Axes, lower: Axes, rows: pd.DataFrame, view: Panels) -> None:
     """Draw dotted lines at the figures of guessing; accuracy has none."""
     for guessing in rows["chance_uar"].dropna().unique() if view.utility else [CHANCE_AUC]:
         upper.axhline(100 * guessing, color=figures.INK, ls=":", lw=1)
@@ -172,7 +172,7 @@ def _draw_guessing(upper: Axes, lower: Axes, rows: pd.DataFrame, view: View) -> 
         lower.axhline(CHANCE_AUC, color=figures.INK, ls=":", lw=1)
 
 
-def _label(panels: npt.NDArray[Any], view: View) -> None:
+def _label(panels: npt.NDArray[Any], view: Panels) -> None:
     """Label the y axes of the upper and the lower panel at the left, and set their limits."""
     upper, lower = panels
     if view.utility:
@@ -192,7 +192,7 @@ def _add_legend(figure: Figure, panels: int, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def _handles(series: list[Series], view: View, rings: bool) -> list[Line2D]:
+def _handles(series: list[Series], view: Panels, rings: bool) -> list[Line2D]:
     handles = [
         Line2D([], [], **one.style, **one.face, ls=view.line, ms=4.5, label=one.label)
         for one in series

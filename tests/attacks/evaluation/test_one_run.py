@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from fedser.attacks.evaluation.one_run import epsilon_bound, one_run_bound, p_value
+from fedser.attacks.evaluation.one_run import epsilon_bound, guesses_p_value, one_run_bound
 from fedser.server.privacy.composition import Releases
 from fedser.server.rounds.audit_batches import OneRun
 
@@ -21,7 +21,7 @@ def test_right_guesses_alone_give_the_bound_in_closed_form(guesses):
 
 def test_random_guesses_give_the_bound_zero():
     assert epsilon_bound(1000, 1000, 500, 0.0, 0.95) == 0
-    assert p_value(100, 100, 60, 0.0, 0.0) == pytest.approx(binom.sf(59, 100, 0.5))
+    assert guesses_p_value(100, 100, 60, 0.0, 0.0) == pytest.approx(binom.sf(59, 100, 0.5))
 
 
 def test_a_delta_lowers_the_bound():

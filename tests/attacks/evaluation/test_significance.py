@@ -14,8 +14,8 @@ from fedser.attacks.evaluation.significance import (
     in_folds,
     interval,
     mean_auc,
-    p_value,
     percentiles,
+    permutation_p_value,
     resample_speakers,
 )
 
@@ -97,7 +97,7 @@ def test_p_is_the_share_of_enumerated_assignments(label, absent, shift, digits):
         two_class(f.log_odds[:, 1].round(digits), f.speaker, f.label)
         for f in samples(rng, label, absent, shift)
     ]
-    found = p_value(count_pairs(folds), rng)
+    found = permutation_p_value(count_pairs(folds), rng)
     assert found == pytest.approx(brute_force(folds, label))
 
 
@@ -106,24 +106,24 @@ def test_perfect_separation_has_the_smallest_possible_p(first, second):
     rng = np.random.default_rng(0)
     label = rng.permutation([0] * first + [1] * second)
     counts = count_pairs(samples(rng, label, [(0,), ()], shift=1e6))
-    assert p_value(counts, rng) == pytest.approx(1 / math.comb(first + second, second))
+    assert permutation_p_value(counts, rng) == pytest.approx(1 / math.comb(first + second, second))
     worst = count_pairs(samples(rng, label, [(0,), ()], shift=-1e6))
-    assert p_value(worst, rng) == 1
+    assert permutation_p_value(worst, rng) == 1
 
 
 def test_equal_scores_have_p_one():
     for size in (6, 40):
         label = np.arange(size) % 2
         fold = two_class(np.ones(size), np.arange(size), label)
-        assert p_value(count_pairs([fold]), np.random.default_rng(0)) == 1
+        assert permutation_p_value(count_pairs([fold]), np.random.default_rng(0)) == 1
 
 
 def test_random_permutations_agree_with_all_permutations(monkeypatch):
     rng = np.random.default_rng(1)
     counts = count_pairs(samples(rng, np.arange(12) % 2, [(0,), (1,)], shift=0.5))
-    exact = p_value(counts, rng)  # 924 assignments
+    exact = permutation_p_value(counts, rng)  # 924 assignments
     monkeypatch.setattr("fedser.attacks.evaluation.significance.PERMUTATIONS", 923)
-    found = [p_value(counts, np.random.default_rng(seed)) for seed in range(40)]
+    found = [permutation_p_value(counts, np.random.default_rng(seed)) for seed in range(40)]
     assert all(round(p * 924, 6) == round(p * 924) for p in found)  # (1 + count) / (1 + 923)
     # 40 * 923 random assignments: the mean is within five standard errors
     assert 0.05 < exact < 0.95
@@ -134,7 +134,7 @@ def test_random_permutations_agree_with_all_permutations(monkeypatch):
 def test_separation_of_many_speakers_has_the_smallest_random_p():
     rng = np.random.default_rng(2)
     counts = count_pairs(samples(rng, np.arange(40) % 2, shift=1e6))
-    assert p_value(counts, rng) == 1 / 5001
+    assert permutation_p_value(counts, rng) == 1 / 5001
 
 
 @pytest.mark.parametrize("speakers", [12, 16])  # 924 assignments, and 12,870
@@ -144,7 +144,7 @@ def test_p_is_uniform_if_labels_are_independent_of_scores(speakers):
     found = []
     for _ in range(250):
         folds = samples(rng, label, absent, between=2.0, draws=(10, 20))
-        found.append(p_value(count_pairs(folds), rng))
+        found.append(permutation_p_value(count_pairs(folds), rng))
     assert kstest(found, "uniform").pvalue > TINY
     assert np.mean(np.array(found) <= 0.05) < 0.12  # binomial(250, 0.05): probability 1e-5
 
@@ -155,7 +155,7 @@ def test_p_keeps_its_level_if_folds_lack_a_class():
     found = []
     for _ in range(400):
         label = rng.permutation([1, 0, 0, 0, 0])
-        found.append(p_value(count_pairs(samples(rng, label, absent)), rng))
+        found.append(permutation_p_value(count_pairs(samples(rng, label, absent)), rng))
     # five assignments: p is uniform on 0.2, 0.4, ... 1
     share = np.bincount((np.array(found) * 5).round().astype(int), minlength=6)[1:] / 400
     assert share == pytest.approx([0.2] * 5, abs=4.5 * math.sqrt(0.2 * 0.8 / 400))
@@ -226,13 +226,15 @@ def test_p_of_three_classes_agrees_with_all_permutations(strength):
     found = np.array([macro_auc_of(folds, row) for row in every])
     exact = np.mean(found >= macro_auc_of(folds, label) - 1e-9)
     spread = math.sqrt(exact * (1 - exact) / 5000)
-    assert p_value(count_pairs(folds), rng) == pytest.approx(exact, abs=5 * spread + 1 / 5000)
+    assert permutation_p_value(count_pairs(folds), rng) == pytest.approx(
+        exact, abs=5 * spread + 1 / 5000
+    )
 
 
 def test_p_of_three_classes_is_uniform_for_independent_labels():
     rng = np.random.default_rng(9)
     found = [
-        p_value(count_pairs(three_class(rng, np.arange(9) % 3, [(0,), (1,)])), rng)
+        permutation_p_value(count_pairs(three_class(rng, np.arange(9) % 3, [(0,), (1,)])), rng)
         for _ in range(100)
     ]
     assert kstest(found, "uniform").pvalue > TINY

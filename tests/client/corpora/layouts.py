@@ -10,7 +10,7 @@ import pandas as pd
 import soundfile
 
 from fedser.client.corpora.base import EMOTIONS
-from fedser.client.corpora.synthetic.corpus import Synthetic, render
+from fedser.client.corpora.synthetic.corpus import Synthetic, render_corpus
 
 IEMOCAP_LABELS = ("neu", "hap", "sad", "ang", "exc", "fru", "xxx", "oth")
 MSP_LABELS = "NHSAXO"
@@ -35,7 +35,7 @@ class Speech:
     @classmethod
     def spoken(cls, folder: Path) -> "Speech":
         """Render two synthetic voices in every emotion."""
-        render(Synthetic("speech", 1, "error", "en", 2, 8, 0), folder / "speech", 1)
+        render_corpus(Synthetic("speech", 1, "error", "en", 2, 8, 0), folder / "speech", 1)
         return cls(enumerate(cycle(sorted((folder / "speech" / "audio").iterdir()))))
 
     def write(self, file: Path) -> None:

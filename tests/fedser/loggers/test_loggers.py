@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fedser.common.errors import Suspended, UserError
 from fedser.loggers import base as loggers
-from fedser.loggers.base import FINISHED, RunLog, RunPlace, flatten, logged
+from fedser.loggers.base import FINISHED, RunLog, RunPlace, flat_settings, logged
 from fedser.loggers.mlflow import Mlflow
 from fedser.loggers.tensorboard import EventFiles, TensorBoard
 from fedser.reports.run_page import write_report
@@ -356,7 +356,7 @@ def test_unreachable_store_ends_the_run_before_training(
 
 def test_configurations_become_dotted_names() -> None:
     config = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], "g": "text"}
-    assert flatten(config) == {"a.b": "1", "a.c.d": "null", "e": "[1, {'f': 2}]", "g": "text"}
+    assert flat_settings(config) == {"a.b": "1", "a.c.d": "null", "e": "[1, {'f': 2}]", "g": "text"}
 
 
 def test_mlflow_telemetry_is_off() -> None:

@@ -16,8 +16,8 @@ from fedser.server.privacy.composition import (
     Releases,
     accountant_used,
     calibrated_noise,
-    compose,
     composed_epsilon,
+    groups_epsilon,
     running_epsilon,
 )
 from fedser.server.privacy.gaussian import gaussian_epsilon
@@ -323,16 +323,18 @@ def test_concurrent_federations_keep_their_epsilons():
 )
 def test_groups_compose_as_by_an_independent_accountant(groups, accountant):
     asked = tuple((Releases(count, rate, clients), noise) for rate, clients, count, noise in groups)
-    found = compose(asked, DELTA, accountant)
+    found = groups_epsilon(asked, DELTA, accountant)
     assert found == pytest.approx(privacy_loss.epsilon(groups, DELTA), rel=5e-3)
     for group in asked:
-        assert found > compose((group,), DELTA, accountant)
-    assert found <= compose(asked, DELTA, "pld" if asked[0][0].clients > 1 else "rdp") * (1 + 1e-3)
+        assert found > groups_epsilon((group,), DELTA, accountant)
+    assert found <= groups_epsilon(asked, DELTA, "pld" if asked[0][0].clients > 1 else "rdp") * (
+        1 + 1e-3
+    )
 
 
 def test_no_releases_spend_nothing():
-    assert compose((), DELTA, "pld") == 0
-    assert compose(((Releases(0, 0.5), 1.0),), DELTA, "pld") == 0
+    assert groups_epsilon((), DELTA, "pld") == 0
+    assert groups_epsilon(((Releases(0, 0.5), 1.0),), DELTA, "pld") == 0
 
 
 @pytest.mark.parametrize(("noise", "rate", "count"), [(0.3, 0.5, 500), (0.25, 0.9, 2000)])

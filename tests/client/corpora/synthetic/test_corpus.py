@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from fedser.client.corpora.synthetic import corpus as synthetic
-from fedser.client.corpora.synthetic.corpus import Synthetic, render
+from fedser.client.corpora.synthetic.corpus import Synthetic, render_corpus
 from fedser.common.errors import UserError
 
 CORPUS = Synthetic(
@@ -56,13 +56,13 @@ def test_audio_is_balanced_and_valid(cache: Path) -> None:
 def test_audio_does_not_depend_on_the_processes(
     cache: Path, tmp_path: Path, processes: int
 ) -> None:
-    render(CORPUS, tmp_path / "again", processes)
+    render_corpus(CORPUS, tmp_path / "again", processes)
     (rendered,) = (cache / "synthetic").iterdir()
     assert contents(tmp_path / "again") == contents(rendered)
 
 
 def test_a_rendered_corpus_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "render", refuse_to_render)
+    monkeypatch.setattr(synthetic, "render_corpus", refuse_to_render)
     other = replace(CORPUS, name="other", shards=2, on_bad_file="skip")
     assert other.read(cache) == CORPUS.read(cache)
 
@@ -92,7 +92,7 @@ def test_an_interrupted_rendering_leaves_nothing(
 def test_a_corpus_of_another_run_is_not_replaced(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     (folder / "audio").mkdir(parents=True)
-    render(replace(CORPUS, speakers=1, utterances_per_speaker=4), folder, 1)
+    render_corpus(replace(CORPUS, speakers=1, utterances_per_speaker=4), folder, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
     assert list((folder / "audio").iterdir()) == []
 
