@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
     text = read_text(path)
     try:
         found = json.loads(
-            text, parse_constant=_refuse_number, parse_int=_integer, parse_float=_finite
+            text, parse_constant=_reject_number, parse_int=_integer, parse_float=_finite
         )
     except RecursionError as error:
         raise ValueError("nested too deep") from error
@@ -175,17 +175,17 @@ def _check_depth(found: Any) -> None:
     raise ValueError("nested too deep")
 
 
-def _refuse_number(text: str) -> NoReturn:
+def _reject_number(text: str) -> NoReturn:
     raise ValueError(f"{text[:MOST_DIGITS]} is not a number that is written here")
 
 
 def _integer(text: str) -> int:
-    return int(text) if len(text) <= MOST_DIGITS else _refuse_number(text)
+    return int(text) if len(text) <= MOST_DIGITS else _reject_number(text)
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if abs(number) < float("inf") else _refuse_number(text)
+    return number if abs(number) < float("inf") else _reject_number(text)
 
 
 def remove_leftovers(folder: Path) -> None:

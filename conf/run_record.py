@@ -25,7 +25,7 @@ EARLIER = ("attacks.", "client.", "server.")
 """First parts of the class paths of earlier versions; today they begin with ``fedser.``."""
 
 
-def refuse_used(folder: Path) -> None:
+def reject_used(folder: Path) -> None:
     """Reject a folder for a new run if it already holds a run.
 
     Raises
@@ -87,7 +87,7 @@ def changes(folder: Path, record: Mapping[str, Any], but: set[str]) -> list[str]
     return [f"{key} was {old.get(key)} and is {new.get(key)}" for key in differing]
 
 
-def refuse_changes(folder: Path, record: Mapping[str, Any]) -> None:
+def reject_changes(folder: Path, record: Mapping[str, Any]) -> None:
     """Reject a configuration that would change the training of a run that has begun.
 
     Raises

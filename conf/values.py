@@ -17,7 +17,7 @@ CHOICES = {
 PORTS = range(1, 2**16)
 
 
-def refuse_early(composed: DictConfig) -> None:
+def reject_early(composed: DictConfig) -> None:
     """Reject unknown keys and impossible values before any slow import.
 
     Raises
@@ -25,14 +25,14 @@ def refuse_early(composed: DictConfig) -> None:
     UserError
         Naming the key.
     """
-    refuse_added(composed)
+    reject_added(composed)
     privacy = OmegaConf.to_object(composed.privacy)
     assert isinstance(privacy, PrivacyConfig)  # by the schema
     check_values(composed)  # type: ignore[arg-type]  # it has the same keys
     privacy.check()
 
 
-def refuse_added(composed: DictConfig, above: str = "") -> None:
+def reject_added(composed: DictConfig, above: str = "") -> None:
     """Reject keys that ``+KEY=VALUE`` added and the schema does not have; raise UserError."""
     schema = OmegaConf.get_type(composed)
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else list(composed)
@@ -43,7 +43,7 @@ def refuse_added(composed: DictConfig, above: str = "") -> None:
         if name not in known:
             raise UserError(no_such_key(key, known))
         if isinstance(value, dict):
-            refuse_added(composed[name], f"{key}.")
+            reject_added(composed[name], f"{key}.")
 
 
 def check_values(config: StudyConfig) -> None:

@@ -12,7 +12,7 @@ from fedser.common.errors import UserError
 from fedser.common.private_folder import private_folder
 from fedser.common.run_folder import alone
 from fedser.conf.build import compose
-from fedser.conf.run_record import note_command, note_run, refuse_used
+from fedser.conf.run_record import note_command, note_run, reject_used
 from fedser.server.rounds.federate import federate
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import write_training
@@ -57,7 +57,7 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         )
     folder = folder.expanduser().absolute()
     with alone(folder), private_folder() as workspace:
-        refuse_used(folder)
+        reject_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
         data = read_corpus(config.corpus, config)

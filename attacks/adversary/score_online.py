@@ -11,7 +11,7 @@ import pandas as pd
 from fedser.attacks.adversary.leaked_updates import read_values, score_values
 from fedser.attacks.adversary.prepare import LayerAttacks, PreparedAttacks, stored_name
 from fedser.attacks.adversary.score import ScoreTables, leak_chooser, name_federation
-from fedser.attacks.adversary.tap import pseudo_gradients, refuse_empty
+from fedser.attacks.adversary.tap import pseudo_gradients, reject_empty
 from fedser.attacks.algorithms.base import Attack
 from fedser.common.arrays import Floats
 from fedser.conf.schema import AdversaryConfig, StudyConfig
@@ -94,7 +94,7 @@ def score_stored_values(
     rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
     names = [stored_name(fitted.attack.name, attacks.layers) for fitted in attacks.fitted]
     transcript = Transcript(path)
-    for kept in refuse_empty(transcript.of_clients(names), transcript.meta):
+    for kept in reject_empty(transcript.of_clients(names), transcript.meta):
         client = int(kept.client[0])
         leaks = leak_chooser(config)(kept.round, config, seed, path.name, client)
         for name, fitted in zip(names, attacks.fitted, strict=True):

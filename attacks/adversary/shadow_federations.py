@@ -24,7 +24,7 @@ SPEAKER = "speaker"
 """The attribute with one value per speaker, for re-identification."""
 
 
-def refuse_overlap(private: CorpusData | Roster, shadows: Sequence[CorpusData]) -> None:
+def reject_overlap(private: CorpusData | Roster, shadows: Sequence[CorpusData]) -> None:
     """Reject shadow corpora that hold recordings of the victims.
 
     Raises

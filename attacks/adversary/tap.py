@@ -71,7 +71,7 @@ def tap(
     last = transcript.num_models
     recorded = view.parameters if view.vantage == "attributed" else []
     all_sent = transcript.of_clients(recorded, rows)
-    for sent in all_sent if rows is not None else refuse_empty(all_sent, transcript.meta):
+    for sent in all_sent if rows is not None else reject_empty(all_sent, transcript.meta):
         client, rounds = int(sent.client[0]), sent.round
         if view.vantage == "attributed":
             gradients = pseudo_gradients(transcript.meta, sent)
@@ -84,7 +84,7 @@ def tap(
         yield SeenUpdates(client, rounds, gradients)
 
 
-def refuse_empty(
+def reject_empty(
     sent: Iterator[RecordedUpdates], meta: TranscriptMeta
 ) -> Iterator[RecordedUpdates]:
     """Yield the updates of a transcript, and reject a transcript without updates.

@@ -71,7 +71,7 @@ def evaluate_attack(
         If a score is NaN or infinite.
     """
     columns = [f"score_{c}" for c in range(len(classes))]
-    refuse_not_finite(scores, columns)
+    reject_not_finite(scores, columns)
     joined = add_speakers_and_labels(scores, truth_path, config.attribute, classes)
     entries = []
     for leaked, drawn in joined.groupby("leaked", sort=False):
@@ -99,7 +99,7 @@ def count_victims(leaked: str, clients: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def refuse_not_finite(scores: pd.DataFrame, columns: Sequence[str]) -> None:
+def reject_not_finite(scores: pd.DataFrame, columns: Sequence[str]) -> None:
     """Reject scores that are not finite, because they give no figures.
 
     Raises

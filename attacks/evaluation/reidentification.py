@@ -18,7 +18,7 @@ import pandas as pd
 from fedser.attacks.evaluation.attribute import (
     FIGURES,
     count_victims,
-    refuse_not_finite,
+    reject_not_finite,
 )
 from fedser.attacks.evaluation.significance import (
     CHUNK,
@@ -26,7 +26,7 @@ from fedser.attacks.evaluation.significance import (
     percentiles,
     resample_speakers,
 )
-from fedser.attacks.evaluation.truth import refuse_unlisted, speakers_of
+from fedser.attacks.evaluation.truth import reject_unlisted, speakers_of
 from fedser.common.arrays import Bools, Floats64, Ints
 from fedser.common.seeds import numpy_stream
 
@@ -98,12 +98,12 @@ def evaluate_reidentification(
     ValueError
         If a score is NaN or infinite, or `across` is neither of the two.
     """
-    refuse_not_finite(pairs, ["score"])
+    reject_not_finite(pairs, ["score"])
     speakers = speakers_of(truth_path)
     entries = []
     for leaked, scored in pairs.groupby("leaked", sort=False):
         sides = _with_speakers(scored, speakers)
-        refuse_unlisted(truth_path, scored, sides)
+        reject_unlisted(truth_path, scored, sides)
         size = int(speakers["speaker"].max()) + 1
         both = [sides[["fold", f"speaker_{s}", f"client_{s}"]].to_numpy() for s in "ab"]
         clients = pd.DataFrame(np.concatenate(both), columns=["fold", "speaker", "client"])

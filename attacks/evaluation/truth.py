@@ -40,7 +40,7 @@ def add_speakers_and_labels(
     truth["label"] = truth[attribute].map(list(classes).index)
     known = truth[["federation", "client", "fold", "speaker", "label"]]
     joined = scores.merge(known, on=["federation", "client"], validate="many_to_one")
-    refuse_unlisted(path, scores, joined)
+    reject_unlisted(path, scores, joined)
     return joined
 
 
@@ -57,7 +57,7 @@ def speakers_of(path: Path) -> pd.DataFrame:
     return _read_truth(path)[["federation", "client", "fold", "speaker"]]
 
 
-def refuse_unlisted(path: Path, scores: pd.DataFrame, joined: pd.DataFrame) -> None:
+def reject_unlisted(path: Path, scores: pd.DataFrame, joined: pd.DataFrame) -> None:
     """Reject scores of clients that the truth does not list: it belongs to another run."""
     if len(joined) < len(scores):
         raise UserError(f"{path}: clients of the transcript are missing; {REMEDY}")

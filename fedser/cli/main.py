@@ -25,7 +25,7 @@ from fedser.common.signals import Interrupted, interruptible
 from fedser.conf.messages import explain, group_options
 from fedser.conf.overrides import home_expanded
 from fedser.conf.store import register
-from fedser.conf.values import refuse_early
+from fedser.conf.values import reject_early
 
 COLUMNS = 78
 """Width of the list of groups in the help."""
@@ -66,7 +66,7 @@ def _reject_early(composed: DictConfig) -> None:
     """Reject bad values before the slow imports, and leave no empty folder behind."""
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
     try:
-        refuse_early(composed)
+        reject_early(composed)
     except (UserError, OmegaConfBaseException) as error:
         with alone(folder):
             remove_run(folder, Path.cwd() / "outputs")

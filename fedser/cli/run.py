@@ -25,7 +25,7 @@ from fedser.common.run_folder import alone, is_used, remove_run
 from fedser.common.signals import Interrupted, spare_children
 from fedser.conf.messages import explain
 from fedser.conf.overrides import override
-from fedser.conf.run_record import note_command, note_run, refuse_changes, refuse_used
+from fedser.conf.run_record import note_command, note_run, reject_changes, reject_used
 from fedser.conf.schema import StudyConfig
 from fedser.reports.run_page import write_report
 from fedser.reports.sweep.find_runs import find_runs, globs
@@ -82,7 +82,7 @@ def _run_in_folder(composed: DictConfig, folder: Path, existing: set[Path]) -> N
         _run_job(config, record, folder)
         return
     elif config.stage != "check":
-        refuse_used(folder)
+        reject_used(folder)
         note_command(folder, composed, HydraConfig.get().overrides.task)
         note_run(folder, record)
     run_study(config, record, folder, _sweep_dir())
@@ -127,7 +127,7 @@ def _check_earlier(config: StudyConfig, record: Any, folder: Path) -> None:
             "or continue the training with resume=FOLDER"
         )
     if config.stage != "report":
-        refuse_changes(folder, record)
+        reject_changes(folder, record)
 
 
 def _resume_command(folder: Path, earlier: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from fedser.common.errors import UserError, first_line
 from fedser.common.files import write_text
 from fedser.common.run_folder import PROBLEM_FILE, RUN_FILE, TRACEBACK_FILE
-from fedser.conf.run_record import FREE, changes, note_run, refuse_used
+from fedser.conf.run_record import FREE, changes, note_run, reject_used
 from fedser.conf.schema import StudyConfig
 from fedser.results.files import Results, read_results
 
@@ -37,7 +37,7 @@ def begin_job(config: StudyConfig, record: Any, folder: Path) -> StudyConfig | R
         If the folder holds a run of another configuration; the message names the differences.
     """
     if not (folder / RUN_FILE).exists():
-        refuse_used(folder)
+        reject_used(folder)
         note_run(folder, record)
         return config
     if found := changes(folder, record, FREE):

@@ -49,7 +49,7 @@ def check_adversary(
         check_choice(f"adversary.{key}", getattr(adversary, key), choices)
     _check_layers(config)
     _check_attacks(config)
-    shadow.refuse_overlap(private, shadows)
+    shadow.reject_overlap(private, shadows)
     classes = shadow.attribute_classes(shadows, adversary.attribute)
     if adversary.attribute != shadow.SPEAKER:
         check_victims(private, adversary.attribute, classes)

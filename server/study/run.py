@@ -15,7 +15,7 @@ from fedser.common.errors import UserError
 from fedser.conf.build import build_group
 from fedser.conf.schema import AuditConfig, RuntimeConfig, StudyConfig
 from fedser.conf.store import register
-from fedser.conf.values import refuse_added
+from fedser.conf.values import reject_added
 from fedser.server.federation.federation import CanaryScores, Federation, Outcome, Protocol
 from fedser.server.federation.remote_clients import Roster, read_roster, read_truth
 from fedser.server.grids.local import Server, sharing_cores
@@ -43,7 +43,7 @@ def study_config(composed: DictConfig) -> StudyConfig:
     UserError
         Naming the key.
     """
-    refuse_added(composed)
+    reject_added(composed)
     if isinstance(composed.shadow, str):
         composed.shadow = [composed.shadow]
     config = OmegaConf.to_object(composed)

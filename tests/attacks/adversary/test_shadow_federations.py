@@ -21,10 +21,10 @@ from tests.examples import LAYERED, LOCAL, UDP, corpus, protocol
 
 def test_private_recordings_in_a_shadow_corpus_are_rejected():
     private, other = corpus("private"), corpus("other", seed=1)
-    shadow.refuse_overlap(private, [other])
+    shadow.reject_overlap(private, [other])
     renamed = replace(other, digests=[*other.digests[1:], private.digests[5]])
     with pytest.raises(UserError, match=r"shadow: other shares 1 recording\(s\) with the private"):
-        shadow.refuse_overlap(private, [renamed])
+        shadow.reject_overlap(private, [renamed])
 
 
 def test_classes_need_two_values_and_one_for_each_speaker():

@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def refuse_to_render(*_: Any) -> None:
+def reject_to_render(*_: Any) -> None:
     raise AssertionError("rendered again")
 
 
@@ -62,7 +62,7 @@ def test_audio_does_not_depend_on_the_processes(
 
 
 def test_a_rendered_corpus_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "render_corpus", refuse_to_render)
+    monkeypatch.setattr(synthetic, "render_corpus", reject_to_render)
     other = replace(CORPUS, name="other", shards=2, on_bad_file="skip")
     assert other.read(cache) == CORPUS.read(cache)
 
