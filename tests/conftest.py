@@ -2,11 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers of pytest-xdist share the cores: with more threads each, they would wait for one another.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if BESIDE_OTHERS := "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import dp_accounting  # noqa: F401  (brings absl in, whose log handler is mended below)
 import pytest
@@ -33,6 +34,15 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take long first, and leave the order within each as it is."""
     items.sort(key=lambda item: not {item.path.stem, item.path.parent.name} & set(LONG))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give modules with the mark `all_cores` all cores of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if BESIDE_OTHERS and request.node.get_closest_marker("all_cores"):
+            patch.delenv("OMP_NUM_THREADS")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import pytest
 from fedser.common import threads
 from fedser.common.threads import cores, spread
 
+pytestmark = pytest.mark.all_cores
+
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_results_come_in_order(threads):

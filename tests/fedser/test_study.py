@@ -484,7 +484,7 @@ def test_an_audit_is_reported(fedser, tmp_path):
         results["audit"]["checks"][0]["epsilon_upper"]
     )
     page = (only_run(tmp_path) / "report.html").read_text()
-    assert "stays below what the accountant" in page
+    assert "from the canaries stay below the ε of" in page
 
 
 def test_a_central_audit_covers_known_and_secret_cohorts(fedser, tmp_path):
@@ -576,7 +576,7 @@ BAD_INPUT = {
     "local without noise": (
         lambda _: ["privacy=local"],
         "privacy.epsilon",
-        "set one of them",
+        "set exactly one of them",
     ),
     "audit without a clip": (lambda _: ["audit=canary"], "audit=canary", "privacy=local"),
     "audit of too few": (
@@ -619,7 +619,7 @@ BAD_INPUT = {
     "leaked updates": (
         lambda _: ["adversary.leaked_updates=[some]"],
         "adversary.leaked_updates",
-        "neither a count nor all",
+        "must be a count of at least 1, or all",
     ),
     "selection of leaks": (
         lambda _: ["adversary.selection=last"],

@@ -20,6 +20,8 @@ from fedser.server.grids.ray_auth import HEALTH_CALL, MODE
 from fedser.server.study.run import run_federations
 from tests.examples import federation
 
+pytestmark = pytest.mark.all_cores
+
 SHORT = {
     "RAY_gcs_rpc_server_connect_timeout_s": "1",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "1",

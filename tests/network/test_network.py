@@ -218,7 +218,7 @@ def test_counts_and_losses_are_withheld_over_the_network(studied):
     assert sum(len(r["metrics"]["clients"]) for r in trained) == TRAINED
     assert all(set(r["metrics"]) == {"clients"} for r in trained)
     results = json.loads((studied.folder / "noised" / "results.json").read_text())
-    assert any("Over the network each node tells" in w for w in results["privacy"]["warnings"])
+    assert any("Over the network each node reports" in w for w in results["privacy"]["warnings"])
 
 
 def test_a_node_without_a_registered_key_is_rejected(studied):

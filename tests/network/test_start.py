@@ -153,7 +153,7 @@ def test_a_node_rejects_bad_settings(changes, reason):
 
 
 def test_a_networked_study_rejects_statistics_of_all_nodes():
-    with pytest.raises(UserError, match="normalisation=corpus needs statistics of all nodes"):
+    with pytest.raises(UserError, match="normalisation=corpus needs the features of all nodes"):
         study_config(compose(["runtime=network", "normalisation=corpus"]))
 
 

@@ -16,6 +16,8 @@ from fedser.common.errors import UserError
 from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
 from fedser.server.transcript.writer import TranscriptWriter
 
+pytestmark = pytest.mark.all_cores
+
 NAMES = ["dense.0.weight", "dense.0.bias"]
 VIEW = View("attributed", NAMES, initial_weights=True)
 LABELS = np.array([0, 1, 0, 1, 2, 2, 0, 1, 2, 0])  # of ten speakers

@@ -30,7 +30,7 @@ def test_only_one_module_reads_the_truth():
         "attacks/evaluation/attribute.py",
         "attacks/evaluation/reidentification.py",
         "fedser/stages/attack.py",
-        "server/study/federations.py",
+        "server/study/files.py",
     }
     assert {path for path in naming if "read_table" in sources[path]} == {TRUTH}
     using = {path for path, text in sources.items() if "evaluation.truth" in text}

@@ -15,6 +15,8 @@ from fedser.server.rounds.bookkeeping import Recorder
 from fedser.server.study.run import run_federations
 from tests.examples import ATTENTION, CENTRAL, DP_SGD, MLP, UDP, federation
 
+pytestmark = pytest.mark.all_cores
+
 LOCAL = RuntimeConfig("local")
 
 

@@ -31,6 +31,8 @@ from fedser.server.study.run import run_federations, study_config
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import ATTENTION, CENTRAL, MLP, UDP, federation
 
+pytestmark = pytest.mark.all_cores
+
 LOCAL = RuntimeConfig("local")
 
 
