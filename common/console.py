@@ -1,6 +1,4 @@
-"""Output to the terminal: unmarked data, and the line that ends a run."""
-
-import sys
+"""Output to the terminal: data as it is, without markup."""
 
 from rich.console import Console
 from rich.text import Text
@@ -17,10 +15,3 @@ def plain(data: object) -> Text:
     because they could move the cursor.
     """
     return Text("\n".join(map(visible, str(data).split("\n"))))
-
-
-def say(line: str) -> str:
-    """Print one line to the error stream after the command's name; return the printed line."""
-    line = visible(line)
-    print(f"fedser: {line}", file=sys.stderr)
-    return line

@@ -3,7 +3,10 @@
 import difflib
 import errno
 import re
+import sys
 from collections.abc import Collection
+
+from fedser.common.quoting import visible
 
 BAD_INPUT = 2
 """Exit status after bad input."""
@@ -81,3 +84,10 @@ def first_line(error: Exception) -> str:
 def brief(error: Exception) -> str:
     """Return an exception's text in one line of at most 160 characters, without colours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:160]
+
+
+def say(line: str) -> str:
+    """Print one line to the error stream after the command's name; return the printed line."""
+    line = visible(line)
+    print(f"fedser: {line}", file=sys.stderr)
+    return line

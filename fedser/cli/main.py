@@ -18,8 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedser.common.errors import BAD_INPUT, DISK, SUSPENDED, UserError, os_problem
-from fedser.common.quoting import visible
+from fedser.common.errors import BAD_INPUT, DISK, SUSPENDED, UserError, os_problem, say
 from fedser.common.run_folder import alone, remove_run
 from fedser.common.signals import Interrupted, interruptible
 from fedser.conf.messages import explain, group_options
@@ -49,7 +48,7 @@ def main() -> None:
         line, status = os_problem(error), SUSPENDED if error.errno in DISK else BAD_INPUT
     else:
         return
-    _print_error(line)
+    say(line)
     sys.exit(status)
 
 
@@ -70,12 +69,8 @@ def _reject_early(composed: DictConfig) -> None:
     except (UserError, OmegaConfBaseException) as error:
         with alone(folder):
             remove_run(folder, Path.cwd() / "outputs")
-        _print_error(str(error) if isinstance(error, UserError) else explain(error))
+        say(str(error) if isinstance(error, UserError) else explain(error))
         sys.exit(BAD_INPUT)  # if the error left this function, Hydra would print a second line
-
-
-def _print_error(line: str) -> None:
-    print(f"fedser: {visible(line)}", file=sys.stderr)
 
 
 def groups() -> str:

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedser.cli.earlier_run import earlier_overrides, overrides_to_repeat
 from fedser.cli.sweep_jobs import begin_job, note_crash, note_failure
-from fedser.common.console import console, plain, say
-from fedser.common.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem
+from fedser.common.console import console, plain
+from fedser.common.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem, say
 from fedser.common.processes import end_with_parent
 from fedser.common.quoting import pasted
 from fedser.common.run_folder import alone, is_used, remove_run

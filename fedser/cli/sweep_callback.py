@@ -12,8 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fedser.common.console import say
-from fedser.common.errors import BAD_INPUT, SUSPENDED, UserError, os_problem
+from fedser.common.errors import BAD_INPUT, SUSPENDED, UserError, os_problem, say
 from fedser.common.run_folder import TRACEBACK_FILE, alone
 from fedser.conf.messages import explain
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Protocol
 
-from fedser.common.errors import Suspended, UserError, brief
+from fedser.common.errors import Suspended, UserError, brief, say
 from fedser.common.tables import read_table
 from fedser.results.attacks import AttackRecord, attack_series
 from fedser.results.files import Results
@@ -187,7 +186,7 @@ class RunLog:
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        print(f"fedser: the logger failed, the run goes on: {brief(error)}", file=sys.stderr)
+        say(f"the logger failed, the run goes on: {brief(error)}")
 
 
 @contextmanager
