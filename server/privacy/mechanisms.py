@@ -11,6 +11,7 @@ from fedser.client.privacy.dp_sgd import DPSGD
 from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.mechanisms import build_mechanism
 from fedser.client.privacy.user_level import UserLevelDP
+from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.udp import udp_mu
@@ -106,8 +107,12 @@ def _dp_sgd(plan: Plan) -> DPSGD:
 
 
 def _custom(plan: Plan) -> Mechanism:
+    """Build the user's class; raises UserError if there is none or if it has other fields."""
     assert plan.config.custom is not None  # checked
-    return build_mechanism(plan.config.custom, custom=True)
+    try:
+        return build_mechanism(plan.config.custom, custom=True)
+    except ValueError as error:
+        raise UserError(f"privacy.custom: {error}") from error
 
 
 ENTRIES: Mapping[str, MechanismEntry] = {

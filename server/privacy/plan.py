@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedser.client.privacy.base import Mechanism
-from fedser.client.privacy.mechanisms import build_mechanism
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
@@ -49,10 +48,7 @@ class PrivacyPlan:
         """Reject a plan that cannot be applied or guaranteed; raise UserError naming the key."""
         self.config.check()
         if self.config.custom is not None:
-            try:
-                build_mechanism(self.config.custom, custom=True)
-            except ValueError as error:
-                raise UserError(f"privacy.custom: {error}") from error
+            self.client_mechanism()  # rejects a class that cannot be built
         shares, layers = self.config.layer_shares, names_by_layer(self.shared)
         if shares is not None and len(shares) != len(layers):
             raise UserError(

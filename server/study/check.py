@@ -36,10 +36,10 @@ def _check_network(config: StudyConfig) -> None:
     if config.normalisation not in NORMALISATIONS:
         raise UserError(
             f"normalisation={config.normalisation} needs the features of all nodes in one place, "
-            f"and features do not leave a node: with runtime=network choose "
+            "and features do not leave a node: with runtime=network choose "
             f"{' or '.join(NORMALISATIONS)}"
         )
-    if config.runtime.name == "network" and config.privacy.custom is not None:
+    if config.privacy.custom is not None:
         raise UserError(
             "privacy.mechanism=custom: real nodes apply only the mechanisms of fedser itself; "
             "choose another mechanism, or another runtime"
