@@ -68,15 +68,15 @@ class Fault:
 def faults_of(file: str) -> Iterator[Fault]:
     """Yield every fault that can be made in a file."""
     source = (ROOT / file).read_text()
-    count = sum(1 for _ in ast.walk(ast.parse(source)))
-    for number in range(count):
-        tree = ast.parse(source)
-        node = list(ast.walk(tree))[number]
+    sound = ast.unparse(ast.parse(source)).splitlines()
+    for number, node in enumerate(list(ast.walk(ast.parse(source)))):
         if line := _break(node):
-            shown = source.splitlines()[line - 1].strip()
-            sound, broken = (ast.unparse(t).splitlines() for t in (ast.parse(source), tree))
-            changed = next((b for a, b in zip(sound, broken, strict=True) if a != b), "").strip()
-            yield Fault(file, line, f"{shown}  ->  {changed}", ast.unparse(tree))
+            tree = ast.parse(source)  # again: every fault stands alone
+            _break(list(ast.walk(tree))[number])
+            broken, shown = ast.unparse(tree), source.splitlines()[line - 1].strip()
+            lines = zip(sound, broken.splitlines(), strict=True)
+            changed = next((b for a, b in lines if a != b), "").strip()
+            yield Fault(file, line, f"{shown}  ->  {changed}", broken)
 
 
 def _break(node: ast.AST) -> int | None:
