@@ -181,13 +181,13 @@ def _numbers(
     adversary = config.adversary
     scored = adversary.combination == "log_odds"
     shared = [[f.digest for f in federations], labels.tolist(), adversary.attribute, config.seed]
+    on_updates = {n: s for n, s in config.attack.items() if is_update_attack(build(s))}
     return {
         stored_name(name, layers): hashlib.sha256(
             json.dumps([settings, layers, scored, *shared]).encode()
         ).hexdigest()[:24]
         for layers in adversary.layers
-        for name, settings in config.attack.items()
-        if is_update_attack(build(settings))
+        for name, settings in on_updates.items()
     }
 
 

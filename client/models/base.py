@@ -1,6 +1,7 @@
 """The base classes of emotion recognisers, and their parameters as arrays."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ Masks = Callable[[int, torch.Tensor], torch.Tensor]
 """Maps index and outputs (n, width) of a hidden layer to the factors of dropout, same shape."""
 
 
-class Recogniser(nn.Module):
+class Recogniser(nn.Module, ABC):
     """Network from utterances to class scores; only linear layers have parameters.
 
     Attributes
@@ -33,12 +34,12 @@ class Recogniser(nn.Module):
         self.dense = nn.ModuleList(layers)
         self.hidden, self.dropout = list(hidden), dropout
 
+    @abstractmethod
     def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Return class scores of shape (n, classes) for the features of n utterances.
 
         Dropout is applied only if `masks` is given.
         """
-        raise NotImplementedError
 
     def activate(self, number: int, x: torch.Tensor, masks: Masks | None) -> torch.Tensor:
         """Apply ReLU and dropout to the outputs of a hidden layer, (n, width) or (n, T, width).
@@ -51,7 +52,7 @@ class Recogniser(nn.Module):
         return x * masks(number, x) if x.ndim == 2 else x * masks(number, x[:, 0])[:, None]
 
 
-class ModelConfig:
+class ModelConfig(ABC):
     """Keys of ``conf/model``: one dataclass per type of network, identified by its fields."""
 
     name: ClassVar[str]
@@ -59,9 +60,9 @@ class ModelConfig:
     """Whether an utterance is a sequence of frames (T, d); otherwise it is one vector (d,)."""
     dropout: float
 
+    @abstractmethod
     def network(self, inputs: int, classes: int) -> Recogniser:
         """Return the network for `inputs` features."""
-        raise NotImplementedError
 
 
 def parameter_sizes(config: ModelConfig, inputs: int, classes: int) -> dict[str, int]:
