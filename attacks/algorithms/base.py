@@ -40,8 +40,8 @@ class Attack(Protocol):
 
     `fit` gets updates of shadow clients, whose attributes are known. `features` reads each update,
     and `score` scores these features, or their mean over several updates. The features should be
-    few, because ``transcript.store=features`` stores only them. An attack whose features are as
-    many as the parameters sets the class attribute ``large_features = True``.
+    few, because ``transcript.store=features`` stores only them. If an attack has as many features
+    as there are parameters, its class sets the attribute ``large_features = True``.
     """
 
     @property

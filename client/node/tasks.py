@@ -24,7 +24,7 @@ TEMPORARY = (502, 503, 504)
 
 
 def retries(gone: Callable[[], bool], patience: float | None) -> RetryInvoker:
-    """Return the rule by which requests are repeated while their API cannot be reached.
+    """Return a rule to repeat requests while the API cannot be reached.
 
     Flower's own rule repeats them forever, even if the API has ended. It also interrupts this
     process if the API was restarted and does not know its task.

@@ -28,7 +28,7 @@ PAIRS = {
     "rounds": "sets of updates come from one client",
     "shards": "clients belong to one speaker",
 }
-"""What an attack decides about each pair, by what it recognises speakers across."""
+"""By `across`: the statement that an attack accepts or rejects for each pair."""
 
 
 class Finding(NamedTuple):

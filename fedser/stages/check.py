@@ -153,7 +153,7 @@ def check_store(config: StudyConfig, attacking: bool) -> None:
                 f"attack={attack.name} reads every model and update again, which {store} does not "
                 "store; remove it from attack, or set transcript.store=updates"
             )
-        # An attack of one's own may lack the attribute: see `Attack`.
+        # A user's attack may lack the attribute: see `Attack`.
         if getattr(attack, "large_features", False) and adversary.combination != "log_odds":
             raise UserError(
                 f"attack={attack.name} reads whole updates, which are too large for {store}; set "

@@ -192,7 +192,7 @@ class Accountant:
     Attributes
     ----------
     cohorts : list of list of int
-        One list per round: the clients whose update may have left its device.
+        One list per round: the clients with an update that may have left the device.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Accountant:
         self.cohorts: list[list[int]] = []
 
     def add(self, cohort: Iterable[int]) -> None:
-        """Add a round and the clients whose update may have left its device."""
+        """Add a round and the clients with an update that may have left the device."""
         self.cohorts.append(sorted(cohort))
         self._ledger.add(self.cohorts[-1])
 

@@ -112,7 +112,7 @@ SEVERAL_CLIENTS = (
     "larger. Set privacy.unit=speaker to see it."
 )
 LARGEST_DELTA = 0.1
-"""Largest delta times number of units for which a guarantee may be called strong."""
+"""A guarantee is never called strong if delta times the number of units is larger."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class State:
     clipping_norm : float
         The server's clipping norm for the next round.
     cohorts : list of list of int
-        The participation ledger: per round the clients whose update may have left its device.
+        The participation ledger: per round the clients with an update that may have left the
+        device.
     chunks : dict of str to int
         Number of files of the transcript, by kind.
     announced : int

@@ -249,7 +249,7 @@ class _Rounds:
         writer.save_point(save)
 
     def _state(self, checkpoint: Checkpoint) -> State:
-        """Return what a checkpoint holds of now, but for the number of the transcript's files."""
+        """Return the present state for a checkpoint, without the numbers of transcript files."""
         return State(
             self._model,
             self._aggregate.clipping_norm,

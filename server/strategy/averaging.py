@@ -93,7 +93,7 @@ class TappedAveraging(Strategy):
     last_round : RoundSummary
         Figures of the last round.
     last_released : list of int
-        Clients whose update may have left its device in the last round.
+        Clients with an update that may have left the device in the last round.
     scores : Future of ModelScores, or None
         Scores of the last round's model. Nodes report them in the next round. None if no node
         holds data.
@@ -220,7 +220,7 @@ class TappedAveraging(Strategy):
         return Message(content, node, "train", group_id=str(server_round))
 
     def _released(self, answered: Sequence[tuple[Message, Share]]) -> list[int]:
-        """Return the clients whose update may have left its device."""
+        """Return the clients with an update that may have left the device."""
         # An update that is rejected or late has left its device all the same.
         unsent = {
             client

@@ -60,7 +60,7 @@ def die() -> None:
 
 
 def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Kill this process before the call of a function for which `when` is true."""
+    """Kill this process before a function is called, if `when` is true for the call."""
     original = getattr(owner, name)
 
     def fatal(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,7 @@ def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -
 
 
 def after(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Kill this process after the call of a function for which `when` is true."""
+    """Kill this process after a function was called, if `when` is true for the call."""
     original = getattr(owner, name)
 
     def fatal(*args: Any, **kwargs: Any) -> Any:
