@@ -9,11 +9,13 @@ listed in ``EQUAL`` with the reason.
 import argparse
 import ast
 import os
+import queue
 import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +106,9 @@ def is_caught(fault: Fault, copy: Path) -> bool:
     place = copy / "fedser" / fault.file
     sound = place.read_text()
     place.write_text(fault.source)
-    tests = [str(copy / "tests" / folder) for folder in CORE[fault.file]]
+    folder, name = os.path.split(fault.file)
+    own = Path("tests", folder, f"test_{name}")  # first: most faults end here
+    tests = [*([own] if (copy / own).exists() else []), *(f"tests/{f}" for f in CORE[fault.file])]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
@@ -117,6 +121,8 @@ def is_caught(fault: Fault, copy: Path) -> bool:
         return True
     finally:
         place.write_text(sound)
+    if done.returncode > 1:
+        raise RuntimeError(f"pytest could not run: {done.stdout.decode()}")
     return done.returncode == 1
 
 
@@ -140,12 +146,23 @@ def main() -> None:
     asked = parser.parse_args()
     faults = [fault for file in CORE for fault in faults_of(file)]
     chosen = random.Random(asked.seed).sample(faults, min(asked.count, len(faults)))
-    copy, survivors = copied(ROOT / "build" / "mutants"), 0
-    for number, fault in enumerate(chosen, 1):
+    copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for core in range(os.cpu_count() or 1):
+        copies.put(copied(ROOT / "build" / "mutants" / str(core)))
+
+    def outcome(fault: Fault) -> str:
+        if str(fault) in EQUAL:
+            return "equal"
+        copy = copies.get()
         caught = is_caught(fault, copy)
-        outcome = "caught" if caught else "equal" if str(fault) in EQUAL else "NOT CAUGHT"
-        survivors += outcome == "NOT CAUGHT"
-        print(f"{number:3d} {outcome:10s} {fault}", flush=True)
+        copies.put(copy)
+        return "caught" if caught else "NOT CAUGHT"
+
+    survivors = 0
+    with ThreadPoolExecutor(copies.qsize()) as workers:
+        for number, (fault, found) in enumerate(zip(chosen, workers.map(outcome, chosen)), 1):
+            survivors += found == "NOT CAUGHT"
+            print(f"{number:3d} {found:10s} {fault}", flush=True)
     print(f"{len(chosen)} faults of {len(faults)}, {survivors} not caught")
     sys.exit(survivors > 0)
 

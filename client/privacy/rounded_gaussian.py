@@ -174,14 +174,13 @@ def _draw(words: Words, stddev: float, polynomials: Floats64, drawn: Ints, undec
 def _decide(words: Words, stddev: float, noise: NoiseSource) -> Ints:
     """Return the integers of words in the tails or too near to a boundary for 64 bits."""
     tails = words >> np.uint64(1)
-    quantiles = -ndtri((tails.astype(np.float64) + 0.5) * 2.0**-64)
-    # A word represents an interval of p of width 2^-64.
-    density = np.exp(-(quantiles**2) / 2) / math.sqrt(2 * math.pi)
-    error = QUANTILE_ERROR + 2.0**-63 / density
-    y = stddev * quantiles
-    nearest = np.rint(y)
-    decided = (0.5 - np.abs(y - nearest) > stddev * error + y * 2.0**-50) & (tails > FINEST)
-    magnitude = nearest.astype(np.int64)
+    # A word represents all p from tails to tails + 1, in units of 2^-64.
+    nearest = []
+    for end, side in ((tails + np.uint64(1), -1), (tails, 1)):
+        y = -ndtri(end * 2.0**-64) * stddev
+        nearest.append(np.rint(y + side * (stddev * QUANTILE_ERROR + y * 2.0**-50)))
+    decided = nearest[0] == nearest[1]
+    magnitude = nearest[0].astype(np.int64)
     for row in np.flatnonzero(~decided):
         magnitude[row] = _exact(int(tails[row]), stddev, noise)
     found: Ints = np.where(words & np.uint64(1), -magnitude, magnitude)

@@ -116,6 +116,16 @@ def test_a_word_gives_the_integer_of_its_quantile(x, sign):
     assert drawn == (-expected if sign else expected)
 
 
+def test_the_largest_stddev_gives_exact_integers_too():
+    stddev = 2.0**40  # every term of the polynomials moves the integers
+    words = np.random.default_rng(3).integers(0, 2**64, 2000, np.uint64).tolist()
+    drawn = gaussian_integers(2000, stddev, Given(*words, *[0] * 1000))
+    for word, integer in zip(words, drawn.tolist(), strict=True):
+        with mpmath.workdps(60):
+            expected = int(mpmath.floor(stddev * quantile(word >> 1) + 0.5))
+        assert integer == (-expected if word & 1 else expected)
+
+
 @pytest.mark.parametrize("x", [0.3, 1.7, 4.2])
 @pytest.mark.parametrize("more", [0, 2**63, 2**64 - 1])
 def test_further_bits_decide_beside_a_boundary(x, more):
