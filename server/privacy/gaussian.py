@@ -22,8 +22,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """
     if mu == 0:
         return 0.0
+    high = mu * mu / 2 - mu * float(ndtri(delta))  # without the second term; inf for inf
     if mu > HUGE:
-        return mu * mu / 2 - mu * float(ndtri(delta))  # inf for inf
+        return high
 
     def excess(epsilon: float) -> float:
         # log of Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu), stable for epsilon of thousands
@@ -35,7 +36,6 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     if excess(0.0) <= 0:
         return 0.0
-    high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
     return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high, xtol=1e-9, rtol=1e-12))
 
 

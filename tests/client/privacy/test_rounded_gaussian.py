@@ -220,6 +220,10 @@ def test_standard_normals_have_shape_and_type(shape):
     assert drawn.shape == shape and drawn.dtype == np.float32
 
 
+def test_standard_normals_follow_their_law():
+    assert kstest(standard_normal(Reproducible(7), (50, 2000)).reshape(-1), "norm").pvalue > 1e-6
+
+
 D, TRIALS, STDDEV = 20_000, 200, 1 / gaussian_mu(1.0, 1e-5)
 """Coordinates, and a deviation for epsilon 1 between two updates at distance 1."""
 

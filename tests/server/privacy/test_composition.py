@@ -8,6 +8,8 @@ from dp_accounting import NeighboringRelation
 from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant
+from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
@@ -345,6 +347,18 @@ def test_an_accountant_that_would_need_gigabytes_gives_way(noise, rate, count):
     found = composed_epsilon(*group, DELTA, "prv")
     assert found == composed_epsilon(*group, DELTA, "pld")
     assert 0 < found <= gaussian_epsilon(math.sqrt(count) / noise, DELTA)
+
+
+@pytest.mark.parametrize(("noise", "rate", "count"), [(1.0, 0.1, 200), (0.8, 0.01, 1000)])
+def test_the_grid_of_opacus_is_foreseen(noise, rate, count):
+    domain = PRVAccountant()._get_domain(
+        prvs=[PoissonSubsampledGaussianPRV(rate, noise)],
+        num_self_compositions=[count],
+        eps_error=composition.PRV_ERROR,
+        delta_error=DELTA / 1000,
+    )
+    points = composition._prv_points([(Releases(count, rate), noise)], DELTA)
+    assert points == pytest.approx(domain.size, rel=1e-3)
 
 
 def test_a_tiny_delta_is_accounted_for_without_rounding_errors():
