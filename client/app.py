@@ -26,6 +26,7 @@ from fedser.client.messages import from_record, to_record
 from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import NoMechanism
+from fedser.client.speakers.public_model import PublicModel
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.engine import LocalTraining
 from fedser.client.training.evaluation import confusion_matrices
@@ -95,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
     if request.hosting is None:
         raise ValueError("request.hosting is missing: this node reads no file that a message names")
     path, device = (str(context.node_config[key]) for key in ("holdings", "device"))
-    own = _federation_data(path, request.hosting, request.seed, device)
+    own = _federation_data(path, request.hosting, request.seed, device, _public(message))
     content = RecordDict()
     if request.clients:
         # The server must not influence the noise of a real device.
@@ -216,8 +217,19 @@ def _holdings(path: str) -> Holdings:
 
 
 @lru_cache(maxsize=8)  # federations that alternate
-def _federation_data(path: str, hosting: Hosting, seed: int, device: str) -> FederationData:
-    return _holdings(path).federation_data(hosting, seed, device)
+def _federation_data(
+    path: str, hosting: Hosting, seed: int, device: str, public: PublicModel | None
+) -> FederationData:
+    return _holdings(path).federation_data(hosting, seed, device, public)
+
+
+def _public(message: Message) -> PublicModel | None:
+    """Return the projection that the server sent with the model, if there is one."""
+    record = message.content.array_records.get("public")
+    if record is None:
+        return None
+    arrays = from_record(record)
+    return PublicModel(arrays["mean"], arrays["directions"], {}, frozenset())
 
 
 @lru_cache(maxsize=max(2, cores()))  # federations that run at the same time

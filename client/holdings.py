@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from fedser.client.corpora.base import EMOTIONS, Utterance
 from fedser.client.corpora.names import name_fault
 from fedser.client.speakers.clients import Clients, held_out_set, make_clients
 from fedser.client.speakers.corpus_data import CorpusData
+from fedser.client.speakers.public_model import PublicModel
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.request import Hosting
 from fedser.common.errors import UserError, check_choice
@@ -103,8 +104,12 @@ class Holdings:
             "speakers": {speaker: spoken[speaker] for speaker in self._data.speakers},
         }
 
-    def federation_data(self, hosting: Hosting, seed: int, device: str) -> FederationData:
+    def federation_data(
+        self, hosting: Hosting, seed: int, device: str, public: PublicModel | None = None
+    ) -> FederationData:
         """Return the data for a federation, divided and normalised as in a simulation.
+
+        The features are projected if there is a public model.
 
         Raises
         ------
@@ -114,18 +119,20 @@ class Holdings:
             If a speaker is not held here.
         """
         check_choice("normalisation", hosting.normalisation, NORMALISATIONS)
-        empty = self._examples(np.zeros(0, np.int64), self._data.features[:0], device)
+        data = replace(self._data, public=public)
+        features = data.features[:0] if public is None else public.project(data.features[:0])
+        empty = self._examples(np.zeros(0, np.int64), features, device)
         clients = [empty] * (1 + max((number for number, *_ in hosting.clients), default=-1))
         validation, test = empty, empty
         if trained := sorted({speaker for _, speaker, _ in hosting.clients}):
-            own = make_clients(self._data, trained, seed, hosting.normalisation)
+            own = make_clients(data, trained, seed, hosting.normalisation)
             for number, speaker, shard in hosting.clients:
                 place = trained.index(speaker) * self._data.shards + shard
                 clients[number] = self._training(own, place, device)
             features, labels = own.validation_set()
             validation = self._examples(labels, features, device)
         if hosting.test:
-            features, labels = held_out_set(self._data, hosting.test, None, hosting.normalisation)
+            features, labels = held_out_set(data, hosting.test, None, hosting.normalisation)
             test = self._examples(labels, features, device)
         return FederationData(Dataset.of(clients or [empty]), validation, test)
 

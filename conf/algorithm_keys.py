@@ -11,16 +11,18 @@ class AlgorithmConfig:
     ----------
     name : str
         ``fedavg`` or ``fedsgd``.
-    server_learning_rate : float
-        Step along the mean update (FedAvg: 1), or against the mean gradient (FedSGD).
+    server_learning_rate : float or None
+        Step along the mean update (FedAvg: 1), or against the mean gradient (FedSGD). None: as
+        large as the noise of the mechanism allows, for models on public coordinates.
     """
 
     name: str
-    server_learning_rate: float
+    server_learning_rate: float | None
 
     @property
     def server_step(self) -> float:
         """Factor on the mean of the clients' updates (FedAvg) or gradients (FedSGD)."""
+        assert self.server_learning_rate is not None  # the protocol of a federation has a number
         return -self.server_learning_rate if self.name == "fedsgd" else self.server_learning_rate
 
 

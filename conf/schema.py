@@ -160,6 +160,7 @@ class StudyConfig:
     data_root: str
     cache: str
     corpora: list[str]
+    public: Any
     shadow: Any
     age_bounds: list[int]
     rounds: int

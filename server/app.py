@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -16,6 +17,7 @@ from fedser.conf.run_record import note_command, note_run, reject_used
 from fedser.server.rounds.federate import federate
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import write_training
+from fedser.server.study.public import public_model, reject_public_overlap
 from fedser.server.study.run import read_corpus, study_config
 
 app = ServerApp()
@@ -60,7 +62,10 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         reject_used(folder)
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
-        data = read_corpus(config.corpus, config)
+        public = public_model(config, folder, save=True)
+        data = replace(read_corpus(config.corpus, config), public=public)
+        if public:
+            reject_public_overlap(public, [data])
         outcomes = [
             federate(grid, federation, workspace, "cpu")
             for federation in private_federations(config, data, folder)

@@ -18,7 +18,7 @@ from fedser.conf.values import NUM_FOLDS
 from fedser.server.federation.federation import Federation
 from fedser.server.federation.remote_clients import RemoteClients, Roster
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.study.federations import protocol
+from fedser.server.study.federations import protocol, with_step
 
 SPEAKER = "speaker"
 """The attribute with one value per speaker, for re-identification."""
@@ -45,8 +45,9 @@ def shadow_federations(
 ) -> list[Federation]:
     """Return the adversary's federations, which run like the private federations.
 
-    Each one leaves out another fold of the speakers and starts from other weights. The transcripts
-    go to the cache. The name of a transcript depends on everything that determines it.
+    Each one leaves out another fold of the speakers, and starts from other weights unless a
+    public model gives them. The transcripts go to the cache. The name of a transcript depends on
+    everything that determines it.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ def shadow_federations(
     """
     kept = replace(config.transcript, store="updates")  # attacks read them several times
     plain = protocol(replace(config, transcript=kept), PrivacyConfig())
+    plain = replace(plain, algorithm=with_step(config.algorithm, plan))
     federations = []
     for number in range(config.adversary.shadow_federations):
         parts = []
@@ -73,6 +75,7 @@ def shadow_federations(
             test=None,
             protocol=replace(plain, plan=own),
             folder=cache,
+            start=shadows[0].public.head if shadows[0].public else None,
         )
         federations.append(replace(federation, folder=cache / "shadow" / federation.digest))
     return federations
@@ -120,13 +123,6 @@ def speaker_numbers(clients: Clients | RemoteClients, shadows: Sequence[CorpusDa
     """Return the number of each client's speaker among the shadow speakers, (N,)."""
     names = speaker_names(shadows)
     return np.array([names.index(unit) for unit in clients.units("speaker")])
-
-
-def whole_speakers(shadows: Sequence[CorpusData], seed: int, normalisation: str) -> Clients:
-    """Return one client for each shadow speaker."""
-    return join_clients(
-        [make_clients(replace(d, shards=1), d.speakers, seed, normalisation) for d in shadows]
-    )
 
 
 def attribute_classes(shadows: Sequence[CorpusData], attribute: str) -> list[str]:

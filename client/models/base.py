@@ -58,7 +58,16 @@ class ModelConfig(ABC):
     name: ClassVar[str]
     reads_frames: ClassVar[bool]
     """Whether an utterance is a sequence of frames (T, d); otherwise it is one vector (d,)."""
-    dropout: float
+
+    @property
+    @abstractmethod
+    def dropout(self) -> float:
+        """Share of units dropped during training."""
+
+    @property
+    def components(self) -> int | None:
+        """Coordinates of the public projection that it reads; None: it reads the features."""
+        return None
 
     @abstractmethod
     def network(self, inputs: int, classes: int) -> Recogniser:

@@ -1,5 +1,6 @@
 """The recogniser of the 2022 study: it reads one vector per utterance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
@@ -30,16 +31,15 @@ class Mlp(ModelConfig):
 
     def network(self, inputs: int, classes: int) -> Recogniser:
         """Return the network for vectors of `inputs` features."""
-        return Perceptron(self, inputs, classes)
+        return Perceptron([inputs, *self.hidden, classes], self.dropout)
 
 
 class Perceptron(Recogniser):
-    """ReLU network from utterance features (n, inputs) to class scores."""
+    """ReLU network from vectors (n, sizes[0]) to class scores (n, sizes[-1])."""
 
-    def __init__(self, config: Mlp, inputs: int, classes: int) -> None:
-        sizes = [inputs, *config.hidden, classes]
+    def __init__(self, sizes: Sequence[int], dropout: float) -> None:
         layers = [nn.Linear(n, m) for n, m in pairwise(sizes)]
-        super().__init__(layers, config.hidden, config.dropout)
+        super().__init__(layers, sizes[1:-1], dropout)
 
     def forward(self, x: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Return class scores of shape (n, classes)."""

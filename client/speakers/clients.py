@@ -4,7 +4,7 @@ import errno
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +154,13 @@ def make_clients(
         validation=held_out,
         corpora=[data.name] * len(client_speakers),
         speakers=client_speakers,
+    )
+
+
+def whole_speakers(corpora: Sequence[CorpusData], seed: int, normalisation: str) -> Clients:
+    """Return one client for each speaker of several corpora."""
+    return join_clients(
+        [make_clients(replace(d, shards=1), d.speakers, seed, normalisation) for d in corpora]
     )
 
 

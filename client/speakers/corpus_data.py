@@ -20,6 +20,7 @@ from fedser.client.corpora.base import (
 )
 from fedser.client.features.base import Extractor
 from fedser.client.features.extract import extract
+from fedser.client.speakers.public_model import PublicModel
 from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError, check_choice
 
@@ -41,6 +42,8 @@ class CorpusData:
         Unreadable recordings that were left out.
     left_out : Mapping[str, int]
         Number of recordings that are not used, by reason.
+    public : PublicModel or None
+        Projects the normalised features.
     """
 
     name: str
@@ -50,6 +53,7 @@ class CorpusData:
     digests: list[str]
     skipped: list[Path]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    public: PublicModel | None = None
 
     @property
     def labels(self) -> Ints:

@@ -15,6 +15,8 @@ MIN_RELATIVE_DEVIATION = 1e-6
 def normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -> Floats:
     """Return the normalised features of `rows`, shape (len(rows), d) or (len(rows), T, d).
 
+    If the corpus has a public model, return their projection, shape (len(rows), k).
+
     Parameters
     ----------
     rows, fit_on : ndarray of int64
@@ -23,6 +25,11 @@ def normalise(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) ->
         ``speaker`` and ``corpus`` return z-scores with statistics per speaker or over all rows of
         `fit_on`; ``none`` returns the features unchanged.
     """
+    features = _normalised(data, rows, fit_on, normalisation)
+    return data.public.project(features) if data.public else features
+
+
+def _normalised(data: CorpusData, rows: Ints, fit_on: Ints, normalisation: str) -> Floats:
     features = data.features[rows]
     if normalisation == "none":
         return features

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg  # noqa: F401  Numba takes BLAS from it
 
+from fedser.client.models.linear import Linear
 from fedser.client.models.mlp import Mlp
 from fedser.client.training.batches import Batches
 from fedser.client.training.task import LocalTask
@@ -29,14 +30,14 @@ class CompiledTrainer:
     Parameters
     ----------
     task : LocalTask
-        For ``fedavg`` or ``fedsgd`` and an `Mlp`, with its data on the CPU and its `start` in the
-        order of the network.
+        For ``fedavg`` or ``fedsgd`` and an `Mlp` or `Linear`, with its data on the CPU and its
+        `start` in the order of the network.
     updates : ndarray, shape (k * P,)
         Receives the updates or gradients, laid out for `common.buffers.split`.
     """
 
     def __init__(self, task: LocalTask, updates: AnyFloats) -> None:
-        assert isinstance(task.model, Mlp)  # the gradient is written out for it
+        assert isinstance(task.model, Mlp | Linear)  # the gradient is written out for it
         self._task, self._updates, self._batches = task, updates, Batches.draw(task)
         arrays, config = list(task.start.values()), task.training
         self._widths = np.array([task.data.features.shape[1], *task.model.hidden, len(arrays[-1])])

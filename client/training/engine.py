@@ -21,6 +21,8 @@ ENGINES = ("stacked", "loop")
 MULTI_CLIENT_TRAINERS: dict[tuple[str, str], type[CompiledTrainer | StackedTrainer]] = {
     ("mlp", "cpu"): CompiledTrainer,
     ("mlp", "cuda"): StackedTrainer,
+    ("linear", "cpu"): CompiledTrainer,
+    ("linear", "cuda"): StackedTrainer,
     ("attention", "cuda"): VmappedTrainer,
 }
 """Classes that train many clients at a time, by model and kind of device.

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from fedser.client.models.attention import Attention
 from fedser.client.models.base import ModelConfig
+from fedser.client.models.linear import Linear
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.mechanisms import build_mechanism, target_of
@@ -31,7 +32,7 @@ class Hosting:
     normalisation: str
 
 
-MODELS: dict[str, type[ModelConfig]] = {Mlp.name: Mlp, Attention.name: Attention}
+MODELS: dict[str, type[ModelConfig]] = {m.name: m for m in (Mlp, Linear, Attention)}
 """The models that a message can name. A name outside this table is rejected, never imported."""
 
 

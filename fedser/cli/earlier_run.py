@@ -22,7 +22,7 @@ from fedser.common.run_folder import HYDRA
 
 SAFE_KEYS = {
     *("corpus", "features", "normalisation", "model", "training", "algorithm", "privacy"),
-    *("attack", "audit", "transcript", "adversary", "experiment", "shadow", "age_bounds"),
+    *("attack", "audit", "transcript", "adversary", "experiment", "public", "shadow", "age_bounds"),
     *("rounds", "cohort_fraction", "folds", "seed", "stage", "checkpoint_every"),
     *("keep_transcript", "keep_shadows", "table", "corpora"),
 }

@@ -54,6 +54,9 @@ def utility_finding(results: Results) -> Finding:
     ]
     if len(folds) > 1:
         details.insert(1, fold_range(folds))
+    public = utility.get("public_uar")
+    if public is not None:
+        details.append(f"public speech alone {percent(public)}")
     if uar <= guessing + NEAR_CHANCE:
         sentence = (
             f"Emotion recognition is close to guessing: UAR {percent(uar)}, guessing {chance}."
@@ -63,6 +66,11 @@ def utility_finding(results: Results) -> Finding:
             f"The model recognises {percent(uar)} of the utterances of an emotion, averaged over "
             "emotions (UAR). The test speakers are outside the training data. "
             f"Guessing gives {chance}."
+        )
+    if public is not None:
+        sentence += (
+            f" Public speech alone gives {percent(public)}: only the difference was learned from "
+            "the clients."
         )
     return Finding(title, f"{percent(uar)} UAR", sentence, details)
 

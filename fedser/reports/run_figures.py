@@ -44,6 +44,8 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
         axes.plot(folds.index, folds["mean"], color=color, marker=marker, label=CURVES[column])
         axes.fill_between(folds.index, folds["min"], folds["max"], color=color, alpha=0.2, lw=0)
     axes.axhline(100 * chance_uar(results), color=INK, ls="--", lw=1, label="chance")
+    if (public := results["utility"].get("public_uar")) is not None:
+        axes.axhline(100 * public, color=INK, ls="-.", lw=1, label="public speech alone")
     if results["utility"]["best_round"] is not None:
         axes.axvline(results["utility"]["best_round"], color=INK, ls=":", lw=1, label="best round")
     axes.set_ylim(0, 100)

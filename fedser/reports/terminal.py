@@ -27,6 +27,8 @@ def summary_table(results: Results) -> Table:
         table.add_row(plain(row[0]), *row[1:])
     uar, folds = percent(results["utility"]["uar"]), len(results["utility"]["per_fold"])
     shown = f"test UAR {'unknown' if uar == DASH else uar}"
+    if (public := results["utility"].get("public_uar")) is not None:
+        shown += f" (public speech alone {percent(public)})"
     table.caption = f"{shown} over {counted(folds, 'fold')}; {guarantee_sentence(results)}"
     return table
 

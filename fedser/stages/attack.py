@@ -28,6 +28,7 @@ from fedser.attacks.adversary.score_online import score_stored_values
 from fedser.attacks.evaluation.attribute import evaluate_attack
 from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.attacks.evaluation.reidentification import evaluate_reidentification
+from fedser.client.speakers.clients import whole_speakers
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.errors import UserError
 from fedser.common.processes import side_by_side
@@ -178,7 +179,7 @@ def _shadow_clients(
 ) -> ShadowClients:
     """Return one client per shadow speaker, with `size` utterances; None: with all."""
     shadows = prepared.shadows
-    whole = shadow_federations.whole_speakers(shadows, config.seed, config.normalisation)
+    whole = whole_speakers(shadows, config.seed, config.normalisation)
     speakers = shadow_federations.speaker_numbers(whole, shadows)
     return make_shadow_clients(whole, prepared.labels[speakers], speakers, size, config.seed)
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedser.loggers.base import RunLog, RunPlace, flat_settings, logged
 from fedser.results.files import Results, read_results, read_training, without_folders
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import remove_checkpoints
+from fedser.server.study.public import public_model, reject_public_overlap
 from fedser.server.study.run import private_corpus, read_corpus
 from fedser.stages.attack import assemble_results, attack_run, audit_run
 from fedser.stages.check import (
@@ -67,8 +69,12 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
     trained = config.resume is not None and (folder / "training.json").exists()
     training = config.stage in ("all", "train") and not trained
     prepared = None
+    public = public_model(config, folder, save=training)
     with private_corpus(config, folder, training or config.stage == "check") as (data, nodes):
-        shadows = _load_shadows(config) if attacking else []
+        data = replace(data, public=public)
+        shadows = [replace(s, public=public) for s in _load_shadows(config)] if attacking else []
+        if public:
+            reject_public_overlap(public, (data, *shadows))
         classes = check_adversary(config, data, shadows) if attacking else []
         if config.stage in ("all", "check"):
             for corpus in (data, *shadows):

@@ -100,6 +100,8 @@ class Federation:
         Reads each update during training; the transcript then keeps its numbers, no updates.
     others : tuple of Schedule
         Federations of the same run: ``privacy.stop_at_epsilon`` limits all of them together.
+    start : Arrays or None
+        Initial weights, learned from public speech. None: drawn from the seed.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Federation:
     round_timeout: float = 3600.0
     reader: Reader | None = None
     others: tuple[Schedule, ...] = ()
+    start: Arrays | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +127,8 @@ class Federation:
         numbers = [self.reader.numbers] if self.reader else []
         digest.update(json.dumps([FORMAT, self.name, asdict(self.protocol), *numbers]).encode())
         digest.update(self.clients.fingerprint())
+        for array in (self.start or {}).values():
+            digest.update(array.tobytes())
         plan = self.protocol.plan
         if plan.config.custom is not None:
             code = Path(inspect.getfile(type(plan.client_mechanism())))
@@ -217,9 +222,12 @@ class Outcome:
     Attributes
     ----------
     best_round : int
-        Round of the best validation UAR in the second half; 0 if nothing was evaluated.
+        Round of the best validation UAR in the second half, or the last round after a public start;
+        0 if nothing was evaluated.
     best_arrays, best_scores : Arrays, ModelScores or None
         The model of that round and its figures.
+    public_scores : ModelScores or None
+        Figures of initial weights that come from public speech.
     releases : dict of client to int
         Participation ledger: how often an update of each client may have left its device.
     epsilon, epsilon_known : float or None
@@ -236,6 +244,7 @@ class Outcome:
     best_round: int = 0
     best_arrays: Arrays | None = None
     best_scores: ModelScores | None = None
+    public_scores: ModelScores | None = None
     releases: dict[int, int] = field(default_factory=dict)
     epsilon: float | None = None
     epsilon_known: float | None = None

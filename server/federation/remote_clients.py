@@ -15,6 +15,7 @@ from fedser.client.corpora import table, utterances
 from fedser.client.corpora.ages import with_age_groups
 from fedser.client.corpora.base import EMOTIONS, Utterance, check_speaker_names, speaker_attributes
 from fedser.client.speakers.clients import name_units, training_sizes
+from fedser.client.speakers.public_model import PublicModel
 from fedser.client.training.request import Hosting
 from fedser.common.errors import UserError
 from fedser.common.files import read_json, write_text
@@ -39,6 +40,8 @@ class RemoteClients:
         Tasks of each node in the federation, by Flower's node id.
     evaluated : mapping of int to mapping
         Utterances on which each node evaluates a model, for ``validation`` and ``test``.
+    public : PublicModel or None
+        The nodes project their features with it; they get it with each model.
     """
 
     corpora: list[str]
@@ -47,6 +50,7 @@ class RemoteClients:
     dimension: int
     hosts: Mapping[int, Hosting]
     evaluated: Mapping[int, Mapping[str, int]]
+    public: PublicModel | None = None
 
     def __len__(self) -> int:
         """Return N."""
@@ -88,6 +92,8 @@ class Roster:
         Node of each speaker; empty once the nodes are gone.
     digests : tuple
         Hashes of the recordings: always empty, as nodes report none.
+    public : PublicModel or None
+        The nodes project their features with it.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Roster:
     truth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
     digests: tuple[str, ...] = ()
+    public: PublicModel | None = None
 
     @property
     def speakers(self) -> list[str]:
@@ -145,9 +152,10 @@ class Roster:
             corpora=[self.name] * len(speakers),
             speakers=speakers,
             counts=[size for of_speaker in sizes.values() for size in of_speaker],
-            dimension=self.dimension,
+            dimension=self.public.directions.shape[1] if self.public else self.dimension,
             hosts=hosts,
             evaluated=evaluated,
+            public=self.public,
         )
 
     def _by_node(self, speakers: Sequence[str]) -> dict[int, list[str]]:

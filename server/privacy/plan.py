@@ -129,6 +129,20 @@ class PrivacyPlan:
             multiplier = (multiplier**-2 - count_multiplier**-2) ** -0.5
         return multiplier * self.steps_apart * clipping_norm
 
+    @property
+    def mean_stddev(self) -> float:
+        """Noise on each coordinate of a round's mean update, before any adaptive clipping.
+
+        It is 0 without a guarantee.
+        """
+        c = self.config
+        if not c.spec.guaranteed:
+            return 0.0
+        if not self.central:
+            return self.client_mechanism().stddev(1) / math.sqrt(self.expected_cohort)
+        assert c.clipping_norm is not None  # checked
+        return self.sum_stddev(c.clipping_norm) / self.expected_cohort
+
     def client_mechanism(self) -> Mechanism:
         """Return the mechanism that each client applies."""
         return ENTRIES[self.config.mechanism].build(self)

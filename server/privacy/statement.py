@@ -67,9 +67,13 @@ FLOATING_POINT = (
     "more than epsilon says (Mironov, 2012)."
 )
 EVALUATION = (
-    "The simulation chooses the best round by the clients' validation utterances and evaluates on "
-    "the test speakers' utterances. Corpus-wide normalisation pools feature statistics. These "
-    "figures are outside the guarantee."
+    "The simulation evaluates on the clients' validation utterances and the test speakers' "
+    "utterances. Corpus-wide normalisation pools feature statistics. These figures are outside the "
+    "guarantee."
+)
+BEST = "The best round is chosen by the clients' validation utterances, outside the guarantee."
+BEST_NETWORKED = (
+    "The server chooses the best round by the nodes' confusion tables, outside the guarantee."
 )
 FIXED_SPLITS = (
     "Folds, shards, and training and validation parts are taken as fixed and public: epsilon "
@@ -92,8 +96,8 @@ FOLDS_NOT_RELEASED = (
 )
 NETWORKED = (
     "Over the network each node reports once which speakers it holds and how many utterances they "
-    "have. In every round it reports confusion tables of its validation and test utterances. The "
-    "server chooses the best round by these tables. All of this is outside the guarantee."
+    "have. In every round it reports confusion tables of its validation and test utterances. All "
+    "of this is outside the guarantee."
 )
 NETWORK_LEAVES = (
     "roster: versions, corpus, features, speakers and their number of utterances, once",
@@ -166,6 +170,8 @@ class ProtectedUnits:
         Number of federations of the run.
     most : int
         Largest number of federations that one unit trains in.
+    public_start : bool
+        Whether the initial weights were learned from public speech; the last model then counts.
     """
 
     num_examples: npt.NDArray[np.int64]
@@ -175,6 +181,7 @@ class ProtectedUnits:
     networked: bool = False
     federations: int = 1
     most: int = 1
+    public_start: bool = False
 
 
 def epsilon_text(epsilon: float | None) -> str:
@@ -267,6 +274,7 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         (c.share_metrics, METRICS_SHARED),
         (True, _folds_warning(plan, protected)),
         (True, NETWORKED if protected.networked else EVALUATION),
+        (not protected.public_start, BEST_NETWORKED if protected.networked else BEST),
         (True, HYPER_PARAMETERS),
         (True, FIXED_SPLITS),
         (c.spec.floating_point, FLOATING_POINT),

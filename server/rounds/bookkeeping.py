@@ -53,6 +53,8 @@ class Recorder:
             self._evaluator = Evaluator(
                 federation.protocol.model, validation, federation.test, threads
             )
+        if federation.start is not None:
+            self.outcome.public_scores = self._evaluate(federation.start)
         protocol = federation.protocol
         self.accountant = Accountant(
             plan=protocol.plan,
@@ -139,9 +141,11 @@ class Recorder:
                 **vars(summary),
             )
         )
-        # As in the 2022 study, the model is chosen among the later half of the rounds.
+        # As in the 2022 study, the model is chosen among the later half of the rounds. After a
+        # public start the last model is taken: no guarantee covers a choice by private utterances.
         late = server_round > self._federation.protocol.plan.num_rounds // 2
-        if scores and (not late or not outcome.best_scores or _rank(scores) > self._best):
+        last_counts = not late or self._federation.start is not None
+        if scores and (last_counts or not outcome.best_scores or _rank(scores) > self._best):
             # A run that stops in the first half keeps its last model.
             self._best = _rank(scores) if late else WORST
             outcome.best_round, outcome.best_arrays = server_round, arrays

@@ -85,6 +85,8 @@ def _share_training_data(grid: Grid, federation: Federation, workspace: Path) ->
 
 
 def _initial_model(federation: Federation) -> Arrays:
+    if federation.start is not None:
+        return dict(federation.start)
     protocol = federation.protocol
     stream = numpy_stream(protocol.seed, federation.name, "initial")
     return initial_arrays(

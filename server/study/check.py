@@ -27,8 +27,31 @@ def check_config(config: StudyConfig) -> None:
         raise UserError(f"model.dropout={config.model.dropout} must be at least 0 and less than 1")
     check_choice("transcript.store", config.transcript.store, ("updates", "features"))
     check_choice("transcript.dtype", config.transcript.dtype, ("float16", "float32"))
+    _check_public(config)
     choose_layers(config.transcript.layers, parameter_names(config), "transcript.layers")
     protocol(config, config.privacy)  # rejects a privacy mechanism that cannot be applied
+
+
+def _check_public(config: StudyConfig) -> None:
+    """Reject public speech that nothing learns from, and a model that lacks it."""
+    reads = config.model.components is not None
+    if reads and not config.public:
+        raise UserError(
+            f"model={config.model.name} reads coordinates that are learned from public speech: set "
+            "public to a list of corpora"
+        )
+    if config.public and not reads:
+        raise UserError(
+            f"public is set, but model={config.model.name} learns nothing from public speech: "
+            "leave it out, or set model=linear"
+        )
+    if config.algorithm.server_learning_rate is None and not (
+        reads and config.algorithm.name == "fedsgd"
+    ):
+        raise UserError(
+            "algorithm.server_learning_rate=null needs algorithm=fedsgd and model=linear; "
+            "otherwise set a number"
+        )
 
 
 def _check_network(config: StudyConfig) -> None:

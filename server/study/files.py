@@ -161,8 +161,10 @@ def _utility(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> dict[str
                 "test_speakers": [s for s in data.speakers if s not in trained_on],
             }
         )
+    public = [outcome.public_scores for outcome in outcomes]
     return {
         "uar": _mean([fold["uar"] for fold in per_fold]),
+        "public_uar": _mean([_none_if_nan(s.test_uar) if s else None for s in public]),
         "accuracy": _mean([fold["accuracy"] for fold in per_fold]),
         "best_round": int(statistics.median_low(outcome.best_round for outcome in outcomes)),
         "per_fold": per_fold,
@@ -189,6 +191,7 @@ def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:
         shards=max(Counter(federation.clients.speakers).values()),
         normalisation=normalisation,
         networked=isinstance(federation.clients, RemoteClients),
+        public_start=federation.start is not None,
         federations=len(outcomes),
         most=_most_federations(outcomes),
     )

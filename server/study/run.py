@@ -36,7 +36,7 @@ register()
 def study_config(composed: DictConfig) -> StudyConfig:
     """Check a composed configuration and convert it to `StudyConfig`.
 
-    ``shadow=NAME`` becomes a list of one corpus.
+    ``shadow=NAME`` becomes a list of one corpus, and so does ``public=NAME``.
 
     Raises
     ------
@@ -44,8 +44,9 @@ def study_config(composed: DictConfig) -> StudyConfig:
         Naming the key.
     """
     reject_added(composed)
-    if isinstance(composed.shadow, str):
-        composed.shadow = [composed.shadow]
+    for key in ("public", "shadow"):
+        if isinstance(composed[key], str):
+            composed[key] = [composed[key]]
     config = OmegaConf.to_object(composed)
     assert isinstance(config, StudyConfig)  # config.yaml starts from the schema
     config.model = build_group("model", config.model)

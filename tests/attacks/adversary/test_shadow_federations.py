@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from fedser.attacks.adversary import shadow_federations as shadow
 from fedser.client.app import app as client_app
 from fedser.client.privacy.base import NoMechanism
-from fedser.client.speakers.clients import join_clients, make_clients
+from fedser.client.speakers.clients import join_clients, make_clients, whole_speakers
 from fedser.common.errors import UserError
 from fedser.server.grids.local import LocalGrid
 from fedser.server.privacy.plan import PrivacyConfig
@@ -82,7 +82,7 @@ def test_speakers_are_numbered_over_corpora_or_are_classes():
     assert shadow.speaker_labels(data, "speaker", names).tolist() == [0, 1, 2, 3, 4]
     assert shadow.speaker_labels(data, "gender", ["female", "male"]).tolist() == [0, 1, 0, 0, 1]
     assert shadow.speaker_labels(data, "gender", ["male", "female"]).tolist() == [1, 0, 1, 1, 0]
-    whole = shadow.whole_speakers(data, 0, "speaker")
+    whole = whole_speakers(data, 0, "speaker")
     assert shadow.speaker_numbers(whole, data).tolist() == [0, 1, 2, 3, 4]  # in one client each
     parts = [make_clients(d, d.speakers, 0, "speaker") for d in data]
     split = shadow.speaker_numbers(join_clients(parts), data)

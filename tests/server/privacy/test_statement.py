@@ -7,6 +7,7 @@ from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.privacy.statement import (
+    BEST,
     CLIPPED_GRADIENTS,
     EVALUATION,
     FIXED_SPLITS,
@@ -136,7 +137,7 @@ def test_known_epsilons_stand_beside_a_secret_one_alone(config):
     assert warned == (said["participation"] == "secret")
 
 
-ALWAYS = [EVALUATION, HYPER_PARAMETERS, FIXED_SPLITS]
+ALWAYS = [EVALUATION, BEST, HYPER_PARAMETERS, FIXED_SPLITS]
 
 
 @pytest.mark.parametrize(
