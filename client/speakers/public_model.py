@@ -77,6 +77,8 @@ class PublicModel:
     def save(self, path: Path) -> None:
         """Write the model to a file that `load` reads."""
         arrays = {"mean": self.mean, "directions": self.directions, **self.head}
+        # safetensors writes the memory of an array as it lies, whatever its order is.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         metadata = {"digests": json.dumps(sorted(self.digests))}
         with replacing(path) as partial:
             partial.write_bytes(save(arrays, metadata))

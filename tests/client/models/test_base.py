@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fedser.client.models.base import initial_arrays, load_arrays, to_arrays
-from fedser.client.models.mlp import Mlp, Perceptron
+from fedser.client.models.mlp import Mlp
 from fedser.client.training.draws import Draws, client_keys
 from fedser.client.training.request import MODELS
 
@@ -19,14 +19,14 @@ def test_initial_weights_depend_on_the_seed_only():
 def test_initial_weights_are_those_of_pytorch():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        drawn = to_arrays(Perceptron(Mlp(), 988, 4))
+        drawn = to_arrays(Mlp().network(988, 4))
     for name, array in initial_arrays(Mlp(), 988, 4, seed=5).items():
         np.testing.assert_array_equal(array, drawn[name])
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
     units, rounding = 20_000, 2.0**-53  # relative error of one float64 operation
-    model = Perceptron(Mlp(hidden=[units], dropout=0.2), 1, 1)
+    model = Mlp(hidden=[units], dropout=0.2).network(1, 1)
     with torch.no_grad():
         model.dense[0].weight.fill_(1)
         model.dense[0].bias.zero_()
@@ -51,7 +51,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 
 
 def test_loading_and_reading_parameters_copies_them():
-    model = Perceptron(Mlp(hidden=[3]), 2, 2)
+    model = Mlp(hidden=[3]).network(2, 2)
     arrays = to_arrays(model)
     arrays["dense.0.weight"] += 1
     assert not np.array_equal(to_arrays(model)["dense.0.weight"], arrays["dense.0.weight"])
@@ -64,4 +64,4 @@ def test_loading_and_reading_parameters_copies_them():
 def test_no_two_models_have_the_same_fields():
     """Digests of federations identify models by these fields."""
     fields = [frozenset(model().__dict__) for model in MODELS.values()]
-    assert len(set(fields)) == len(MODELS) == 2
+    assert len(set(fields)) == len(MODELS) == 3

@@ -14,7 +14,7 @@ def test_shapes_are_those_of_the_2022_study():
 
 def test_scores_are_those_of_a_relu_network():
     arrays = initial_arrays(Mlp(hidden=[5, 3]), 4, 2, seed=0)
-    model = Perceptron(Mlp(hidden=[5, 3]), 4, 2)
+    model = Perceptron([4, 5, 3, 2], dropout=0.0)
     load_arrays(model, arrays)
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     h = x

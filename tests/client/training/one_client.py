@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from fedser.client.models.base import initial_arrays, load_arrays
-from fedser.client.models.mlp import Mlp, Perceptron
+from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.noise import GradientClip
 from fedser.client.training.dataset import Dataset, Examples
@@ -63,7 +63,7 @@ def subset(data, indices):
 
 
 def double_model(config):
-    model = Perceptron(config, 7, 4)
+    model = config.network(7, 4)
     load_arrays(model, START)
     return model.double()
 

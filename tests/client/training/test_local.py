@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional as F
 
 from fedser.client.models.base import load_arrays
-from fedser.client.models.mlp import Perceptron
 from fedser.client.privacy.noise import GradientClip
 from fedser.client.training.local import fedavg_update, fedsgd_gradient
 from fedser.common.arrays import l2_norm
@@ -81,7 +80,7 @@ def test_fedsgd_gradient_matches_finite_differences():
     gradient, loss = train(fedsgd_gradient, examples(9), model=NO_DROPOUT)
 
     def mean_loss(arrays):
-        network = Perceptron(NO_DROPOUT, 7, 4)
+        network = NO_DROPOUT.network(7, 4)
         load_arrays(network, arrays)
         data = examples(9)
         with torch.no_grad():
