@@ -9,6 +9,8 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord
 
 from fedser.client.app import app as client_app
 from fedser.client.holdings import Holdings
+from fedser.client.models.linear import Linear
+from fedser.client.speakers.clients import held_out_set, make_clients
 from fedser.common.errors import Suspended
 from fedser.server.federation.admission import merge_rosters
 from fedser.server.grids.local import LocalGrid, node_context
@@ -16,6 +18,7 @@ from fedser.server.rounds.federate import federate
 from fedser.server.study.files import write_training
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
+from tests.client.speakers.test_public_model import public_model
 from tests.examples import ADAPTIVE, corpus
 
 ROUNDS = 6
@@ -68,13 +71,25 @@ def remote(tmp_path):
         rosters[node] = held.roster
     roster = merge_rosters(rosters)
 
-    def make(name, privacy=None, **changes):
-        made = examples.federation(tmp_path / name / "t", rounds=ROUNDS, privacy=privacy)
-        clients = roster.clients(data.speakers[:8], data.speakers[8:], "speaker")
+    def make(name, privacy=None, public=None, **changes):
+        made = federation(tmp_path / name / "t", privacy, public)
+        held = replace(roster, public=public)
+        clients = held.clients(data.speakers[:8], data.speakers[8:], "speaker")
         changes = {"checkpoint": tmp_path / name / "c", "patience": 0.1, **changes}
         return replace(made, clients=clients, test=None, **changes)
 
     return make
+
+
+def federation(folder, privacy=None, public=None):
+    """A simulated federation; if there is a public model, on the coordinates that it gives."""
+    if public is None:
+        return examples.federation(folder, rounds=ROUNDS, privacy=privacy)
+    data = replace(corpus(), public=public)
+    clients = make_clients(data, data.speakers[:8], 0, "speaker")
+    made = examples.federation(folder, rounds=ROUNDS, privacy=privacy, model=Linear(components=5))
+    test = held_out_set(data, data.speakers[8:], clients, "speaker")
+    return replace(made, clients=clients, test=test, start=public.head)
 
 
 def figures(outcome):
@@ -87,11 +102,13 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in (folder / "t").iterdir()}
 
 
-@pytest.mark.parametrize("privacy", [None, ADAPTIVE])
-def test_remote_nodes_give_the_results_of_a_simulation(privacy, remote, tmp_path):
+@pytest.mark.parametrize(
+    ("privacy", "public"), [(None, None), (ADAPTIVE, None), (None, public_model())]
+)
+def test_remote_nodes_give_the_results_of_a_simulation(privacy, public, remote, tmp_path):
     grid = RealNodes(tmp_path)
-    networked = federate(grid, remote("n", privacy), tmp_path, "cpu")
-    simulated = examples.federation(tmp_path / "s" / "t", rounds=ROUNDS, privacy=privacy)
+    networked = federate(grid, remote("n", privacy, public), tmp_path, "cpu")
+    simulated = federation(tmp_path / "s" / "t", privacy, public)
     simulated = replace(simulated, checkpoint=tmp_path / "s" / "c")
     outcome = federate(LocalGrid(client_app), simulated, tmp_path, "cpu")
     assert figures(networked) == figures(outcome)

@@ -16,6 +16,7 @@ from fedser.server.study import public
 from fedser.server.study.federations import (
     LARGEST_STEP,
     MODEL_NOISE,
+    UNCLIPPED_STEP,
     private_federations,
     with_step,
 )
@@ -129,6 +130,7 @@ def test_federations_start_from_the_public_layer(tmp_path):
     [
         (replace(CENTRAL, epsilon=None, noise_multiplier=2.0), 2 * 0.1 / 40),
         (replace(LOCAL, epsilon=None, noise_multiplier=2.0), 2 * 2 * 0.1 / 40**0.5),
+        (replace(CENTRAL, epsilon=None, noise_multiplier=0.2), 0.2 * 0.1 / 40),
         (UDP, 0.0),
         (PrivacyConfig(), 0.0),
     ],
@@ -137,7 +139,9 @@ def test_the_step_follows_from_the_noise_alone(config, noise):
     plan = PrivacyPlan(config, 0.5, 25, 80, shared={"dense.0.weight": 24})
     assert plan.mean_stddev == pytest.approx(noise)
     step = with_step(AlgorithmConfig("fedsgd", None), plan).server_learning_rate
-    if noise * 5 * LARGEST_STEP > MODEL_NOISE:
+    if noise == 0:
+        assert step == UNCLIPPED_STEP
+    elif noise * 5 * LARGEST_STEP > MODEL_NOISE:
         assert step * noise * 5 == pytest.approx(MODEL_NOISE)
     else:
         assert step == LARGEST_STEP
