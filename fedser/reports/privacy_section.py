@@ -56,6 +56,10 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
             "Noise multiplier (standard deviation / sensitivity)",
             significant(privacy["noise_multiplier"]),
         ),
+        (
+            "Noise to signal (above 1 nothing is learned)",
+            significant(privacy.get("noise_to_signal")),
+        ),
         ("Clipping norm", significant(privacy["clipping_norm"])),
         ("Noise source", NOISE[privacy["noise"]]),
         ("Leaves the device", ", ".join(sent)),

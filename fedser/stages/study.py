@@ -9,11 +9,13 @@ from typing import Any
 from fedser.attacks.adversary.prepare import prepare_attacks
 from fedser.attacks.adversary.score_online import with_readers
 from fedser.client.speakers.corpus_data import CorpusData
+from fedser.common.console import console, plain
 from fedser.common.errors import UserError
 from fedser.conf.build import build_group
 from fedser.conf.schema import StudyConfig
 from fedser.loggers.base import RunLog, RunPlace, flat_settings, logged
 from fedser.results.files import Results, read_results, read_training, without_folders
+from fedser.server.privacy.statement import noise_warning
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import remove_checkpoints
 from fedser.server.study.public import public_model, reject_public_overlap
@@ -90,6 +92,8 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
             prepared = prepare_attacks(config, first.plan, shadows, classes)
             federations = with_readers(config, prepared, federations)
         if training:
+            if (first.plan.noise_to_signal or 0.0) > 1:
+                console.print(plain(noise_warning(first.plan)), soft_wrap=True)
             train(config, data, federations, folder, nodes, log)
     del federations  # their features take much memory, and the attacks do not read them
     summary = read_training(folder)

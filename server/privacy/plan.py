@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedser.client.privacy.base import Mechanism
+from fedser.client.privacy.local import LocalDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
@@ -130,18 +131,37 @@ class PrivacyPlan:
         return multiplier * self.steps_apart * clipping_norm
 
     @property
-    def mean_stddev(self) -> float:
-        """Noise on each coordinate of a round's mean update, before any adaptive clipping.
+    def mean_noise(self) -> float | None:
+        """Expected norm of the noise on a round's mean update, before any adaptive clipping.
 
-        It is 0 without a guarantee.
+        None without a guarantee, and for noise on gradients: its norm on an update is unknown.
         """
         c = self.config
-        if not c.spec.guaranteed:
-            return 0.0
-        if not self.central:
-            return self.client_mechanism().stddev(1) / math.sqrt(self.expected_cohort)
+        if not c.spec.guaranteed or c.spec.noise_at == "batches":
+            return None
         assert c.clipping_norm is not None  # checked
-        return self.sum_stddev(c.clipping_norm) / self.expected_cohort
+        if self.central:
+            size = sum(self.shared.values())
+            return self.sum_stddev(c.clipping_norm) * math.sqrt(size) / self.expected_cohort
+        mechanism = self.client_mechanism()
+        assert isinstance(mechanism, LocalDP)
+        squared = sum(
+            stddev**2 * sum(self.shared[name] for name in group)
+            for group, stddev in zip(mechanism.groups, mechanism.noise, strict=True)
+        )
+        return math.sqrt(squared / self.expected_cohort)
+
+    @property
+    def noise_to_signal(self) -> float | None:
+        """Norm of the noise in the last model over the longest way that training can move it.
+
+        In T rounds the noise adds up to sqrt(T) times that of one mean update, and clipped updates
+        to at most T clipping norms. None as for `mean_noise`.
+        """
+        noise, clipping_norm = self.mean_noise, self.config.clipping_norm
+        if noise is None or clipping_norm is None:
+            return None
+        return noise / (clipping_norm * math.sqrt(self.num_rounds))
 
     def client_mechanism(self) -> Mechanism:
         """Return the mechanism that each client applies."""

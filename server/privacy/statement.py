@@ -216,6 +216,7 @@ def privacy_statement(
         "nominal_delta": c.nominal_delta,
         "accountant": _accountant(plan, spent) if guaranteed else None,
         "noise_multiplier": plan.noise_multiplier,
+        "noise_to_signal": plan.noise_to_signal,
         "clipping_norm": c.clipping_norm,
         "noise": _noise(c),
         "cross_validation": c.cross_validation,
@@ -266,6 +267,7 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         (not c.secret_noise, REPRODUCIBLE_NOISE),
         *((True, line) for line in _nominal_warnings(plan, protected)),
         (c.delta * protected.units > LARGEST_DELTA, _delta_warning(plan, protected)),
+        ((plan.noise_to_signal or 0.0) > 1, noise_warning(plan)),
         (plan.central, TRUSTED_SERVER),
         (c.secret_cohorts, SECRET_COHORTS),
         (c.relation == "zero_out", ZERO_OUT),
@@ -285,6 +287,15 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         ),
     ]
     return [line for holds, line in warnings if holds and line]
+
+
+def noise_warning(plan: PrivacyPlan) -> str:
+    """Return what to expect if the noise outweighs all that training can learn."""
+    return (
+        f"The noise in the last model is {plan.noise_to_signal or 0.0:.2g} times the longest way "
+        "that clipped updates can move it: expect to learn nothing. Let more clients take part in "
+        "each round, or share fewer weights (model=linear)."
+    )
 
 
 def _delta_warning(plan: PrivacyPlan, protected: ProtectedUnits) -> str:

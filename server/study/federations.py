@@ -133,8 +133,10 @@ def with_step(algorithm: AlgorithmConfig, plan: PrivacyPlan) -> AlgorithmConfig:
     """
     if algorithm.server_learning_rate is not None:
         return algorithm
-    noise = plan.mean_stddev * math.sqrt(plan.num_rounds)
-    step = min(LARGEST_STEP, MODEL_NOISE / noise) if noise else UNCLIPPED_STEP
+    step = UNCLIPPED_STEP
+    if noise := plan.mean_noise:
+        per_weight = noise / math.sqrt(sum(plan.shared.values()))
+        step = min(LARGEST_STEP, MODEL_NOISE / (per_weight * math.sqrt(plan.num_rounds)))
     return replace(algorithm, server_learning_rate=step)
 
 

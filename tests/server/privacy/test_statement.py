@@ -1,3 +1,4 @@
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -154,7 +155,26 @@ ALWAYS = [EVALUATION, BEST, HYPER_PARAMETERS, FIXED_SPLITS]
     ],
 )
 def test_what_is_outside_the_guarantee_is_said(config, warnings):
-    assert say(secret(config))["warnings"] == warnings
+    said = say(secret(config))
+    too_noisy = (said["noise_to_signal"] or 0.0) > 1
+    assert said["warnings"][too_noisy:] == warnings
+
+
+@pytest.mark.parametrize("clients", [8, 40, 4000])
+def test_noise_that_outweighs_learning_is_named(clients):
+    plan = PrivacyPlan(one(SUM), 0.5, 25, clients, EXACT, SHARED)
+    spent = SpentPrivacy(7.9, 4.4, None, None, 20, 1.5, EXACT)
+    said = privacy_statement(plan, spent, ProtectedUnits(SIZES, 50, 1, "none"))
+    ratio = 1.5 / (0.5 * clients) * math.sqrt(sum(SHARED.values()) / 25)
+    assert said["noise_to_signal"] == pytest.approx(ratio)
+    warned = [line for line in said["warnings"] if line.startswith("The noise in the last model")]
+    assert bool(warned) == (ratio > 1)
+    assert all(f"is {ratio:.2g} times" in line for line in warned)
+
+
+@pytest.mark.parametrize("config", [PrivacyConfig(), UDP, DP_SGD])
+def test_noise_of_unknown_size_is_not_compared(config):
+    assert say(config)["noise_to_signal"] is None
     if config.mechanism == "none":
         return
     assert say(config)["warnings"] == [REPRODUCIBLE_NOISE, *warnings]

@@ -21,7 +21,7 @@ from fedser.server.study.federations import (
     with_step,
 )
 from fedser.server.study.public import fit_public_model, public_model, reject_public_overlap
-from tests.examples import CENTRAL, LOCAL, UDP, corpus
+from tests.examples import CENTRAL, DP_SGD, LOCAL, UDP, corpus
 from tests.server.study.test_federations import study
 
 LINEAR = ["model=linear", "public=[made]", "model.components=6"]
@@ -132,12 +132,13 @@ def test_federations_start_from_the_public_layer(tmp_path):
         (replace(LOCAL, epsilon=None, noise_multiplier=2.0), 2 * 2 * 0.1 / 40**0.5),
         (replace(CENTRAL, epsilon=None, noise_multiplier=0.2), 0.2 * 0.1 / 40),
         (UDP, 0.0),
+        (DP_SGD, 0.0),
         (PrivacyConfig(), 0.0),
     ],
 )
 def test_the_step_follows_from_the_noise_alone(config, noise):
     plan = PrivacyPlan(config, 0.5, 25, 80, shared={"dense.0.weight": 24})
-    assert plan.mean_stddev == pytest.approx(noise)
+    assert (plan.mean_noise or 0.0) == pytest.approx(noise * 24**0.5)
     step = with_step(AlgorithmConfig("fedsgd", None), plan).server_learning_rate
     if noise == 0:
         assert step == UNCLIPPED_STEP
