@@ -293,8 +293,8 @@ def noise_warning(plan: PrivacyPlan) -> str:
     """Return what to expect if the noise outweighs all that training can learn."""
     return (
         f"The noise in the last model is {plan.noise_to_signal or 0.0:.2g} times the longest way "
-        "that clipped updates can move it: expect to learn nothing. Let more clients take part in "
-        "each round, or share fewer weights (model=linear)."
+        "that clipped updates can move it: expect to learn nothing from the clients. Let more of "
+        "them take part in each round, or share fewer weights (model=linear, model.components)."
     )
 
 
