@@ -3,7 +3,7 @@
 Faults are made from the syntax tree: another operator, comparison, number, or ``min`` for ``max``.
 A copy of the package gets one fault at a time; then the tests of that file run on the copy. A fault
 that no test catches is printed, and the exit status is 1. Some faults change no result: they are
-listed in ``EQUAL`` with the reason.
+listed in `EQUAL` with the reason.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from tests import ROOT
 
@@ -34,25 +36,8 @@ CORE = {
     "server/strategy/limits.py": ["server/strategy"],
 }
 """Files that get faults, and the folders of tests that must catch them."""
-EQUAL = {
-    "client/privacy/rounded_gaussian.py: for end, side in ((tails + np.uint64(1), -1), (tails, 1)):"
-    "  ->  for end, side in ((tails + np.uint64(1), -1), (tails, 2)):": "a wider margin of error",
-    "client/privacy/rounded_gaussian.py: while abs(step) > mpmath.ldexp(1, -mpmath.mp.prec // 2"
-    " - 8):  # the next step squares the error"
-    "  ->  while abs(step) > mpmath.ldexp(2, -mpmath.mp.prec // 2 - 8):": (
-        "the error of the last step is far below the bound either way"
-    ),
-    "server/privacy/composition.py: step = max(finest, _span(sampled, delta) / POINTS,"
-    " known_mu**2 / POINTS)"
-    "  ->  step = max(finest, _span(sampled, delta) / POINTS, known_mu * 2 / POINTS)": (
-        "a finer grid of a huge loss, which only needs more memory"
-    ),
-    "server/privacy/gaussian.py: return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high,"
-    " xtol=1e-9, rtol=1e-12))"
-    "  ->  return float(brentq(lambda e: max(excess(e), -1001.0), 0.0, high,"
-    " xtol=1e-09, rtol=1e-12))": "any finite number may stand for minus infinity",
-}
-"""Faults that change no result, as they are printed, with the reason."""
+EQUAL = Path(__file__).with_name("equal_mutants.yaml")
+"""Faults that change no result: by reason, as they are printed."""
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -162,15 +147,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     faults = [fault for file in CORE for fault in faults_of(file)]
-    if gone := EQUAL.keys() - set(map(str, faults)):
-        parser.error(f"EQUAL lists faults that can no longer be made: {sorted(gone)}")
+    equal = {fault for faults in yaml.safe_load(EQUAL.read_text()).values() for fault in faults}
+    if gone := equal - set(map(str, faults)):
+        parser.error(f"{EQUAL} lists faults that can no longer be made: {sorted(gone)}")
     chosen = random.Random(asked.seed).sample(faults, min(asked.count, len(faults)))
     copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
     for core in range(os.cpu_count() or 1):
         copies.put(copied(ROOT / "build" / "mutants" / str(core)))
 
     def outcome(fault: Fault) -> str:
-        if str(fault) in EQUAL:
+        if str(fault) in equal:
             return "equal"
         copy = copies.get()
         caught = is_caught(fault, copy)

@@ -7,8 +7,10 @@ from scipy.stats import chi2, chisquare, kstest, norm
 
 from fedser.client.privacy.noise import clip_factor
 from fedser.client.privacy.rounded_gaussian import (
+    CELLS,
     QUANTILE_ERROR,
     TAIL_CELLS,
+    _draw,
     _polynomials,
     _quantile,
     add_gaussian,
@@ -153,6 +155,14 @@ def test_hardly_any_word_needs_further_bits():
     source.words = lambda count: asked.append(count) or real(count)
     gaussian_integers(300_000, 4e6, source)
     assert asked[0] == 300_000 and sum(asked[1:]) < 20
+
+
+def test_polynomials_decide_all_but_the_tails():
+    words, drawn = Reproducible(3).words(100_000), np.empty(100_000, np.int64)
+    undecided = np.empty_like(drawn)
+    left = _draw(words, 1000.0, _polynomials(), drawn, undecided)
+    expected = len(words) * TAIL_CELLS / CELLS
+    assert abs(left - expected) < 6 * math.sqrt(expected)
 
 
 def test_no_noise_is_zero_and_too_much_is_refused():

@@ -245,6 +245,12 @@ def test_calibrated_noise_makes_the_round_trip_from_below(accountant, epsilon, e
     assert max(spent) == pytest.approx(epsilon, rel=1e-5)
 
 
+def test_noise_is_never_too_small_even_if_the_root_is(monkeypatch):
+    monkeypatch.setattr(composition, "brentq", lambda *given, **more: brentq(*given) - 1e-5)
+    noise = calibrated_noise((PLANNED,), 4.0, DELTA, "rdp")
+    assert 4.0 * (1 - 1e-4) < composed_epsilon(PLANNED, noise, DELTA, "rdp") <= 4.0
+
+
 def test_an_epsilon_that_no_noise_reaches_is_refused():
     with pytest.raises(ValueError, match="no noise is enough"):
         calibrated_noise((Releases(200, 0.5),), 1e-8, DELTA, "pld")
