@@ -160,7 +160,9 @@ def main() -> None:
 
     survivors = 0
     with ThreadPoolExecutor(copies.qsize()) as workers:
-        for number, (fault, found) in enumerate(zip(chosen, workers.map(outcome, chosen)), 1):
+        for number, (fault, found) in enumerate(
+            zip(chosen, workers.map(outcome, chosen), strict=True), 1
+        ):
             survivors += found == "NOT CAUGHT"
             print(f"{number:3d} {found:10s} {fault}", flush=True)
     print(f"{len(chosen)} faults of {len(faults)}, {survivors} not caught")
