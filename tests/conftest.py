@@ -25,15 +25,21 @@ absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 LONG = (
-    *("network", "test_study", "test_sweep_jobs", "test_corpora", "test_main", "test_ray"),
-    *("test_federations", "test_killed", "test_docs", "test_canaries", "test_planted_faults"),
+    *("test_study", "network", "test_sweep_jobs", "test_docs", "test_corpora", "test_main"),
+    *("test_run", "test_ray", "test_ray_ports", "test_audit", "test_planted_faults", "test_disk"),
+    *("test_killed", "test_files", "test_loggers", "test_canaries", "test_federations"),
 )
-"""Names of files or folders of tests that take long: they come first, as workers share files."""
+"""Names of files or folders of tests that take long, the longest first: workers share files."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take long first, and leave the order within each as it is."""
-    items.sort(key=lambda item: not {item.path.stem, item.path.parent.name} & set(LONG))
+
+    def place(item: pytest.Item) -> int:
+        names = (item.path.stem, item.path.parent.name)
+        return min((LONG.index(name) for name in names if name in LONG), default=len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="module")

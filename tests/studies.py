@@ -1,7 +1,10 @@
 """Made-up results and rounds of a study, in the form that runs write."""
 
+import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +207,13 @@ def command(
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build figures without rendering them, because rendering takes most of a report's time."""
-    monkeypatch.setattr(figures, "png_bytes", lambda figure: b"")
-    monkeypatch.setattr(figures, "inline_svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("fedser.reports.sweep.sweep_page.sweep_plots", lambda points, read: {})
+    leave_undrawn(monkeypatch)
+
+
+def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(figures, "png_bytes", lambda figure: b"")
+    patch.setattr(figures, "inline_svg", lambda figure: "<svg></svg>")
+    patch.setattr("fedser.reports.sweep.sweep_page.sweep_plots", lambda points, read: {})
 
 
 @pytest.fixture
@@ -229,8 +236,29 @@ def legend_of_bare_figure(figure: Figure) -> Any:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """One cache for all tests of a worker: speech, features and shadows are made once."""
-    return tmp_path_factory.mktemp("cache")
+    """One cache for all tests: speech, features and shadows are made once.
+
+    The workers of pytest-xdist share it, as processes of a user do: so a test may remove from it
+    only what no other test reads.
+    """
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache
+
+
+def run_main(folder: Path, *arguments: str) -> str:
+    """Run `fedser` in a folder without an error, for fixtures of a module; return its output."""
+    printed = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(printed),
+        redirect_stderr(printed),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["fedser", *arguments])
+        main()
+    return printed.getvalue()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from scipy.stats import beta, norm
 
 from fedser.attacks.evaluation.direct_tests import run_direct_tests
 from fedser.attacks.evaluation.one_run import one_run_bound
-from fedser.common.arrays import Floats64
+from fedser.common.arrays import Floats64, Ints
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases
@@ -185,27 +185,34 @@ def _clopper_pearson(evidence: CanaryScores, delta: float, confidence: float) ->
     )
     thresholds = np.quantile(np.concatenate([present, absent]), np.linspace(0.01, 0.99, 99))
     alpha = (1 - confidence) / 2
-    bounds = [_bound_at(t, present, absent, delta, alpha) for t in thresholds]
-    best = thresholds[int(np.argmax(bounds))]
-    return _bound_at(best, test_present, test_absent, delta, alpha)
+    best = thresholds[[int(np.argmax(_bounds_at(thresholds, present, absent, delta, alpha)))]]
+    return float(_bounds_at(best, test_present, test_absent, delta, alpha)[0])
 
 
-def _bound_at(
-    threshold: float, present: Floats64, absent: Floats64, delta: float, alpha: float
-) -> float:
-    hits, alarms = int((present > threshold).sum()), int((absent > threshold).sum())
+def _bounds_at(
+    thresholds: Floats64, present: Floats64, absent: Floats64, delta: float, alpha: float
+) -> Floats64:
+    """Return the bound at each of t thresholds, shape (t,)."""
+    hits, alarms = ((scores > thresholds[:, None]).sum(axis=1) for scores in (present, absent))
     n, m = len(present), len(absent)
-    both = [
-        (_lowest(hits, n, alpha), _highest(alarms, m, alpha)),
-        # The reversed test: a score below the threshold means that the canary was absent.
-        (_lowest(m - alarms, m, alpha), _highest(n - hits, n, alpha)),
-    ]
-    return max(0.0, *(math.log(hit - delta) - math.log(miss) for hit, miss in both if hit > delta))
+    # The reversed test: a score below the threshold means that the canary was absent.
+    hit = np.stack([_lowest(hits, n, alpha), _lowest(m - alarms, m, alpha)])
+    miss = np.stack([_highest(alarms, m, alpha), _highest(n - hits, n, alpha)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bounds = np.where(hit > delta, np.log(hit - delta) - np.log(miss), 0.0)
+    found: Floats64 = bounds.max(axis=0, initial=0.0)
+    return found
 
 
-def _lowest(successes: int, trials: int, alpha: float) -> float:
-    return float(beta.ppf(alpha, successes, trials - successes + 1)) if successes else 0.0
+def _lowest(successes: Ints, trials: int, alpha: float) -> Floats64:
+    """Return the lower end of the interval of a rate, for each count of successes."""
+    some = np.maximum(successes, 1)
+    found: Floats64 = np.where(successes > 0, beta.ppf(alpha, some, trials - some + 1), 0.0)
+    return found
 
 
-def _highest(successes: int, trials: int, alpha: float) -> float:
-    return float(beta.isf(alpha, successes + 1, trials - successes)) if successes < trials else 1.0
+def _highest(successes: Ints, trials: int, alpha: float) -> Floats64:
+    """Return the upper end of the interval of a rate, for each count of successes."""
+    some = np.minimum(successes, trials - 1)
+    found: Floats64 = np.where(successes < trials, beta.isf(alpha, some + 1, trials - some), 1.0)
+    return found

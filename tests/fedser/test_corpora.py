@@ -16,10 +16,11 @@ def test_correlation_infers_gender_and_statistics_does_not(
     folder = tmp_path_factory.mktemp("nemo")
     arguments = [
         "corpus=nemo",
-        "shadow=[ravdess,emodb]",
+        "shadow=[emodb]",
         "runtime=local",
         "rounds=30",
         "cohort_fraction=0.2",
+        "folds=[0,1]",
         "adversary.shadow_federations=2",
         "adversary.leaked_updates=[1,all]",
         f"data_root={data_root}",

@@ -23,6 +23,7 @@ STUDY = [
     "adversary.shadow_federations=1",
     "adversary.bootstraps=20",
 ]
+FEW = ["corpus.speakers=5", "corpus.utterances_per_speaker=4"]
 FULL, READ_ONLY = errno.ENOSPC, errno.EROFS
 
 
@@ -55,7 +56,7 @@ def failing(monkeypatch):
     "name",
     ["state.safetensors", "rounds.parquet", "training.json", "results.json", "report.html"],
 )
-def test_a_run_stopped_by_a_bad_disk_can_go_on(name, number, fedser, failing, tmp_path):
+def test_a_run_stopped_by_a_bad_disk_can_go_on(name, number, fedser, undrawn, failing, tmp_path):
     run = tmp_path / "a=b (ö)"
     patched = failing(name, number)
     status, printed = fedser(*STUDY, override("hydra.run.dir", run))
@@ -70,7 +71,7 @@ def test_a_run_stopped_by_a_bad_disk_can_go_on(name, number, fedser, failing, tm
     assert read_results(run / "results.json")["attacks"]
 
 
-def test_a_full_disk_in_the_report_stage_is_reported(fedser, failing, tmp_path):
+def test_a_full_disk_in_the_report_stage_is_reported(fedser, undrawn, failing, tmp_path):
     run = tmp_path / "run"
     assert fedser(*STUDY, f"hydra.run.dir={run}")[0] == 0
     before = (run / "results.json").read_bytes()
@@ -81,7 +82,7 @@ def test_a_full_disk_in_the_report_stage_is_reported(fedser, failing, tmp_path):
     assert (run / "results.json").read_bytes() == before
 
 
-def test_a_full_disk_under_the_cache_is_named(command, tmp_path, monkeypatch):
+def test_a_full_disk_under_the_cache_is_named(command, undrawn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # in this process
 
@@ -99,7 +100,7 @@ def test_a_full_disk_under_the_cache_is_named(command, tmp_path, monkeypatch):
 def test_damaged_features_are_named_and_extracted_again(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cache = tmp_path / "cache"
-    stage = [*STUDY[:2], "shadow=[]", "stage=check", f"cache={cache}"]
+    stage = [*FEW, "shadow=[]", "stage=check", f"cache={cache}"]
     assert command(*stage)[0] == 0
     entries = sorted(cache.rglob("features/**/*.npy"))[:4]
     whole = [entry.read_bytes() for entry in entries]
@@ -126,7 +127,7 @@ def test_the_cache_is_in_the_home_folder_or_where_set(command, tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.chdir(tmp_path)
-    small = [*STUDY[:2], "shadow=[]", "stage=check"]
+    small = [*FEW, "shadow=[]", "stage=check"]
     for given, folder in (("", "xdg/fedser"), ("cache=~/own", "own"), ("cache='~/too'", "too")):
         assert command(*small, *filter(None, [given]))[0] == 0
         assert (tmp_path / folder / "features").is_dir()

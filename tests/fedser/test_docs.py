@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedser.client.corpora.synthetic.corpus import Synthetic, render_corpus
+from fedser.client.corpora.synthetic.corpus import Synthetic
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import StudyConfig
 from fedser.results.files import read_results
@@ -40,11 +40,6 @@ SHADOW = "shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8
 
 Shell = Callable[..., tuple[int, str]]
 """Runs a command and returns its exit status and what it printed."""
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
@@ -250,9 +245,9 @@ def test_input_norms_reads_the_norms(monkeypatch):
     assert attack.score(read).argmax(axis=1).tolist() == [1, 0]
 
 
-def test_the_tutorial_ends_at_a_frontier(tmp_path, shell):
-    render_corpus(Synthetic("mine", 1, "error", "en", 10, 8, 5), tmp_path / "rendered", 1)
-    shutil.copytree(tmp_path / "rendered", tmp_path / "mine", dirs_exist_ok=True)
+def test_the_tutorial_ends_at_a_frontier(tmp_path, cache, shell):
+    listed = Synthetic("mine", 1, "error", "en", 10, 8, 0).listing(cache)
+    shutil.copytree(listed.utterances[0].path.parents[1], tmp_path / "mine", dirs_exist_ok=True)
     page = (DOCS / "tutorial.md").read_text()
     scripts = sorted((EXAMPLES / "tutorial").iterdir())
     assert page.count("```sh") == len(scripts)

@@ -34,7 +34,8 @@ from tests import ROOT
 from tests.network.compose import as_process, services
 from tests.network.corpus import divide_speakers
 
-NODES, SPEAKERS, FRACTION = 4, 8, 0.5
+FRACTION = 0.5
+SPEAKERS_PER_NODE = 2
 NAME = "private-fold0"
 HITS = ("all", "ours", "flower")
 LOOK_SECONDS = 0.1
@@ -67,7 +68,9 @@ class Failure:
     hits: str = "all"
 
 
-def plan(rounds: int, server_kills: int, round_timeout: float, seed: int) -> list[Failure]:
+def plan(
+    rounds: int, server_kills: int, round_timeout: float, nodes: int, seed: int
+) -> list[Failure]:
     """Draw the failures; none hits the server in the last third, or the last node."""
     rng = random.Random(seed)
     failures = [
@@ -76,7 +79,7 @@ def plan(rounds: int, server_kills: int, round_timeout: float, seed: int) -> lis
     ]
     number = 1
     while (number := number + rng.randint(1, 3)) < rounds:
-        party, delay = f"node-{rng.randrange(1, NODES)}", rng.uniform(0, 3)
+        party, delay = f"node-{rng.randrange(1, nodes)}", rng.uniform(0, 3)
         if rng.random() < 0.5:
             failures.append(Failure(number, delay, "kill", party, hits=rng.choice(HITS)))
         else:
@@ -137,6 +140,8 @@ class Soak:
 
     Attributes
     ----------
+    nodes : int
+        Number of nodes.
     utterances : int
         Utterances per speaker.
     memory : list of dict
@@ -150,6 +155,7 @@ class Soak:
     folder: Path
     rounds: int
     round_timeout: float
+    nodes: int
     utterances: int
     memory: list[dict] = field(default_factory=list)
     injected: list[Failure] = field(default_factory=list)
@@ -160,8 +166,8 @@ class Soak:
         certificates, port = self.folder / "certificates", free_port()
         speakers = self.folder / "speakers"
         speakers.mkdir(parents=True)
-        divide_speakers(speakers, SPEAKERS, NODES, self.utterances)
-        make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
+        divide_speakers(speakers, SPEAKERS_PER_NODE * self.nodes, self.nodes, self.utterances)
+        make = [ROOT / "docker" / "certificates.sh", certificates, str(self.nodes)]
         subprocess.run(make, check=True, capture_output=True)
         described, secrets = services(
             {"FEDSER_SPEAKERS": str(speakers), "FEDSER_CERTIFICATES": str(certificates)}
@@ -185,11 +191,13 @@ class Soak:
             self.folder / "server",
         )
         self._parties = {"server": self._server}
-        for number in range(1, NODES + 1):
+        for number in range(1, self.nodes + 1):
             name = f"node-{number}"
             place = self.folder / name
             command, environment = as_process(described[name], secrets, port, place)
-            environment["FEDSER_CACHE"] = str(self.folder / "cache")  # as if it had run before
+            # As if it had run before: its features and its compiled code are kept.
+            environment["FEDSER_CACHE"] = str(self.folder / "cache")
+            del environment["NUMBA_CACHE_DIR"]
             self._parties[name] = Party(command, environment, place)
 
     def simulate(self, seed: int) -> Path:
@@ -356,14 +364,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--server-kills", type=int, default=6)
     parser.add_argument("--round-timeout", type=float, default=15.0, help="seconds")
+    parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="to keep what it leaves")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fedser-soak-") as kept:
-        soak = Soak((given.folder or Path(kept)) / "soak", given.rounds, given.round_timeout, 24)
+        folder = (given.folder or Path(kept)) / "soak"
+        soak = Soak(folder, given.rounds, given.round_timeout, given.nodes, 24)
         undisturbed = [uar_of(soak.simulate(seed)) for seed in range(3)]
         began = time.monotonic()
-        failures = plan(given.rounds, given.server_kills, given.round_timeout, given.seed)
+        failures = plan(
+            given.rounds, given.server_kills, given.round_timeout, given.nodes, given.seed
+        )
         soak.run_to_end(failures, limit=4 * 3600)
         seconds, injected = (
             time.monotonic() - began,

@@ -23,7 +23,7 @@ from tests import ROOT
 from tests.network.compose import BIN, proxied, services, up
 from tests.network.corpus import divide_speakers
 
-SPEAKERS, NODES, ROUNDS = 6, 3, 4
+SPEAKERS, NODES, ROUNDS = 6, 2, 4
 TRAINED = 4
 """Training speakers of a federation; the others are its test speakers."""
 NAMES = [f"node-{number}" for number in range(1, NODES + 1)]
@@ -69,7 +69,7 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def speakers(tmp_path_factory) -> Path:
-    """Return a folder with one folder per node: a table and the audio of two speakers."""
+    """Return a folder with one folder per node: a table and the audio of three speakers."""
     folder = tmp_path_factory.mktemp("speakers")
     divide_speakers(folder, SPEAKERS, NODES, 8)
     return folder

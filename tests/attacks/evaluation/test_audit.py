@@ -118,8 +118,14 @@ def test_bounds_are_compared_with_the_accountants_epsilon(participation, config,
 @pytest.mark.parametrize(("successes", "trials"), [(0, 50), (13, 50), (50, 50)])
 def test_bounds_on_rates_agree_with_scipy(successes, trials):
     interval = binomtest(successes, trials).proportion_ci(0.9, method="exact")
-    assert _lowest(successes, trials, 0.05) == pytest.approx(interval.low)
-    assert _highest(successes, trials, 0.05) == pytest.approx(interval.high)
+    assert _lowest(np.array(successes), trials, 0.05) == pytest.approx(interval.low)
+    assert _highest(np.array(successes), trials, 0.05) == pytest.approx(interval.high)
+
+
+@pytest.fixture
+def unsampled(monkeypatch):
+    """Collect no samples for the direct tests, which are not run here."""
+    monkeypatch.setattr("fedser.server.study.run.collect", lambda path: None)
 
 
 def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shared=SHARED):
@@ -169,14 +175,14 @@ def test_the_real_mechanism_passes_with_a_bound_near_epsilon(config, magnitude):
 
 
 @pytest.mark.parametrize("config", [LOCAL, SUM])
-def test_the_real_mechanism_passes_the_audit_of_one_layer(config):
+def test_the_real_mechanism_passes_the_audit_of_one_layer(unsampled, config):
     last = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
     found = audit(config, 3.0, shared=last)["known"]
     assert 0.6 * 8 < found["epsilon_gaussian_lower"] < 8 and not found["violated"]
 
 
 @all_mechanisms
-def test_an_audit_detects_noise_that_is_too_small(monkeypatch, config):
+def test_an_audit_detects_noise_that_is_too_small(unsampled, monkeypatch, config):
     real = rounded_gaussian.gaussian_integers
     for module in (rounded_gaussian, aggregate):
         monkeypatch.setattr(
@@ -186,7 +192,7 @@ def test_an_audit_detects_noise_that_is_too_small(monkeypatch, config):
 
 
 @all_mechanisms
-def test_an_audit_detects_a_skipped_clip(monkeypatch, config):
+def test_an_audit_detects_a_skipped_clip(unsampled, monkeypatch, config):
     monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     monkeypatch.setattr(
         strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
@@ -194,13 +200,13 @@ def test_an_audit_detects_a_skipped_clip(monkeypatch, config):
     assert audit(config, 3.0)["known"]["violated"]
 
 
-def test_canaries_at_the_clipping_norm_cannot_detect_this(monkeypatch):
+def test_canaries_at_the_clipping_norm_cannot_detect_this(unsampled, monkeypatch):
     monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
     assert not audit(LOCAL, 1.0)["known"]["violated"]
 
 
 @pytest.mark.parametrize("config", [LOCAL, LAYERED])
-def test_an_audit_detects_noise_that_all_clients_share(monkeypatch, config):
+def test_an_audit_detects_noise_that_all_clients_share(unsampled, monkeypatch, config):
     real = privacy.add_noise
     monkeypatch.setattr(
         privacy, "add_noise", lambda *given: real(*given[:-1], Reproducible(0, given[0].shape[0]))
@@ -208,7 +214,7 @@ def test_an_audit_detects_noise_that_all_clients_share(monkeypatch, config):
     assert audit(config, 1.0)["known"]["violated"]
 
 
-def test_an_audit_detects_cohorts_that_are_not_sampled(monkeypatch):
+def test_an_audit_detects_cohorts_that_are_not_sampled(unsampled, monkeypatch):
     monkeypatch.setattr(
         Sampler, "__call__", lambda self, server_round, attempt=0: list(range(self.num_clients))
     )

@@ -140,6 +140,7 @@ def test_a_mistake_is_named_with_the_nearest_right_word(override, fedser, tmp_pa
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
+    """A cache in which nobody else trains shadow federations."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -179,7 +180,7 @@ def reached(moment: str, run: Path, cache: Path, log: Path) -> bool:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_ended_by_a_signal_can_be_resumed(moment, tmp_path, cache, fedser):
+def test_a_run_ended_by_a_signal_can_be_resumed(moment, tmp_path, cache, undrawn, fedser):
     number, changes = MOMENTS[moment]
     run, log = tmp_path / "run", tmp_path / "log"
     folder = f"hydra.run.dir={run}"

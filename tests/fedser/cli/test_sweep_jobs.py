@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from joblib.externals.loky import get_reusable_executor
 
 from fedser.results.files import read_results
 from fedser.server.rounds.bookkeeping import Recorder
 from tests import ROOT
+from tests.studies import run_main
 
 SMALL = [
     "experiment=paper_leakage",
@@ -38,11 +40,9 @@ RUNS = ("synthetic-emobase-udp_50", "synthetic-emobase-none")
 def whole(cache, tmp_path_factory) -> Path:
     """Run a sweep without any disturbance and return its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "fedser", *SMALL, f"cache={cache}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    printed = run_main(folder, *SMALL, f"cache={cache}")
     sweep = folder / "multirun" / "paper_leakage"  # the default folder
-    assert f"page: {sweep / 'table.html'}" in done.stderr
+    assert f"page: {sweep / 'table.html'}" in printed
     return sweep
 
 
@@ -60,7 +60,7 @@ def result_of(sweep: Path) -> list[object]:
     ]
 
 
-def test_the_same_command_finishes_a_killed_sweep(whole, cache, fedser, tmp_path):
+def test_the_same_command_finishes_a_killed_sweep(whole, undrawn, cache, fedser, tmp_path):
     arguments = [*SMALL, f"cache={cache}"]
     killed = [sys.executable, "-m", "tests.fedser.cli.killed_sweep", "none", "1", "3", *arguments]
     with (tmp_path / "log").open("w") as log:  # a pipe would stay open in workers that survive
@@ -88,7 +88,7 @@ def test_the_same_command_finishes_a_killed_sweep(whole, cache, fedser, tmp_path
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/*")} == times
 
 
-def test_a_run_of_another_configuration_is_named(whole, fedser):
+def test_a_run_of_another_configuration_is_named(whole, undrawn, fedser):
     before = {path: path.read_bytes() for path in whole.glob("*/.hydra/*")}
     expected = result_of(whole)
     status, printed = fedser(*SMALL, "rounds=5", "privacy=udp_50", f"hydra.sweep.dir={whole}")
@@ -101,7 +101,7 @@ def test_a_run_of_another_configuration_is_named(whole, fedser):
     assert status == 0 and result_of(whole) == expected
 
 
-def test_a_crashed_run_is_named_and_can_be_repeated(whole, fedser, tmp_path, monkeypatch):
+def test_a_crashed_run_is_named_and_can_be_repeated(whole, undrawn, fedser, tmp_path, monkeypatch):
     record = Recorder.record
 
     def lack_memory(self, number, *rest):
@@ -142,13 +142,11 @@ def test_a_sweep_without_corpora_ends_before_it_starts(fedser, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_side_by_side_give_the_same_results(whole, cache, tmp_path):
+def test_runs_side_by_side_give_the_same_results(whole, undrawn, fedser, tmp_path):
     launch = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
-    # Like the console command: joblib can only send functions that are in a module.
-    program = "from fedser.cli.main import main; main()"
-    command = [sys.executable, "-c", program, *SMALL, *launch, f"cache={cache}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, printed = fedser(*SMALL, *launch)
+    get_reusable_executor().shutdown(wait=True)
+    assert status == 0, printed
     changed = [{**r, "config": None} if isinstance(r, dict) else r for r in result_of(tmp_path)]
     expected = [{**r, "config": None} if isinstance(r, dict) else r for r in result_of(whole)]
     assert changed == expected

@@ -5,7 +5,7 @@ from fedser.stages import study
 from tests.fedser.test_study import SMALL
 
 
-def test_private_federations_are_built_once_for_all_stages(fedser, monkeypatch):
+def test_private_federations_are_built_once_for_all_stages(fedser, undrawn, monkeypatch):
     built, shadow_noise = [], []
     build, build_shadows = study.private_federations, shadow.shadow_federations
 
@@ -22,7 +22,8 @@ def test_private_federations_are_built_once_for_all_stages(fedser, monkeypatch):
     monkeypatch.setattr(shadow, "shadow_federations", note_shadows)
     noise = ["privacy=local", "privacy.epsilon=8", "adversary.aware=true"]
     audit = ["audit=canary", "audit.canaries=100", "audit.releases=1", "audit.magnitudes=[1]"]
-    assert fedser(*SMALL, *noise, *audit, "rounds=2", "attack=statistics")[0] == 0
+    few = ["rounds=2", "attack=statistics", "model.hidden=[16,8]"]
+    assert fedser(*SMALL, *noise, *audit, *few)[0] == 0
     (federations,) = built
     victims_noise = {f.protocol.plan.noise_multiplier for f in federations}
     assert len(federations) == 2 and set(shadow_noise) == victims_noise

@@ -1,7 +1,7 @@
 """A small study that kills its own process at a named moment, as `kill -9` does.
 
-``python -m tests.server.rounds.killed PRIVACY FOLDER MOMENT [FOLDER MOMENT ...]`` runs or resumes
-one study after another, each in a fork.
+``python -m tests.server.rounds.killed PRIVACY FOLDER MOMENT [PRIVACY FOLDER MOMENT ...]`` runs or
+resumes one study after another, each in a fork.
 """
 
 import os
@@ -177,12 +177,12 @@ def silent() -> Iterator[None]:
         yield
 
 
-def main(name: str, *tasks: str) -> None:
-    for folder, moment in zip(tasks[::2], tasks[1::2], strict=True):
+def main(*tasks: str) -> None:
+    for name, folder, moment in zip(tasks[::3], tasks[1::3], tasks[2::3], strict=True):
         child = os.fork()
         if not child:
             with silent():
-                Path(folder).mkdir(exist_ok=True)
+                Path(folder).mkdir(parents=True, exist_ok=True)
                 MOMENTS[moment]()
                 train(Path(folder), PRIVACY[name])
             os._exit(0)

@@ -19,6 +19,12 @@ SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 LAST = {name: size for name, size in SHARED.items() if name.startswith("dense.2")}
 
 
+@pytest.fixture(autouse=True)
+def unsampled(monkeypatch):
+    """Collect no samples for the direct tests: only the scores of canaries are read here."""
+    monkeypatch.setattr("fedser.server.study.run.collect", lambda path: None)
+
+
 def fixed(config, noise_multiplier=1.5, **changes):
     return replace(config, epsilon=None, noise_multiplier=noise_multiplier, **changes)
 

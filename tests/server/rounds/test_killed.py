@@ -22,13 +22,29 @@ MOMENTS_OF_A_ROUND = [
     "a line of the journal half written",
     "after the checkpoint",
 ]
+KILLED = {
+    "none": list(MOMENTS),  # with noise every attempt of a round has its own
+    "local": MOMENTS_OF_A_ROUND,
+    "udp": IN_A_ROUND,
+    "adaptive": IN_A_ROUND,
+}
 
 
-def kill(name, folder, moments):
-    """Run the study once per moment in another process; each run ends by SIGKILL."""
-    folders = {moment: folder / str(number) for number, moment in enumerate(moments)}
-    tasks = [str(part) for moment in moments for part in (folders[moment], moment)]
-    command = [sys.executable, "-m", "tests.server.rounds.killed", name, *tasks]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Run each study once per moment in another process; each run ends by SIGKILL."""
+    folder = tmp_path_factory.mktemp("killed")
+    folders = {
+        name: {moment: folder / name / str(number) for number, moment in enumerate(moments)}
+        for name, moments in KILLED.items()
+    }
+    tasks = [
+        str(part)
+        for name, places in folders.items()
+        for moment, place in places.items()
+        for part in (name, place, moment)
+    ]
+    command = [sys.executable, "-m", "tests.server.rounds.killed", *tasks]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folders
@@ -49,14 +65,13 @@ def left_by(folder):
     return found
 
 
-def test_a_killed_run_resumes_to_the_same_files(tmp_path):
-    name = "none"  # with noise every attempt of a round has its own
-    folders = kill(name, tmp_path, MOMENTS)
+def test_a_killed_run_resumes_to_the_same_files(killed, tmp_path):
+    name = "none"
     (tmp_path / "whole").mkdir()
     outcome = train(tmp_path / "whole", PRIVACY[name])
     whole = left_by(tmp_path / "whole")
     assert {"rounds.parquet", "ledger.parquet", "model.safetensors", "training.json"} < set(whole)
-    for moment, folder in folders.items():
+    for moment, folder in killed[name].items():
         if moment == "before checkpoints are removed":
             remove_checkpoints(folder)
         else:
@@ -69,12 +84,9 @@ def test_a_killed_run_resumes_to_the_same_files(tmp_path):
             assert found[file] == content, (moment, file)
 
 
-@pytest.mark.parametrize(
-    ("name", "moments"),
-    [("local", MOMENTS_OF_A_ROUND), ("udp", IN_A_ROUND), ("adaptive", IN_A_ROUND)],
-)
-def test_every_release_with_new_noise_is_in_the_ledger(name, moments, tmp_path):
-    for moment, folder in kill(name, tmp_path, moments).items():
+@pytest.mark.parametrize("name", ["local", "udp", "adaptive"])
+def test_every_release_with_new_noise_is_in_the_ledger(name, killed):
+    for moment, folder in killed[name].items():
         made = federation(folder, PRIVACY[name])
         journal = made.checkpoint / "journal.jsonl"
         before = journal.read_text().splitlines() if journal.exists() else []

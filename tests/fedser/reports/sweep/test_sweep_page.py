@@ -16,6 +16,7 @@ from fedser.reports.sweep.find_runs import runs_below
 from fedser.reports.sweep.read_runs import UNFINISHED
 from fedser.reports.sweep.sweep_report import write_sweep
 from tests.fedser.reports.sweep.sweeps import CENTRAL, NO_GUARANTEE, add_run, variant
+from tests.studies import make_results
 
 Results = dict[str, Any]
 
@@ -51,11 +52,8 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def sweep_dir(tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch) -> Path:
+def make_sweep(folder: Path, results: Results) -> Path:
     """Five finished runs of two corpora, one that failed, one that goes on, and an unreadable."""
-    monkeypatch.setattr(figures, "png_bytes", lambda figure: b"")  # the page does not show it
-    folder = tmp_path / "a sweep"
     for number, (point, corpus, seed, uar, auc) in enumerate(RUNS):
         run = variant(results, uar, auc, **GUARANTEES[point])
         run["corpus"] = {**run["corpus"], "name": corpus}
@@ -70,6 +68,20 @@ def sweep_dir(tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch)
     return folder
 
 
+@pytest.fixture(scope="module")
+def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with its page; tests leave it as it is."""
+    folder = make_sweep(tmp_path_factory.mktemp("sweep") / "a sweep", make_results())
+    write_page(folder)
+    return folder
+
+
+def write_page(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "png_bytes", lambda figure: b"")  # the page does not show it
+        write_sweep(folder, runs_below(folder))
+
+
 def add(run: Path, point: str, corpus: str, seed: int, results: Results | None) -> None:
     note = EVIL if point == "central_8" else "good"
     add_run(run, [f"privacy={point}", f"corpus={corpus}", f"seed={seed}", f"+note={note}"], results)
@@ -79,28 +91,34 @@ def add(run: Path, point: str, corpus: str, seed: int, results: Results | None) 
 
 
 @pytest.fixture
-def opened(browser: Browser, sweep_dir: Path) -> Iterator[Callable[[], Page]]:
-    """Write the page and open it; it must ask for nothing else, and no script of it may fail."""
+def opened(browser: Browser) -> Iterator[Callable[[Path], Page]]:
+    """Open the page of a sweep; it must ask for nothing else, and no script of it may fail."""
+    shown: list[str] = []
     asked: list[str] = []
     failed: list[str] = []
     context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
 
-    def show() -> Page:
-        write_sweep(sweep_dir, runs_below(sweep_dir))
+    def show(sweep_dir: Path) -> Page:
+        shown.append((sweep_dir / "sweep.html").as_uri())
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: failed.append(str(error)))
         page.on("console", lambda said: failed.append(said.text) if said.type == "error" else None)
-        page.goto((sweep_dir / "sweep.html").as_uri())
+        page.goto(shown[-1])
         if page.locator("figure").count():
             page.wait_for_function("dots.length === 2 * figures.length")
         return page
 
     yield show
     context.close()
-    assert asked == [(sweep_dir / "sweep.html").as_uri()]
+    assert asked == shown and len(shown) == 1
     assert failed == []
+
+
+@pytest.fixture
+def page(opened: Callable[[Path], Page], sweep_dir: Path) -> Page:
+    return opened(sweep_dir)
 
 
 def shown_runs(page: Page) -> list[int]:
@@ -123,8 +141,7 @@ def chip(page: Page, facet: str, value: str) -> Locator:
     return page.locator(f'fieldset:has(legend:text-is("{facet}")) input[value="{value}"]')
 
 
-def test_every_run_has_a_row_with_results_or_problem(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_every_run_has_a_row_with_results_or_problem(page: Page) -> None:
     texts = page.locator("#runs tbody tr").all_inner_texts()
     rows = [[cell.strip() for cell in text.split("\t")] for text in texts]
     assert rows[0] == [
@@ -141,8 +158,7 @@ def test_every_run_has_a_row_with_results_or_problem(opened: Callable[[], Page])
     assert "fedser" in page.title() and page.locator("img").count() == 0
 
 
-def test_links_lead_to_the_reports(opened: Callable[[], Page], sweep_dir: Path) -> None:
-    page = opened()
+def test_links_lead_to_the_reports(page: Page, sweep_dir: Path) -> None:
     links = [str(link.get_attribute("href")) for link in page.locator("#runs a").all()]
     assert links == [f"{number}/report.html" for number in range(5)]
     for link in page.locator("#runs a").all():
@@ -150,8 +166,7 @@ def test_links_lead_to_the_reports(opened: Callable[[], Page], sweep_dir: Path) 
         assert target.scheme == "file" and Path(unquote(target.path)).is_file()
 
 
-def test_headings_sort_the_table(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_headings_sort_the_table(page: Page) -> None:
     orders = {
         "Test UAR": ([4, 3, 2, 1, 0], [0, 1, 2, 3, 4]),
         "AUC, most": ([4, 2, 1, 3, 0], [0, 3, 1, 2, 4]),
@@ -170,8 +185,7 @@ def test_headings_sort_the_table(opened: Callable[[], Page]) -> None:
     assert heading.inner_text() == "Run" and heading.get_attribute("aria-sort") == "ascending"
 
 
-def test_filters_choose_rows_and_dots_alike(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_filters_choose_rows_and_dots_alike(page: Page) -> None:
     assert [run for run, *_ in drawn(page)] == [0, 0, 1, 1, 2, 2, 3, 3]
     chip(page, "mechanism", "udp").check(force=True)
     assert shown_runs(page) == [1, 2, 5, 6, 7]
@@ -194,8 +208,7 @@ def test_filters_choose_rows_and_dots_alike(opened: Callable[[], Page]) -> None:
     assert page.locator("figure:visible").count() == 2
 
 
-def test_an_attack_can_be_chosen(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_an_attack_can_be_chosen(page: Page) -> None:
     chip(page, "attack", "centroid").check(force=True)
     assert shown_runs(page) == [0, 1, 2, 3, 4]
     assert {y for _, _, y in drawn(page)} == {0.52}
@@ -205,8 +218,7 @@ def test_an_attack_can_be_chosen(opened: Callable[[], Page]) -> None:
     assert len(drawn(page, panel="uar")) == 4
 
 
-def test_no_epsilon_is_made_up(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_no_epsilon_is_made_up(page: Page) -> None:
     data = page.evaluate("dots.map(({ all }) => [all.run, all.x, all.nominal, all.line])")
     runs, places, nominal, lines = data[1]
     largest = max(x for run, x in zip(runs, places, strict=True) if run != 0)
@@ -220,8 +232,7 @@ def test_no_epsilon_is_made_up(opened: Callable[[], Page]) -> None:
     assert sorted(udp) == [pytest.approx([0.775]), pytest.approx([0.962])]
 
 
-def test_tooltip_of_a_dot_shows_the_run_and_its_sample(opened: Callable[[], Page]) -> None:
-    page = opened()
+def test_tooltip_of_a_dot_shows_the_run_and_its_sample(page: Page) -> None:
     place = page.evaluate(
         """() => {
           const [panel] = dots[0].source.document.roots()[0].children;
@@ -241,12 +252,12 @@ def test_tooltip_of_a_dot_shows_the_run_and_its_sample(opened: Callable[[], Page
 
 
 def test_runs_without_attacks_and_a_single_run_have_a_page(
-    opened: Callable[[], Page], sweep_dir: Path, results: Results
+    opened: Callable[[Path], Page], tmp_path: Path, results: Results
 ) -> None:
-    shutil.rmtree(sweep_dir)
     alone = variant(results, 0.6, (0.9, 0.9, 0.9), mechanism="none", **NO_GUARANTEE)
-    add_run(sweep_dir / "0", [f"+note={EVIL}"], alone | {"attacks": []})
-    page = opened()
+    add_run(tmp_path / "0", [f"+note={EVIL}"], alone | {"attacks": []})
+    write_page(tmp_path)
+    page = opened(tmp_path)
     assert page.locator("fieldset").count() == 0
     row = page.locator("#runs tbody tr").inner_text().split("\t")
     assert row[:6] == ["0", "ravdess", "none", "58.3 (56.1–60.5)", "–", "–"] or row[3].startswith(
@@ -256,11 +267,13 @@ def test_runs_without_attacks_and_a_single_run_have_a_page(
 
 
 def test_page_of_runs_that_all_failed_has_no_figure(
-    opened: Callable[[], Page], sweep_dir: Path
+    opened: Callable[[Path], Page], tmp_path: Path, results: Results
 ) -> None:
+    folder = make_sweep(tmp_path / "a sweep", results)
     for number in range(5):
-        (sweep_dir / str(number) / "results.json").unlink()
-    page = opened()
+        (folder / str(number) / "results.json").unlink()
+    write_page(folder)
+    page = opened(folder)
     assert page.locator("figure").count() == 0
     assert "No run has results to draw." in page.locator("main").inner_text()
     chip(page, "corpus", "emodb").check(force=True)
