@@ -46,8 +46,8 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
     axes.axhline(100 * chance_uar(results), color=INK, ls="--", lw=1, label="chance")
     if (public := results["utility"].get("public_uar")) is not None:
         axes.axhline(100 * public, color=INK, ls="-.", lw=1, label="public speech alone")
-    if results["utility"]["best_round"] is not None:
-        axes.axvline(results["utility"]["best_round"], color=INK, ls=":", lw=1, label="tested model")
+    if (tested := results["utility"]["best_round"]) is not None:
+        axes.axvline(tested, color=INK, ls=":", lw=1, label="tested model")
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     sample = sample_text([results["speakers"]], [results["clients"]])
