@@ -19,7 +19,16 @@ FREE = {
     *("keep_transcript", "keep_shadows", "run", "runs", "resume", "logger"),
 }
 """Keys at the top of the configuration that change no result."""
-AFTER_TRAINING = {"stage", "shadow", "attack", "adversary", "audit", "age_bounds", "data_root"}
+AFTER_TRAINING = {
+    "stage",
+    "shadow",
+    "attack",
+    "adversary",
+    "audit",
+    "plan",
+    "age_bounds",
+    "data_root",
+}
 """Keys at the top of the configuration that a command may change when it resumes a run."""
 EARLIER = ("attacks.", "client.", "server.")
 """First parts of the class paths of earlier versions; today they begin with ``fedser.``."""

@@ -141,6 +141,19 @@ class AuditConfig:
 
 
 @dataclass
+class PlanConfig:
+    """Keys of ``plan``, for ``stage=plan``.
+
+    Attributes
+    ----------
+    clients : int or None
+        Number of clients to plan for. None: as many as the private corpus has.
+    """
+
+    clients: int | None = None
+
+
+@dataclass
 class StudyConfig:
     """All keys of a study; ``conf/config.yaml`` describes them."""
 
@@ -156,6 +169,7 @@ class StudyConfig:
     runtime: RuntimeConfig
     adversary: AdversaryConfig
     audit: AuditConfig
+    plan: PlanConfig
     logger: Any
     data_root: str
     cache: str

@@ -12,7 +12,7 @@ from fedser.conf.schema import AdversaryConfig, RuntimeConfig, StudyConfig
 NUM_FOLDS = 5
 CHOICES = {
     "normalisation": ("speaker", "corpus", "none"),
-    "stage": ("all", "check", "train", "attack", "report"),
+    "stage": ("all", "check", "plan", "train", "attack", "report"),
 }
 PORTS = range(1, 2**16)
 
@@ -67,6 +67,8 @@ def check_values(config: StudyConfig) -> None:
     for key in ("epochs", "batch_size", "learning_rate"):
         if getattr(config.training, key) <= 0:
             raise UserError(f"training.{key}={getattr(config.training, key)} must be above 0")
+    if config.plan.clients is not None and config.plan.clients < 1:
+        raise UserError(f"plan.clients={config.plan.clients} must be at least 1")
     _check_runtime(config.runtime)
     _check_adversary(config.adversary)
 

@@ -81,7 +81,7 @@ def _run_in_folder(composed: DictConfig, folder: Path, existing: set[Path]) -> N
     elif _in_sweep() and config.stage in ("all", "train"):
         _run_job(config, record, folder)
         return
-    elif config.stage != "check":
+    elif config.stage not in ("check", "plan"):
         reject_used(folder)
         note_command(folder, composed, HydraConfig.get().overrides.task)
         note_run(folder, record)

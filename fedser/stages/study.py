@@ -29,6 +29,7 @@ from fedser.stages.check import (
     show_corpus,
     show_sources,
 )
+from fedser.stages.plan import plan_study
 from fedser.stages.report import report_run
 from fedser.stages.train import train
 
@@ -65,6 +66,9 @@ def run_study(config: StudyConfig, record: Any, folder: Path, sweep: Path | None
 
 def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> None:
     """Run all stages but a report alone."""
+    if config.stage == "plan":
+        plan_study(config)
+        return
     started = time.perf_counter()
     attacking = config.stage != "train" and bool(config.shadow and config.attack)
     _check_stages(config, attacking)

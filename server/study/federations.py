@@ -126,6 +126,37 @@ def protocol(
     )
 
 
+def deployment_plan(
+    config: StudyConfig, privacy: PrivacyConfig, clients: int, dimension: int
+) -> PrivacyPlan:
+    """Return the privacy plan of one federation with all clients, without any data.
+
+    Parameters
+    ----------
+    clients, dimension : int
+        Number of clients, and of inputs of the model.
+
+    Raises
+    ------
+    UserError
+        As `protocol` does.
+    """
+    sampler = cohort_sampler(privacy, clients, config.cohort_fraction, config.seed, "plan")
+    shards = config.corpus["shards"] if privacy.unit == "speaker" else 1
+    planned = planned_exposures(
+        privacy,
+        # Of secret cohorts only the number of rounds counts.
+        [[] if privacy.secret_cohorts else sampler(r) for r in range(1, config.rounds + 1)],
+        config.cohort_fraction,
+        [1] * clients,
+        [str(client // shards) for client in range(clients)],
+        config.algorithm.name,
+        config.training,
+    )
+    exposures = largest_releases([planned], privacy) or (Releases(1),)
+    return protocol(config, privacy, dimension, clients, exposures).plan
+
+
 def with_step(algorithm: AlgorithmConfig, plan: PrivacyPlan) -> AlgorithmConfig:
     """Choose the server's step by the noise alone, if the configuration leaves it open.
 

@@ -1,0 +1,138 @@
+"""The stage that says, before any training, what a guarantee will leave."""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fedser.client.corpora.build import build_corpus
+from fedser.common.cache import cache_folder
+from fedser.common.console import console, plain
+from fedser.common.errors import UserError
+from fedser.conf.build import build_group
+from fedser.conf.schema import StudyConfig
+from fedser.reports.numbers import counted, significant
+from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.privacy.statement import LARGEST_DELTA, epsilon_text, noise_warning
+from fedser.server.study.federations import deployment_plan
+
+EPSILONS: Final = (1.0, 2.0, 4.0, 8.0)
+SIZES: Final = (0.25, 0.5, 1, 2, 4, 16)
+"""Columns of the table, and its rows: multiples of the number of clients."""
+HALF: Final = 0.6
+"""Noise to signal at which a softmax layer on public coordinates keeps half of what clients add.
+
+Fitted to the 12 points with noise of docs/results/usable_privacy.md; the share that is kept differs
+from the fit by 0.15 in root mean square."""
+GOAL: Final = 0.8
+"""Share to be kept, for which the number of clients is given."""
+
+
+def plan_study(config: StudyConfig) -> None:
+    """Print the noise of one federation of all clients, for several sizes and epsilons.
+
+    Raises
+    ------
+    UserError
+        If the mechanism has no noise on updates that a guarantee calibrates.
+    """
+    privacy, clients = config.privacy, _count_clients(config)
+    plan = deployment_plan(config, privacy, clients, _dimension(config))
+    if plan.noise_to_signal is None:
+        raise UserError(
+            f"stage=plan: privacy={privacy.mechanism} has no calibrated noise on updates; set "
+            "privacy=central or privacy=local"
+        )
+    ratios = {
+        epsilon: deployment_plan(
+            config,
+            replace(privacy, epsilon=epsilon, noise_multiplier=None),
+            clients,
+            _dimension(config),
+        ).noise_to_signal
+        or 0.0
+        for epsilon in EPSILONS
+    }
+    console.print(_table(plan, clients, ratios, config.model.components is not None))
+    for line in _lines(plan, clients, config.model.components is not None):
+        console.print(plain(line), soft_wrap=True)
+
+
+def _count_clients(config: StudyConfig) -> int:
+    """Return the planned number of clients, by default that of the private corpus."""
+    if config.plan.clients is not None:
+        return config.plan.clients
+    if config.runtime.name == "network":
+        raise UserError("stage=plan: the nodes hold the corpus; set plan.clients to their number")
+    corpus = build_corpus(config.corpus, config.data_root)
+    listed = corpus.listing(cache_folder(config.cache)).utterances
+    return len({utterance.speaker for utterance in listed}) * corpus.shards
+
+
+def _dimension(config: StudyConfig) -> int:
+    """Return the number of inputs of the model, by a second of noise if it reads features."""
+    if config.model.components is not None:
+        return config.model.components
+    extractor = build_group("features", config.features)
+    noise = np.random.default_rng(0).normal(0, 0.1, extractor.sampling_rate).astype(np.float32)
+    (features,) = extractor([noise])
+    return int(features.shape[-1])
+
+
+def kept(ratio: float) -> float:
+    """Return about which share of what clients add is kept at this noise to signal."""
+    return 1 / (1 + ratio / HALF)
+
+
+def scaled(ratio: float, plan: PrivacyPlan, factor: float) -> float:
+    """Return the noise to signal with `factor` times the clients.
+
+    Noise on a sum does not grow with the clients; their own noises add up like the root.
+    """
+    return ratio / (factor if plan.central else math.sqrt(factor))
+
+
+def _table(plan: PrivacyPlan, clients: int, ratios: dict[float, float], public: bool) -> Table:
+    table = Table(title=plain("noise to signal"), box=SIMPLE_HEAD)
+    for column in ("clients", *(f"ε = {epsilon_text(epsilon)}" for epsilon in ratios)):
+        table.add_column(column, justify="right")
+    for size in SIZES:
+        cells = []
+        for ratio in ratios.values():
+            found = scaled(ratio, plan, size)
+            share = f" ({100 * kept(found):.0f} %)" if public else ""
+            cells.append(f"{found:.2g}{share}")
+        table.add_row(f"{max(1, round(clients * size)):,}", *cells)
+    table.caption = plain(
+        "Above 1 nothing is learned."
+        + (" In brackets: the share of what clients can add to public speech." if public else "")
+    )
+    return table
+
+
+def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:
+    """Return what the configured guarantee means, and what to change."""
+    c, ratio = plan.config, plan.noise_to_signal or 0.0
+    goal = HALF * (1 / GOAL - 1) if public else 0.5
+    factor = ratio / goal if plan.central else (ratio / goal) ** 2
+    needed = max(1, math.ceil(clients * factor))
+    reach = f"keep {100 * GOAL:.0f} %" if public else "bring it to 0.5"
+    lines = [
+        f"{counted(clients, 'client')}, {plan.expected_cohort:g} in each of "
+        f"{counted(plan.num_rounds, 'round')}, {sum(plan.shared.values()):,} weights shared; "
+        f"privacy={c.mechanism}, unit {c.unit}, {c.relation}, vantage {c.vantage}, "
+        f"δ = {c.delta:g}",
+        f"noise multiplier {significant(plan.noise_multiplier)}: noise to signal "
+        f"{ratio:.2g}; to {reach}, {needed:,} clients are needed",
+    ]
+    if ratio > 1:
+        lines.append(noise_warning(plan))
+    if c.delta * clients > LARGEST_DELTA:
+        lines.append(
+            f"δ = {c.delta:g} is large for {clients:,} clients: set privacy.delta to "
+            f"1e{math.floor(math.log10(LARGEST_DELTA / clients))} or less"
+        )
+    return lines
