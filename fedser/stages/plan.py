@@ -75,7 +75,7 @@ def _count_clients(config: StudyConfig) -> int:
 def _dimension(config: StudyConfig) -> int:
     """Return the number of inputs of the model, by a second of noise if it reads features."""
     if config.model.components is not None:
-        return config.model.components
+        return int(config.model.components)
     extractor = build_group("features", config.features)
     noise = np.random.default_rng(0).normal(0, 0.1, extractor.sampling_rate).astype(np.float32)
     (features,) = extractor([noise])
