@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 
 from fedser.attacks.algorithms.base import ScoreAttack, score_columns
 from fedser.attacks.algorithms.linear import class_scores
@@ -41,6 +40,8 @@ class Fusion(ScoreAttack):
         self, shadow: Mapping[str, pd.DataFrame], victims: Mapping[str, pd.DataFrame]
     ) -> pd.DataFrame:
         """Fit to the scores of shadow clients and score the victims; see `ScoreAttack.fuse`."""
+        from sklearn.linear_model import LogisticRegression  # slow to import, only for fitting
+
         known, unknown = _side_by_side(shadow, ["label", "group"]), _side_by_side(victims, [])
         parts = []
         for leaked, rows in unknown.groupby("leaked", sort=False):

@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
 
 from fedser.common.arrays import Floats, Ints
 
@@ -21,6 +20,8 @@ class LinearClassifier:
     """
 
     def __init__(self, inverse_regularisation: float) -> None:
+        from sklearn.linear_model import LogisticRegression  # slow to import, only for fitting
+
         self._model = LogisticRegression(
             C=inverse_regularisation, class_weight="balanced", max_iter=500
         )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp
-from sklearn.metrics import roc_curve
 
 from fedser.attacks.evaluation.significance import (
     FoldSamples,
@@ -150,6 +149,8 @@ def _figures(drawn: list[FoldSamples], bootstraps: int, seed: int) -> dict[str, 
 
 def _curves(fold: FoldSamples) -> list[tuple[Floats64, Floats64]]:
     """Return the false- and true-positive rates of each class that the fold has."""
+    from sklearn.metrics import roc_curve  # slow to import
+
     present = [c for c in contrasts(fold.log_odds.shape[1]) if (fold.label == c).any()]
     curves = [
         roc_curve(fold.label == c, fold.log_odds[:, c], drop_intermediate=False) for c in present

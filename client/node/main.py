@@ -9,8 +9,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedser.client.corpora.build import build_corpus
-from fedser.client.holdings import Holdings
-from fedser.client.speakers.corpus_data import load_corpus
 from fedser.common.cache import cache_folder
 from fedser.common.environment import keep_quiet
 from fedser.common.errors import BAD_INPUT, SUSPENDED, Suspended, UserError, os_problem
@@ -41,8 +39,10 @@ def main() -> None:
 
 @hydra.main(config_path="pkg://fedser.conf", config_name="node", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
-    # Imported here: Flower is slow to import, and --help does not need it.
+    # Imported here: PyTorch and Flower are slow to import, and --help does not need them.
+    from fedser.client.holdings import Holdings
     from fedser.client.node.supernode import NodeConfig, serve
+    from fedser.client.speakers.corpus_data import load_corpus
 
     settings = build({"_target_": "fedser.client.node.supernode.NodeConfig", **composed.node})
     assert isinstance(settings, NodeConfig)

@@ -27,7 +27,6 @@ from fedser.conf.messages import explain
 from fedser.conf.overrides import override
 from fedser.conf.run_record import note_command, note_run, reject_changes, reject_used
 from fedser.conf.schema import StudyConfig
-from fedser.reports.run_page import write_report
 from fedser.reports.sweep.find_runs import find_runs, globs
 from fedser.server.study.run import study_config
 from fedser.stages.report import report_runs
@@ -154,6 +153,8 @@ def _run_job(config: StudyConfig, record: Any, folder: Path) -> None:
         return
     console.print(plain(f"{folder}: finished before"), soft_wrap=True)
     if not (folder / "report.html").exists():
+        from fedser.reports.run_page import write_report  # slow to import, with Matplotlib
+
         write_report(folder)
     end_study(config, found, folder)
 

@@ -26,7 +26,6 @@ from fedser.attacks.adversary.score import (
 from fedser.attacks.adversary.score_on_models import score_on_models
 from fedser.attacks.adversary.score_online import score_stored_values
 from fedser.attacks.evaluation.attribute import evaluate_attack
-from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.client.speakers.clients import whole_speakers
 from fedser.client.speakers.corpus_data import CorpusData
@@ -47,6 +46,8 @@ def audit_run(config: StudyConfig, protocol: Protocol, dimension: int) -> dict[s
     """Audit the mechanism as the first private federation applies it, if asked to."""
     if config.audit.name == "none":
         return None
+    from fedser.attacks.evaluation.audit import evaluate_audit  # slow to import, with scipy.stats
+
     audited = run_canaries(protocol, dimension, config.audit, config.runtime.simulated)
     return evaluate_audit(audited, protocol.plan, config.audit)
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from fedser.common.console import console, plain
 from fedser.loggers.base import RunLog
 from fedser.reports.composed_privacy import composition_sentences
-from fedser.reports.run_page import write_report
 from fedser.reports.sweep.read_runs import finished, read_runs
-from fedser.reports.sweep.sweep_report import write_sweep
 from fedser.reports.sweep.terminal_table import sweep_table
 from fedser.reports.terminal import summary_table
 from fedser.results.files import Results, write_results
@@ -22,6 +20,8 @@ def report_run(folder: Path, results: Results, log: RunLog, measured: bool) -> N
     measured : bool
         Whether this command measured the results; False if it read them from the folder.
     """
+    from fedser.reports.run_page import write_report  # slow to import, with Matplotlib
+
     write_results(folder / "results.json", results)
     page = write_report(folder)
     log.results(results, measured)
@@ -38,6 +38,8 @@ def report_runs(folder: Path, runs: Sequence[Path]) -> None:
     runs : sequence of Path
         Folders of the runs.
     """
+    from fedser.reports.sweep.sweep_report import write_sweep  # slow to import, with Matplotlib
+
     table = write_sweep(folder, runs)
     _print_runs(table, composition_sentences(finished(read_runs(runs)[1])))
 

@@ -12,7 +12,6 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.serverapp import Grid
-from flwr.superlink.grid import HttpGrid
 
 POLL_SECONDS = 0.25
 """Seconds between two requests for a reply; Flower's grid takes 3 s."""
@@ -102,6 +101,8 @@ def _pull(grid: Grid, message_id: str, sent: Message) -> Message | None:
 
 def _take_back(grid: Grid, message_ids: Iterable[str]) -> None:
     """Make the SuperLink drop these messages; a node that has not read them cannot any more."""
+    from flwr.superlink.grid import HttpGrid  # slow to import, with SQLAlchemy
+
     if isinstance(grid, HttpGrid):
         for message_id in message_ids:
             grid._runtime_client.ConfirmMessageReceived(

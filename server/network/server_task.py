@@ -20,7 +20,6 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 from rich.console import Console
 
 from fedser.client.node.tasks import Runtime
@@ -68,6 +67,8 @@ def server_task(
     authority : bytes or None
         Certificate of the authority; None for a connection without TLS.
     """
+    from flwr.superlink.grid import HttpGrid  # slow to import, with SQLAlchemy
+
     deadline = time.monotonic() + TASK_SECONDS
     while True:
         token = _wait_for_token(address, api, deadline)

@@ -16,9 +16,6 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from scipy.optimize import brentq
-from scipy.stats import binom
-
 from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 
 RESOLUTION = 0.05
@@ -151,6 +148,8 @@ def calibrated_noise(
     """
     if all(r.rate == 1 for r in releases):
         return max(map(_moved, releases)) / gaussian_mu(epsilon, delta) * (1 + ROUNDING)
+
+    from scipy.optimize import brentq  # slow to import
 
     def excess(log_noise: float) -> float:
         noise = math.exp(log_noise)
@@ -298,6 +297,8 @@ def _loss(
             value_discretization_interval=step,
             sampling_prob=rate,
         )
+    from scipy.stats import binom  # slow to import
+
     held = range(clients + 1)
     return from_mixture_gaussian_mechanism(
         noise_multiplier,

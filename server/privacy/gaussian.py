@@ -6,7 +6,6 @@ Releases of Gaussian noise with sensitivity over standard deviation mu_1, mu_2, 
 
 import math
 
-from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtri
 
 HUGE = 1e4
@@ -36,7 +35,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     if excess(0.0) <= 0:
         return 0.0
-    return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high, xtol=1e-9, rtol=1e-12))
+    from scipy.optimize import brentq  # slow to import, and runs without noise do not need it
+
+    return float(brentq(lambda e: max(excess(e), -1e3), 0.0, high + 1, xtol=1e-9, rtol=1e-12))
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:

@@ -102,7 +102,7 @@ WRONG = {
     "shadow=[nemoo]": "corpus=nemoo: no such option; did you mean corpus=nemo?",
     "shadow=[{corpus: nemo, shard: 2}]": "corpus.shard: no such key; did you mean corpus.shards?",
     "stage=trian": (
-        "stage=trian is not one of all, check, train, attack, report; did you mean train?"
+        "stage=trian is not one of all, check, plan, train, attack, report; did you mean train?"
     ),
     "algorithm.name=fedave": (
         "algorithm.name=fedave is not one of fedavg, fedsgd; did you mean fedavg?"
@@ -242,6 +242,25 @@ def test_a_quick_command_imports_nothing_slow(arguments, status, line, tmp_path)
     ended = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.stdout.splitlines()[-1] == f"ended {status}" and ended.stderr == line
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("modules", "slow"),
+    [
+        ("fedser.client.node.main", "flwr numba pandas scipy torch"),
+        (
+            "fedser.cli.run, fedser.attacks.algorithms.fusion, fedser.server.network.superlink",
+            "bokeh matplotlib opacus ray scipy.optimize scipy.stats sklearn sqlalchemy",
+        ),
+    ],
+)
+def test_what_only_some_commands_need_is_not_imported_at_the_start(modules, slow):
+    code = f"import sys, {modules}; print(*set({slow.split()}) & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "\n"
 
 
 def test_a_closed_pipe_prints_no_traceback(tmp_path):

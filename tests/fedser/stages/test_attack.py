@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from fedser.attacks.adversary.reidentify import score_pairs
+from fedser.attacks.evaluation import audit
 from fedser.attacks.evaluation.attribute import FIGURES
 from fedser.attacks.evaluation.reidentification import evaluate_reidentification
 from fedser.common.errors import UserError
@@ -156,7 +157,7 @@ def test_the_audit_uses_the_noise_calibrated_to_all_folds(tmp_path, monkeypatch)
     monkeypatch.setattr(
         stage, "run_canaries", lambda protocol, *rest: audited.append(protocol.plan)
     )
-    monkeypatch.setattr(stage, "evaluate_audit", lambda *given: {"violated": False})
+    monkeypatch.setattr(audit, "evaluate_audit", lambda *given: {"violated": False})
     applied = private_federations(config, PRIVATE, tmp_path)
     stage.audit_run(config, applied[0].protocol, applied[0].dimension)
     assert {f.protocol.plan.noise_multiplier for f in applied} == {audited[0].noise_multiplier}
