@@ -45,6 +45,10 @@ def image_environment() -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", block))
 
 
+INHERITED = ("HOME", "PYTHONPATH", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "NUMBA_CPU_NAME")
+"""Variables that a service gets from here; the last three choose the kernels, as a processor does."""
+
+
 @contextmanager
 def proxied(port: int, certificates: Path, folder: Path) -> Iterator[int]:
     """Run the proxy of a SuperLink and give its port; without nginx give the SuperLink's port.
@@ -106,7 +110,7 @@ def as_process(
 
     command, *arguments = [*service.get("entrypoint", []), *service["command"]]
     program = [sys.executable, "-m", MODULES[command]] if command in MODULES else [BIN / command]
-    inherited = {key: os.environ[key] for key in ("HOME", "PYTHONPATH") if key in os.environ}
+    inherited = {key: os.environ[key] for key in INHERITED if key in os.environ}
     inherited["PATH"] = f"{BIN}:{os.environ['PATH']}"
     stated = {**image_environment(), **service.get("environment", {})}
     environment = {key: here(text) for key, text in stated.items() if key != "PATH"}
