@@ -46,7 +46,7 @@ def image_environment() -> dict[str, str]:
 
 
 INHERITED = ("HOME", "PYTHONPATH", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "NUMBA_CPU_NAME")
-"""Variables that a service gets from here; the last three choose the kernels, as a processor does."""
+"""Variables that a service gets from here; the last three choose kernels, as a processor does."""
 
 
 @contextmanager
