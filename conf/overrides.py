@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.@+-]*")
+PLAIN = re.compile(r"(?!\.[0-9])[A-Za-z_/.][A-Za-z0-9_/.@+-]*")
+"""Texts that need no quotes; Hydra reads ``.5`` as a number."""
 WORDS = ("null", "true", "false", "nan", "inf")
 """Words that Hydra does not read as text, in upper or lower case."""
 REFERENCE = re.compile(r"(\\*)\$\{")

@@ -32,6 +32,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @given(TEXTS)
 @example("\\\\${x}")
+@example(".0")
 def test_hydra_reads_an_override_back_to_the_same_text(text):
     check_override(text)
 

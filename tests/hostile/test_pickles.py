@@ -36,6 +36,7 @@ SAFE: dict[str, dict[str, object]] = {
     "json.load": {},
     "json.loads": {},
     "Holdings.load": {},
+    "PublicModel.load": {},
     "Dataset.load": {},
     "checkpoint.load": {},
     "Database.load": {},  # `client.corpora.audformat` checks the header first

@@ -133,7 +133,8 @@ def test_secret_participation_shows_both_epsilons(run_dir: Path, results: Result
         "Real, participation known, replace-one 77.1 1e-5 Real, one fold alone 4.5 1e-5",
         "Participation is known to an observer who learns which clients took part",
         "Cohorts Poisson: each client joins a round independently",
-        "(standard deviation / sensitivity) 1.13 Clipping norm 0.1",
+        "(standard deviation / sensitivity) 1.13 Noise to signal (above 1 nothing is learned)",
+        "Clipping norm 0.1",
         "Noise source entropy of the operating system",
     ):
         assert text in statement
