@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -17,7 +16,7 @@ from fedser.conf.run_record import note_command, note_run, reject_used
 from fedser.server.rounds.federate import federate
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import write_training
-from fedser.server.study.public import public_model, reject_public_overlap
+from fedser.server.study.public import public_model, with_public
 from fedser.server.study.run import read_corpus, study_config
 
 app = ServerApp()
@@ -63,9 +62,7 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         note_command(folder, composed, overrides)
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
         public = public_model(config, folder, save=True)
-        data = replace(read_corpus(config.corpus, config), public=public)
-        if public:
-            reject_public_overlap(public, [data])
+        data = with_public(read_corpus(config.corpus, config), public)
         outcomes = [
             federate(grid, federation, workspace, "cpu")
             for federation in private_federations(config, data, folder)

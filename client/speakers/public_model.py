@@ -32,7 +32,8 @@ class PublicModel:
     ----------
     mean : ndarray of float32, shape (d,)
     directions : ndarray of float32, shape (d, k)
-        Principal components of the public features, scaled to unit variance there.
+        Principal components of the public features. Each is scaled by how much of its variance the
+        emotions explain: see `server.study.public`.
     head : dict of str to ndarray
         Weights of the softmax layer that was trained on public speech.
     digests : frozenset of str

@@ -16,7 +16,12 @@ from fedser.conf.build import build_group
 from fedser.conf.schema import StudyConfig
 from fedser.reports.numbers import counted, significant
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.privacy.statement import LARGEST_DELTA, epsilon_text, noise_warning
+from fedser.server.privacy.statement import (
+    LARGEST_DELTA,
+    epsilon_text,
+    noise_warning,
+    small_delta,
+)
 from fedser.server.study.federations import deployment_plan
 
 EPSILONS: Final = (1.0, 2.0, 4.0, 8.0)
@@ -39,25 +44,15 @@ def plan_study(config: StudyConfig) -> None:
     UserError
         If the mechanism has no noise on updates that a guarantee calibrates.
     """
-    privacy, clients = config.privacy, _count_clients(config)
-    plan = deployment_plan(config, privacy, clients, _dimension(config))
+    clients, public = _count_clients(config), config.model.components is not None
+    plan = deployment_plan(config, clients, _dimension(config))
     if plan.noise_to_signal is None:
         raise UserError(
-            f"stage=plan: privacy={privacy.mechanism} has no calibrated noise on updates; set "
-            "privacy=central or privacy=local"
+            f"stage=plan: privacy={config.privacy.mechanism} has no calibrated noise on updates; "
+            "set privacy=central or privacy=local"
         )
-    ratios = {
-        epsilon: deployment_plan(
-            config,
-            replace(privacy, epsilon=epsilon, noise_multiplier=None),
-            clients,
-            _dimension(config),
-        ).noise_to_signal
-        or 0.0
-        for epsilon in EPSILONS
-    }
-    console.print(_table(plan, clients, ratios, config.model.components is not None))
-    for line in _lines(plan, clients, config.model.components is not None):
+    console.print(_table(plan, clients, public))
+    for line in _lines(plan, clients, public):
         console.print(plain(line), soft_wrap=True)
 
 
@@ -88,20 +83,32 @@ def kept(ratio: float) -> float:
 
 
 def scaled(ratio: float, plan: PrivacyPlan, factor: float) -> float:
-    """Return the noise to signal with `factor` times the clients.
+    """Return the noise to signal with `factor` times the clients."""
+    return float(ratio / factor ** _power(plan))
+
+
+def _power(plan: PrivacyPlan) -> float:
+    """Return the power of the number of clients by which the noise to signal falls.
 
     Noise on a sum does not grow with the clients; their own noises add up like the root.
     """
-    return ratio / (factor if plan.central else math.sqrt(factor))
+    return 1.0 if plan.central else 0.5
 
 
-def _table(plan: PrivacyPlan, clients: int, ratios: dict[float, float], public: bool) -> Table:
+def _ratio(plan: PrivacyPlan, epsilon: float) -> float:
+    """Return the noise to signal of a plan at another epsilon."""
+    config = replace(plan.config, epsilon=epsilon, noise_multiplier=None)
+    return replace(plan, config=config).noise_to_signal or 0.0
+
+
+def _table(plan: PrivacyPlan, clients: int, public: bool) -> Table:
     table = Table(title=plain("noise to signal"), box=SIMPLE_HEAD)
-    for column in ("clients", *(f"ε = {epsilon_text(epsilon)}" for epsilon in ratios)):
+    for column in ("clients", *(f"ε = {epsilon_text(epsilon)}" for epsilon in EPSILONS)):
         table.add_column(column, justify="right")
+    ratios = [_ratio(plan, epsilon) for epsilon in EPSILONS]
     for size in SIZES:
         cells = []
-        for ratio in ratios.values():
+        for ratio in ratios:
             found = scaled(ratio, plan, size)
             share = f" ({100 * kept(found):.0f} %)" if public else ""
             cells.append(f"{found:.2g}{share}")
@@ -117,8 +124,7 @@ def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:
     """Return what the configured guarantee means, and what to change."""
     c, ratio = plan.config, plan.noise_to_signal or 0.0
     goal = HALF * (1 / GOAL - 1) if public else 0.5
-    factor = ratio / goal if plan.central else (ratio / goal) ** 2
-    needed = max(1, math.ceil(clients * factor))
+    needed = max(1, math.ceil(clients * (ratio / goal) ** (1 / _power(plan))))
     reach = f"keep {100 * GOAL:.0f} %" if public else "bring it to 0.5"
     lines = [
         f"{counted(clients, 'client')}, {plan.expected_cohort:g} in each of "
@@ -128,11 +134,11 @@ def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:
         f"noise multiplier {significant(plan.noise_multiplier)}: noise to signal "
         f"{ratio:.2g}; to {reach}, {needed:,} clients are needed",
     ]
-    if ratio > 1:
-        lines.append(noise_warning(plan))
+    if warning := noise_warning(plan):
+        lines.append(warning)
     if c.delta * clients > LARGEST_DELTA:
         lines.append(
             f"δ = {c.delta:g} is large for {clients:,} clients: set privacy.delta to "
-            f"1e{math.floor(math.log10(LARGEST_DELTA / clients))} or less"
+            f"{small_delta(clients)} or less"
         )
     return lines

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fedser.results.files import Results, read_results, read_training, without_f
 from fedser.server.privacy.statement import noise_warning
 from fedser.server.study.federations import private_federations
 from fedser.server.study.files import remove_checkpoints
-from fedser.server.study.public import public_model, reject_public_overlap
+from fedser.server.study.public import public_model, with_public
 from fedser.server.study.run import private_corpus, read_corpus
 from fedser.stages.attack import assemble_results, attack_run, audit_run
 from fedser.stages.check import (
@@ -77,10 +76,8 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
     prepared = None
     public = public_model(config, folder, save=training)
     with private_corpus(config, folder, training or config.stage == "check") as (data, nodes):
-        data = replace(data, public=public)
-        shadows = [replace(s, public=public) for s in _load_shadows(config)] if attacking else []
-        if public:
-            reject_public_overlap(public, (data, *shadows))
+        data = with_public(data, public)
+        shadows = [with_public(s, public) for s in _load_shadows(config)] if attacking else []
         classes = check_adversary(config, data, shadows) if attacking else []
         if config.stage in ("all", "check"):
             for corpus in (data, *shadows):
@@ -96,8 +93,8 @@ def _run_stages(config: StudyConfig, record: Any, folder: Path, log: RunLog) -> 
             prepared = prepare_attacks(config, first.plan, shadows, classes)
             federations = with_readers(config, prepared, federations)
         if training:
-            if (first.plan.noise_to_signal or 0.0) > 1:
-                console.print(plain(noise_warning(first.plan)), soft_wrap=True)
+            if warning := noise_warning(first.plan):
+                console.print(plain(warning), soft_wrap=True)
             train(config, data, federations, folder, nodes, log)
     del federations  # their features take much memory, and the attacks do not read them
     summary = read_training(folder)

@@ -267,7 +267,7 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         (not c.secret_noise, REPRODUCIBLE_NOISE),
         *((True, line) for line in _nominal_warnings(plan, protected)),
         (c.delta * protected.units > LARGEST_DELTA, _delta_warning(plan, protected)),
-        ((plan.noise_to_signal or 0.0) > 1, noise_warning(plan)),
+        (True, noise_warning(plan)),
         (plan.central, TRUSTED_SERVER),
         (c.secret_cohorts, SECRET_COHORTS),
         (c.relation == "zero_out", ZERO_OUT),
@@ -290,9 +290,11 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
 
 
 def noise_warning(plan: PrivacyPlan) -> str:
-    """Return what to expect if the noise outweighs all that training can learn."""
+    """Return what to expect if the noise outweighs all that training can learn, otherwise ""."""
+    if (plan.noise_to_signal or 0.0) <= 1:
+        return ""
     return (
-        f"The noise in the last model is {plan.noise_to_signal or 0.0:.2g} times the longest way "
+        f"The noise in the last model is {plan.noise_to_signal:.2g} times the longest way "
         "that clipped updates can move it: expect to learn nothing from the clients. Let more of "
         "them take part in each round, or share fewer weights (model=linear, model.components)."
     )
@@ -302,8 +304,13 @@ def _delta_warning(plan: PrivacyPlan, protected: ProtectedUnits) -> str:
     return (
         f"Delta {plan.config.delta:g} is large for {protected.units:,} units: the guarantee may "
         f"fail completely for {plan.config.delta * protected.units:.2g} of them. Choose "
-        f"privacy.delta=1e{math.floor(math.log10(LARGEST_DELTA / protected.units))} or less."
+        f"privacy.delta={small_delta(protected.units)} or less."
     )
+
+
+def small_delta(units: int) -> str:
+    """Return the largest power of ten that is a small delta for this number of units."""
+    return f"1e{math.floor(math.log10(LARGEST_DELTA / units))}"
 
 
 def _folds_warning(plan: PrivacyPlan, protected: ProtectedUnits) -> str:

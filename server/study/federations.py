@@ -126,9 +126,7 @@ def protocol(
     )
 
 
-def deployment_plan(
-    config: StudyConfig, privacy: PrivacyConfig, clients: int, dimension: int
-) -> PrivacyPlan:
+def deployment_plan(config: StudyConfig, clients: int, dimension: int) -> PrivacyPlan:
     """Return the privacy plan of one federation with all clients, without any data.
 
     Parameters
@@ -141,6 +139,7 @@ def deployment_plan(
     UserError
         As `protocol` does.
     """
+    privacy = config.privacy
     sampler = cohort_sampler(privacy, clients, config.cohort_fraction, config.seed, "plan")
     shards = config.corpus["shards"] if privacy.unit == "speaker" else 1
     planned = planned_exposures(

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from fedser.common.errors import UserError
 from fedser.conf.schema import StudyConfig
 from fedser.server.federation.remote_clients import Roster
 from fedser.server.study.run import read_corpus
+
+AnyCorpus = TypeVar("AnyCorpus", bound=CorpusData | Roster)
 
 FILE: Final = "public.safetensors"
 """Name of the public model in a run's folder."""
@@ -59,20 +61,20 @@ def public_model(config: StudyConfig, folder: Path, save: bool) -> PublicModel |
     return fitted
 
 
-def reject_public_overlap(public: PublicModel, corpora: Sequence[CorpusData | Roster]) -> None:
-    """Reject public speech that holds recordings of the private or of a shadow corpus.
+def with_public(corpus: AnyCorpus, public: PublicModel | None) -> AnyCorpus:
+    """Return a private or a shadow corpus with the public model, which projects its features.
 
     Raises
     ------
     UserError
-        Naming the corpus.
+        If the public speech holds recordings of the corpus.
     """
-    for corpus in corpora:
-        if shared := len(public.digests & set(corpus.digests)):
-            raise UserError(
-                f"public: {shared} recording(s) of {corpus.name} are in the public speech; speech "
-                "that is protected or attacked from must not be there: set other corpora in public"
-            )
+    if public and (shared := len(public.digests & set(corpus.digests))):
+        raise UserError(
+            f"public: {shared} recording(s) of {corpus.name} are in the public speech; speech "
+            "that is protected or attacked from must not be there: set other corpora in public"
+        )
+    return replace(corpus, public=public)
 
 
 def fit_public_model(corpora: Sequence[CorpusData], config: StudyConfig) -> PublicModel:

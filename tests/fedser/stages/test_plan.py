@@ -55,7 +55,7 @@ def test_the_table_holds_the_ratio_of_noise_to_signal(capsys):
 @pytest.mark.parametrize("factor", [2, 10])
 def test_other_sizes_follow_from_one_plan(changes, factor):
     config = study(*changes)
-    one, more = (deployment_plan(config, config.privacy, n, 96) for n in (60, 60 * factor))
+    one, more = (deployment_plan(config, n, 96) for n in (60, 60 * factor))
     assert scaled(one.noise_to_signal, one, factor) == pytest.approx(more.noise_to_signal, rel=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_the_number_of_clients_that_are_needed_reaches_the_goal(capsys):
     printed = capsys.readouterr().err
     needed = int(re.search(r"to keep 80 %, ([\d,]+) clients", printed)[1].replace(",", ""))
     config = study(*EVERYBODY, "privacy.epsilon=2")
-    ratio = deployment_plan(config, config.privacy, needed, 96).noise_to_signal
+    ratio = deployment_plan(config, needed, 96).noise_to_signal
     assert GOAL <= kept(ratio) < GOAL + 0.01
 
 

@@ -20,7 +20,7 @@ from fedser.server.study.federations import (
     private_federations,
     with_step,
 )
-from fedser.server.study.public import fit_public_model, public_model, reject_public_overlap
+from fedser.server.study.public import fit_public_model, public_model, with_public
 from tests.examples import CENTRAL, DP_SGD, LOCAL, UDP, corpus
 from tests.server.study.test_federations import study
 
@@ -82,9 +82,9 @@ def test_public_speech_must_have_every_emotion_and_enough_dimensions():
 
 def test_private_or_shadow_speech_must_not_be_public():
     model = fitted(corpus("one"))
-    reject_public_overlap(model, [corpus("other")])
+    assert with_public(corpus("other"), model).public == model
     with pytest.raises(UserError, match="public: 120 recording.s. of one are in the public speech"):
-        reject_public_overlap(model, [corpus("other"), corpus("one")])
+        with_public(corpus("one"), model)
 
 
 @pytest.mark.parametrize(
