@@ -27,7 +27,10 @@ class MechanismSpec:
     noise_at : str or None
         Where noise is added: ``client`` (on the device, to each update), ``batches`` (on the
         device, to the gradients of each batch), ``server`` (once, to the sum of the updates of a
-        Poisson cohort), or None (nowhere).
+        cohort), or None (nowhere).
+    correlated : bool
+        Whether the noise of a round depends on earlier noise (matrix factorisation). Clients then
+        take turns, and ``privacy.bands`` says after how many rounds it is a client's turn again.
     units : tuple of str
         Allowed values of ``privacy.unit``.
     relations : mapping of str to tuple of str
@@ -45,6 +48,7 @@ class MechanismSpec:
     guaranteed: bool
     nominal: bool
     noise_at: str | None
+    correlated: bool
     units: tuple[str, ...]
     relations: Mapping[str, tuple[str, ...]]
     selects_layers: bool
@@ -63,6 +67,7 @@ _NONE = MechanismSpec(
     guaranteed=False,
     nominal=False,
     noise_at=None,
+    correlated=False,
     units=UNITS,
     relations=dict.fromkeys(VANTAGES, RELATIONS),
     selects_layers=False,
@@ -75,6 +80,7 @@ _LOCAL = MechanismSpec(
     guaranteed=True,
     nominal=False,
     noise_at="client",
+    correlated=False,
     units=("client", "speaker"),
     relations={"attributed": ("zero_out", "replace_one")},
     selects_layers=True,
@@ -87,6 +93,7 @@ _CENTRAL = MechanismSpec(
     guaranteed=True,
     nominal=False,
     noise_at="server",
+    correlated=False,
     units=("client", "speaker"),
     relations={"sum": ("zero_out", "replace_one"), "outsider": ("add_remove",)},
     selects_layers=True,
@@ -101,6 +108,7 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
         guaranteed=False,
         nominal=True,
         noise_at="client",
+        correlated=False,
         units=("client", "speaker"),
         relations={"attributed": ("replace_one",)},
         selects_layers=False,
@@ -115,12 +123,14 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
         needed=("clipping_norm", "accountant", "target_quantile", "clip_learning_rate"),
         optional=(*CALIBRATED, "count_noise"),
     ),
+    "central_matrix": replace(_CENTRAL, optional=(*CALIBRATED, "bands"), correlated=True),
     "dp_sgd": MechanismSpec(
         needed=("clipping_norm", "accountant"),
         optional=CALIBRATED,
         guaranteed=True,
         nominal=False,
         noise_at="batches",
+        correlated=False,
         units=("utterance",),
         relations={"attributed": ("add_remove",)},
         selects_layers=False,

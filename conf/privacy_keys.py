@@ -65,6 +65,9 @@ class PrivacyConfig:
         Adaptive clipping: standard deviation of the noise on the count of unclipped clients. None:
         a twentieth of the expected cohort, but never so little that the count costs more than a
         quarter of the budget.
+    bands : int or None
+        Matrix factorisation: the number b of groups that take turns, and of rounds over which
+        noise is correlated. None: the number with the least noise in the models.
     share_metrics : bool
         Whether the number of utterances and the loss leave the device, outside the guarantee.
     reproducible_noise : bool
@@ -96,6 +99,7 @@ class PrivacyConfig:
     target_quantile: float | None = None
     clip_learning_rate: float | None = None
     count_noise: float | None = None
+    bands: int | None = None
     share_metrics: bool = False
     reproducible_noise: bool = False
     cross_validation: str = "released"
@@ -122,7 +126,7 @@ class PrivacyConfig:
 
     @property
     def central(self) -> bool:
-        """Whether the server adds the noise, once to the sum of a Poisson cohort."""
+        """Whether the server adds the noise, once to the sum of a cohort."""
         return self.spec.noise_at == "server"
 
     @property
@@ -183,6 +187,8 @@ class PrivacyConfig:
             value = getattr(self, key)
             if value is not None and not 0 < value < 1:
                 raise UserError(f"privacy.{key}={value} must lie between 0 and 1")
+        if self.bands is not None and self.bands < 1:
+            raise UserError(f"privacy.bands={self.bands} must be at least 1")
         if self.accountant is not None:
             check_choice("privacy.accountant", self.accountant, ACCOUNTANTS)
 

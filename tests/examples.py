@@ -127,6 +127,7 @@ CENTRAL = PrivacyConfig(
 ADAPTIVE = replace(
     CENTRAL, mechanism="central_adaptive", target_quantile=0.5, clip_learning_rate=0.2
 )
+MATRIX = replace(CENTRAL, mechanism="central_matrix", relation="zero_out", vantage="sum")
 DP_SGD = PrivacyConfig(
     mechanism="dp_sgd",
     epsilon=8.0,

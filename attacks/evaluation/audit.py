@@ -131,7 +131,7 @@ def _finite(epsilon: float) -> float | None:
 
 def _accounted(evidence: CanaryScores, plan: PrivacyPlan) -> Releases:
     if evidence.participation == "secret":
-        return Releases(evidence.releases, plan.sampling_rate)
+        return Releases(evidence.releases, plan.turn_rate)
     return Releases(evidence.releases)
 
 

@@ -144,8 +144,9 @@ class Federation:
     def sampler(self) -> Sampler:
         """The sampler of its cohorts."""
         plan = self.protocol.plan
+        units = self.clients.units(plan.config.unit)
         return cohort_sampler(
-            plan.config, len(self.clients), plan.sampling_rate, self.protocol.seed, self.name
+            plan.config, units, plan.sampling_rate, plan.bands, self.protocol.seed, self.name
         )
 
     def transcript_meta(self, parameters: Sequence[str]) -> TranscriptMeta:

@@ -10,6 +10,7 @@ from itertools import islice
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.composition import Releases, running_epsilon
+from fedser.server.privacy.matrix_factorization import num_bands
 from fedser.server.privacy.mechanisms import ENTRIES
 from fedser.server.privacy.plan import PrivacyPlan
 
@@ -23,13 +24,15 @@ class Ledger:
     Parameters
     ----------
     rate : float
-        Sampling rate of Poisson cohorts.
+        Probability that a client takes part in a round of its turn, for Poisson cohorts.
     units : sequence of str, length N
         Unit that each client belongs to; several clients may belong to one speaker.
     batches : sequence of Releases, length N
         Releases of each utterance in one update of each client.
     mus : sequence of float, length N
         Sensitivity over noise of one release of each client.
+    bands : int
+        Rounds after which it is a client's turn again; 1 if every round may draw it.
 
     Attributes
     ----------
@@ -44,9 +47,10 @@ class Ledger:
         units: Sequence[str],
         batches: Sequence[Releases],
         mus: Sequence[float],
+        bands: int = 1,
     ) -> None:
         self._privacy, self._rate, self._units = privacy, rate, units
-        self._batches, self._mus = batches, mus
+        self._batches, self._mus, self._bands = batches, mus, bands
         self._squared: defaultdict[str, float] = defaultdict(float)
         self._rounds = 0
         self.releases: Counter[int] = Counter()
@@ -71,7 +75,7 @@ class Ledger:
         """Releases of each unit against the plan's vantage.
 
         A unit without releases has no entry. If cohorts are secret every unit has an entry, because
-        every round may have held it.
+        every round of its turn may have held it.
         """
         if self._privacy.unit == "utterance":
             return {
@@ -80,8 +84,9 @@ class Ledger:
                 for batch_count in [self._batches[client].count]
             }
         if self._privacy.vantage == "outsider" and self._rounds:
+            turns = -(-self._rounds // self._bands)
             return {
-                unit: Releases(self._rounds, self._rate, clients)
+                unit: Releases(turns, self._rate, clients)
                 for unit, clients in Counter(self._units).items()
             }
         return self.known
@@ -215,20 +220,29 @@ class Accountant:
             if release_mu is not None:
                 mus = [release_mu(plan, n, num_parameters, algorithm, training) for n in sizes]
             batches = [batch_releases(n, algorithm, training) for n in sizes]
-            return Ledger(plan.config, plan.sampling_rate, units, batches, mus)
+            return Ledger(plan.config, plan.turn_rate, units, batches, mus, plan.bands)
 
         self._ledger = ledger(sizes, units)
         self._others = [(iter(o.cohorts), ledger(o.sizes, o.units)) for o in others]
         for other, (_, own) in zip(others, self._others, strict=True):
             for cohort in other.repeated:
                 own.add(cohort)
-        self._seen = 0
+        self._seen, self._units = 0, units
         self.cohorts: list[list[int]] = []
 
     def add(self, cohort: Iterable[int]) -> None:
         """Add a round and the clients with an update that may have left the device."""
         self.cohorts.append(sorted(cohort))
         self._ledger.add(self.cohorts[-1])
+
+    def too_early(self, cohort: Iterable[int]) -> list[str]:
+        """Return the units of a cohort that took part in one of the last b - 1 rounds.
+
+        Noise that is correlated over b rounds does not cover a second turn within them.
+        """
+        recent = self.cohorts[max(0, len(self.cohorts) - self._plan.bands + 1) :]
+        before = {self._units[client] for cohort in recent for client in cohort}
+        return sorted(before & {self._units[client] for client in cohort})
 
     @property
     def releases(self) -> Counter[int]:
@@ -290,11 +304,15 @@ def planned_exposures(
     ----------
     cohorts : sequence of sequence of int
         Clients of each round. If cohorts are secret, only the number of rounds counts.
-    rate, units
+    rate : float
+        Share of the clients in a round.
+    units
         As in `Ledger`.
     """
     batches = [batch_releases(n, algorithm, training) for n in sizes]
-    ledger = Ledger(privacy, rate, units, batches, [1.0] * len(sizes))
+    bands = num_bands(privacy, rate, len(cohorts))
+    turn_rate = min(1.0, rate * bands)
+    ledger = Ledger(privacy, turn_rate, units, batches, [1.0] * len(sizes), bands)
     for cohort in cohorts:
         ledger.add(cohort)
     return ledger.exposures

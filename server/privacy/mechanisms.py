@@ -122,6 +122,7 @@ ENTRIES: Mapping[str, MechanismEntry] = {
     "layered": MechanismEntry(_local),
     "central": MechanismEntry(_central),
     "central_adaptive": MechanismEntry(_central),
+    "central_matrix": MechanismEntry(_central),
     "dp_sgd": MechanismEntry(_dp_sgd),
     "custom": MechanismEntry(_custom),
 }

@@ -10,6 +10,14 @@ from fedser.client.privacy.local import LocalDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
+from fedser.server.privacy.matrix_factorization import (
+    WHITE,
+    Coefficients,
+    num_bands,
+    optimal_coefficients,
+    prefix_stddevs,
+    round_stddevs,
+)
 from fedser.server.privacy.mechanisms import ENTRIES, names_by_layer
 
 COUNT_SENSITIVITY = 0.5
@@ -58,13 +66,34 @@ class PrivacyPlan:
 
     @property
     def central(self) -> bool:
-        """Whether the server adds the noise, once to the sum of a Poisson cohort."""
+        """Whether the server adds the noise, once to the sum of a cohort."""
         return self.config.central
 
     @property
     def sampling(self) -> str:
-        """The sampling of cohorts: ``poisson``, or ``fixed`` for cohorts of fixed size."""
-        return "poisson" if self.central else "fixed"
+        """The sampling of cohorts.
+
+        ``poisson``, ``turns`` (Poisson within the group whose turn it is), or ``fixed`` for cohorts
+        of fixed size.
+        """
+        if not self.central:
+            return "fixed"
+        return "turns" if self.bands > 1 else "poisson"
+
+    @cached_property
+    def bands(self) -> int:
+        """Rounds after which it is a client's turn again; 1 if every round may draw it."""
+        return num_bands(self.config, self.sampling_rate, self.num_rounds)
+
+    @property
+    def turn_rate(self) -> float:
+        """Probability that a client takes part in a round of its own turn."""
+        return min(1.0, self.bands * self.sampling_rate)
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """Coefficients of the noise over rounds."""
+        return optimal_coefficients(self.bands, self.num_rounds) if self.bands > 1 else WHITE
 
     @property
     def expected_cohort(self) -> float:
@@ -110,7 +139,8 @@ class PrivacyPlan:
     def sum_stddev(self, clipping_norm: float) -> float:
         """Return the noise on each coordinate of a sum of updates clipped to `clipping_norm`.
 
-        If a noised count is released too, the sum gets a little more noise, so that both together
+        If noise is correlated over rounds, this is the noise on what one turn of a client reveals,
+        not on the sum of a round: `round_stddev` is. If a noised count is released too, the sum gets a little more noise, so that both together
         cost what the noise multiplier says (Andrew et al., 2021, theorem 1).
 
         Raises
@@ -130,38 +160,43 @@ class PrivacyPlan:
             multiplier = (multiplier**-2 - count_multiplier**-2) ** -0.5
         return multiplier * self.steps_apart * clipping_norm
 
-    @property
-    def mean_noise(self) -> float | None:
-        """Expected norm of the noise on a round's mean update, before any adaptive clipping.
+    def round_stddev(self, clipping_norm: float, number: int) -> float:
+        """Return the noise on each coordinate of the sum of a round, counted from 1."""
+        growth = float(round_stddevs(self.coefficients, number)[-1]) if self.bands > 1 else 1.0
+        return self.sum_stddev(clipping_norm) * growth
 
-        None without a guarantee, and for noise on gradients: its norm on an update is unknown.
+    @property
+    def model_noise(self) -> float | None:
+        """Expected norm of the noise in the last model for a server's step of 1.
+
+        Adaptive clipping may change it. None without a guarantee, and for noise on gradients: its norm on an update is unknown.
         """
         c = self.config
         if not c.spec.guaranteed or c.spec.noise_at == "batches":
             return None
         assert c.clipping_norm is not None  # checked
         if self.central:
-            size = sum(self.shared.values())
-            return self.sum_stddev(c.clipping_norm) * math.sqrt(size) / self.expected_cohort
+            stddev = self.sum_stddev(c.clipping_norm) * math.sqrt(sum(self.shared.values()))
+            growth = float(prefix_stddevs(self.coefficients, self.num_rounds)[-1])
+            return stddev * growth / self.expected_cohort
         mechanism = self.client_mechanism()
         assert isinstance(mechanism, LocalDP)
         squared = sum(
             stddev**2 * sum(self.shared[name] for name in group)
             for group, stddev in zip(mechanism.groups, mechanism.noise, strict=True)
         )
-        return math.sqrt(squared / self.expected_cohort)
+        return math.sqrt(squared * self.num_rounds / self.expected_cohort)
 
     @property
     def noise_to_signal(self) -> float | None:
         """Norm of the noise in the last model over the longest way that training can move it.
 
-        In T rounds the noise adds up to sqrt(T) times that of one mean update, and clipped updates
-        to at most T clipping norms. None as for `mean_noise`.
+        In T rounds clipped updates add up to at most T clipping norms. None as for `model_noise`.
         """
-        noise, clipping_norm = self.mean_noise, self.config.clipping_norm
+        noise, clipping_norm = self.model_noise, self.config.clipping_norm
         if noise is None or clipping_norm is None:
             return None
-        return noise / (clipping_norm * math.sqrt(self.num_rounds))
+        return noise / (clipping_norm * self.num_rounds)
 
     def client_mechanism(self) -> Mechanism:
         """Return the mechanism that each client applies."""

@@ -17,6 +17,7 @@ from fedser.client.speakers.clients import Clients
 from fedser.common.arrays import Arrays, Bools, Floats64, l2_norm
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.federation.cohort import cohort_sampler
+from fedser.server.privacy.matrix_factorization import white_noise
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
 
@@ -96,15 +97,25 @@ def collect(path: AuditPath) -> Collected:
         _collect_local(path, found)
     else:
         _collect_central(path, found)
-    sampler = cohort_sampler(
-        plan.config, SAMPLED_CLIENTS, plan.sampling_rate, path.protocol.seed, "audit-cohorts"
-    )
-    if sampler.poisson and plan.sampling_rate < 1:
-        present = np.zeros((SAMPLED_ROUNDS, SAMPLED_CLIENTS), bool)
-        for row in range(SAMPLED_ROUNDS):
-            present[row, sampler(row + 1)] = True
-        found.memberships.append(Membership("cohorts", plan.sampling_rate, present))
+    if plan.central and plan.turn_rate < 1:
+        found.memberships.append(_cohorts(path))
     return found
+
+
+def _cohorts(path: AuditPath) -> Membership:
+    """Draw cohorts, and return who is drawn when it is the turn of its group."""
+    plan = path.protocol.plan
+    units = [str(client) for client in range(SAMPLED_CLIENTS)]
+    sampler = cohort_sampler(
+        plan.config, units, plan.sampling_rate, plan.bands, path.protocol.seed, "audit-cohorts"
+    )
+    turns = SAMPLED_ROUNDS // plan.bands
+    drawn = np.zeros((turns * plan.bands, SAMPLED_CLIENTS), bool)
+    for row in range(len(drawn)):
+        drawn[row, sampler(row + 1)] = True
+    by_group = drawn.reshape(turns, plan.bands, SAMPLED_CLIENTS)
+    present = by_group[:, sampler.groups, np.arange(SAMPLED_CLIENTS)]
+    return Membership("cohorts", plan.turn_rate, present)
 
 
 def _collect_local(path: AuditPath, found: Collected) -> None:
@@ -258,7 +269,10 @@ def _samples(
 
 
 def _sums(of: str, plan: PrivacyPlan, recorded: Recording, clean: Sequence[Arrays]) -> NoiseSamples:
-    """Return the noise on the sum of each round over its standard deviation."""
+    """Return the noise on the sum of each round over its standard deviation.
+
+    Noise that is correlated over rounds is made independent, as an observer can do.
+    """
     tensors: dict[str, Floats64] = {}
     for name in plan.shared:
         rounds = [
@@ -266,5 +280,5 @@ def _sums(of: str, plan: PrivacyPlan, recorded: Recording, clean: Sequence[Array
             / plan.sum_stddev(a.clipping_norm)
             for a, known in zip(recorded.aggregates, clean, strict=True)
         ]
-        tensors[name] = np.stack(rounds)[:, None]
+        tensors[name] = white_noise(np.stack(rounds), plan.coefficients)[:, None]
     return NoiseSamples(of, tensors)

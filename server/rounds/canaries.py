@@ -18,6 +18,7 @@ from fedser.common.seeds import numpy_stream
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.federation.federation import CanaryScores
+from fedser.server.privacy.matrix_factorization import Coefficients, white_noise
 from fedser.server.rounds.audit_path import AuditPath, Recording, made_up_clients
 
 CANARIES_PER_ROUND = 50
@@ -114,18 +115,23 @@ def _score_central(canaries: _Canaries, coins: Bools, releases: int) -> list[Can
     plan = canaries.protocol.plan
     most = round(CANARIES_PER_ROUND / plan.sampling_rate)
     most = max(1, min(most, sum(plan.shared.values()) // (2 * MIN_PART_SIZE)))
-    rounds = max(1, round(releases / plan.sampling_rate))
+    turns = max(1, round(releases / plan.turn_rate))
     known: list[tuple[Floats64, Floats64]] = []
     secret: list[tuple[Floats64, Floats64]] = []
+    # Correlated noise must cover all turns of a client together.
+    together = plan.bands > 1 and plan.turn_rate == 1
     for number, group in enumerate(np.array_split(coins, -(-len(coins) // most))):
-        sent, blank, took_part = _score_group(canaries, f"audit{number}", group, rounds)
-        known.append((sent[took_part], blank[took_part]))
+        sent, blank, took_part = _score_group(canaries, f"audit{number}", group, turns)
+        if together:
+            known.append((sent.sum(axis=0), blank.sum(axis=0)))
+        else:
+            known.append((sent[took_part], blank[took_part]))
         stddev = plan.sum_stddev(1.0) / plan.steps_apart
-        ratios = [_log_likelihood_ratio(s, plan.sampling_rate, stddev) for s in (sent, blank)]
+        ratios = [_log_likelihood_ratio(s, plan.turn_rate, stddev) for s in (sent, blank)]
         secret.append((ratios[0], ratios[1]))
-    observers = [("known", 1, known)]
-    if plan.config.vantage == "outsider" and plan.sampling_rate < 1:
-        observers.append(("secret", rounds, secret))
+    observers = [("known", turns if together else 1, known)]
+    if plan.config.vantage == "outsider" and plan.turn_rate < 1:
+        observers.append(("secret", turns, secret))
     return [
         CanaryScores(
             participation=participation,
@@ -139,15 +145,16 @@ def _score_central(canaries: _Canaries, coins: Bools, releases: int) -> list[Can
 
 
 def _score_group(
-    canaries: _Canaries, name: str, coins: Bools, rounds: int
+    canaries: _Canaries, name: str, coins: Bools, turns: int
 ) -> tuple[Floats64, Floats64, Bools]:
-    """Score k canaries, and k parts that belong to no canary, in every round.
+    """Score k canaries, and k parts that belong to no canary, in every turn of each canary.
 
     Returns
     -------
-    sent, blank : ndarray of float, shape (rounds, k)
-        Noised sums along each part, divided by the clip; `sent` is signed by the coins.
-    took_part : ndarray of bool, shape (rounds, k)
+    sent, blank : ndarray of float, shape (turns, k)
+        What the noised sums reveal of a turn along each part, divided by the clip; `sent` is signed
+        by the coins.
+    took_part : ndarray of bool, shape (turns, k)
         Whether each canary was in the cohort.
     """
     plan, count = canaries.protocol.plan, len(coins)
@@ -159,20 +166,43 @@ def _score_group(
     for part, unit in zip(parts, units, strict=True):
         flat[part] = canaries.magnitude * plan.config.clipping_norm * unit
     federation, seed = f"{name}-{canaries.magnitude:g}", canaries.protocol.seed
-    sampler = cohort_sampler(plan.config, count, plan.sampling_rate, seed, federation)
+    names = [str(canary) for canary in range(count)]
+    sampler = cohort_sampler(plan.config, names, plan.sampling_rate, plan.bands, seed, federation)
+    rounds = turns * plan.bands
     cohorts = [sampler(server_round) for server_round in range(1, rounds + 1)]
+    # Later noise takes back noise of the last turns: an observer waits for it.
+    waiting: list[list[int]] = [[]] * (len(plan.coefficients) - 1)
     directions = unflatten(flat, drawn)
-    recorded = canaries.run(name, coins, 2 * count, directions, cohorts, lambda update: 0.0)
+    recorded = canaries.run(
+        name, coins, 2 * count, directions, [*cohorts, *waiting], lambda update: 0.0
+    )
     scores: list[list[float]] = []
     for aggregate in recorded.aggregates:
         total = flatten(aggregate.mean).astype(np.float64)
         total *= plan.expected_cohort / aggregate.clipping_norm
         scores.append([float(total[p] @ unit) for p, unit in zip(parts, units, strict=True)])
-    took_part = np.zeros((rounds, count), bool)
+    present = np.zeros((rounds, count), bool)
     for row, cohort in enumerate(cohorts):
-        took_part[row, cohort] = True
-    found = np.array(scores)
-    return found[:, :count] * np.where(coins, 1, -1), found[:, count:], took_part
+        present[row, cohort] = True
+    revealed = _revealed(np.array(scores), plan.coefficients)[:rounds]
+    sent, blank, took_part = (
+        of_rounds.reshape(turns, plan.bands, count)[:, sampler.groups, np.arange(count)]
+        for of_rounds in (revealed[:, :count], revealed[:, count:], present)
+    )
+    return sent * np.where(coins, 1, -1), blank, took_part
+
+
+def _revealed(sums: Floats64, coefficients: Coefficients) -> Floats64:
+    """Return the best estimate of what one client added in each of T rounds, (T, n).
+
+    The noise is made independent first. A client then appears in b rounds, with the coefficients
+    as weights. In the last b - 1 rounds the estimate is too small.
+    """
+    c = np.array(coefficients)
+    white = white_noise(sums, coefficients)
+    padded = np.concatenate([white, np.zeros((len(c) - 1, white.shape[1]))])
+    matched = sum(c[i] * padded[i : i + len(sums)] for i in range(len(c)))
+    return np.asarray(matched / np.linalg.norm(c))
 
 
 def _log_likelihood_ratio(scores: Floats64, rate: float, stddev: float) -> Floats64:

@@ -114,9 +114,10 @@ class _Rounds:
         self._attempts = Counter[int]()  # how often each round was begun before this time
         self._released_before: dict[int, list[int]] = {}
         self._rounds_done = self._last_round = 0
-        self._aggregate = aggregation(self._plan, partial(_sum_noise, federation, self._attempts))
         folder = federation.checkpoint
         self._checkpoint = Checkpoint(folder, federation.digest) if folder else None
+        source = partial(_sum_noise, federation, self._attempts)
+        self._aggregate = aggregation(self._plan, source, self._turn, folder)
         self._gives_finite_scores = FiniteScores(self._protocol.model, federation.dimension)
 
     def resume(self) -> Mapping[str, int]:
@@ -152,6 +153,12 @@ class _Rounds:
         else:
             self._released_before = dict(repeated)
         self._recorder.resume(cohorts)
+        begun, drawn = len(cohorts), self._aggregate.turns_drawn
+        if self._plan.bands > 1 and not self._recorder.done <= drawn <= begun:
+            raise UserError(
+                f"{self._federation.checkpoint}: the state of its noise is missing or does not fit "
+                "its journal; start the run anew"
+            )
         self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
 
     def run(self, grid: Grid, writer: TranscriptWriter) -> None:
@@ -196,12 +203,20 @@ class _Rounds:
 
     def _draw_cohort(self, server_round: int) -> list[int]:
         """Draw the clients of a round, and note them in the journal before any is asked."""
-        cohort = self._federation.sampler(server_round, self._attempts[server_round])
-        if self._recorder.accountant.overspends(server_round, cohort):
+        begun = len(self._checkpoint.announced) if self._checkpoint else server_round - 1
+        cohort = self._federation.sampler(server_round, self._attempts[server_round], begun + 1)
+        accountant = self._recorder.accountant
+        if early := accountant.too_early(cohort):
+            raise AssertionError(f"round {server_round}: it is not the turn of {early[0]}")
+        if accountant.overspends(server_round, cohort):
             raise BudgetSpent
         if self._checkpoint:
             self._checkpoint.announce(server_round, cohort, self._plan.config.states_epsilon)
         return cohort
+
+    def _turn(self, server_round: int) -> int:
+        """Return the number of the present attempt among those of all rounds."""
+        return len(self._checkpoint.announced) if self._checkpoint else server_round
 
     def _train_request(self, server_round: int, clients: tuple[int, ...]) -> TrainRequest:
         return self._protocol.train_request(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedser.common.arrays import Arrays, Floats64
 from fedser.common.jit import as_rows, compiled, sum_of_squares
 from fedser.common.seeds import NoiseSource
 from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy.sum_noise import SumNoise
 from fedser.server.transcript.transcript import RecordedUpdates
 
 TINY = 1e-30
@@ -78,9 +80,14 @@ class Aggregation(Protocol):
     ----------
     clipping_norm : float
         The server's clipping norm for the next round; NaN if it only checks its clients.
+    turns_drawn : int
+        As `SumNoise.drawn`; 0 without correlated noise.
     """
 
     clipping_norm: float
+
+    @property
+    def turns_drawn(self) -> int: ...  # noqa: D102
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Aggregate the updates of a round that started from `model`; they are sorted by client."""
@@ -95,6 +102,7 @@ class WeightedMean:
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism
         self.clipping_norm = math.nan
+        self.turns_drawn = 0
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Return the weighted mean; it is empty if there is no update."""
@@ -116,8 +124,8 @@ class WeightedMean:
 class NoisedMean:
     """DP-FedAvg: clip each update, sum, add noise once, divide by the expected cohort q N.
 
-    Every client has the same weight, and the sum of an empty cohort gets the same noise. With
-    adaptive clipping the clipping norm follows a quantile of the norms, through a count that gets
+    Every client has the same weight, and the sum of an empty cohort gets the same noise. Noise that
+    is correlated over rounds is DP-FTRL by matrix factorisation. With adaptive clipping the clipping norm follows a quantile of the norms, through a count that gets
     noise too. Updates and noise are multiples of one step and are summed as integers, so the low
     bits of the sum do not reveal more than epsilon allows.
 
@@ -125,15 +133,27 @@ class NoisedMean:
     ----------
     noise : callable
         Maps a round to its source of noise; each attempt of a round must have its own source.
+    turn : callable
+        Maps a round to the number of this attempt among the attempts of all rounds, from 1.
+    folder : Path or None
+        As in `SumNoise`.
 
     References
     ----------
-    McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871.
+    McMahan et al. (2018), arXiv:1710.06963; Andrew et al. (2021), arXiv:1905.03871;
+    Choquette-Choo et al. (2023), arXiv:2306.08153.
     """
 
-    def __init__(self, plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> None:
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        noise: Callable[[int], NoiseSource],
+        turn: Callable[[int], int] = int,
+        folder: Path | None = None,
+    ) -> None:
         assert plan.config.clipping_norm is not None  # checked
-        self._plan, self._noise = plan, noise
+        self._plan, self._noise, self._turn = plan, noise, turn
+        self._sum_noise = SumNoise(plan.shared, plan.coefficients, folder)
         self.clipping_norm = plan.config.clipping_norm
         plan.sum_stddev(self.clipping_norm)  # rejects a count noise that is too small
 
@@ -143,15 +163,23 @@ class NoisedMean:
         norms = all_norms(received)
         weights = np.minimum(1, below(clip) / np.maximum(norms, TINY))
         stddev, cohort = self._plan.sum_stddev(clip), self._plan.expected_cohort
-        step = grid_step(clip, sum(self._plan.shared.values()), stddev)
+        white = stddev * math.hypot(*self._plan.coefficients)
+        step = grid_step(clip, sum(self._plan.shared.values()), white)
+        turn = self._turn(server_round)
+        drawn = self._sum_noise.draw(turn, white / step, noise)
         mean = {name: np.zeros_like(array) for name, array in model.items()}
         for name in self._plan.shared:
             total = _sum_on_grid(received, name, weights, step, model[name].size)
-            total += gaussian_integers(total.size, stddev / step, noise)
+            total += drawn[name]
             mean[name] = (total * (step / cohort)).astype(np.float32).reshape(model[name].shape)
         self._adapt(norms, noise)
         clipped = float((norms > clip).mean()) if len(norms) else math.nan
-        return Aggregate(mean, norms, stddev / cohort, clipped, clip)
+        return Aggregate(mean, norms, self._plan.round_stddev(clip, turn) / cohort, clipped, clip)
+
+    @property
+    def turns_drawn(self) -> int:
+        """Turns whose noise was drawn; 0 without correlated noise."""
+        return self._sum_noise.drawn
 
     def _adapt(self, norms: Floats64, noise: NoiseSource) -> None:
         """Move the clipping norm towards the target quantile of the norms."""
@@ -170,9 +198,16 @@ class NoisedMean:
         self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
 
 
-def aggregation(plan: PrivacyPlan, noise: Callable[[int], NoiseSource]) -> Aggregation:
-    """Return the aggregation that the plan asks for; `noise` as in `NoisedMean`."""
-    return NoisedMean(plan, noise) if plan.central else WeightedMean(plan.client_mechanism())
+def aggregation(
+    plan: PrivacyPlan,
+    noise: Callable[[int], NoiseSource],
+    turn: Callable[[int], int] = int,
+    folder: Path | None = None,
+) -> Aggregation:
+    """Return the aggregation that the plan asks for; parameters as in `NoisedMean`."""
+    if plan.central:
+        return NoisedMean(plan, noise, turn, folder)
+    return WeightedMean(plan.client_mechanism())
 
 
 def all_norms(received: Sequence[Received]) -> Floats64:

@@ -25,6 +25,7 @@ from fedser.server.privacy.accountant import (
     planned_exposures,
 )
 from fedser.server.privacy.composition import Releases
+from fedser.server.privacy.matrix_factorization import num_bands
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.checkpoint import repeated_cohorts
 from fedser.server.transcript.transcript import choose_layers
@@ -140,15 +141,17 @@ def deployment_plan(config: StudyConfig, clients: int, dimension: int) -> Privac
         As `protocol` does.
     """
     privacy = config.privacy
-    sampler = cohort_sampler(privacy, clients, config.cohort_fraction, config.seed, "plan")
     shards = config.corpus["shards"] if privacy.unit == "speaker" else 1
+    units = [str(client // shards) for client in range(clients)]
+    bands = num_bands(privacy, config.cohort_fraction, config.rounds)
+    sampler = cohort_sampler(privacy, units, config.cohort_fraction, bands, config.seed, "plan")
     planned = planned_exposures(
         privacy,
         # Of secret cohorts only the number of rounds counts.
         [[] if privacy.secret_cohorts else sampler(r) for r in range(1, config.rounds + 1)],
         config.cohort_fraction,
         [1] * clients,
-        [str(client // shards) for client in range(clients)],
+        units,
         config.algorithm.name,
         config.training,
     )
@@ -164,9 +167,9 @@ def with_step(algorithm: AlgorithmConfig, plan: PrivacyPlan) -> AlgorithmConfig:
     if algorithm.server_learning_rate is not None:
         return algorithm
     step = UNCLIPPED_STEP
-    if noise := plan.mean_noise:
+    if noise := plan.model_noise:
         per_weight = noise / math.sqrt(sum(plan.shared.values()))
-        step = min(LARGEST_STEP, MODEL_NOISE / (per_weight * math.sqrt(plan.num_rounds)))
+        step = min(LARGEST_STEP, MODEL_NOISE / per_weight)
     return replace(algorithm, server_learning_rate=step)
 
 
@@ -218,12 +221,14 @@ def _name(fold: int) -> str:
 
 def _schedule(config: StudyConfig, clients: Clients | RemoteClients, checkpoint: Path) -> Schedule:
     """Return the cohorts of all rounds, and the cohorts that an interrupted run repeats."""
+    units = clients.units(config.privacy.unit)
+    bands = num_bands(config.privacy, config.cohort_fraction, config.rounds)
     sampler = cohort_sampler(
-        config.privacy, len(clients), config.cohort_fraction, config.seed, checkpoint.name
+        config.privacy, units, config.cohort_fraction, bands, config.seed, checkpoint.name
     )
     return Schedule(
         sizes=clients.sizes().tolist(),
-        units=clients.units(config.privacy.unit),
+        units=units,
         cohorts=[sampler(server_round) for server_round in range(1, config.rounds + 1)],
         repeated=repeated_cohorts(checkpoint) if config.privacy.states_epsilon else [],
     )

@@ -17,11 +17,22 @@ from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.federation.cohort import Sampler
 from fedser.server.privacy.composition import Releases
-from fedser.server.strategy import aggregate
+from fedser.server.privacy.matrix_factorization import WHITE
+from fedser.server.strategy import aggregate, sum_noise
 from fedser.server.strategy import averaging as strategy
 from fedser.server.strategy.aggregate import NoisedMean, update_norms
 from fedser.server.study.run import run_canaries
-from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, FEATURES, LAYERED, LOCAL, NoNoise, protocol
+from tests.examples import (
+    ADAPTIVE,
+    CENTRAL,
+    DP_SGD,
+    FEATURES,
+    LAYERED,
+    LOCAL,
+    MATRIX,
+    NoNoise,
+    protocol,
+)
 
 AUDIT = AuditConfig("canary", canaries=100, releases=1, magnitudes=[1.0])
 
@@ -37,6 +48,7 @@ MECHANISMS = {
     "layered": fixed(LAYERED, 4.0),
     "central": fixed(CENTRAL, 2.0),
     "central_adaptive": fixed(ADAPTIVE, 2.0),
+    "central_matrix": fixed(MATRIX, 2.0),
     "dp_sgd": fixed(DP_SGD, 1.0),
 }
 
@@ -93,6 +105,7 @@ def draw_wrong_noise(patch, draw):
 
     patch.setattr(rounded_gaussian, "gaussian_integers", integers)
     patch.setattr(aggregate, "gaussian_integers", integers)
+    patch.setattr(sum_noise, "gaussian_integers", integers)
 
 
 def uniform_noise(patch):
@@ -163,13 +176,23 @@ def same_cohort_in_two_rounds(patch):
     real = Sampler.__call__
     known = {}
 
-    def draw(self, server_round, attempt=0):
+    def draw(self, server_round, *attempts):
         key = (self.federation, server_round // 2)
         if key not in known:
-            known[key] = real(self, server_round, attempt)
+            known[key] = real(self, server_round, *attempts)
         return known[key]
 
     patch.setattr(Sampler, "__call__", draw)
+
+
+def noise_without_correlation(patch):
+    real = sum_noise.SumNoise.draw
+
+    def draw(self, turn, stddev, noise):
+        fresh = sum_noise.SumNoise(self._sizes, WHITE, None)
+        return real(fresh, turn, stddev, noise)
+
+    patch.setattr(sum_noise.SumNoise, "draw", draw)
 
 
 def no_noise_on_the_count(patch):
@@ -217,6 +240,9 @@ def same_batch_in_every_step(patch):
         (noise_divided_by_num_examples, "local", "variance"),
         (no_protection_on_the_compiled_path, "local", "variance"),
         (same_cohort_in_two_rounds, "central", "overlap at lag 1"),
+        (clip_without_biases, "central_matrix", "clip"),
+        (uniform_noise, "central_matrix", "normality"),
+        (noise_without_correlation, "central_matrix", "rounds alike"),
         (no_noise_on_the_count, "central_adaptive", "variance"),
         (dp_sgd_noise_on_one_tensor, "dp_sgd", "variance"),
         (batches_of_fixed_size, "dp_sgd", "spread of sizes"),

@@ -330,7 +330,7 @@ def check(folder: Path, rounds: int) -> tuple[int, int]:
     )
     assert set(received.values()) == {1}
     clients = len(pd.read_parquet(folder / "truth.parquet"))
-    draw = cohort_sampler(PrivacyConfig(), clients, FRACTION, 0, NAME)
+    draw = cohort_sampler(PrivacyConfig(), [""] * clients, FRACTION, 1, 0, NAME)
     drawn = {(number, client) for number in range(1, rounds + 1) for client in draw(number)}
     assert set(received) <= drawn
     ledger = pd.read_parquet(folder / "ledger.parquet")

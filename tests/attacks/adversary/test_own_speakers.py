@@ -155,7 +155,7 @@ def test_rounds_of_an_empty_cohort_are_skipped(tmp_path, monkeypatch, chunk_byte
     monkeypatch.setattr("fedser.server.transcript.transcript.CHUNK_BYTES", chunk_bytes)
     drawn = {1: [], 2: [3, 5], 3: [0], 4: []}  # the last may be a file of its own
     monkeypatch.setattr(
-        "fedser.server.federation.cohort.Sampler.__call__", lambda self, r, attempt: drawn[r]
+        "fedser.server.federation.cohort.Sampler.__call__", lambda self, r, *attempts: drawn[r]
     )
     private, stored, shadow_clients = run(tmp_path, privacy=replace(LOCAL, epsilon=500.0))
     simulated = list(simulate_rounds(stored, private.protocol, shadow_clients, asked=1))

@@ -1,5 +1,6 @@
 """The audit: bounds on epsilon for ideal, real and broken mechanisms."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,10 @@ from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.server.privacy.plan import PrivacyPlan
-from fedser.server.strategy import aggregate
+from fedser.server.strategy import aggregate, sum_noise
 from fedser.server.strategy import averaging as strategy
 from fedser.server.study.run import run_canaries
-from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, SHARED, protocol
+from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, MATRIX, SHARED, protocol
 
 SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 REPLACE = replace(SUM, relation="replace_one")
@@ -128,11 +129,15 @@ def unsampled(monkeypatch):
     monkeypatch.setattr("fedser.server.study.run.collect", lambda path: None)
 
 
-def audit(config, magnitude: float, releases: int = 2, canaries: int = 800, shared=SHARED):
+def audit(
+    config, magnitude: float, releases: int = 2, canaries: int = 800, shared=SHARED, rate=RATE
+):
     """Audit noise that is calibrated to an epsilon of 8 for so many releases."""
-    rounds = round(releases / RATE)
-    of = {"outsider": Releases(rounds, RATE), "sum": Releases(1), "attributed": Releases(releases)}
-    study = protocol(privacy=config, exposures=(of[config.vantage],), num_clients=20)
+    rounds = round(releases / rate)
+    of = {"outsider": Releases(rounds, rate), "sum": Releases(1), "attributed": Releases(releases)}
+    if config.spec.correlated:  # all turns of a canary count together
+        of["sum"] = Releases(releases)
+    study = protocol(rounds, rate, privacy=config, exposures=(of[config.vantage],), num_clients=20)
     study = replace(study, plan=replace(study.plan, shared=shared))
     settings = AuditConfig("canary", canaries, releases, [magnitude])
     ((*kinds,),) = run_canaries(study, FEATURES, settings, RuntimeConfig("local")).evidence
@@ -184,7 +189,7 @@ def test_the_real_mechanism_passes_the_audit_of_one_layer(unsampled, config):
 @all_mechanisms
 def test_an_audit_detects_noise_that_is_too_small(unsampled, monkeypatch, config):
     real = rounded_gaussian.gaussian_integers
-    for module in (rounded_gaussian, aggregate):
+    for module in (rounded_gaussian, aggregate, sum_noise):
         monkeypatch.setattr(
             module, "gaussian_integers", lambda count, stddev, noise: real(count, stddev / 2, noise)
         )
@@ -216,7 +221,67 @@ def test_an_audit_detects_noise_that_all_clients_share(unsampled, monkeypatch, c
 
 def test_an_audit_detects_cohorts_that_are_not_sampled(unsampled, monkeypatch):
     monkeypatch.setattr(
-        Sampler, "__call__", lambda self, server_round, attempt=0: list(range(self.num_clients))
+        Sampler, "__call__", lambda self, server_round: list(range(self.num_clients))
     )
     found = audit(CENTRAL, 1.0, releases=6)
     assert found["secret"]["violated"] and not found["known"]["violated"]
+
+
+matrix_relations = pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+
+
+def audit_matrix(relation="zero_out", magnitude=1.0):
+    """Audit four groups that take turns, three turns each."""
+    config = replace(MATRIX, relation=relation, reproducible_noise=False)
+    return audit(config, magnitude, releases=3, canaries=2400, rate=0.25)["known"]
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 3.0])
+@matrix_relations
+def test_correlated_noise_passes_with_a_bound_near_epsilon(unsampled, relation, magnitude):
+    found = audit_matrix(relation, magnitude)
+    assert (found["releases"], found["epsilon_upper"]) == (3, pytest.approx(8.0))
+    assert 0.75 * 8 < found["epsilon_gaussian_lower"] < 8 and not found["violated"]
+
+
+def test_turns_with_secret_cohorts_pass_the_audit(unsampled):
+    config = replace(MATRIX, vantage="outsider", relation="add_remove", bands=2)
+    found = audit(config, 1.0, releases=2, canaries=1000, rate=0.25)
+    assert set(found) == {"known", "secret"}
+    assert not any(figures["violated"] for figures in found.values())
+    # two turns with probability one half each give four rounds of two groups
+    assert found["secret"]["releases"] == 4
+    assert 0.3 < found["secret"]["epsilon_gaussian_lower"] / found["secret"]["epsilon_upper"] < 1
+
+
+def test_an_audit_detects_noise_that_is_drawn_again(unsampled, monkeypatch):
+    real = aggregate.NoisedMean.__call__
+
+    def twice(self, server_round, received, model):
+        found = [
+            real(mean, server_round, received, model)
+            for mean in (self, self.__dict__.setdefault("second", copy.deepcopy(self)))
+        ]
+        both = {n: (found[0].mean[n] + found[1].mean[n]) / 2 for n in found[0].mean}
+        return replace(found[0], mean=both)
+
+    monkeypatch.setattr(aggregate.NoisedMean, "__call__", twice)
+    assert audit_matrix()["violated"]
+
+
+def test_an_audit_detects_a_client_in_two_groups(unsampled, monkeypatch):
+    real = Sampler.__call__
+
+    def of_two_groups(self, server_round):
+        before = real(self, server_round - 1) if server_round > 1 else []
+        return sorted({*real(self, server_round), *before})
+
+    monkeypatch.setattr(Sampler, "__call__", of_two_groups)
+    assert audit_matrix()["violated"]
+
+
+def test_an_audit_detects_a_skipped_clip_under_turns(unsampled, monkeypatch):
+    monkeypatch.setattr(
+        strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
+    )
+    assert audit_matrix(magnitude=3.0)["violated"]

@@ -7,9 +7,10 @@ from scipy.stats import binom, chisquare
 
 from fedser.common.seeds import SystemEntropy
 from fedser.server.federation.cohort import Sampler, cohort_sampler
-from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, UDP
+from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, MATRIX, UDP
 
 ROUNDS = 3000
+UNITS = [str(client) for client in range(20)]
 
 
 def fixed(clients, rate, seed=0, federation="f"):
@@ -115,10 +116,61 @@ def test_a_known_cohort_is_the_same_in_each_attempt():
 @pytest.mark.parametrize("reproducible", [False, True])
 def test_cohorts_are_secret_if_epsilon_relies_on_it(config, reproducible):
     config = replace(config, reproducible_noise=reproducible)
-    sampler = cohort_sampler(config, 20, 0.3, 5, "f")
+    sampler = cohort_sampler(config, UNITS, 0.3, 1, 5, "f")
     central = config.mechanism in ("central", "central_adaptive")
     seed = None if central and not reproducible else 5
     assert sampler == Sampler(20, 0.3, seed, "f", poisson=central, hidden=central)
     if central:  # everybody who sees the sums knows who took part
         known = replace(config, vantage="sum", relation="zero_out")
-        assert cohort_sampler(known, 20, 0.3, 5, "f") == Sampler(20, 0.3, 5, "f", poisson=True)
+        assert cohort_sampler(known, UNITS, 0.3, 1, 5, "f") == Sampler(20, 0.3, 5, "f", poisson=True)
+
+
+@pytest.mark.parametrize(("bands", "rate"), [(4, 0.25), (3, 1 / 3), (7, 1 / 7)])
+def test_groups_take_turns_and_hold_each_client_once(bands, rate):
+    sampler = cohort_sampler(MATRIX, UNITS, rate, bands, 5, "f")
+    cohorts = [sampler(turn) for turn in range(1, 3 * bands + 1)]
+    for first in range(2 * bands + 1):  # any b rounds in a row hold everybody once
+        assert sorted(sum(cohorts[first : first + bands], [])) == list(range(20))
+    sizes = {len(cohort) for cohort in cohorts}
+    assert max(sizes) - min(sizes) <= 1
+    assert cohorts[:bands] == cohorts[bands : 2 * bands]
+
+
+def test_clients_of_a_speaker_have_the_same_turn():
+    speakers = [f"s{client // 4}" for client in range(20)]
+    sampler = cohort_sampler(MATRIX, speakers, 0.2, 5, 0, "f")
+    for turn in range(1, 6):
+        assert len({speakers[client] for client in sampler(turn)}) == 1
+        assert len(sampler(turn)) == 4
+
+
+def test_groups_differ_by_seed_and_federation():
+    drawn = cohort_sampler(MATRIX, UNITS, 0.25, 4, 0, "f")
+    assert drawn.groups == cohort_sampler(MATRIX, UNITS, 0.25, 4, 0, "f").groups
+    for seed, name in ((1, "f"), (0, "g")):
+        assert drawn.groups != cohort_sampler(MATRIX, UNITS, 0.25, 4, seed, name).groups
+
+
+def test_a_repeated_round_is_the_turn_of_the_next_group():
+    sampler = cohort_sampler(MATRIX, UNITS, 0.25, 4, 0, "f")
+    # round 3 was begun twice before: its third attempt is the fifth of all
+    assert sampler(3, 2, 5) == sampler(1) != sampler(3)
+
+
+def test_a_group_is_sampled_with_the_rate_of_its_turn():
+    secret = replace(MATRIX, vantage="outsider", relation="add_remove")
+    sampler = cohort_sampler(secret, UNITS, 0.2, 2, 0, "f")
+    assert sampler.hidden
+    drawn = presence(sampler)
+    groups = np.array(sampler.groups)
+    for group in (0, 1):
+        own = drawn[group::2]
+        assert not own[:, groups != group].any()
+        counts = own[:, groups == group].sum(axis=0)
+        # binomial(1500, 0.4): mean 600, standard deviation 19
+        assert np.abs(counts - 600).max() < 5 * 19
+
+
+def test_groups_may_be_empty():
+    sampler = cohort_sampler(MATRIX, ["a", "b"], 0.2, 5, 0, "f")
+    assert sorted(len(sampler(turn)) for turn in range(1, 6)) == [0, 0, 0, 1, 1]

@@ -441,7 +441,7 @@ def test_no_sampled_round_is_cut_off_either(config):
 
 def test_a_speaker_is_planned_for_over_many_poisson_cohorts():
     config = replace(SUM, unit="speaker")
-    sampler = cohort_sampler(config, 6, 0.4, 3, "f")
+    sampler = cohort_sampler(config, list("aaabbb"), 0.4, 1, 3, "f")
     assert sampler == Sampler(6, 0.4, 3, "f", poisson=True)
     cohorts = [sampler(r) for r in range(1, 51)]
     (planned,) = worst(config, cohorts, SPEAKERS)

@@ -125,8 +125,8 @@ def test_canaries_take_part_in_cohorts_of_the_mechanism(monkeypatch):
     drawn = []
     real = Sampler.__call__
 
-    def watched(self, server_round, attempt=0):
-        cohort = real(self, server_round, attempt)
+    def watched(self, server_round):
+        cohort = real(self, server_round)
         if self.federation != "audit-cohorts":  # which is tested without canaries
             drawn.append((self.poisson, self.rate, cohort))
         return cohort

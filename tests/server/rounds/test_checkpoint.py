@@ -117,7 +117,7 @@ def test_a_run_that_spent_its_budget_stays_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("reproducible", [False, True])
-@pytest.mark.parametrize("name", ["LOCAL", "CENTRAL", "UDP"])
+@pytest.mark.parametrize("name", ["LOCAL", "CENTRAL", "UDP", "MATRIX"])
 def test_repeated_rounds_with_new_noise_are_counted_twice(
     name, reproducible, tmp_path, monkeypatch
 ):
@@ -134,6 +134,35 @@ def test_repeated_rounds_with_new_noise_are_counted_twice(
     if name == "CENTRAL":
         plan = resumed.federation.protocol.plan
         assert resumed.epsilon == plan.epsilon(Releases(ROUNDS + 2, plan.sampling_rate))
+
+
+def attempts(folder):
+    """The cohort of each attempt of a round, in their order."""
+    return [json.loads(line)[1] for line in (folder / "checkpoint/journal.jsonl").open()]
+
+
+def test_no_client_has_two_turns_within_the_bands(tmp_path, monkeypatch):
+    made = federation(tmp_path, examples.MATRIX, fraction=0.25)
+    for killed_in in (3, 4, 7, 8):
+        run_until_killed(made, killed_in, monkeypatch)
+    outcome, cohorts = run(made), attempts(tmp_path)
+    assert made.protocol.plan.bands == 4 and len(cohorts) == ROUNDS + 6
+    turns = {client: [t for t, own in enumerate(cohorts) if client in own] for client in range(8)}
+    assert all(np.all(np.diff(own) == 4) for own in turns.values())
+    assert outcome.releases == {client: len(own) for client, own in turns.items()}
+    assert outcome.epsilon == pytest.approx(made.protocol.plan.epsilon(Releases(4)))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an old state"])
+def test_a_run_without_its_noise_is_not_resumed(left, tmp_path, monkeypatch):
+    made = federation(tmp_path, examples.MATRIX)
+    run_until_killed(made, 3, monkeypatch)
+    path = tmp_path / "checkpoint" / "noise.safetensors"
+    old = path.read_bytes()
+    run_until_killed(made, 7, monkeypatch)
+    path.unlink() if left == "nothing" else path.write_bytes(old)
+    with pytest.raises(UserError, match="the state of its noise is missing or does not fit"):
+        run(made)
 
 
 def test_repeated_rounds_without_noise_are_counted_once(tmp_path, monkeypatch):

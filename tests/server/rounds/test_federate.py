@@ -25,6 +25,7 @@ from tests.examples import (
     DP_SGD,
     LAYERED,
     LOCAL,
+    MATRIX,
     SHARED,
     UDP,
     NoNoise,
@@ -126,7 +127,7 @@ def test_local_spends_its_target_and_weighs_clients_equally(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["client", "speaker"])
-@pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, CENTRAL, ADAPTIVE, DP_SGD])
+@pytest.mark.parametrize("config", [LOCAL, LAYERED, SUM, CENTRAL, ADAPTIVE, MATRIX, DP_SGD])
 def test_a_run_spends_the_epsilon_it_is_calibrated_to(tmp_path, config, unit):
     if config is not DP_SGD:
         config = replace(config, unit=unit)

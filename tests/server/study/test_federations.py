@@ -25,9 +25,10 @@ MECHANISMS = {
     "layered": LocalDP,
     "central": CentralDP,
     "central_adaptive": CentralDP,
+    "central_matrix": CentralDP,
     "dp_sgd": DPSGD,
 }
-CALIBRATED = ("local", "layered", "central", "central_adaptive", "dp_sgd")
+CALIBRATED = ("local", "layered", "central", "central_adaptive", "central_matrix", "dp_sgd")
 
 
 def study(*overrides):

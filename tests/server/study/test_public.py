@@ -138,7 +138,7 @@ def test_federations_start_from_the_public_layer(tmp_path):
 )
 def test_the_step_follows_from_the_noise_alone(config, noise):
     plan = PrivacyPlan(config, 0.5, 25, 80, shared={"dense.0.weight": 24})
-    assert (plan.mean_noise or 0.0) == pytest.approx(noise * 24**0.5)
+    assert (plan.model_noise or 0.0) == pytest.approx(noise * (24 * 25) ** 0.5)
     step = with_step(AlgorithmConfig("fedsgd", None), plan).server_learning_rate
     if noise == 0:
         assert step == UNCLIPPED_STEP
