@@ -123,7 +123,9 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
         needed=("clipping_norm", "accountant", "target_quantile", "clip_learning_rate"),
         optional=(*CALIBRATED, "count_noise"),
     ),
-    "central_matrix": replace(_CENTRAL, optional=(*CALIBRATED, "bands"), correlated=True),
+    "central_matrix": replace(
+        _CENTRAL, optional=(*CALIBRATED, "bands"), correlated=True, epsilons=(8,)
+    ),
     "dp_sgd": MechanismSpec(
         needed=("clipping_norm", "accountant"),
         optional=CALIBRATED,

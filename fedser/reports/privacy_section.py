@@ -16,6 +16,7 @@ RELATIONS = {
 }
 SAMPLING = {
     "poisson": "Poisson: each client joins a round independently of the others",
+    "turns": "clients take turns in {bands} groups, which everybody may know",
     "fixed": "fixed size: every round has the same number of clients",
 }
 LEAVES = {
@@ -51,7 +52,7 @@ def privacy_rows(results: Results) -> list[tuple[str, str]]:
             decimal(privacy["releases_max"], 0),
         ),
         ("Models that count as released", RELEASED[privacy["cross_validation"]]),
-        ("Cohorts", SAMPLING[privacy["sampling"]]),
+        ("Cohorts", SAMPLING[privacy["sampling"]].format(bands=privacy.get("bands"))),
         (
             "Noise multiplier (standard deviation / sensitivity)",
             significant(privacy["noise_multiplier"]),

@@ -13,6 +13,7 @@ from fedser.common.cache import cache_folder
 from fedser.common.console import console, plain
 from fedser.common.errors import UserError
 from fedser.conf.build import build_group
+from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.schema import StudyConfig
 from fedser.reports.numbers import counted, significant
 from fedser.server.privacy.plan import PrivacyPlan
@@ -32,12 +33,23 @@ HALF: Final = 0.6
 
 Fitted to the 12 points with noise of docs/results/usable_privacy.md; the share that is kept differs
 from the fit by 0.16 in root mean square."""
+COHORTS: Final = (0.1, 0.3, 1.0)
+"""Cohort fractions of the table of mechanisms, beside the configured one."""
+GUARANTEES: Final = (
+    ("local", "attributed", "zero_out"),
+    ("central", "sum", "zero_out"),
+    ("central", "outsider", "add_remove"),
+    ("central_matrix", "sum", "zero_out"),
+    ("central_matrix", "outsider", "add_remove"),
+)
+"""Mechanism, vantage and relation of each row of the table of mechanisms."""
+PARTICIPATION: Final = {"attributed": "known", "sum": "known", "outsider": "secret"}
 GOAL: Final = 0.8
 """Share to be kept, for which the number of clients is given."""
 
 
 def plan_study(config: StudyConfig) -> None:
-    """Print the noise of one federation of all clients, for several sizes and epsilons.
+    """Print the noise of one federation of all clients: for sizes and epsilons, and mechanisms.
 
     Raises
     ------
@@ -45,13 +57,16 @@ def plan_study(config: StudyConfig) -> None:
         If the mechanism has no noise on updates that a guarantee calibrates.
     """
     clients, public = _count_clients(config), config.model.components is not None
-    plan = deployment_plan(config, clients, _dimension(config))
+    dimension = _dimension(config)
+    plan = deployment_plan(config, clients, dimension)
     if plan.noise_to_signal is None:
         raise UserError(
             f"stage=plan: privacy={config.privacy.mechanism} has no calibrated noise on updates; "
             "set privacy=central or privacy=local"
         )
     console.print(_table(plan, clients, public))
+    if config.privacy.epsilon is not None:
+        console.print(_mechanism_table(config, clients, dimension))
     for line in _lines(plan, clients, public):
         console.print(plain(line), soft_wrap=True)
 
@@ -118,6 +133,48 @@ def _table(plan: PrivacyPlan, clients: int, public: bool) -> Table:
         + (" In brackets: the share of what clients can add to public speech." if public else "")
     )
     return table
+
+
+def _mechanism_table(config: StudyConfig, clients: int, dimension: int) -> Table:
+    """Return the noise to signal of each mechanism and cohort, at the configured epsilon."""
+    fractions = sorted({config.cohort_fraction, *COHORTS})
+    ratios = [
+        [_alternative(config, guarantee, fraction, clients, dimension) for fraction in fractions]
+        for guarantee in GUARANTEES
+    ]
+    least = np.min(ratios, axis=0)
+    shown = epsilon_text(config.privacy.epsilon)
+    table = Table(title=plain(f"noise to signal of mechanisms, ε = {shown}"), box=SIMPLE_HEAD)
+    table.add_column("privacy=")
+    table.add_column("participation")
+    for fraction in fractions:
+        table.add_column(f"{max(1, round(fraction * clients)):,} a round", justify="right")
+    for (name, vantage, _), found in zip(GUARANTEES, ratios, strict=True):
+        marks = [" *" if ratio == best else "" for ratio, best in zip(found, least, strict=True)]
+        cells = (f"{ratio:.2g}{mark}" for ratio, mark in zip(found, marks, strict=True))
+        table.add_row(name, PARTICIPATION[vantage], *cells)
+    table.caption = plain("* least noise for this number of clients a round")
+    return table
+
+
+def _alternative(
+    config: StudyConfig,
+    guarantee: tuple[str, str, str],
+    fraction: float,
+    clients: int,
+    dimension: int,
+) -> float:
+    """Return the noise to signal of another mechanism with the same epsilon, clip and unit."""
+    (mechanism, vantage, relation), c = guarantee, config.privacy
+    privacy = PrivacyConfig(
+        mechanism=mechanism,
+        vantage=vantage,
+        relation=relation,
+        accountant=None if mechanism == "local" else "pld",
+        **{key: getattr(c, key) for key in ("epsilon", "delta", "unit", "clipping_norm", "layers")},
+    )
+    other = replace(config, privacy=privacy, cohort_fraction=fraction)
+    return deployment_plan(other, clients, dimension).noise_to_signal or math.inf
 
 
 def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:

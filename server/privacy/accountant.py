@@ -331,12 +331,11 @@ def squared_sensitivities(
         Whether updates are summed before one noise is added. Then the sensitivities of a unit's
         clients add up; otherwise their squares do.
     """
-    by_unit: dict[str, list[float]] = {}
+    by_unit: dict[str, float] = {}
     for client, mu in mus.items():
-        by_unit.setdefault(units[client], []).append(mu)
-    if summed:
-        return {unit: sum(own) ** 2 for unit, own in by_unit.items()}
-    return {unit: sum(mu * mu for mu in own) for unit, own in by_unit.items()}
+        unit = units[client]
+        by_unit[unit] = by_unit.get(unit, 0.0) + (mu if summed else mu * mu)
+    return {unit: total**2 for unit, total in by_unit.items()} if summed else by_unit
 
 
 def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) -> Releases:

@@ -134,6 +134,7 @@ def accountant_used(groups: Sequence[Group], delta: float, accountant: str) -> s
     return accountant
 
 
+@lru_cache(maxsize=256)
 def calibrated_noise(
     releases: tuple[Releases, ...], epsilon: float, delta: float, accountant: str
 ) -> float:

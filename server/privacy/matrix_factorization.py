@@ -1,11 +1,11 @@
 """Noise that is correlated over rounds: banded matrix factorisation.
 
-The sums x_1 ... x_T of all rounds are released as ``x + inverse(C) w``. Here w is white noise, and C
-is a lower triangular Toeplitz matrix with the coefficients c_0 ... c_{b-1} in its first column. An
-observer who multiplies by C sees ``C x + w``: one Gaussian release. A client that takes part once
-moves ``C x`` by the norm of c. A client that takes part in every b-th round at most moves disjoint
-rows of ``C x``, so the squares of its movements add up. The noise in a model, the sum of the noise
-so far, is smaller than that of white noise at the same guarantee.
+The sums x_1 ... x_T of all rounds are released as ``x + inverse(C) w``. Here w is white noise, and
+C is a lower triangular Toeplitz matrix with the coefficients c_0 ... c_{b-1} in its first column.
+An observer who multiplies by C sees ``C x + w``: one Gaussian release. A client that takes part
+once moves ``C x`` by the norm of c. A client that takes part in every b-th round at most moves
+disjoint rows of ``C x``, so the squares of its movements add up. The noise in a model, the sum of
+the noise so far, is smaller than that of white noise at the same guarantee.
 
 References
 ----------
@@ -94,7 +94,7 @@ def _least_noise(
 ) -> int:
     """Return the number of bands with the least noise in the models, for secret participation."""
     most = largest_bands(sampling_rate)
-    candidates = {most, *(2**i for i in range(most.bit_length()))}
+    candidates = {most, *(1 << i for i in range(most.bit_length()))}
 
     def noise(bands: int) -> float:
         releases = Releases(-(-num_rounds // bands), min(1.0, bands * sampling_rate))

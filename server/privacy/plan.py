@@ -140,8 +140,9 @@ class PrivacyPlan:
         """Return the noise on each coordinate of a sum of updates clipped to `clipping_norm`.
 
         If noise is correlated over rounds, this is the noise on what one turn of a client reveals,
-        not on the sum of a round: `round_stddev` is. If a noised count is released too, the sum gets a little more noise, so that both together
-        cost what the noise multiplier says (Andrew et al., 2021, theorem 1).
+        and `round_stddev` is the noise on the sum of a round. If a noised count is released too,
+        the sum gets a little more noise, so that both together cost what the noise multiplier says
+        (Andrew et al., 2021, theorem 1).
 
         Raises
         ------
@@ -169,7 +170,8 @@ class PrivacyPlan:
     def model_noise(self) -> float | None:
         """Expected norm of the noise in the last model for a server's step of 1.
 
-        Adaptive clipping may change it. None without a guarantee, and for noise on gradients: its norm on an update is unknown.
+        Adaptive clipping may change it. None without a guarantee, and for noise on gradients: its
+        norm on an update is unknown.
         """
         c = self.config
         if not c.spec.guaranteed or c.spec.noise_at == "batches":

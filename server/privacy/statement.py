@@ -48,6 +48,11 @@ SECRET_COHORTS = (
     "use the two epsilons with known participation: zero-out, if the updates of a unit are "
     "replaced by zeros, and replace-one, if they are replaced by any others."
 )
+TURNS = (
+    "The noise of a round takes back a part of earlier noise. Epsilon therefore relies on the "
+    "turns of a client: they are at least {bands} rounds apart, which the server enforces, also "
+    "after an interruption."
+)
 ZERO_OUT = (
     "Everybody knows who took part, so the presence of a unit is visible and is not protected. "
     "The relation is zero-out: epsilon compares a unit's updates with zeros in their place. To "
@@ -207,6 +212,7 @@ def privacy_statement(
         "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
         "participation": _participation(plan) if guaranteed else None,
         "sampling": plan.sampling,
+        "bands": plan.bands if c.spec.correlated else None,
         "delta": c.delta if guaranteed else None,
         "epsilon": spent.epsilon,
         "epsilon_one_federation": spent.epsilon_one_federation,
@@ -270,6 +276,7 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         (True, noise_warning(plan)),
         (plan.central, TRUSTED_SERVER),
         (c.secret_cohorts, SECRET_COHORTS),
+        (plan.bands > 1, TURNS.format(bands=plan.bands)),
         (c.relation == "zero_out", ZERO_OUT),
         (c.unit == "utterance", UTTERANCES),
         (c.vantage == "attributed" and c.unit != "utterance", NO_AMPLIFICATION),

@@ -185,11 +185,13 @@ def _score_group(
     for row, cohort in enumerate(cohorts):
         present[row, cohort] = True
     revealed = _revealed(np.array(scores), plan.coefficients)[:rounds]
-    sent, blank, took_part = (
-        of_rounds.reshape(turns, plan.bands, count)[:, sampler.groups, np.arange(count)]
-        for of_rounds in (revealed[:, :count], revealed[:, count:], present)
-    )
-    return sent * np.where(coins, 1, -1), blank, took_part
+
+    def own_turns(of_rounds: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        by_turn = of_rounds.reshape(turns, plan.bands, count)
+        return by_turn[:, sampler.groups, np.arange(count)]
+
+    sent, blank = own_turns(revealed[:, :count]), own_turns(revealed[:, count:])
+    return sent * np.where(coins, 1, -1), blank, own_turns(present)
 
 
 def _revealed(sums: Floats64, coefficients: Coefficients) -> Floats64:

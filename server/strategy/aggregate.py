@@ -125,9 +125,10 @@ class NoisedMean:
     """DP-FedAvg: clip each update, sum, add noise once, divide by the expected cohort q N.
 
     Every client has the same weight, and the sum of an empty cohort gets the same noise. Noise that
-    is correlated over rounds is DP-FTRL by matrix factorisation. With adaptive clipping the clipping norm follows a quantile of the norms, through a count that gets
-    noise too. Updates and noise are multiples of one step and are summed as integers, so the low
-    bits of the sum do not reveal more than epsilon allows.
+    is correlated over rounds is DP-FTRL by matrix factorisation. With adaptive clipping the
+    clipping norm follows a quantile of the norms, through a count that gets noise too. Updates and
+    noise are multiples of one step and are summed as integers, so the low bits of the sum do not
+    reveal more than epsilon allows.
 
     Parameters
     ----------

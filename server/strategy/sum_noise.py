@@ -21,9 +21,9 @@ STATE = "noise.safetensors"
 class SumNoise:
     """Draw the noise of one round after another; see `server.privacy.matrix_factorization`.
 
-    Noise is computed in integers: ``xi_t = round(w_t - c_1 xi_{t-1} - ... - c_{b-1} xi_{t-b+1})``
-    with the Gaussian w_t in steps of 1 / RESOLUTION, because the coefficients are multiples of it. A
-    sum of integers plus xi_t is then a function of ``C x + w`` and of earlier sums, so the bounds for
+    Noise is computed in integers: ``xi_t = round(w_t - c_1 xi_{t-1} - ... - c_{b-1} xi_{t-b+1})``.
+    The Gaussian w_t is a multiple of 1 / RESOLUTION, because the coefficients are. A sum of
+    integers plus xi_t is then a function of ``C x + w`` and of earlier sums, so the bounds for
     continuous noise hold for it.
 
     Parameters

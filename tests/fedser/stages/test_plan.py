@@ -91,3 +91,42 @@ def test_the_command_plans_for_the_corpus_and_leaves_no_files(fedser, tmp_path):
     assert not list(tmp_path.glob("outputs/*/*/*"))
     status, printed = fedser("stage=plan", "plan.clients=0", "privacy=central_8")
     assert status == 2 and "plan.clients=0 must be at least 1" in printed
+
+
+MIXED = [
+    *("model=linear", "public=[made]", "cohort_fraction=0.1", "rounds=50", "plan.clients=300"),
+    *("privacy=central", "privacy.epsilon=2", "privacy.clipping_norm=0.4"),
+]
+
+
+def test_mechanisms_are_compared_at_one_epsilon(capsys):
+    plan_study(study(*MIXED))
+    printed = capsys.readouterr().err
+    table = printed[printed.index("noise to signal of mechanisms, ε = 2") :]
+    rows = [line.split() for line in table.splitlines() if re.match(r" +(local|central)", line)]
+    assert [row[:2] for row in rows] == [
+        ["local", "known"],
+        ["central", "known"],
+        ["central", "secret"],
+        ["central_matrix", "known"],
+        ["central_matrix", "secret"],
+    ]
+    assert "30 a round   90 a round   300 a round" in table
+    for mechanism, vantage, relation, row in (
+        ("central", "sum", "zero_out", rows[1]),
+        ("central_matrix", "sum", "zero_out", rows[3]),
+    ):
+        for fraction, shown in ((0.1, row[2]), (1.0, [c for c in row[2:] if c != "*"][2])):
+            config = study(
+                *(*MIXED, f"cohort_fraction={fraction}", f"privacy={mechanism}"),
+                *(f"privacy.vantage={vantage}", f"privacy.relation={relation}"),
+            )
+            ratio = deployment_plan(config, 300, 96).noise_to_signal
+            assert float(shown) == pytest.approx(ratio, rel=0.06)
+    # if everybody takes part there are no turns, and all central mechanisms are one
+    assert [row[-1] for row in rows[1:]] == ["*"] * 4
+
+
+def test_mechanisms_are_compared_only_at_an_epsilon(capsys):
+    plan_study(study(*MIXED, "privacy.epsilon=null", "privacy.noise_multiplier=1"))
+    assert "mechanisms" not in capsys.readouterr().err
