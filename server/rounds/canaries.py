@@ -186,7 +186,7 @@ def _score_group(
         present[row, cohort] = True
     revealed = _revealed(np.array(scores), plan.coefficients)[:rounds]
 
-    def own_turns(of_rounds: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def own_turns(of_rounds: np.ndarray) -> np.ndarray:
         by_turn = of_rounds.reshape(turns, plan.bands, count)
         return by_turn[:, sampler.groups, np.arange(count)]
 
