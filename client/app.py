@@ -228,8 +228,7 @@ def _public(message: Message) -> PublicModel | None:
     record = message.content.array_records.get("public")
     if record is None:
         return None
-    arrays = from_record(record)
-    return PublicModel(arrays["mean"], arrays["directions"], {}, frozenset())
+    return PublicModel.of(from_record(record), frozenset())
 
 
 @lru_cache(maxsize=max(2, cores()))  # federations that run at the same time

@@ -69,6 +69,11 @@ class ModelConfig(ABC):
         """Coordinates of the public projection that it reads; None: it reads the features."""
         return None
 
+    @property
+    def public_hidden(self) -> tuple[int, ...]:
+        """Units of the hidden layers that are trained on public speech; empty without any."""
+        return ()
+
     @abstractmethod
     def network(self, inputs: int, classes: int) -> Recogniser:
         """Return the network for `inputs` features."""

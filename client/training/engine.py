@@ -23,6 +23,8 @@ MULTI_CLIENT_TRAINERS: dict[tuple[str, str], type[CompiledTrainer | StackedTrain
     ("mlp", "cuda"): StackedTrainer,
     ("linear", "cpu"): CompiledTrainer,
     ("linear", "cuda"): StackedTrainer,
+    ("adapter", "cpu"): CompiledTrainer,
+    ("adapter", "cuda"): StackedTrainer,
     ("attention", "cuda"): VmappedTrainer,
 }
 """Classes that train many clients at a time, by model and kind of device.

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from fedser.client.models.adapter import Adapter
 from fedser.client.models.attention import Attention
 from fedser.client.models.base import ModelConfig
 from fedser.client.models.linear import Linear
@@ -32,7 +33,7 @@ class Hosting:
     normalisation: str
 
 
-MODELS: dict[str, type[ModelConfig]] = {m.name: m for m in (Mlp, Linear, Attention)}
+MODELS: dict[str, type[ModelConfig]] = {m.name: m for m in (Mlp, Linear, Adapter, Attention)}
 """The models that a message can name. A name outside this table is rejected, never imported."""
 
 

@@ -218,7 +218,7 @@ class TappedAveraging(Strategy):
         config = ConfigRecord({"request": request.to_json()})
         content = RecordDict({"arrays": arrays, "config": config})
         if self._remote and (public := self._remote.public):
-            content["public"] = to_record({"mean": public.mean, "directions": public.directions})
+            content["public"] = to_record(public.projection)
         return Message(content, node, "train", group_id=str(server_round))
 
     def _released(self, answered: Sequence[tuple[Message, Share]]) -> list[int]:

@@ -43,14 +43,14 @@ def _check_public(config: StudyConfig) -> None:
     if config.public and not reads:
         raise UserError(
             f"public is set, but model={config.model.name} learns nothing from public speech: "
-            "leave it out, or set model=linear"
+            "leave it out, or set model=linear or model=adapter"
         )
     if config.algorithm.server_learning_rate is None and not (
         reads and config.algorithm.name == "fedsgd"
     ):
         raise UserError(
-            "algorithm.server_learning_rate=null needs algorithm=fedsgd and model=linear; "
-            "otherwise set a number"
+            "algorithm.server_learning_rate=null needs algorithm=fedsgd and model=linear or "
+            "model=adapter; otherwise set a number"
         )
 
 

@@ -1,26 +1,34 @@
 """Learn from public speech what a study may use without spending privacy."""
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.corpora.build import named_corpus
 from fedser.client.speakers.clients import whole_speakers
 from fedser.client.speakers.corpus_data import CorpusData
-from fedser.client.speakers.public_model import LIMIT, PublicModel
-from fedser.common.arrays import Floats, Floats64, Ints
-from fedser.common.errors import UserError
+from fedser.client.speakers.public_model import LIMIT, PublicModel, activations
+from fedser.common.arrays import Arrays, Floats, Floats64, Ints
+from fedser.common.cache import cache_folder, filling
+from fedser.common.errors import UserError, brief
 from fedser.conf.schema import StudyConfig
 from fedser.server.federation.remote_clients import Roster
+from fedser.server.study.public_network import train_hidden_layers
 from fedser.server.study.run import read_corpus
 
 AnyCorpus = TypeVar("AnyCorpus", bound=CorpusData | Roster)
 
+FORMAT: Final = 1
+"""Raise this number whenever the same speech and settings give another model."""
 FILE: Final = "public.safetensors"
 """Name of the public model in a run's folder."""
 INVERSE_PENALTY: Final = 30.0
@@ -32,7 +40,9 @@ LEAST_SCALE: Final = 1e-3
 
 
 def public_model(config: StudyConfig, folder: Path, save: bool) -> PublicModel | None:
-    """Return the public model of a run, from its folder or fitted anew; None if it needs none.
+    """Return the public model of a run: from its folder, from the cache, or fitted anew.
+
+    None if the run needs none.
 
     Parameters
     ----------
@@ -49,7 +59,7 @@ def public_model(config: StudyConfig, folder: Path, save: bool) -> PublicModel |
         return None
     if (path := folder / FILE).exists():
         return PublicModel.load(path)
-    fitted = fit_public_model(
+    fitted = _cached_model(
         [
             read_corpus(named_corpus("public", entry, config.data_root), config)
             for entry in config.public
@@ -77,8 +87,32 @@ def with_public(corpus: AnyCorpus, public: PublicModel | None) -> AnyCorpus:
     return replace(corpus, public=public)
 
 
+def _cached_model(corpora: Sequence[CorpusData], config: StudyConfig) -> PublicModel:
+    """Return the public model of these corpora from the cache, or fit it and keep it there."""
+    digest = sha256(json.dumps([FORMAT, asdict(config.model), config.normalisation]).encode())
+    digest.update(json.dumps([config.seed, *(data.name for data in corpora)]).encode())
+    for data in corpora:
+        spoken = [[u.speaker, u.emotion] for u in data.utterances]
+        digest.update(json.dumps([data.digests, spoken]).encode())
+        digest.update(np.ascontiguousarray(data.features).tobytes())
+    folder = cache_folder(config.cache) / "public"
+    path = folder / f"{digest.hexdigest()[:24]}.safetensors"
+    if path.exists():
+        try:
+            return PublicModel.load(path)
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+            print(f"{path}: damaged ({brief(error)}): made anew", file=sys.stderr)
+    fitted = fit_public_model(corpora, config)
+    with filling(Path(config.cache)):
+        folder.mkdir(exist_ok=True)
+        fitted.save(path)
+    return fitted
+
+
 def fit_public_model(corpora: Sequence[CorpusData], config: StudyConfig) -> PublicModel:
-    """Fit principal components and a softmax layer; each corpus has the same weight.
+    """Fit hidden layers if the model has some, principal components, and a softmax layer.
+
+    Each corpus has the same weight.
 
     Raises
     ------
@@ -93,8 +127,14 @@ def fit_public_model(corpora: Sequence[CorpusData], config: StudyConfig) -> Publ
     of_corpus = np.array(speech.corpora)[speech.client]
     sizes = Counter(of_corpus.tolist())
     weights = np.array([1 / (len(sizes) * sizes[name]) for name in of_corpus.tolist()])
-    mean, directions = _directions(speech.features, speech.labels, weights, config.model.components)
-    unfitted = PublicModel(mean, directions, {}, frozenset(d for c in corpora for d in c.digests))
+    model, limited = config.model, np.clip(speech.features, -LIMIT, LIMIT)
+    hidden: Arrays = {}
+    if layers := list(model.public_hidden):
+        hidden = train_hidden_layers(limited, speech.labels, weights, layers, config.seed)
+    units = activations(limited, hidden)
+    mean, directions = _directions(units, speech.labels, weights, model.components)
+    digests = frozenset(digest for data in corpora for digest in data.digests)
+    unfitted = PublicModel(mean, directions, {}, digests, hidden)
     layer = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000)
     layer.fit(unfitted.project(speech.features), speech.labels, sample_weight=weights)
     head = {"dense.0.weight": layer.coef_, "dense.0.bias": layer.intercept_}
@@ -102,13 +142,12 @@ def fit_public_model(corpora: Sequence[CorpusData], config: StudyConfig) -> Publ
 
 
 def _directions(
-    features: Floats, labels: Ints, weights: Floats64, components: int
+    units: Floats, labels: Ints, weights: Floats64, components: int
 ) -> tuple[Floats, Floats]:
-    """Return the mean (d,) and the directions (d, k) of `PublicModel`."""
-    features = np.clip(features, -LIMIT, LIMIT).astype(np.float64)
-    mean = weights @ features
+    """Return the mean (h,) and the directions (h, k) of `PublicModel` for units (n, h)."""
+    mean = weights @ units.astype(np.float64)
     root = np.sqrt(weights)[:, None]
-    _, scales, rows = np.linalg.svd((features - mean) * root, full_matrices=False)
+    _, scales, rows = np.linalg.svd((units - mean) * root, full_matrices=False)
     rank = int((scales > LEAST_SCALE * scales[0]).sum())
     if rank < components:
         raise UserError(
@@ -116,7 +155,7 @@ def _directions(
             "smaller number, or more corpora in public"
         )
     whitening = rows[:components].T / scales[:components]
-    ratios = _correlation_ratios((features - mean) @ whitening, labels, weights)
+    ratios = _correlation_ratios((units - mean) @ whitening, labels, weights)
     return mean.astype(np.float32), (whitening * ratios**EMPHASIS).astype(np.float32)
 
 

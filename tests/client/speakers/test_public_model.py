@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from fedser.client.speakers.clients import held_out_set, make_clients
-from fedser.client.speakers.public_model import LIMIT, RADIUS, PublicModel
+from fedser.client.speakers.public_model import LIMIT, RADIUS, PublicModel, activations
 from fedser.common.errors import UserError
 from tests.examples import FEATURES, corpus
 
@@ -28,6 +30,49 @@ def test_projected_utterances_have_one_norm():
     straight = (features - model.mean) @ model.directions
     cosines = (projected * straight).sum(axis=1) / np.linalg.norm(straight, axis=1) / RADIUS
     np.testing.assert_allclose(cosines, 1, rtol=1e-5)
+
+
+def with_hidden_layers(widths=(9, 6), components=5):
+    """A public model with hidden layers, and the same layers as a network of PyTorch."""
+    rng, layers, before, hidden = np.random.default_rng(3), [], FEATURES, {}
+    for number, width in enumerate(widths):
+        layer = nn.Linear(before, width)
+        layers += [layer, nn.ReLU()]
+        hidden[f"hidden.{number}.weight"] = layer.weight.detach().numpy()
+        hidden[f"hidden.{number}.bias"] = layer.bias.detach().numpy()
+        before = width
+    made = replace(
+        public_model(components),
+        mean=rng.normal(size=before).astype(np.float32),
+        directions=rng.normal(size=(before, components)).astype(np.float32),
+        hidden=hidden,
+    )
+    return made, nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("widths", [(7,), (9, 6), (12, 3, 8)])
+def test_hidden_units_are_those_of_the_network(widths):
+    model, network = with_hidden_layers(widths)
+    features = np.random.default_rng(1).normal(size=(20, FEATURES)).astype(np.float32)
+    units = network(torch.from_numpy(features)).detach().numpy()
+    np.testing.assert_allclose(activations(features, model.hidden), units, atol=1e-5)
+    straight = (units - model.mean) @ model.directions
+    expected = RADIUS * straight / np.linalg.norm(straight, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.project(features), expected, atol=1e-4)
+    assert model.dimension == FEATURES and len(model.mean) == widths[-1]
+    with pytest.raises(UserError, match=f"reads {FEATURES} features, and these are 3"):
+        model.project(np.zeros((2, 3), np.float32))
+
+
+def test_a_model_with_hidden_layers_is_read_again(tmp_path):
+    model, _ = with_hidden_layers((3,) * 12)  # more layers than one digit counts
+    model.save(tmp_path / "public")
+    read = PublicModel.load(tmp_path / "public")
+    assert read == model and set(read.projection) == set(model.projection)
+    sent = PublicModel.of(model.projection, frozenset())
+    assert sent == model and not sent.head
+    other = {**model.hidden, "hidden.0.bias": model.hidden["hidden.0.bias"] + 1}
+    assert replace(model, hidden=other) != model
 
 
 def test_outliers_are_cut_off_and_the_mean_stays_at_zero():

@@ -33,5 +33,7 @@ def test_the_table_lists_each_model_under_its_name():
 def test_a_model_outside_the_table_is_rejected(name):
     fields = json.loads(request_of(Mlp(hidden=[3])).to_json())
     fields["model"]["name"] = name
-    with pytest.raises(UserError, match=f"model.name={name} is not one of mlp, linear, attention"):
+    with pytest.raises(
+        UserError, match=f"model.name={name} is not one of mlp, linear, adapter, attention"
+    ):
         TrainRequest.from_json(json.dumps(fields))
