@@ -9,9 +9,9 @@ from fedser.results.attacks import AttackRecord, attack_series
 from fedser.results.files import Results
 from fedser.results.utility import chance_uar
 
-UTILITY = ["mechanism", "uar", "chance_uar", "accuracy"]
+UTILITY = ["mechanism", "uar", "public_uar", "chance_uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
-STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage"]
+STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage", "noise_to_signal"]
 COUNTS = ["speakers", "clients"]
 SHOWN_LEAKS = (1, 20)
 
@@ -45,7 +45,7 @@ def _row(results: Results | str) -> dict[str, Any]:
         return {"problem": results}
     summary = {**results, **results["utility"], **results["privacy"]}
     summary["chance_uar"] = chance_uar(results)
-    row = {column: summary[column] for column in [*STATEMENT, *COUNTS]}
+    row = {column: summary.get(column) for column in [*STATEMENT, *COUNTS]}
     for label, records in attack_series(results["attacks"]).items():
         for record in records:
             if record["leaked_updates"] in SHOWN_LEAKS or record is records[-1]:

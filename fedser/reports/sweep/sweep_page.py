@@ -26,6 +26,7 @@ from fedser.reports.render import render
 from fedser.reports.sweep.interactive_figure import sweep_plots
 from fedser.reports.sweep.points import STRONGEST, mechanism_styles, scored_attacks
 from fedser.reports.sweep.read_runs import features_name, finished
+from fedser.reports.sweep.winners import winner_sentences
 from fedser.results.attacks import AttackRecord
 from fedser.results.files import Results
 from fedser.results.utility import fold_values
@@ -101,6 +102,7 @@ def render_page(folder: Path, runs: SweepRuns, points: pd.DataFrame) -> str:
         corpora=list(plots),
         vantages=vantages,
         data=_script(data),
+        winners=winner_sentences(points),
         together=composition_sentences(finished(runs.read)),
         bokeh=Markup(Resources("inline", components=["bokeh"], log_level="error").render_js()),
     )

@@ -15,7 +15,7 @@ from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.grids.local import LocalGrid
 from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
-from tests.examples import ADAPTIVE, CENTRAL, LOCAL, SHARED, UDP, federation
+from tests.examples import ADAPTIVE, CENTRAL, LOCAL, MATRIX, SHARED, UDP, federation
 
 ROUNDS = 6
 
@@ -45,9 +45,9 @@ class Flaky(LocalGrid):
         return reply
 
 
-def run(folder, grid, privacy, **changes):
+def run(folder, grid, privacy, fraction=0.9, **changes):
     folder.mkdir()
-    made = federation(folder / "t", rounds=ROUNDS, fraction=0.9, privacy=privacy)
+    made = federation(folder / "t", rounds=ROUNDS, fraction=fraction, privacy=privacy)
     outcome = federate(grid, replace(made, **changes), folder, "cpu")
     return outcome, dict(Transcript(folder / "t").global_models()), updates_of(folder)
 
@@ -105,6 +105,30 @@ def test_dropped_clients_change_neither_noise_nor_denominator(failure, privacy, 
         assert outcome.epsilon_known == whole.epsilon_known
     else:
         assert sum(whole.releases.values()) - sum(outcome.releases.values()) == dropped
+
+
+@pytest.mark.parametrize("failure", ["late", "failing"])
+def test_a_dropped_client_waits_for_its_next_turn(failure, tmp_path):
+    privacy = replace(MATRIX, epsilon=None, noise_multiplier=0.5)
+    flaky = Flaky(**{failure: {2, 3}})
+    outcome, models, updates = run(tmp_path / "f", flaky, privacy, fraction=0.25)
+    whole, all_models, all_updates = run(tmp_path / "w", Flaky(), privacy, fraction=0.25)
+    clip, cohort = privacy.clipping_norm, 2
+
+    def noise(models, updates, number):
+        total = sum(u * min(1, clip / np.linalg.norm(u)) for u in updates[number].values())
+        return moved(models, number) * cohort - total
+
+    step = grid_step(clip, sum(SHARED.values()))
+    for number in range(1, ROUNDS + 1):
+        own, same = noise(models, updates, number), noise(all_models, all_updates, number)
+        np.testing.assert_allclose(own, same, atol=2e-4 * clip + 16 * step)
+    present = {n: set(of_round) for n, of_round in updates.items()}
+    assert [len(present[n]) for n in (1, 2, 3, 4)] == [2, 1, 1, 2]
+    assert present[5] == present[1] and present[6] == set(all_updates[2])  # its next turn
+    assert outcome.epsilon == whole.epsilon
+    lost = 0 if failure == "late" else 2  # an update that is late may still have left
+    assert sum(whole.releases.values()) - sum(outcome.releases.values()) == lost
 
 
 def test_an_adaptive_clip_ignores_dropped_clients(tmp_path):
