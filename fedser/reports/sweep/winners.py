@@ -1,5 +1,6 @@
 """Sentences that name the settings that recognise best at each epsilon of a sweep."""
 
+import statistics
 from typing import NamedTuple
 
 import pandas as pd
@@ -8,6 +9,11 @@ from fedser.reports.numbers import counted, percent
 from fedser.server.privacy.statement import VANTAGES
 
 EPSILON_DIGITS = 2
+OBSERVERS = {
+    VANTAGES["attributed"]: "the server",
+    VANTAGES["sum"]: "whoever sees the sums",
+    VANTAGES["outsider"]: "whoever sees the models but not who took part",
+}
 
 
 class Contender(NamedTuple):
@@ -36,45 +42,41 @@ def winner_sentences(points: pd.DataFrame) -> list[str]:
     points : DataFrame
         As returned by `fedser.reports.sweep.points.sweep_points`.
     """
-    guaranteed = points[points["real"].notna() & points["nominal"].isna()] if len(points) else points
-    if not len(guaranteed):
+    if not len(points):
         return []
-    shown = guaranteed["real"].map(f"{{:.{EPSILON_DIGITS}g}}".format)
-    groups = guaranteed.groupby(["corpus", "unit", "vantage", shown], sort=False)
+    found: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
+    for run in points[points["real"].notna() & points["nominal"].isna()].to_dict("records"):
+        epsilon = float(f"{run['real']:.{EPSILON_DIGITS}g}")
+        kind = (str(run["corpus"]), str(run["unit"]), str(run["vantage"]), epsilon)
+        name = f"{run['mechanism']} ({run['series']})" if run["series"] else run["mechanism"]
+        found.setdefault(kind, {}).setdefault(str(name), []).append(float(run["uar"]))
     return [
-        _sentence(*kind, _contenders(runs), points[points["corpus"] == kind[0]])
-        for kind, runs in sorted(groups, key=lambda group: (*group[0][:3], float(group[0][3])))
-        if runs[["series", "mechanism"]].drop_duplicates().shape[0] > 1
+        _sentence(kind, _contenders(settings), points[points["corpus"] == kind[0]])
+        for kind, settings in sorted(found.items())
+        if len(settings) > 1
     ]
 
 
-def _contenders(runs: pd.DataFrame) -> list[Contender]:
-    """Return the settings of a group, best first."""
-    found = []
-    for (series, mechanism), own in runs.groupby(["series", "mechanism"], sort=False):
-        name = f"{mechanism} ({series})" if series else mechanism
-        uar = own["uar"]
-        found.append(Contender(name, uar.mean(), uar.min(), uar.max(), len(own)))
-    return sorted(found, key=lambda contender: -contender.uar)
+def _contenders(settings: dict[str, list[float]]) -> list[Contender]:
+    """Return the settings of a group, best first, from the test UAR of their runs."""
+    contenders = [
+        Contender(name, statistics.fmean(uars), min(uars), max(uars), len(uars))
+        for name, uars in settings.items()
+    ]
+    return sorted(contenders, key=lambda contender: -contender.uar)
 
 
 def _sentence(
-    corpus: str,
-    unit: str,
-    vantage: str,
-    epsilon: str,
-    contenders: list[Contender],
-    of_corpus: pd.DataFrame,
+    kind: tuple[str, str, str, float], contenders: list[Contender], of_corpus: pd.DataFrame
 ) -> str:
-    best, second = contenders[:2]
-    certain = best.runs > 1 and best.low > second.high
-    observer = "the server" if vantage == VANTAGES["attributed"] else "whoever sees the sums"
+    (corpus, unit, vantage, epsilon), (best, second) = kind, contenders[:2]
+    observer = OBSERVERS.get(vantage, vantage)
     text = (
-        f"{corpus}, ε = {epsilon} for one {unit} against {observer}: {best.name} recognises best, "
-        f"test UAR {_uar(best.uar)} (mean of {counted(best.runs, 'run')}); then {second.name}, "
-        f"{_uar(second.uar)}"
+        f"{corpus}, ε = {epsilon:g} for one {unit} against {observer}: {best.name} recognises "
+        f"best, test UAR {_uar(best.uar)} (mean of {counted(best.runs, 'run')}); then "
+        f"{second.name}, {_uar(second.uar)}"
     )
-    if not certain:
+    if best.runs == 1 or best.low <= second.high:
         text += "; the runs do not tell the two apart"
     unprotected = of_corpus[of_corpus["mechanism"] == "none"]
     for label, figure in (

@@ -19,7 +19,7 @@ from fedser.server.study.files import write_training
 from fedser.server.transcript.transcript import Transcript
 from tests import examples
 from tests.client.speakers.test_public_model import public_model, with_hidden_layers
-from tests.examples import ADAPTIVE, corpus, MATRIX
+from tests.examples import ADAPTIVE, MATRIX, corpus
 
 ROUNDS = 6
 HELD = {
@@ -104,7 +104,13 @@ def files_of(folder):
 
 @pytest.mark.parametrize(
     ("privacy", "public"),
-    [(None, None), (ADAPTIVE, None), (MATRIX, None), (None, public_model()), (None, with_hidden_layers()[0])],
+    [
+        (None, None),
+        (ADAPTIVE, None),
+        (MATRIX, None),
+        (None, public_model()),
+        (None, with_hidden_layers()[0]),
+    ],
 )
 def test_remote_nodes_give_the_results_of_a_simulation(privacy, public, remote, tmp_path):
     grid = RealNodes(tmp_path)
