@@ -13,6 +13,7 @@ from fedser.reports.paper.layouts import LAYOUTS
 from fedser.reports.paper.table_report import write_table
 from fedser.reports.run_page import write_report
 from fedser.reports.sweep.find_runs import runs_below
+from fedser.reports.sweep.read_runs import finished, read_runs
 from fedser.stages.report import report_runs
 
 
@@ -55,9 +56,10 @@ def report_sweep(folder: Path, table: str | None) -> None:
     """Write and print the results of all runs of a sweep, and its table if one is configured."""
     if runs := runs_below(folder):
         report_runs(folder, runs)
+        together = finished(read_runs(runs)[1])
         for run in runs:  # each run's page also shows its sweep, which is complete only now
             with suppress(UserError):
-                write_report(run)
+                write_report(run, together)
     if table and (shown := write_table(folder, table, console.width)):
         console.print(shown)
         console.print(plain(f"table: {folder / 'table.md'}"), soft_wrap=True)

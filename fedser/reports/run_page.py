@@ -1,5 +1,6 @@
 """The report of a run: `figures/*.png` and one page, `report.html`, that loads nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,13 +30,15 @@ from fedser.server.strategy.replies import REASONS
 NONE = pd.Series(dtype=float)
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, sweep: Sequence[Results] | None = None) -> Path:
     """Write the figures and the page of one run.
 
     Parameters
     ----------
     run_dir : Path
         Folder with `results.json` and `rounds.parquet`.
+    sweep : sequence of dict, optional
+        Results of the finished runs of its sweep; by default they are read from their folders.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def write_report(run_dir: Path) -> Path:
     text = render(
         "report.html.jinja",
         results=results,
-        sweep=_sweep(run_dir, results),
+        sweep=_sweep(_finished_beside(run_dir) if sweep is None else sweep, results),
         findings=[utility_finding(results), leakage_finding(series), privacy_finding(results)],
         figures={name: figures.inline_svg(figure) for name, figure in drawn.items() if figure},
         remarks=[attack_remark(attack) for attack in results["attacks"]],
@@ -86,11 +89,15 @@ def _save(folder: Path, drawn: dict[str, Figure | None]) -> None:
             figures.save_png(figure, folder / f"{name}.png")
 
 
-def _sweep(run_dir: Path, results: Results) -> tuple[int, list[str]] | None:
-    """Return the number of runs of the sweep on this corpus, and what they spend together."""
+def _finished_beside(run_dir: Path) -> list[Results]:
+    """Return the results of the finished runs of a sweep; empty if the run is in no sweep."""
     if not (run_dir.parent / PAGE).exists():
-        return None
-    runs = finished(read_runs(runs_below(run_dir.parent))[1])
+        return []
+    return finished(read_runs(runs_below(run_dir.parent))[1])
+
+
+def _sweep(runs: Sequence[Results], results: Results) -> tuple[int, list[str]] | None:
+    """Return the number of runs of the sweep on this corpus, and what they spend together."""
     own = [run for run in runs if run["corpus"]["name"] == results["corpus"]["name"]]
     return (len(own), composition_sentences(own)) if len(own) > 1 else None
 

@@ -133,6 +133,7 @@ class _Rounds:
             return {}
         state = checkpoint.load(self._recorder.outcome)
         if state is None:  # saved before any client is asked
+            self._check_noise(begun=0)
             checkpoint.save(self._state(checkpoint), self._recorder.outcome)
             return {}
         self._restore(state, checkpoint.announced[state.announced :])
@@ -153,13 +154,17 @@ class _Rounds:
         else:
             self._released_before = dict(repeated)
         self._recorder.resume(cohorts)
-        begun, drawn = len(cohorts), self._aggregate.turns_drawn
-        if self._plan.bands > 1 and not self._recorder.done <= drawn <= begun:
+        self._check_noise(begun=len(cohorts))
+        self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
+
+    def _check_noise(self, begun: int) -> None:
+        """Reject a state of correlated noise that is not that of the rounds begun so far."""
+        done, drawn = self._recorder.done, self._aggregate.turns_drawn
+        if self._plan.bands > 1 and not done <= drawn <= begun:
             raise UserError(
                 f"{self._federation.checkpoint}: the state of its noise is missing or does not fit "
                 "its journal; start the run anew"
             )
-        self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
 
     def run(self, grid: Grid, writer: TranscriptWriter) -> None:
         """Run the rounds that are left, and record the model after the last one.

@@ -165,6 +165,15 @@ def test_a_run_without_its_noise_is_not_resumed(left, tmp_path, monkeypatch):
         run(made)
 
 
+def test_the_noise_of_another_run_is_not_used(tmp_path, monkeypatch):
+    made = federation(tmp_path, examples.MATRIX)
+    run_until_killed(made, 3, monkeypatch)
+    for name in ("state.safetensors", "journal.jsonl"):
+        (tmp_path / "checkpoint" / name).unlink()
+    with pytest.raises(UserError, match="the state of its noise is missing or does not fit"):
+        run(made)
+
+
 def test_repeated_rounds_without_noise_are_counted_once(tmp_path, monkeypatch):
     run_until_killed(federation(tmp_path, PrivacyConfig()), 5, monkeypatch)
     resumed = run(federation(tmp_path, PrivacyConfig()))
