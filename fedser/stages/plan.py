@@ -46,6 +46,8 @@ GUARANTEES: Final = (
 PARTICIPATION: Final = {"attributed": "known", "sum": "known", "outsider": "secret"}
 GOAL: Final = 0.8
 """Share to be kept, for which the number of clients is given."""
+POINTS: Final = 5
+"""Points of test UAR that this share loses, if the clients can add `POINTS / (1 - GOAL)` points."""
 
 
 def plan_study(config: StudyConfig) -> None:
@@ -182,7 +184,12 @@ def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:
     c, ratio = plan.config, plan.noise_to_signal or 0.0
     goal = HALF * (1 / GOAL - 1) if public else 0.5
     needed = max(1, math.ceil(clients * (ratio / goal) ** (1 / _power(plan))))
-    reach = f"keep {100 * GOAL:.0f} %" if public else "bring it to 0.5"
+    reach = "bring it to 0.5"
+    if public:
+        reach = (
+            f"keep {100 * GOAL:.0f} % (to lose {POINTS} points where the clients add "
+            f"{POINTS / (1 - GOAL):.0f} to public speech)"
+        )
     lines = [
         f"{counted(clients, 'client')}, {plan.expected_cohort:g} in each of "
         f"{counted(plan.num_rounds, 'round')}, {sum(plan.shared.values()):,} weights shared; "
