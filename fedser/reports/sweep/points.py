@@ -17,6 +17,8 @@ STRONGEST = ""
 """Key of the strongest attack of a run."""
 REPEATED = {"seed", "privacy", "privacy.epsilon", "privacy.noise_multiplier"}
 """Overrides in which the runs of one line may differ."""
+OF_CORPUS = {"corpus", "public", "shadow"}
+"""Overrides that go with the private corpus, and make no other setting."""
 
 
 def sweep_points(varied: pd.DataFrame, read: Sequence[Results | str]) -> pd.DataFrame:
@@ -34,13 +36,16 @@ def sweep_points(varied: pd.DataFrame, read: Sequence[Results | str]) -> pd.Data
         AUC of the strongest attack at one and at the most leaked updates; `one_low`, `one_high`,
         `most_low` and `most_high` are its interval. `uar_low` and `uar_high` are the worst and
         the best fold, and `chance` is the UAR of guessing; UAR is in per cent. Runs with the
-        same `series` and `mechanism` differ only in epsilon and seed.
+        same `series` and `mechanism` differ only in epsilon and seed. `setting` is the series
+        without the corpora.
     """
     others = varied[[key for key in varied if key not in REPEATED]]
+    settings = others[[key for key in others if key not in OF_CORPUS]]
     rows = {
         number: {
             "label": run_label(varied.iloc[number]) or str(varied.index[number]),
             "series": run_label(others.iloc[number]),
+            "setting": run_label(settings.iloc[number]),
             **_point(results),
         }
         for number, results in enumerate(read)

@@ -36,7 +36,7 @@ GLYPHS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "⬢"
 """Character for each marker of the figures."""
 SHOWN_ELSEWHERE = {
     *("corpus", "privacy", "privacy.epsilon", "privacy.noise_multiplier", "features"),
-    *("normalisation", "algorithm", "seed", "experiment", "attack"),
+    *("normalisation", "algorithm", "seed", "attack"),
 }
 """Overrides that need no column, because other columns show their value."""
 

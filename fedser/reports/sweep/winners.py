@@ -48,7 +48,7 @@ def winner_sentences(points: pd.DataFrame) -> list[str]:
     for run in points[points["real"].notna() & points["nominal"].isna()].to_dict("records"):
         epsilon = float(f"{run['real']:.{EPSILON_DIGITS}g}")
         kind = (str(run["corpus"]), str(run["unit"]), str(run["vantage"]), epsilon)
-        name = f"{run['mechanism']} ({run['series']})" if run["series"] else run["mechanism"]
+        name = f"{run['mechanism']} ({run['setting']})" if run["setting"] else run["mechanism"]
         found.setdefault(kind, {}).setdefault(str(name), []).append(float(run["uar"]))
     return [
         _sentence(kind, _contenders(settings), points[points["corpus"] == kind[0]])
@@ -81,7 +81,7 @@ def _sentence(
     unprotected = of_corpus[of_corpus["mechanism"] == "none"]
     for label, figure in (
         ("public speech alone", of_corpus["public_uar"].mean()),
-        ("without a mechanism", unprotected.groupby("series")["uar"].mean().max()),
+        ("without a mechanism", unprotected.groupby("setting")["uar"].mean().max()),
     ):
         if pd.notna(figure):
             text += f"; {label} {_uar(figure)}"

@@ -10,15 +10,15 @@ BASE = {
     **{"corpus": "ravdess", "unit": "client", "vantage": VANTAGES["sum"], "nominal": math.nan},
     **{"public_uar": math.nan},
 }
-NONE = {**BASE, "series": "none", "mechanism": "none", "unit": None, "vantage": None}
+NONE = {**BASE, "setting": "none", "mechanism": "none", "unit": None, "vantage": None}
 
 
 def points(*rows):
     return pd.DataFrame([{**BASE, **row} for row in rows])
 
 
-def run(series, mechanism, real, uar, **changes):
-    return {"series": series, "mechanism": mechanism, "real": real, "uar": uar, **changes}
+def run(setting, mechanism, real, uar, **changes):
+    return {"setting": setting, "mechanism": mechanism, "real": real, "uar": uar, **changes}
 
 
 def test_the_setting_with_the_highest_mean_wins():
@@ -69,10 +69,10 @@ def test_only_one_epsilon_unit_and_observer_is_compared():
 
 def test_sentences_are_sorted_by_corpus_and_epsilon():
     rows = [
-        run(series, "central", epsilon, 50.0, corpus=corpus)
+        run(setting, "central", epsilon, 50.0, corpus=corpus)
         for corpus in ("ravdess", "emodb")
         for epsilon in (16.0, 2.0)
-        for series in "ab"
+        for setting in "ab"
     ]
     found = [sentence.split(" for")[0] for sentence in winner_sentences(points(*rows))]
     assert found == ["emodb, ε = 2", "emodb, ε = 16", "ravdess, ε = 2", "ravdess, ε = 16"]
