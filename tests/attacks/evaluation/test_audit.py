@@ -230,10 +230,10 @@ def test_an_audit_detects_cohorts_that_are_not_sampled(unsampled, monkeypatch):
 matrix_relations = pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
 
 
-def audit_matrix(relation="zero_out", magnitude=1.0):
+def audit_matrix(relation="zero_out", magnitude=1.0, reproducible=True):
     """Audit four groups that take turns, three turns each."""
-    config = replace(MATRIX, relation=relation, reproducible_noise=False)
-    return audit(config, magnitude, releases=3, canaries=2400, rate=0.25)["known"]
+    config = replace(MATRIX, relation=relation, reproducible_noise=reproducible)
+    return audit(config, magnitude, releases=3, canaries=1500, rate=0.25)["known"]
 
 
 @pytest.mark.parametrize("magnitude", [1.0, 3.0])
@@ -266,7 +266,7 @@ def test_an_audit_detects_noise_that_is_drawn_again(unsampled, monkeypatch):
         return replace(found[0], mean=both)
 
     monkeypatch.setattr(aggregate.NoisedMean, "__call__", twice)
-    assert audit_matrix()["violated"]
+    assert audit_matrix(reproducible=False)["violated"]  # a seed would draw the same again
 
 
 def test_an_audit_detects_a_client_in_two_groups(unsampled, monkeypatch):

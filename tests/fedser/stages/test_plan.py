@@ -69,7 +69,7 @@ def test_the_number_of_clients_that_are_needed_reaches_the_goal(capsys):
 
 
 def test_a_hopeless_plan_and_a_large_delta_are_named(capsys):
-    plan_study(study("privacy=local", "privacy.epsilon=1", "plan.clients=20000"))
+    plan_study(study("privacy=local", "privacy.epsilon=1", "plan.clients=20000", "rounds=5"))
     printed = capsys.readouterr().err
     assert "286,596 weights shared" in printed  # of 988 features, counted on a second of noise
     assert "expect to learn nothing" in printed
