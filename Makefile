@@ -10,7 +10,7 @@ TINY := corpus.speakers=10 corpus.utterances_per_speaker=8 folds=[0] rounds=8 co
 	'shadow=[{corpus: synthetic_de, speakers: 10, utterances_per_speaker: 8}]' privacy=udp \
 	adversary.shadow_federations=2 adversary.bootstraps=100 runtime=local
 
-.PHONY: setup study test lint docs bench mutants lock clean
+.PHONY: setup study test kernels lint docs bench mutants lock clean
 
 setup: $(READY)
 
@@ -24,6 +24,12 @@ study: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The numeric tests with the kernels of an old processor: no test may depend on the last digits.
+kernels: $(READY)
+	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default NUMBA_CPU_NAME=generic \
+		$(BIN)/python -m pytest -n 2 --dist loadfile tests/client/training tests/client/models \
+		tests/client/privacy tests/attacks/algorithms tests/server/strategy/test_aggregate.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

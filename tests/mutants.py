@@ -31,9 +31,11 @@ CORE = {
     "server/privacy/accountant.py": ["server/privacy"],
     "server/privacy/composition.py": ["server/privacy"],
     "server/privacy/gaussian.py": ["server/privacy"],
+    "server/privacy/matrix_factorization.py": ["server/privacy"],
     "server/privacy/plan.py": ["server/privacy", "server/strategy"],
     "server/strategy/aggregate.py": ["server/strategy"],
     "server/strategy/limits.py": ["server/strategy"],
+    "server/strategy/sum_noise.py": ["server/strategy"],
 }
 """Files that get faults, and the folders of tests that must catch them."""
 EQUAL = Path(__file__).with_name("equal_mutants.yaml")
