@@ -62,9 +62,9 @@ def optimal_coefficients(bands: int, num_rounds: int) -> Coefficients:
 
 
 def prefix_stddevs(coefficients: Coefficients, num_rounds: int) -> Floats64:
-    """Return the noise in the model after each round, shape (T,), if one client moves it by 1.
+    """Return the standard deviation of the noise in the model after each round, shape (T,).
 
-    In units of the noise multiplier times the clipping norm: white noise gives 1, sqrt(2), ...
+    The unit is the noise multiplier times the clipping norm: white noise gives 1, sqrt(2), ...
     """
     if coefficients == WHITE:  # without a slow import
         return np.asarray(np.sqrt(np.arange(1.0, num_rounds + 1)))
@@ -73,15 +73,19 @@ def prefix_stddevs(coefficients: Coefficients, num_rounds: int) -> Floats64:
 
 
 def round_stddevs(coefficients: Coefficients, num_rounds: int) -> Floats64:
-    """Return the noise on the sum of each round, shape (T,), in units as `prefix_stddevs`."""
+    """Return the standard deviation of the noise on each round's sum, shape (T,).
+
+    The unit is that of `prefix_stddevs`.
+    """
     inverse = _filtered([1.0], coefficients, np.eye(1, num_rounds)[0])
     return np.asarray(math.hypot(*coefficients) * np.sqrt(np.cumsum(inverse**2)))
 
 
 def white_noise(sums: Floats64, coefficients: Coefficients) -> Floats64:
-    """Return ``C x / |c|`` for noise on the sums of T rounds, (T, ...): what an observer can do.
+    """Return ``C x / |c|`` for the noise x on the sums of T rounds, shape (T, ...).
 
-    The result is independent over rounds, with the standard deviation of one release.
+    The result is independent over rounds, with the standard deviation of one release. An observer
+    can compute it.
     """
     if coefficients == WHITE:
         return sums

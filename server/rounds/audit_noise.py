@@ -109,7 +109,7 @@ def _cohorts(path: AuditPath) -> Membership:
     sampler = cohort_sampler(
         plan.config, units, plan.sampling_rate, plan.bands, path.protocol.seed, "audit-cohorts"
     )
-    turns = SAMPLED_ROUNDS // plan.bands
+    turns = max(2, SAMPLED_ROUNDS // plan.bands)
     drawn = np.zeros((turns * plan.bands, SAMPLED_CLIENTS), bool)
     for row in range(len(drawn)):
         drawn[row, sampler(row + 1)] = True

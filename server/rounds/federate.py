@@ -160,7 +160,7 @@ class _Rounds:
     def _check_noise(self, begun: int) -> None:
         """Reject a state of correlated noise that is not that of the rounds begun so far."""
         done, drawn = self._recorder.done, self._aggregate.turns_drawn
-        if self._plan.bands > 1 and not done <= drawn <= begun:
+        if len(self._plan.coefficients) > 1 and not done <= drawn <= begun:
             raise UserError(
                 f"{self._federation.checkpoint}: the state of its noise is missing or does not fit "
                 "its journal; start the run anew"

@@ -45,7 +45,8 @@ def winner_sentences(points: pd.DataFrame) -> list[str]:
     if not len(points):
         return []
     found: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
-    for run in points[points["real"].notna() & points["nominal"].isna()].to_dict("records"):
+    compared = points[points["real"].notna() & points["nominal"].isna() & points["uar"].notna()]
+    for run in compared.to_dict("records"):
         epsilon = float(f"{run['real']:.{EPSILON_DIGITS}g}")
         kind = (str(run["corpus"]), str(run["unit"]), str(run["vantage"]), epsilon)
         name = f"{run['mechanism']} ({run['setting']})" if run["setting"] else run["mechanism"]

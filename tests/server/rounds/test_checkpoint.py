@@ -165,6 +165,15 @@ def test_a_run_without_its_noise_is_not_resumed(left, tmp_path, monkeypatch):
         run(made)
 
 
+def test_a_run_of_one_round_has_no_noise_to_keep(tmp_path, monkeypatch):
+    made = federation(tmp_path, examples.MATRIX, fraction=0.25)
+    plan = replace(made.protocol.plan, num_rounds=1)
+    made = replace(made, protocol=replace(made.protocol, plan=plan), checkpoint_every=1)
+    first = run(made)
+    assert figures(run(made)) == figures(first)
+    assert not (tmp_path / "checkpoint" / "noise.safetensors").exists()
+
+
 def test_the_noise_of_another_run_is_not_used(tmp_path, monkeypatch):
     made = federation(tmp_path, examples.MATRIX)
     run_until_killed(made, 3, monkeypatch)
