@@ -32,7 +32,7 @@ HALF: Final = 0.6
 """Noise to signal at which a softmax layer on public coordinates keeps half of what clients add.
 
 Fitted to the 12 points with noise of docs/results/usable_privacy.md; the share that is kept differs
-from the fit by 0.16 in root mean square."""
+from the fit by 0.14 in root mean square."""
 COHORTS: Final = (0.1, 0.3, 1.0)
 """Cohort fractions of the table of mechanisms, beside the configured one."""
 GUARANTEES: Final = (
