@@ -103,6 +103,8 @@ def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
     config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
     if config.spec.guaranteed:
         config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
+    if config.spec.correlated:
+        config = replace(config, bands=plan.bands)
     return replace(plan, config=config, num_clients=num_clients)
 
 

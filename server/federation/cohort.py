@@ -6,6 +6,7 @@ from functools import cached_property
 
 from fedser.common.seeds import noise_source, numpy_stream, uniforms
 from fedser.conf.privacy_keys import PrivacyConfig
+from fedser.server.privacy.matrix_factorization import turn_rate
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Sampler:
         if self.hidden:
             stream = (*stream, attempt)
         if self.poisson:
-            rate = min(1.0, self.rate * self.bands)
+            rate = turn_rate(self.bands, self.rate)
             drawn = uniforms(noise_source(self.seed, *stream), self.num_clients) < rate
             group = ((turn or server_round) - 1) % self.bands
             return [int(client) for client in drawn.nonzero()[0] if self.groups[client] == group]

@@ -10,7 +10,7 @@ from itertools import islice
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.privacy.composition import Releases, running_epsilon
-from fedser.server.privacy.matrix_factorization import num_bands
+from fedser.server.privacy.matrix_factorization import num_bands, turn_rate
 from fedser.server.privacy.mechanisms import ENTRIES
 from fedser.server.privacy.plan import PrivacyPlan
 
@@ -311,8 +311,8 @@ def planned_exposures(
     """
     batches = [batch_releases(n, algorithm, training) for n in sizes]
     bands = num_bands(privacy, rate, len(cohorts))
-    turn_rate = min(1.0, rate * bands)
-    ledger = Ledger(privacy, turn_rate, units, batches, [1.0] * len(sizes), bands)
+    mus = [1.0] * len(sizes)
+    ledger = Ledger(privacy, turn_rate(bands, rate), units, batches, mus, bands)
     for cohort in cohorts:
         ledger.add(cohort)
     return ledger.exposures

@@ -101,9 +101,12 @@ def _least_noise(
     candidates = {most, *(1 << i for i in range(most.bit_length()))}
 
     def noise(bands: int) -> float:
-        releases = Releases(-(-num_rounds // bands), min(1.0, bands * sampling_rate))
+        releases = Releases(-(-num_rounds // bands), turn_rate(bands, sampling_rate))
         stddevs = prefix_stddevs(optimal_coefficients(bands, num_rounds), num_rounds)
-        multiplier = calibrated_noise((releases,), epsilon, delta, accountant)
+        try:
+            multiplier = calibrated_noise((releases,), epsilon, delta, accountant)
+        except ValueError:  # the plan rejects this epsilon
+            return math.inf
         return multiplier * float(np.sqrt(np.mean(stddevs**2)))
 
     return min(sorted(candidates), key=noise)
@@ -112,6 +115,12 @@ def _least_noise(
 def largest_bands(sampling_rate: float) -> int:
     """Return the largest number of groups whose turn comes with the rate of a client."""
     return int(1 / sampling_rate + ROUNDING)
+
+
+def turn_rate(bands: int, sampling_rate: float) -> float:
+    """Return the probability that a client takes part in a round of its own turn."""
+    rate = bands * sampling_rate
+    return rate if rate < 1 - ROUNDING else 1.0  # rounding must not leave anything to chance
 
 
 def num_bands(privacy: PrivacyConfig, sampling_rate: float, num_rounds: int) -> int:

@@ -17,6 +17,7 @@ from fedser.server.privacy.matrix_factorization import (
     optimal_coefficients,
     prefix_stddevs,
     round_stddevs,
+    turn_rate,
 )
 from fedser.server.privacy.mechanisms import ENTRIES, names_by_layer
 
@@ -88,7 +89,7 @@ class PrivacyPlan:
     @property
     def turn_rate(self) -> float:
         """Probability that a client takes part in a round of its own turn."""
-        return min(1.0, self.bands * self.sampling_rate)
+        return turn_rate(self.bands, self.sampling_rate)
 
     @property
     def coefficients(self) -> Coefficients:

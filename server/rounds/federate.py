@@ -133,7 +133,7 @@ class _Rounds:
             return {}
         state = checkpoint.load(self._recorder.outcome)
         if state is None:  # saved before any client is asked
-            self._check_noise(begun=0)
+            self._check_noise(saved=0, begun=0)
             checkpoint.save(self._state(checkpoint), self._recorder.outcome)
             return {}
         self._restore(state, checkpoint.announced[state.announced :])
@@ -154,13 +154,16 @@ class _Rounds:
         else:
             self._released_before = dict(repeated)
         self._recorder.resume(cohorts)
-        self._check_noise(begun=len(cohorts))
+        self._check_noise(saved=state.announced, begun=len(cohorts))
         self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
 
-    def _check_noise(self, begun: int) -> None:
-        """Reject a state of correlated noise that is not that of the rounds begun so far."""
-        done, drawn = self._recorder.done, self._aggregate.turns_drawn
-        if len(self._plan.coefficients) > 1 and not done <= drawn <= begun:
+    def _check_noise(self, saved: int, begun: int) -> None:
+        """Reject a state of correlated noise that is older than the checkpoint, or newer.
+
+        `saved` are the turns that the checkpoint covers, and `begun` those of the journal.
+        """
+        drawn = self._aggregate.turns_drawn
+        if len(self._plan.coefficients) > 1 and not saved <= drawn <= begun:
             raise UserError(
                 f"{self._federation.checkpoint}: the state of its noise is missing or does not fit "
                 "its journal; start the run anew"

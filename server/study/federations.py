@@ -10,6 +10,7 @@ from fedser.client.models.base import parameter_sizes
 from fedser.client.speakers.clients import Clients, held_out_set, make_clients, speaker_folds
 from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.arrays import Floats, Ints
+from fedser.common.errors import UserError
 from fedser.conf.algorithm_keys import AlgorithmConfig
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.schema import StudyConfig
@@ -240,7 +241,14 @@ def _other_schedules(
     """Return the schedules of the other folds, if this fold needs them to stop in time."""
     if privacy.stop_at_epsilon is None or privacy.cross_validation == "evaluation":
         return ()
-    return tuple(schedule for other, schedule in schedules.items() if other != fold)
+    others = tuple(schedule for other, schedule in schedules.items() if other != fold)
+    if others and privacy.spec.correlated:
+        # An interruption of one fold changes whose turn it is there, which this fold cannot know.
+        raise UserError(
+            f"privacy.stop_at_epsilon: privacy={privacy.mechanism} cannot stop several folds "
+            "together; train one fold (folds=[0]), or set privacy.cross_validation=evaluation"
+        )
+    return others
 
 
 def _planned_exposures(config: StudyConfig, schedule: Schedule) -> Exposures:

@@ -17,6 +17,7 @@ from fedser.server.privacy.matrix_factorization import (
     optimal_coefficients,
     prefix_stddevs,
     round_stddevs,
+    turn_rate,
     white_noise,
 )
 from tests.examples import CENTRAL, MATRIX
@@ -129,6 +130,17 @@ def test_secret_cohorts_have_the_bands_with_the_least_noise():
     assert num_bands(replace(outsider, bands=5), 0.1, 200) == 5
     noise = replace(outsider, epsilon=None, noise_multiplier=1.0)
     assert num_bands(noise, 0.1, 200) == 10
+
+
+@pytest.mark.parametrize("groups", [3, 7, 49, 98, 103, 107])
+def test_rounding_leaves_no_turn_to_chance(groups):
+    assert turn_rate(largest_bands(1 / groups), 1 / groups) == 1.0
+    assert turn_rate(2, 0.3) == 0.6
+
+
+def test_an_epsilon_out_of_reach_is_left_to_the_plan():
+    tiny = replace(MATRIX, vantage="outsider", relation="add_remove", epsilon=1e-6)
+    assert num_bands(tiny, 0.1, 200) == 1
 
 
 def test_more_groups_than_turns_are_rejected():

@@ -67,6 +67,13 @@ def test_each_option_of_the_privacy_group_makes_a_plan(tmp_path):
             assert plan.noise_multiplier is None
 
 
+def test_folds_that_take_turns_do_not_stop_together(tmp_path):
+    asked = study("privacy=central_matrix_8", "privacy.stop_at_epsilon=5", "folds=[0,1]")
+    with pytest.raises(UserError, match="privacy.stop_at_epsilon: .* train one fold"):
+        private_federations(asked, corpus(), tmp_path)
+    only(tmp_path, "privacy=central_matrix_8", "privacy.stop_at_epsilon=5")
+
+
 @pytest.mark.parametrize("unit", ["client", "speaker"])
 def test_noise_is_calibrated_to_the_unit_with_most_releases(tmp_path, unit):
     federation = only(
