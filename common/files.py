@@ -49,6 +49,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent, and wait until it is on the disk."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+        sync(partial)
+    sync(path.parent)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is whole or absent; leave a file with the same content."""
     with suppress(OSError):

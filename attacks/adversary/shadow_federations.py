@@ -100,11 +100,9 @@ def keep(trained: Sequence[Federation]) -> None:
 def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
     """Return a plan for other numbers of clients with the same noise per client."""
     # The noise of shadow speakers protects nobody, so it can be reproducible.
+    if plan.config.spec.guaranteed:
+        plan = plan.with_noise(noise_multiplier=plan.noise_multiplier)
     config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
-    if config.spec.guaranteed:
-        config = replace(config, epsilon=None, noise_multiplier=plan.noise_multiplier)
-    if config.spec.correlated:
-        config = replace(config, bands=plan.bands)
     return replace(plan, config=config, num_clients=num_clients)
 
 

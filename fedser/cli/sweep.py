@@ -13,7 +13,6 @@ from fedser.reports.paper.layouts import LAYOUTS
 from fedser.reports.paper.table_report import write_table
 from fedser.reports.run_page import write_report
 from fedser.reports.sweep.find_runs import runs_below
-from fedser.reports.sweep.read_runs import finished, read_runs
 from fedser.stages.report import report_runs
 
 
@@ -55,8 +54,7 @@ def _check_corpora(config: DictConfig) -> None:
 def report_sweep(folder: Path, table: str | None) -> None:
     """Write and print the results of all runs of a sweep, and its table if one is configured."""
     if runs := runs_below(folder):
-        report_runs(folder, runs)
-        together = finished(read_runs(runs)[1])
+        together = report_runs(folder, runs)
         for run in runs:  # each run's page also shows its sweep, which is complete only now
             with suppress(UserError):
                 write_report(run, together)

@@ -114,10 +114,7 @@ def _power(plan: PrivacyPlan) -> float:
 
 def _ratio(plan: PrivacyPlan, epsilon: float) -> float:
     """Return the noise to signal of a plan at another epsilon."""
-    config = replace(plan.config, epsilon=epsilon, noise_multiplier=None)
-    if config.spec.correlated:  # the plan counts the turns of its own number of bands
-        config = replace(config, bands=plan.bands)
-    return replace(plan, config=config).noise_to_signal or 0.0
+    return plan.with_noise(epsilon=epsilon).noise_to_signal or 0.0
 
 
 def _table(plan: PrivacyPlan, clients: int, public: bool) -> Table:

@@ -28,7 +28,7 @@ def report_run(folder: Path, results: Results, log: RunLog, measured: bool) -> N
     _print_run(results, page)
 
 
-def report_runs(folder: Path, runs: Sequence[Path]) -> None:
+def report_runs(folder: Path, runs: Sequence[Path]) -> list[Results]:
     """Write the table, the figure and the page over several runs, and print the table.
 
     Parameters
@@ -37,11 +37,18 @@ def report_runs(folder: Path, runs: Sequence[Path]) -> None:
         Where the files are written.
     runs : sequence of Path
         Folders of the runs.
+
+    Returns
+    -------
+    list of dict
+        Results of the finished runs.
     """
     from fedser.reports.sweep.sweep_report import write_sweep  # slow to import, with Matplotlib
 
     table = write_sweep(folder, runs)
-    _print_runs(table, composition_sentences(finished(read_runs(runs)[1])))
+    results = finished(read_runs(runs)[1])
+    _print_runs(table, composition_sentences(results))
+    return results
 
 
 def _print_run(results: Results, page: Path) -> None:

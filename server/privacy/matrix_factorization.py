@@ -113,7 +113,7 @@ def _least_noise(
 
 
 def largest_bands(sampling_rate: float) -> int:
-    """Return the largest number of groups whose turn comes with the rate of a client."""
+    """Return the largest number b of groups for which b times the sampling rate is at most 1."""
     return int(1 / sampling_rate + ROUNDING)
 
 
@@ -126,8 +126,10 @@ def turn_rate(bands: int, sampling_rate: float) -> float:
 def num_bands(privacy: PrivacyConfig, sampling_rate: float, num_rounds: int) -> int:
     """Return after how many rounds it is a client's turn again; 1 for white noise.
 
-    If participation is known, more bands give less noise. If it is secret, fewer bands leave more
-    to chance: the best number is computed.
+    If participation is known, more bands give less noise, and the largest number is returned. If it
+    is secret, fewer bands mean larger groups, from which each client is drawn with a smaller
+    probability. The number with the least noise is then computed; without ``privacy.epsilon`` it is
+    the largest number.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from fedser.client.privacy.base import Mechanism
@@ -115,6 +115,15 @@ class PrivacyPlan:
             return calibrated_noise(self.exposures, c.epsilon, c.delta, c.accountant or "")
         except ValueError as error:
             raise UserError(f"privacy.epsilon={c.epsilon:g}: {error}, increase it") from None
+
+    def with_noise(
+        self, *, epsilon: float | None = None, noise_multiplier: float | None = None
+    ) -> "PrivacyPlan":
+        """Return the plan with other noise; clients keep their turns, which noise may decide."""
+        config = replace(self.config, epsilon=epsilon, noise_multiplier=noise_multiplier)
+        if config.spec.correlated:
+            config = replace(config, bands=self.bands)
+        return replace(self, config=config)
 
     def epsilon(self, releases: Releases) -> float:
         """Return the epsilon that releases spend under this plan; infinite without a multiplier."""

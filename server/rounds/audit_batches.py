@@ -6,7 +6,7 @@ canary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,8 +87,7 @@ def _noise(path: AuditPath) -> NoiseSamples:
 
 def _batches(path: AuditPath, size: int) -> tuple[Bools, Floats64]:
     """Return the members of each batch, (R, K, n), and the direction of each canary, (n, h)."""
-    config = replace(path.protocol.plan.config, epsilon=None, noise_multiplier=LOW_NOISE)
-    plan = replace(path.protocol.plan, config=config)
+    plan = path.protocol.plan.with_noise(noise_multiplier=LOW_NOISE)
     everybody = list(range(CLIENTS))
     recorded = path.run(
         *("audit-batches", _canary_utterances(path, [range(size)] * CLIENTS), _active(path)),

@@ -137,7 +137,7 @@ def _collect_local(path: AuditPath, found: Collected) -> None:
         for of_round in expected.updates
     ]
     found.noises.append(_samples("updates of real training", trained, clipped, stddev))
-    low_noise = _with_low_noise(path.protocol.plan)
+    low_noise = path.protocol.plan.with_noise(noise_multiplier=LOW_NOISE)
     for name, direction in _directions(path, mechanism.groups, mechanism.clipping_norms).items():
         (sent,) = path.run(
             f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", low_noise
@@ -163,7 +163,7 @@ def _collect_central(path: AuditPath, found: Collected) -> None:
         for of_round, aggregate in zip(expected.updates, trained.aggregates, strict=True)
     ]
     found.noises.append(_sums("sums of real training", plan, trained, sums))
-    clip, low_noise = plan.config.clipping_norm, _with_low_noise(plan)
+    clip, low_noise = plan.config.clipping_norm, plan.with_noise(noise_multiplier=LOW_NOISE)
     assert clip is not None  # checked
     for name, direction in _directions(path, [list(plan.shared)], [clip]).items():
         (aggregate,) = path.run(
@@ -202,11 +202,6 @@ def noise_rounds(path: AuditPath, releases: int) -> int:
     """Return the number of rounds that gives enough noise samples at `releases` per round."""
     size = sum(array.size for array in path.model.values())
     return int(np.clip(SAMPLES // (size * releases), MIN_ROUNDS, MAX_ROUNDS))
-
-
-def _with_low_noise(plan: PrivacyPlan) -> PrivacyPlan:
-    config = replace(plan.config, epsilon=None, noise_multiplier=LOW_NOISE)
-    return replace(plan, config=config)
 
 
 def _canaries(sizes: Sequence[int]) -> Clients:

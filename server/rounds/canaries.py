@@ -170,7 +170,7 @@ def _score_group(
     sampler = cohort_sampler(plan.config, names, plan.sampling_rate, plan.bands, seed, federation)
     rounds = turns * plan.bands
     cohorts = [sampler(server_round) for server_round in range(1, rounds + 1)]
-    # Later noise takes back noise of the last turns: an observer waits for it.
+    # The next b - 1 sums reveal more about the last turns: the observer uses them too.
     waiting: list[list[int]] = [[]] * (len(plan.coefficients) - 1)
     directions = unflatten(flat, drawn)
     recorded = canaries.run(

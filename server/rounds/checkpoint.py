@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from fedser.common.arrays import Arrays
 from fedser.common.errors import UserError
-from fedser.common.files import make_private, replacing, sync
+from fedser.common.files import make_private, sync, write_synced
 from fedser.server.federation.federation import Outcome, Round
 from fedser.server.federation.scores import ModelScores
 
@@ -111,12 +111,9 @@ class Checkpoint:
         model = {f"model.{name}": array for name, array in state.arrays.items()}
         lists = {"rounds": self._rows, "cohorts": self._cohorts}
         texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
-        with replacing(self._state) as part:
-            part.write_bytes(
-                save({**model, **best}, {"books": json.dumps(header), **texts})
-            )  # other threads run while this writes
-            sync(part)
-        sync(self._folder)
+        # Other threads run while this writes.
+        content = save({**model, **best}, {"books": json.dumps(header), **texts})
+        write_synced(self._state, content)
 
     def load(self, outcome: Outcome) -> State | None:
         """Read the journal, fill in `outcome` and return the state; None if nothing was saved.

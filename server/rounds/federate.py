@@ -114,6 +114,7 @@ class _Rounds:
         self._attempts = Counter[int]()  # how often each round was begun before this time
         self._released_before: dict[int, list[int]] = {}
         self._rounds_done = self._last_round = 0
+        self._repeated = 0  # attempts that did not complete a round
         folder = federation.checkpoint
         self._checkpoint = Checkpoint(folder, federation.digest) if folder else None
         source = partial(_sum_noise, federation, self._attempts)
@@ -138,6 +139,7 @@ class _Rounds:
             return {}
         self._restore(state, checkpoint.announced[state.announced :])
         self._rounds_done = self._last_round = self._recorder.done
+        self._repeated = len(checkpoint.announced) - self._rounds_done
         return state.chunks
 
     def _restore(self, state: State, repeated: Sequence[tuple[int, list[int]]]) -> None:
@@ -211,8 +213,8 @@ class _Rounds:
 
     def _draw_cohort(self, server_round: int) -> list[int]:
         """Draw the clients of a round, and note them in the journal before any is asked."""
-        begun = len(self._checkpoint.announced) if self._checkpoint else server_round - 1
-        cohort = self._federation.sampler(server_round, self._attempts[server_round], begun + 1)
+        attempt, turn = self._attempts[server_round], self._turn(server_round)
+        cohort = self._federation.sampler(server_round, attempt, turn)
         accountant = self._recorder.accountant
         if early := accountant.too_early(cohort):
             raise AssertionError(f"round {server_round}: it is not the turn of {early[0]}")
@@ -223,8 +225,8 @@ class _Rounds:
         return cohort
 
     def _turn(self, server_round: int) -> int:
-        """Return the number of the present attempt among those of all rounds."""
-        return len(self._checkpoint.announced) if self._checkpoint else server_round
+        """Return the number of the present attempt among the attempts of all rounds."""
+        return server_round + self._repeated
 
     def _train_request(self, server_round: int, clients: tuple[int, ...]) -> TrainRequest:
         return self._protocol.train_request(

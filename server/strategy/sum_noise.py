@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from fedser.client.privacy.rounded_gaussian import gaussian_integers
 from fedser.common.arrays import Ints
 from fedser.common.errors import UserError
-from fedser.common.files import replacing, sync
+from fedser.common.files import write_synced
 from fedser.common.seeds import NoiseSource
 from fedser.server.privacy.matrix_factorization import RESOLUTION, Coefficients
 
@@ -22,9 +22,9 @@ class SumNoise:
     """Draw the noise of one round after another; see `server.privacy.matrix_factorization`.
 
     Noise is computed in integers: ``xi_t = round(w_t - c_1 xi_{t-1} - ... - c_{b-1} xi_{t-b+1})``.
-    The Gaussian w_t is a multiple of 1 / RESOLUTION, because the coefficients are. A sum of
-    integers plus xi_t is then a function of ``C x + w`` and of earlier sums, so the bounds for
-    continuous noise hold for it.
+    The Gaussian w_t is a multiple of 1 / RESOLUTION, because the coefficients are. Each released
+    sum can then be computed from ``C x + w`` and from the sums released before it. It reveals no
+    more than continuous Gaussian noise would.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class SumNoise:
     Attributes
     ----------
     drawn : int
-        Number of turns of which the noise was drawn; 0 if noise is independent.
+        Number of turns that have their noise; 0 if noise is independent.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class SumNoise:
             self._load(self._path)
 
     def draw(self, turn: int, stddev: float, noise: NoiseSource) -> dict[str, Ints]:
-        """Draw the noise of a turn; turns that were begun and never used are drawn before.
+        """Draw the noise of a turn. First draw that of earlier turns that have none yet.
 
         Parameters
         ----------
@@ -98,10 +98,7 @@ class SumNoise:
             return
         arrays = {name: np.stack(past) for name, past in self._past.items()}
         header = {"drawn": self.drawn, "factors": self._factors, "sizes": self._sizes}
-        with replacing(self._path) as part:
-            part.write_bytes(save(arrays, {"noise": json.dumps(header)}))
-            sync(part)
-        sync(self._path.parent)
+        write_synced(self._path, save(arrays, {"noise": json.dumps(header)}))
 
     def _load(self, path: Path) -> None:
         try:

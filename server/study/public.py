@@ -127,12 +127,12 @@ def fit_public_model(corpora: Sequence[CorpusData], config: StudyConfig) -> Publ
     of_corpus = np.array(speech.corpora)[speech.client]
     sizes = Counter(of_corpus.tolist())
     weights = np.array([1 / (len(sizes) * sizes[name]) for name in of_corpus.tolist()])
-    model, limited = config.model, np.clip(speech.features, -LIMIT, LIMIT)
     hidden: Arrays = {}
-    if layers := list(model.public_hidden):
+    if layers := list(config.model.public_hidden):
+        limited = np.clip(speech.features, -LIMIT, LIMIT)
         hidden = train_hidden_layers(limited, speech.labels, weights, layers, config.seed)
-    units = activations(limited, hidden)
-    mean, directions = _directions(units, speech.labels, weights, model.components)
+    units = activations(speech.features, hidden)
+    mean, directions = _directions(units, speech.labels, weights, config.model.components)
     digests = frozenset(digest for data in corpora for digest in data.digests)
     unfitted = PublicModel(mean, directions, {}, digests, hidden)
     layer = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000)

@@ -102,7 +102,7 @@ def test_noise_is_on_the_disk_before_it_is_used(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sum_noise, "sync", fail)
+    monkeypatch.setattr("fedser.common.files.sync", fail)
     with pytest.raises(OSError, match="No space"):
         draws(noise, [1])
     assert not (tmp_path / STATE).exists()
