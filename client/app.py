@@ -10,11 +10,13 @@ other file, tells which speakers it holds if the server asks, and evaluates the 
 
 import json
 import logging
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,10 +24,28 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.holdings import FederationData, Holdings
-from fedser.client.messages import from_record, to_record
+from fedser.client.messages import (
+    CLIENTS,
+    SEALED,
+    SHARES,
+    SIGNATURES,
+    Columns,
+    from_bundles,
+    from_record,
+    from_session,
+    from_table,
+    to_bundles,
+    to_record,
+    to_table,
+)
 from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import NoMechanism
+from fedser.client.privacy.distributed import DistributedDP
+from fedser.client.secure_aggregation.keys import Identity
+from fedser.client.secure_aggregation.masks import Words
+from fedser.client.secure_aggregation.members import Members, Sealed
+from fedser.client.secure_aggregation.session import Refused, Session
 from fedser.client.speakers.public_model import PublicModel
 from fedser.client.training.dataset import Dataset, Examples
 from fedser.client.training.engine import LocalTraining
@@ -37,6 +57,9 @@ from fedser.common.jit import compiling_alone
 from fedser.common.seeds import NoiseSource, SystemEntropy, noise_source
 from fedser.common.threads import cores, spread
 from fedser.conf.training_keys import TrainingConfig
+
+Masking = Callable[[int, Sequence[Words]], None]
+"""Adds the masks of a client to the parts of its vector."""
 
 MAX_CHUNK = {"cpu": 16, "cuda": 1024}
 """Maximum number of clients trained together; on a CPU their weights must fit its caches."""
@@ -70,6 +93,41 @@ def roster(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
+@app.query("advertise")
+def advertise(message: Message, context: Context) -> Message:
+    """Reply with new keys of the named clients for a session of secure aggregation."""
+    session, clients = _asked(message)
+    bundles = node_members(context.node_id).advertise(session, clients)
+    return Message(RecordDict({"bundles": to_bundles(bundles)}), reply_to=message)
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Reply with the sealed shares of the named clients, given everybody's keys."""
+    session, clients = _asked(message)
+    bundles = from_bundles(message.content.config_records.get("bundles"))
+    sealed = node_members(context.node_id).share(session, clients, bundles)
+    return Message(RecordDict({"sealed": to_table(SEALED, sealed)}), reply_to=message)
+
+
+@app.query("confirm")
+def confirm(message: Message, context: Context) -> Message:
+    """Reply with the clients' signatures of the list of clients that are summed."""
+    session, clients = _asked(message)
+    survivors = [c for (c,) in _table(message, "survivors", CLIENTS)]
+    signatures = node_members(context.node_id).confirm(session, clients, survivors)
+    return Message(RecordDict({"signatures": to_table(SIGNATURES, signatures)}), reply_to=message)
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Reply with the shares that open the sum, given the survivors' signatures."""
+    session, clients = _asked(message)
+    signatures = dict(_table(message, "signatures", SIGNATURES))
+    shares = node_members(context.node_id).unmask(session, clients, signatures)
+    return Message(RecordDict({"shares": to_table(SHARES, shares)}), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the named clients from the global model and reply with their protected updates.
@@ -91,7 +149,8 @@ def train(message: Message, context: Context) -> Message:
     if "holdings" not in context.node_config:
         path = _dataset_path(str(request.dataset), context)
         data, noises = _dataset(path, request.device), _simulated_noises(request)
-        content = _train(_local_task(request, start, data, noises), request.device, threads)
+        task = _local_task(request, start, data, noises)
+        content = _train(task, request.device, threads, _masking(message, context, request))
         return Message(content, reply_to=message)
     if request.hosting is None:
         raise ValueError("request.hosting is missing: this node reads no file that a message names")
@@ -101,7 +160,8 @@ def train(message: Message, context: Context) -> Message:
     if request.clients:
         # The server must not influence the noise of a real device.
         noises = [SystemEntropy() for _ in request.clients]
-        content = _train(_local_task(request, start, own.training, noises), device, threads)
+        task = _local_task(request, start, own.training, noises)
+        content = _train(task, device, threads, _masking(message, context, request))
     content["evaluation"] = _evaluate(request, start, own, threads)
     return Message(content, reply_to=message)
 
@@ -152,12 +212,60 @@ def _local_task(
     )
 
 
-def _train(task: LocalTask, device: str, threads: int) -> RecordDict:
+def _asked(message: Message) -> tuple[Session, list[int]]:
+    """Return the session of a message, and the clients that are asked."""
+    records = message.content.config_records
+    return from_session(records["session"]), [c for (c,) in _table(message, "clients", CLIENTS)]
+
+
+def _table(message: Message, name: str, columns: Columns) -> list[tuple[Any, ...]]:
+    return from_table(columns, message.content.config_records.get(name))
+
+
+@cache  # a process is one node, but for tests
+def node_members(node_id: int) -> Members:
+    """Return the clients of a node that take part in secure sums."""
+    return Members(Identity())
+
+
+def _masking(message: Message, context: Context, request: TrainRequest) -> Masking | None:
+    """Return the function that adds a client's masks; None if the mechanism sends without masks.
+
+    The sum will be opened only if so many clients are in it that their noise is enough.
+    """
+    mechanism = request.mechanism
+    if not (isinstance(mechanism, DistributedDP) and mechanism.masked):
+        return None
+    session = from_session(message.content.config_records["session"])
+    if session.min_clients < mechanism.min_clients:
+        raise Refused(
+            f"the sum may be opened with {session.min_clients} clients, but the noise needs "
+            f"{mechanism.min_clients}"
+        )
+    members = [c for (c,) in _table(message, "members", CLIENTS)]
+    sealed = cast("list[Sealed]", _table(message, "sealed", SEALED))
+    participants = node_members(context.node_id)
+
+    def mask(client: int, parts: Sequence[Words]) -> None:
+        participants.mask(session, client, parts, sealed, members)
+
+    return mask
+
+
+def _train(task: LocalTask, device: str, threads: int, mask: Masking | None = None) -> RecordDict:
     """Return the content of the reply; `device` decides how the work is divided among threads."""
-    training = LocalTraining(task)
+    training, mechanism = LocalTraining(task), task.mechanism
+    distributed = mechanism if isinstance(mechanism, DistributedDP) else None
 
     def protect(chunk: slice) -> None:
-        training.protect(chunk, training.updates)
+        if distributed is None:
+            training.protect(chunk, training.updates)
+            return
+        training.encode(distributed, chunk)
+        if mask is not None:
+            for row in range(len(task.clients))[chunk]:
+                sent = [training.updates[name][row] for name in distributed.shared]
+                mask(task.clients[row], [array.reshape(-1).view(np.uint32) for array in sent])
 
     def train_and_protect(chunk: slice) -> list[float]:
         losses = training.train(chunk)
@@ -175,7 +283,10 @@ def _train(task: LocalTask, device: str, threads: int) -> RecordDict:
         metrics["num_examples"] = training.sizes
     if "loss" in task.mechanism.metrics:
         metrics["loss"] = [loss for part in parts for loss in part]
-    return RecordDict({"arrays": to_record(training.updates), "metrics": metrics})
+    arrays = training.updates
+    if distributed is not None:
+        arrays = {name: array.view(np.uint32) for name, array in arrays.items()}
+    return RecordDict({"arrays": to_record(arrays), "metrics": metrics})
 
 
 def _evaluate(

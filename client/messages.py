@@ -1,13 +1,29 @@
-"""Arrays in Flower messages, without copies between processes of one machine."""
+"""Arrays and tables in Flower messages; arrays without copies between processes of one machine."""
 
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple
+from typing import Any, cast
 
 import flwr.app
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 
+from fedser.client.secure_aggregation.keys import KeyBundle
+from fedser.client.secure_aggregation.session import Session
 from fedser.common.arrays import Arrays
+
+Columns = Mapping[str, type]
+
+CLIENTS: Columns = {"client": int}
+BUNDLES: Columns = {
+    **{"client": int, "mask_key": bytes, "share_key": bytes},
+    **{"signer": str, "signature": bytes},
+}
+SEALED: Columns = {"sender": int, "receiver": int, "content": bytes}
+SIGNATURES: Columns = {"client": int, "signature": bytes}
+SHARES: Columns = {"holder": int, "owner": int, "kind": str, "share": bytes}
+"""Columns of the tables of secure aggregation."""
 
 
 class Array(flwr.app.Array):
@@ -54,3 +70,57 @@ def to_record(arrays: Arrays) -> ArrayRecord:
 def from_record(record: ArrayRecord) -> Arrays:
     """Return the arrays of a record; the caller must not write to them."""
     return {name: array.numpy() for name, array in record.items()}
+
+
+def to_table(columns: Columns, rows: Iterable[Sequence[Any]]) -> ConfigRecord:
+    """Put rows into a record with one list per column."""
+    cells = [list(row) for row in rows]
+    return ConfigRecord({name: [row[i] for row in cells] for i, name in enumerate(columns)})
+
+
+def from_table(columns: Columns, record: ConfigRecord | None) -> list[tuple[Any, ...]]:
+    """Return the rows of a record, which may hold anything.
+
+    Raises
+    ------
+    ValueError
+        If there is no record, or if it has other columns.
+    """
+    if not isinstance(record, ConfigRecord) or set(record) != set(columns):
+        raise ValueError(f"a table of {', '.join(columns)} is missing")
+    lists = [record[name] for name in columns]
+    for (name, kind), cells in zip(columns.items(), lists, strict=True):
+        if not isinstance(cells, list) or not all(type(cell) is kind for cell in cells):
+            raise ValueError(f"the column {name} holds other values than {kind.__name__}")
+    if len({len(cells) for cells in lists if isinstance(cells, list)}) > 1:
+        raise ValueError("the columns of a table differ in length")
+    return list(zip(*lists, strict=True))
+
+
+def to_bundles(bundles: Iterable[KeyBundle]) -> ConfigRecord:
+    """Put clients' keys into a record."""
+    return to_table(BUNDLES, (astuple(bundle) for bundle in bundles))
+
+
+def from_bundles(record: ConfigRecord | None) -> list[KeyBundle]:
+    """Return the keys of a record; raise ValueError as `from_table` does."""
+    return [KeyBundle(*row) for row in from_table(BUNDLES, record)]
+
+
+def to_session(session: Session) -> ConfigRecord:
+    """Put a session into a record."""
+    return ConfigRecord(asdict(session))
+
+
+def from_session(record: ConfigRecord) -> Session:
+    """Return the session of a record.
+
+    Raises
+    ------
+    ValueError
+        If it is not one.
+    """
+    session = Session(**record)  # type: ignore[arg-type]
+    if [type(value) for value in vars(session).values()] != [str, int, int, int]:
+        raise ValueError("a session has other fields")
+    return session

@@ -27,7 +27,7 @@ class MechanismSpec:
     noise_at : str or None
         Where noise is added: ``client`` (on the device, to each update), ``batches`` (on the
         device, to the gradients of each batch), ``server`` (once, to the sum of the updates of a
-        cohort), or None (nowhere).
+        cohort), ``shares`` (on the device, a share of the noise of the sum), or None (nowhere).
     correlated : bool
         Whether the noise of a round depends on earlier noise (matrix factorisation). Clients then
         take turns, and ``privacy.bands`` says after how many rounds it is a client's turn again.
@@ -125,6 +125,13 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
     ),
     "central_matrix": replace(
         _CENTRAL, optional=(*CALIBRATED, "bands"), correlated=True, epsilons=(8,)
+    ),
+    "distributed": replace(
+        _CENTRAL,
+        needed=("clipping_norm", "aggregation", "dropout"),
+        noise_at="shares",
+        relations={"sum": ("zero_out", "replace_one")},
+        epsilons=(8,),
     ),
     "dp_sgd": MechanismSpec(
         needed=("clipping_norm", "accountant"),

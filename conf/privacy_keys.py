@@ -19,6 +19,7 @@ CHOICES = {
     "vantage": VANTAGES,
     "cross_validation": ("released", "evaluation"),
 }
+AGGREGATIONS = ("secure", "plain")
 
 
 @dataclass
@@ -68,6 +69,12 @@ class PrivacyConfig:
     bands : int or None
         Matrix factorisation: the number b of groups that take turns, and of rounds over which
         noise is correlated. None: the number with the least noise in the models.
+    aggregation : str or None
+        Distributed noise: ``secure`` (the server learns the sum of a cohort only) or ``plain`` (it
+        sees each update with its small share of the noise; to compare).
+    dropout : float or None
+        Distributed noise: share of a cohort that may vanish. The others then still carry the noise
+        of the sum; a round in which more vanish is lost.
     share_metrics : bool
         Whether the number of utterances and the loss leave the device, outside the guarantee.
     reproducible_noise : bool
@@ -100,6 +107,8 @@ class PrivacyConfig:
     clip_learning_rate: float | None = None
     count_noise: float | None = None
     bands: int | None = None
+    aggregation: str | None = None
+    dropout: float | None = None
     share_metrics: bool = False
     reproducible_noise: bool = False
     cross_validation: str = "released"
@@ -128,6 +137,11 @@ class PrivacyConfig:
     def central(self) -> bool:
         """Whether the server adds the noise, once to the sum of a cohort."""
         return self.spec.noise_at == "server"
+
+    @property
+    def summed(self) -> bool:
+        """Whether the updates of a cohort are summed before the noise protects them."""
+        return self.spec.noise_at in ("server", "shares")
 
     @property
     def secret_noise(self) -> bool:
@@ -191,6 +205,10 @@ class PrivacyConfig:
             raise UserError(f"privacy.bands={self.bands} must be at least 1")
         if self.accountant is not None:
             check_choice("privacy.accountant", self.accountant, ACCOUNTANTS)
+        if self.aggregation is not None:
+            check_choice("privacy.aggregation", self.aggregation, AGGREGATIONS)
+        if self.dropout is not None and not 0 <= self.dropout < 0.5:
+            raise UserError(f"privacy.dropout={self.dropout} must be at least 0 and below 0.5")
 
     def _check_vantage(self) -> None:
         if self.vantage in self.spec.relations:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedser.client.privacy.base import Mechanism, NoMechanism
 from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.privacy.dp_sgd import DPSGD
 from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.user_level import UserLevelDP
@@ -15,6 +16,7 @@ BUILT_IN: Mapping[str, type[Mechanism]] = {
     "UserLevelDP": UserLevelDP,
     "LocalDP": LocalDP,
     "CentralDP": CentralDP,
+    "DistributedDP": DistributedDP,
     "DPSGD": DPSGD,
 }
 """The only mechanisms that a node with its own data builds."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedser.client.models.base import in_order
+from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.training.canary import canary_update
 from fedser.client.training.compiled import CompiledTrainer
 from fedser.client.training.local import fedavg_update, fedsgd_gradient
@@ -90,6 +91,14 @@ class LocalTraining:
             for name, array in sent.items():
                 if array is not update[name]:
                     update[name][...] = array
+
+    def encode(self, mechanism: DistributedDP, chunk: slice) -> None:
+        """Replace some clients' updates by integers of 32 bits, in the same memory."""
+        for row in range(len(self.task.clients))[chunk]:
+            update = {name: array[row] for name, array in self.updates.items()}
+            encoded = mechanism.encode(update, self.task.noises[row])
+            for name, array in update.items():
+                array.view(np.uint32)[...] = encoded.get(name, np.uint32(0))
 
     def _train_one(self, row: int) -> float:
         update, loss = CLIENT_ALGORITHMS[self.task.algorithm](self.task, row)

@@ -1,8 +1,9 @@
 """The stage that says, before any training, what a guarantee will leave."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,7 @@ from fedser.common.cache import cache_folder
 from fedser.common.console import console, plain
 from fedser.common.errors import UserError
 from fedser.conf.build import build_group
+from fedser.conf.mechanisms import MECHANISMS
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.schema import StudyConfig
 from fedser.reports.numbers import counted, significant
@@ -41,8 +43,11 @@ GUARANTEES: Final = (
     ("central", "outsider", "add_remove"),
     ("central_matrix", "sum", "zero_out"),
     ("central_matrix", "outsider", "add_remove"),
+    ("distributed", "sum", "zero_out"),
 )
 """Mechanism, vantage and relation of each row of the table of mechanisms."""
+NEEDED: Final[Mapping[str, Any]] = {"accountant": "pld", "aggregation": "secure", "dropout": 0.1}
+"""Keys that only some of these mechanisms need, with the values of their options."""
 PARTICIPATION: Final = {"attributed": "known", "sum": "known", "outsider": "secret"}
 GOAL: Final = 0.8
 """Share to be kept, for which the number of clients is given."""
@@ -109,7 +114,7 @@ def _power(plan: PrivacyPlan) -> float:
 
     Noise on a sum does not grow with the clients; their own noises add up like the root.
     """
-    return 1.0 if plan.central else 0.5
+    return 1.0 if plan.config.summed else 0.5
 
 
 def _ratio(plan: PrivacyPlan, epsilon: float) -> float:
@@ -152,7 +157,10 @@ def _mechanism_table(config: StudyConfig, clients: int, dimension: int) -> Table
         table.add_column(f"{max(1, round(fraction * clients)):,} a round", justify="right")
     for (name, vantage, _), found in zip(GUARANTEES, ratios, strict=True):
         marks = [" *" if ratio == best else "" for ratio, best in zip(found, least, strict=True)]
-        cells = (f"{ratio:.2g}{mark}" for ratio, mark in zip(found, marks, strict=True))
+        cells = (
+            f"{ratio:.2g}{mark}" if math.isfinite(ratio) else "–"
+            for ratio, mark in zip(found, marks, strict=True)
+        )
         table.add_row(name, PARTICIPATION[vantage], *cells)
     table.caption = plain("* least noise for this number of clients a round")
     return table
@@ -165,17 +173,24 @@ def _alternative(
     clients: int,
     dimension: int,
 ) -> float:
-    """Return the noise to signal of another mechanism with the same epsilon, clip and unit."""
+    """Return the noise to signal of another mechanism with the same epsilon, clip and unit.
+
+    It is infinite if the mechanism cannot sum such cohorts.
+    """
     (mechanism, vantage, relation), c = guarantee, config.privacy
+    needed = {k: value for k, value in NEEDED.items() if k in MECHANISMS[mechanism].needed}
     privacy = PrivacyConfig(
         mechanism=mechanism,
         vantage=vantage,
         relation=relation,
-        accountant=None if mechanism == "local" else "pld",
+        **needed,
         **{key: getattr(c, key) for key in ("epsilon", "delta", "unit", "clipping_norm", "layers")},
     )
     other = replace(config, privacy=privacy, cohort_fraction=fraction)
-    return deployment_plan(other, clients, dimension).noise_to_signal or math.inf
+    try:
+        return deployment_plan(other, clients, dimension).noise_to_signal or math.inf
+    except UserError:
+        return math.inf
 
 
 def _lines(plan: PrivacyPlan, clients: int, public: bool) -> list[str]:

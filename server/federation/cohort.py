@@ -7,6 +7,7 @@ from functools import cached_property
 from fedser.common.seeds import noise_source, numpy_stream, uniforms
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.matrix_factorization import turn_rate
+from fedser.server.privacy.plan import cohort_size
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Sampler:
             group = ((turn or server_round) - 1) % self.bands
             return [int(client) for client in drawn.nonzero()[0] if self.groups[client] == group]
         assert self.seed is not None  # a cohort of fixed size is never secret
-        size = min(self.num_clients, max(1, round(self.rate * self.num_clients)))
+        size = cohort_size(self.num_clients, self.rate)
         rng = numpy_stream(self.seed, *stream)
         return sorted(int(i) for i in rng.choice(self.num_clients, size, replace=False))
 

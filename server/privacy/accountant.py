@@ -58,7 +58,7 @@ class Ledger:
     def add(self, cohort: Iterable[int]) -> None:
         """Add a round with its clients."""
         present = {client: self._mus[client] for client in cohort}
-        summed = self._privacy.central
+        summed = self._privacy.summed
         for unit, cost in squared_sensitivities(present, self._units, summed).items():
             self._squared[unit] += cost
         self.releases.update(present.keys())

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedser.client.privacy.base import Mechanism, NoMechanism
 from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.privacy.dp_sgd import DPSGD
 from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.mechanisms import build_mechanism
@@ -14,6 +15,7 @@ from fedser.client.privacy.user_level import UserLevelDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
+from fedser.server.privacy.distributed_sum import DistributedSum
 from fedser.server.privacy.udp import udp_mu
 
 
@@ -32,6 +34,8 @@ class Plan(Protocol):
     def noise_multiplier(self) -> float | None: ...  # noqa: D102
     @property
     def steps_apart(self) -> int: ...  # noqa: D102
+    @property
+    def distributed_sum(self) -> DistributedSum: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,20 @@ def _central(plan: Plan) -> CentralDP:
     return CentralDP(plan.config.share_metrics, list(plan.shared))
 
 
+def _distributed(plan: Plan) -> DistributedDP:
+    c, sums = plan.config, plan.distributed_sum
+    assert c.clipping_norm is not None  # checked
+    return DistributedDP(
+        share_metrics=c.share_metrics,
+        shared=list(plan.shared),
+        clipping_norm=c.clipping_norm,
+        step=sums.step,
+        noise=sums.share_stddev,
+        min_clients=sums.min_clients,
+        masked=c.aggregation == "secure",
+    )
+
+
 def _dp_sgd(plan: Plan) -> DPSGD:
     c = plan.config
     assert c.clipping_norm is not None and plan.noise_multiplier is not None  # checked
@@ -123,6 +141,7 @@ ENTRIES: Mapping[str, MechanismEntry] = {
     "central": MechanismEntry(_central),
     "central_adaptive": MechanismEntry(_central),
     "central_matrix": MechanismEntry(_central),
+    "distributed": MechanismEntry(_distributed),
     "dp_sgd": MechanismEntry(_dp_sgd),
     "custom": MechanismEntry(_custom),
 }

@@ -10,6 +10,7 @@ from fedser.client.privacy.local import LocalDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
+from fedser.server.privacy.distributed_sum import DistributedSum
 from fedser.server.privacy.matrix_factorization import (
     WHITE,
     Coefficients,
@@ -101,6 +102,24 @@ class PrivacyPlan:
         """The public expected cohort q N; central sums are divided by it."""
         return self.sampling_rate * self.num_clients
 
+    @property
+    def distributed_sum(self) -> DistributedSum:
+        """The integers and the noise of a round's sum, for distributed noise."""
+        c = self.config
+        assert c.clipping_norm is not None and c.dropout is not None  # checked
+        return DistributedSum.of(
+            cohort_size(self.num_clients, self.sampling_rate),
+            c.dropout,
+            c.clipping_norm,
+            self.sum_stddev(c.clipping_norm),
+            sum(self.shared.values()),
+        )
+
+    def check_cohort(self) -> None:
+        """Reject cohorts that cannot be summed as planned; raise UserError."""
+        if self.config.aggregation is not None:
+            self.distributed_sum.check_cohort(self.config.aggregation == "secure")
+
     @cached_property
     def noise_multiplier(self) -> float | None:
         """Standard deviation over sensitivity; None if the mechanism has no noise multiplier.
@@ -187,6 +206,10 @@ class PrivacyPlan:
         if not c.spec.guaranteed or c.spec.noise_at == "batches":
             return None
         assert c.clipping_norm is not None  # checked
+        if c.spec.noise_at == "shares":
+            sums = self.distributed_sum
+            squared = sums.share_stddev**2 * sum(self.shared.values()) / sums.cohort
+            return math.sqrt(squared * self.num_rounds)
         if self.central:
             stddev = self.sum_stddev(c.clipping_norm) * math.sqrt(sum(self.shared.values()))
             growth = float(prefix_stddevs(self.coefficients, self.num_rounds)[-1])
@@ -213,3 +236,8 @@ class PrivacyPlan:
     def client_mechanism(self) -> Mechanism:
         """Return the mechanism that each client applies."""
         return ENTRIES[self.config.mechanism].build(self)
+
+
+def cohort_size(num_clients: int, rate: float) -> int:
+    """Return the number of clients in a cohort of fixed size."""
+    return min(num_clients, max(1, round(rate * num_clients)))

@@ -23,6 +23,13 @@ VANTAGES = {
         "sees each update before it adds the noise"
     ),
 }
+SERVER_TOO = (
+    "everybody who sees the noised sums of all rounds and knows who took part, the server included"
+)
+NOT_PLAIN_SERVER = (
+    "everybody who sees the noised sums of all rounds and knows who took part; not the server, "
+    "which sees each update with a small share of the noise"
+)
 NO_MECHANISM = (
     "No privacy mechanism: updates, example counts and training losses leave the device in the "
     "clear. Nothing is guaranteed."
@@ -42,6 +49,21 @@ TRUSTED_SERVER = (
     "The server is trusted: it receives updates without noise. The attacks of this report read "
     "these updates, so their results lie outside the guarantee. The norms, clip fractions and "
     "cohorts that the server logs lie outside it too."
+)
+PLAIN_SHARES = (
+    "The server is trusted: without secure aggregation it receives each update with a small share "
+    "of the noise. The attacks of this report read these updates, so their results lie outside the "
+    "guarantee."
+)
+SECURE_SUMS = (
+    "The guarantee against the server relies on secure aggregation. It holds if at most a tenth of "
+    "a round's clients tell the server what they know. Clients that do so also reveal their share "
+    "of the noise: epsilon counts the noise of all {least} clients that a sum needs. A server that "
+    "runs many clients of its own is not covered."
+)
+SIMULATED_MASKS = (
+    "The protocol of secure aggregation was run in full, but all clients run on machines of the "
+    "experimenter: nothing was hidden from them."
 )
 SECRET_COHORTS = (
     "Epsilon relies on nobody knowing who took part in a round. Against an observer who knows it, "
@@ -209,7 +231,7 @@ def privacy_statement(
         "unit": c.unit if guaranteed else None,
         "units": protected.units if guaranteed else None,
         "relation": c.relation if guaranteed else None,
-        "vantage": VANTAGES[c.vantage] if guaranteed else VANTAGES["attributed"],
+        "vantage": _vantage(plan) if guaranteed else VANTAGES["attributed"],
         "participation": _participation(plan) if guaranteed else None,
         "sampling": plan.sampling,
         "bands": plan.bands if c.spec.correlated else None,
@@ -248,6 +270,12 @@ def _noise(privacy: PrivacyConfig) -> str | None:
     return "system" if privacy.secret_noise else "seeded"
 
 
+def _vantage(plan: PrivacyPlan) -> str:
+    if plan.config.aggregation is None:
+        return VANTAGES[plan.config.vantage]
+    return SERVER_TOO if plan.config.aggregation == "secure" else NOT_PLAIN_SERVER
+
+
 def _participation(plan: PrivacyPlan) -> str:
     return "secret" if plan.config.vantage == "outsider" else "known"
 
@@ -275,6 +303,9 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         (c.delta * protected.units > LARGEST_DELTA, _delta_warning(plan, protected)),
         (True, noise_warning(plan)),
         (plan.central, TRUSTED_SERVER),
+        (c.aggregation == "plain", PLAIN_SHARES),
+        (c.aggregation == "secure", _secure_warning(plan)),
+        (c.aggregation == "secure" and not protected.networked, SIMULATED_MASKS),
         (c.secret_cohorts, SECRET_COHORTS),
         (plan.bands > 1, TURNS.format(bands=plan.bands)),
         (c.relation == "zero_out", ZERO_OUT),
@@ -294,6 +325,12 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
         ),
     ]
     return [line for holds, line in warnings if holds and line]
+
+
+def _secure_warning(plan: PrivacyPlan) -> str:
+    if plan.config.aggregation != "secure":
+        return ""
+    return SECURE_SUMS.format(least=plan.distributed_sum.min_clients)
 
 
 def noise_warning(plan: PrivacyPlan) -> str:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.messages import from_record, to_record
 from fedser.client.models.base import initial_arrays
+from fedser.client.secure_aggregation.session import Session
 from fedser.client.speakers.clients import Clients
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import Arrays
@@ -22,12 +23,13 @@ from fedser.common.seeds import NoiseSource, noise_source, numpy_stream
 from fedser.server.federation.federation import Federation, Outcome
 from fedser.server.federation.remote_clients import RemoteClients
 from fedser.server.federation.scores import FiniteScores
-from fedser.server.grids.local import share_file, threads_of
+from fedser.server.grids.local import DirectGrid, share_file, threads_of
 from fedser.server.rounds.bookkeeping import Recorder
 from fedser.server.rounds.checkpoint import STATE, Checkpoint, State
 from fedser.server.strategy.aggregate import aggregation
 from fedser.server.strategy.averaging import TappedAveraging
 from fedser.server.strategy.limits import UpdateLimit
+from fedser.server.strategy.secure_aggregation import SecureAggregation
 from fedser.server.transcript.writer import TranscriptWriter
 
 
@@ -56,6 +58,12 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
         raise UserError(
             "transcript.store=features: no attack reads the updates of this run; train and attack "
             "in one run of fedser, or set transcript.store=updates"
+        )
+    own_nodes = isinstance(grid, DirectGrid) or isinstance(federation.clients, RemoteClients)
+    if protocol.plan.config.aggregation == "secure" and not own_nodes:
+        raise UserError(
+            "privacy.aggregation=secure: Flower's own simulation does not keep the secrets of a "
+            "node between two messages; use fedser with runtime=local, ray or network"
         )
     dataset = _share_training_data(grid, federation, workspace)
     model = _initial_model(federation)
@@ -116,10 +124,22 @@ class _Rounds:
         self._rounds_done = self._last_round = 0
         self._repeated = 0  # attempts that did not complete a round
         folder = federation.checkpoint
-        self._checkpoint = Checkpoint(folder, federation.digest) if folder else None
+        digest = federation.digest if folder else ""
+        self._checkpoint = Checkpoint(folder, digest) if folder else None
         source = partial(_sum_noise, federation, self._attempts)
-        self._aggregate = aggregation(self._plan, source, self._turn, folder)
+        self._secure = self._secure_aggregation()
+        unmask = self._secure.unmask if self._secure else None
+        self._aggregate = aggregation(self._plan, source, self._turn, folder, digest, unmask)
         self._gives_finite_scores = FiniteScores(self._protocol.model, federation.dimension)
+
+    def _secure_aggregation(self) -> SecureAggregation | None:
+        if self._plan.config.aggregation != "secure":
+            return None
+        name, least = self._federation.name, self._plan.distributed_sum.min_clients
+        return SecureAggregation(
+            lambda server_round: Session(name, server_round, self._attempts[server_round], least),
+            self._federation.round_timeout,
+        )
 
     def resume(self) -> Mapping[str, int]:
         """Go on from the checkpoint if there is one.
@@ -195,6 +215,8 @@ class _Rounds:
     def _strategy(self, writer: TranscriptWriter) -> TappedAveraging:
         federation, clients = self._federation, self._federation.clients
         algorithm, sizes = self._protocol.algorithm, clients.sizes().tolist()
+        mechanism = self._plan.client_mechanism()
+        limit = UpdateLimit(algorithm.name, self._protocol.training, mechanism, sizes)
         return TappedAveraging(
             cohort=self._draw_cohort,
             request=self._train_request,
@@ -206,9 +228,8 @@ class _Rounds:
             min_clients=federation.min_clients,
             patience=federation.patience,
             remote=clients if isinstance(clients, RemoteClients) else None,
-            limit=UpdateLimit(
-                algorithm.name, self._protocol.training, self._plan.client_mechanism(), sizes
-            ),
+            limit=None if self._secure else limit,  # nobody sees the norm of an update under masks
+            secure=self._secure,
         )
 
     def _draw_cohort(self, server_round: int) -> list[int]:

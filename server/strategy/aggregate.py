@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import chdtri
 
-from fedser.client.privacy.base import Mechanism
+from fedser.client.privacy.base import FALSE_ALARM, Mechanism
+from fedser.client.privacy.distributed import Integers, decoded
 from fedser.client.privacy.noise import below
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers, grid_step
+from fedser.client.secure_aggregation.session import Refused
 from fedser.common.arrays import Arrays, Floats64
 from fedser.common.jit import as_rows, compiled, sum_of_squares
 from fedser.common.seeds import NoiseSource
@@ -20,6 +23,8 @@ from fedser.server.strategy.sum_noise import SumNoise
 from fedser.server.transcript.transcript import RecordedUpdates
 
 TINY = 1e-30
+
+Unmask = Callable[[Integers, Sequence[int]], None]
 
 COUNT_STEP = 2.0**-20
 """Smallest step of the grid for the count of adaptive clipping and its noise."""
@@ -60,17 +65,20 @@ class Received:
     releases : RecordedUpdates
         The k updates.
     norms : ndarray of float64, shape (k,)
+    integers : dict of str to ndarray of uint32, shape (k, ...)
+        What the clients sent, if their mechanism sends integers; `releases` has their values.
     """
 
     releases: RecordedUpdates
     norms: Floats64
+    integers: dict[str, Integers] = field(default_factory=dict)
 
     def only(self, rows: Sequence[int]) -> "Received":
         """Return the updates of these rows."""
         r, kept = self.releases, np.array(rows, dtype=np.int64)
         arrays = {name: array[kept] for name, array in r.arrays.items()}
         releases = RecordedUpdates(r.round[kept], r.client[kept], r.num_examples[kept], arrays)
-        return Received(releases, self.norms[kept])
+        return Received(releases, self.norms[kept], {n: a[kept] for n, a in self.integers.items()})
 
 
 class Aggregation(Protocol):
@@ -136,7 +144,7 @@ class NoisedMean:
         Maps a round to its source of noise; each attempt of a round must have its own source.
     turn : callable
         Maps a round to the number of this attempt among the attempts of all rounds, from 1.
-    folder : Path or None
+    folder, federation
         As in `SumNoise`.
 
     References
@@ -151,10 +159,11 @@ class NoisedMean:
         noise: Callable[[int], NoiseSource],
         turn: Callable[[int], int] = int,
         folder: Path | None = None,
+        federation: str = "",
     ) -> None:
         assert plan.config.clipping_norm is not None  # checked
         self._plan, self._noise, self._turn = plan, noise, turn
-        self._sum_noise = SumNoise(plan.shared, plan.coefficients, folder)
+        self._sum_noise = SumNoise(plan.shared, plan.coefficients, folder, federation)
         self.clipping_norm = plan.config.clipping_norm
         plan.sum_stddev(self.clipping_norm)  # rejects a count noise that is too small
 
@@ -199,15 +208,84 @@ class NoisedMean:
         self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
 
 
+class DistributedMean:
+    """Sum the clients' integers modulo 2^32, open the sum, and divide by the number of clients.
+
+    The clients have clipped their updates and added shares of the noise.
+
+    Parameters
+    ----------
+    unmask : callable or None
+        Removes the masks from the sum (d,) of the integers of some clients, in place; raises
+        Refused if the sum cannot be opened. None: the clients send no masks.
+    """
+
+    def __init__(self, plan: PrivacyPlan, unmask: Unmask | None) -> None:
+        self._shared, self._sums, self._unmask = plan.shared, plan.distributed_sum, unmask
+        self._clip = plan.config.clipping_norm or math.nan
+        self.clipping_norm = math.nan
+        self.turns_drawn = 0
+
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Return the mean of the clients' updates.
+
+        Raises
+        ------
+        Refused
+            If too few clients answered, or if the sum cannot be opened or is not plausible.
+        """
+        clients = [int(c) for part in received for c in part.releases.client]
+        if len(clients) < self._sums.min_clients:
+            raise Refused(
+                f"{len(clients)} clients answered, which is fewer than the "
+                f"{self._sums.min_clients} that a sum needs"
+            )
+        total = np.concatenate(
+            [
+                sum(
+                    (part.integers[name].sum(axis=0, dtype=np.uint32) for part in received),
+                    start=np.zeros(model[name].shape, np.uint32),
+                ).reshape(-1)
+                for name in self._shared
+            ]
+        )
+        norms = all_norms(received)
+        if self._unmask is not None:
+            self._unmask(total, clients)
+            norms = np.full(len(clients), math.nan)  # nobody sees them
+        values = decoded(total, self._sums.step)
+        stddev = self._sums.share_stddev * math.sqrt(len(clients))
+        self._check(values, len(clients), stddev)
+        mean = {name: np.zeros_like(array) for name, array in model.items()}
+        ends = np.cumsum(list(self._shared.values()))[:-1]
+        for name, part in zip(self._shared, np.split(values, ends), strict=True):
+            mean[name] = (part / len(clients)).astype(np.float32).reshape(model[name].shape)
+        return Aggregate(mean, norms, stddev / len(clients), math.nan)
+
+    def _check(self, values: npt.NDArray[np.float32], clients: int, stddev: float) -> None:
+        """Reject a sum that clipped updates and noise cannot give: a client sent something else."""
+        largest = clients * self._clip + stddev * math.sqrt(chdtri(len(values), FALSE_ALARM))
+        norm = float(np.linalg.norm(values.astype(np.float64)))
+        if norm > largest:
+            raise Refused(
+                f"the sum has a norm of {norm:.3g}, and clipped updates allow {largest:.3g}: a "
+                "client does not follow the protocol"
+            )
+
+
 def aggregation(
     plan: PrivacyPlan,
     noise: Callable[[int], NoiseSource],
     turn: Callable[[int], int] = int,
     folder: Path | None = None,
+    federation: str = "",
+    unmask: Unmask | None = None,
 ) -> Aggregation:
-    """Return the aggregation that the plan asks for; parameters as in `NoisedMean`."""
+    """Return the aggregation of the plan; parameters as in `NoisedMean` and `DistributedMean`."""
+    if plan.config.spec.noise_at == "shares":
+        return DistributedMean(plan, unmask)
     if plan.central:
-        return NoisedMean(plan, noise, turn, folder)
+        return NoisedMean(plan, noise, turn, folder, federation)
     return WeightedMean(plan.client_mechanism())
 
 
@@ -230,14 +308,21 @@ def rechunk(received: Sequence[Received], size: int) -> list[Received]:
         for name in ("round", "client", "num_examples")
     )
     norms = all_norms(received)[order]
-    rows = [(r, row) for r in releases for row in range(len(r))]
+    rows = [(one, row) for one in received for row in range(len(one.norms))]
     chunks = []
     for first in range(0, len(order), size):
         part = slice(first, first + size)
         chosen = [rows[i] for i in order[part]]
-        arrays = {n: np.stack([r.arrays[n][row] for r, row in chosen]) for n in releases[0].arrays}
+        arrays = {
+            name: np.stack([one.releases.arrays[name][row] for one, row in chosen])
+            for name in releases[0].arrays
+        }
+        integers = {
+            name: np.stack([one.integers[name][row] for one, row in chosen])
+            for name in received[0].integers
+        }
         chunk = RecordedUpdates(rounds[part], client[part], sizes[part], arrays)
-        chunks.append(Received(chunk, norms[part]))
+        chunks.append(Received(chunk, norms[part], integers))
     return chunks
 
 

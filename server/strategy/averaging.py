@@ -20,6 +20,8 @@ from rich.console import Console
 
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.messages import from_record, to_record
+from fedser.client.privacy.distributed import DistributedDP, Integers, decoded
+from fedser.client.secure_aggregation.session import Refused
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import Arrays, Floats
 from fedser.common.buffers import borrow
@@ -42,6 +44,7 @@ from fedser.server.strategy.replies import (
     read_evaluation,
     read_reply,
 )
+from fedser.server.strategy.secure_aggregation import Assigned, SecureAggregation
 from fedser.server.transcript.transcript import RecordedUpdates
 
 CLIENT_APP_RAISED = 2
@@ -112,10 +115,12 @@ class TappedAveraging(Strategy):
         patience: float = 120.0,
         remote: RemoteClients | None = None,
         limit: UpdateLimit | None = None,
+        secure: SecureAggregation | None = None,
     ) -> None:
         self._draw_cohort, self._request, self._rounds_done = cohort, request, rounds_done
         self._aggregate, self._server_step = aggregate, server_step
         self._client_sizes, self._tap, self._remote, self._limit = client_sizes, tap, remote, limit
+        self._secure = secure
         self._min_clients, self._patience, self._useless_rounds = min_clients, patience, 0
         self._rejections: Counter[str] = Counter()
         self.scores: Future[ModelScores] | None = None
@@ -138,11 +143,14 @@ class TappedAveraging(Strategy):
         self._model = from_record(arrays)
         self._cohort = self._draw_cohort(server_round)
         self._chunk = chunk_size(len(self._cohort))
-        self._mechanism = self._request(server_round, ()).mechanism
+        mechanism = self._mechanism = self._request(server_round, ()).mechanism
+        self._distributed = mechanism if isinstance(mechanism, DistributedDP) else None
         self._threads = threads_of(grid)
+        assigned: Assigned = self._assign_clients(nodes)
+        if self._secure:
+            assigned = self._members(self._secure, server_round, grid, assigned)
         self._sent = [
-            (self._message(server_round, arrays, node, share), share)
-            for node, share in self._assign_clients(nodes)
+            (self._message(server_round, arrays, node, share), share) for node, share in assigned
         ]
         return [message for message, _ in self._sent]
 
@@ -169,14 +177,16 @@ class TappedAveraging(Strategy):
             If no update could be used for `MAX_USELESS_ROUNDS` rounds.
         """
         server_round += self._rounds_done
-        self._rejections = Counter()
+        self._rejections = Counter(
+            vanished=len(self._cohort) - sum(len(share) for _, share in self._sent)
+        )
         answered = match(replies, self._sent, self._rejections)
         self._add_evaluations(answered)
         self.last_released = self._released(answered)
         received, losses = self._accepted(server_round, answered)
-        self._suspend_if_useless(server_round, received, answered)
         self._tap(server_round, self._model, [part.releases for part in received])
-        aggregate = self._aggregate(server_round, received, self._model)
+        aggregate = self._aggregated(server_round, received)
+        self._suspend_if_useless(server_round, len(aggregate.norms), answered)
         for reply, _ in answered:  # Flower keeps the replies until the next round's have come
             if reply.has_content():
                 reply.content.clear()
@@ -203,6 +213,36 @@ class TappedAveraging(Strategy):
     def summary(self) -> None:
         """Print nothing: the run prints its own configuration."""
 
+    def _members(
+        self, secure: SecureAggregation, server_round: int, grid: Grid, assigned: Assigned
+    ) -> Assigned:
+        """Return the clients that take part in the secure sum; none if there are too few."""
+        try:
+            return secure.begin(server_round, grid, assigned, self._threads)
+        except Refused as error:
+            self._say(server_round, str(error))
+            return [(node, ()) for node, _ in assigned] if self._remote else []
+
+    def _aggregated(self, server_round: int, received: Sequence[Received]) -> Aggregate:
+        """Aggregate the updates; the model does not change if their sum cannot be opened."""
+        nothing = Aggregate({}, np.zeros(0), math.nan, math.nan)
+        if self._secure and not any(share for _, share in self._sent):
+            return nothing  # `_members` has said why
+        try:
+            return self._aggregate(server_round, received, self._model)
+        except Refused as error:
+            self._say(server_round, str(error))
+            self._rejections["unopened"] += sum(len(part.norms) for part in received)
+            return nothing
+
+    def _say(self, server_round: int, text: str) -> None:
+        console.print(
+            f"round {server_round}: {text}; the model does not change",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
     def _assign_clients(self, nodes: Sequence[int]) -> list[tuple[int, Share]]:
         """Return the nodes to send to, and the clients of the cohort that each must train."""
         if self._remote:  # a node that trains no client still evaluates the model
@@ -219,6 +259,8 @@ class TappedAveraging(Strategy):
         content = RecordDict({"arrays": arrays, "config": config})
         if self._remote and (public := self._remote.public):
             content["public"] = to_record(public.projection)
+        if self._secure and share:
+            content.update(self._secure.records(share))
         return Message(content, node, "train", group_id=str(server_round))
 
     def _released(self, answered: Sequence[tuple[Message, Share]]) -> list[int]:
@@ -230,7 +272,8 @@ class TappedAveraging(Strategy):
             if reply.has_error() and reply.error.code == CLIENT_APP_RAISED
             for client in share
         }
-        return [client for client in self._cohort if client not in unsent]
+        asked = {client for _, share in self._sent for client in share}
+        return [client for client in self._cohort if client in asked - unsent]
 
     def _accepted(
         self, server_round: int, answered: Sequence[tuple[Message, Share]]
@@ -257,7 +300,10 @@ class TappedAveraging(Strategy):
             return None
         metrics = self._mechanism.metrics
         try:
-            checked = read_reply(reply.content, share, self._model, metrics, self._client_sizes)
+            dtype = "float32" if self._distributed is None else "uint32"
+            checked = read_reply(
+                reply.content, share, self._model, metrics, self._client_sizes, dtype
+            )
         except Rejected as error:
             self._rejections[str(error)] += len(share)
             return None
@@ -270,9 +316,16 @@ class TappedAveraging(Strategy):
         usable = ~np.isin(np.arange(len(share)), list(checked.rejected))
         firsts = range(0, len(share), size)
         parts = [{n: a[i : i + size] for n, a in checked.arrays.items()} for i in firsts]
-        accepted = []
+        accepted: list[Accepted] = []
+        integers: list[dict[str, Integers]] = [{} for _ in parts]
+        if self._distributed is not None:
+            step = self._distributed.step
+            integers = [{n: a.view(np.uint32) for n, a in part.items()} for part in parts]
+            parts = [{n: decoded(a, step) for n, a in part.items()} for part in integers]
         norms_of_parts = spread(self._threads, update_norms, parts)
-        for first, part, norms in zip(firsts, parts, norms_of_parts, strict=True):
+        for first, part, encoded, norms in zip(
+            firsts, parts, integers, norms_of_parts, strict=True
+        ):
             good = usable[first : first + size]
             finite = np.isfinite(norms)
             self._rejections["not_finite"] += int((good & ~finite).sum())
@@ -283,7 +336,8 @@ class TappedAveraging(Strategy):
             rounds = np.full(len(rows), server_round)
             releases = RecordedUpdates(rounds, client[rows], checked.num_examples[rows], part)
             losses = [checked.losses[row] for row in rows.tolist() if checked.losses]
-            accepted.append((Received(releases, norms[good]), losses))
+            kept = {name: array[good] for name, array in encoded.items()}
+            accepted.append((Received(releases, norms[good], kept), losses))
         return accepted
 
     def _reject_large(self, server_round: int, accepted: list[Accepted]) -> list[Accepted]:
@@ -339,14 +393,13 @@ class TappedAveraging(Strategy):
     def _suspend_if_useless(
         self,
         server_round: int,
-        received: Sequence[Received],
+        used: int,
         answered: Sequence[tuple[Message, Share]],
     ) -> None:
         """Suspend a run in which no node works: otherwise it would run empty rounds to the end."""
         if not self._cohort:
             return
-        useful = any(len(part.norms) for part in received)
-        self._useless_rounds = 0 if useful else self._useless_rounds + 1
+        self._useless_rounds = 0 if used else self._useless_rounds + 1
         if self._useless_rounds < MAX_USELESS_ROUNDS:
             return
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(self._rejections.items()) if n)

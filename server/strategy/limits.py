@@ -14,6 +14,7 @@ from scipy.special import chdtri
 
 from fedser.client.privacy.base import FALSE_ALARM, Mechanism
 from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.privacy.mechanisms import BUILT_IN
 from fedser.common.arrays import Arrays, Floats64, l2_norm
 from fedser.conf.training_keys import TrainingConfig
@@ -118,7 +119,8 @@ class UpdateLimit:
         trained = self.largest(clients, model)
         # The guarantee of a noised sum assumes that each client acts on it by its own clipped
         # update only. So the norms of other clients must not decide whether an update is rejected.
-        compared = len(norms) >= MIN_FOR_MEDIAN and not isinstance(self.mechanism, CentralDP)
+        summed = isinstance(self.mechanism, (CentralDP, DistributedDP))
+        compared = len(norms) >= MIN_FOR_MEDIAN and not summed
         outlier = OUTLIER * max(float(np.median(norms)), norm) if compared else math.inf
         absurd = ABSURD * max(1.0, norm)
         found = {}

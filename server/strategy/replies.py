@@ -26,13 +26,15 @@ REASONS = {
     "failed": "the node replied with an error",
     "records": "arrays or metrics are missing, or there are other arrays than requested",
     "clients": "it is about other clients than the request",
-    "dtype": "an array is not of float32",
+    "dtype": "an array is not of the type that its mechanism sends",
     "shape": "an array does not have the model's shape with one row per client",
     "encoding": "the bytes of an array do not fit its type and shape",
     "num_examples": "a number of utterances is below 1 or above what the client holds",
     "loss": "a loss is not a finite number of at least 0",
     "not_finite": "an update holds NaN or infinity",
     "size": "an update is larger than training or the cohort allows; its client was named",
+    "vanished": "its node took no further part in secure aggregation before it sent the update",
+    "unopened": "the sum that holds it could not be opened",
     "evaluation": "a node sent no confusion tables, or tables of other utterances than its own",
     "duplicate": "a second reply to a message",
     "unasked": "a reply to no message of this round: late, replayed or made up",
@@ -111,6 +113,7 @@ def read_reply(
     model: Arrays,
     metrics: Sequence[str],
     client_sizes: Sequence[int],
+    dtype: str = "float32",
 ) -> CheckedReply:
     """Check a reply against the request; a wrong number rejects only its own client if possible.
 
@@ -124,6 +127,8 @@ def read_reply(
         Metrics that may leave a device beside its update; others are ignored.
     client_sizes : sequence of int
         Training utterances of each client of the federation: an update may not claim more.
+    dtype : str
+        ``float32``, or ``uint32`` for a mechanism that sends integers.
 
     Raises
     ------
@@ -144,7 +149,10 @@ def read_reply(
     losses, sizes = columns.get("loss", []), columns.get("num_examples", [1] * len(clients))
     rejected = _rejected_rows(losses, sizes, [client_sizes[client] for client in clients])
     return CheckedReply(
-        {n: _read_array(arrays[n], (len(clients), *like.shape)) for n, like in model.items()},
+        {
+            n: _read_array(arrays[n], (len(clients), *like.shape), dtype)
+            for n, like in model.items()
+        },
         np.array([0 if row in rejected else size for row, size in enumerate(sizes)], np.int64),
         losses,
         rejected,
@@ -213,24 +221,30 @@ def error_text(reply: Message) -> str:
     return textwrap.shorten(shown, 200)
 
 
-def _read_array(sent: flwr.app.Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _read_array(
+    sent: flwr.app.Array, shape: tuple[int, ...], dtype: str
+) -> npt.NDArray[np.float32]:
     """Return an array without a copy; its bytes are not interpreted."""
-    if sent.dtype != "float32":
+    if sent.dtype != dtype:
         raise Rejected("dtype")
     if sent.shape != shape:
         raise Rejected("shape")
     if isinstance(sent, messages.Array):  # sent within this machine, never as bytes
-        return sent.numpy().astype(np.float32, copy=False)
-    header, data = _header(shape), sent.data
+        return sent.numpy().astype(dtype, copy=False)
+    header, data = _header(shape, dtype), sent.data
     size = len(header) + 4 * math.prod(shape)
     if sent.stype != "numpy.ndarray" or len(data) != size or not data.startswith(header):
         raise Rejected("encoding")
-    return np.frombuffer(data, "<f4", offset=len(header)).reshape(shape)
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), offset=len(header)).reshape(shape)
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
-    """Return the header that NumPy writes before the bytes of a float32 array."""
+def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """Return the header that NumPy writes before the bytes of an array."""
     written = BytesIO()
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    header = {
+        "descr": np.dtype(dtype).newbyteorder("<").str,
+        "fortran_order": False,
+        "shape": shape,
+    }
     np.lib.format.write_array_header_1_0(written, header)
     return written.getvalue()

@@ -35,6 +35,8 @@ class SumNoise:
     folder : Path or None
         Keeps the state of correlated noise. Each round's noise is on the disk before it is used, so
         that an interrupted run neither forgets it nor draws it again.
+    federation : str
+        Digest of the federation that the noise belongs to.
 
     Attributes
     ----------
@@ -48,9 +50,13 @@ class SumNoise:
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], coefficients: Coefficients, folder: Path | None
+        self,
+        sizes: Mapping[str, int],
+        coefficients: Coefficients,
+        folder: Path | None,
+        federation: str = "",
     ) -> None:
-        self._sizes = dict(sizes)
+        self._sizes, self._federation = dict(sizes), federation
         self._factors = [round(c * RESOLUTION) for c in coefficients[1:]]
         self._path = folder / STATE if folder and self._factors else None
         self._past: dict[str, list[Ints]] = {name: [] for name in sizes}  # latest first
@@ -97,8 +103,16 @@ class SumNoise:
         if self._path is None:
             return
         arrays = {name: np.stack(past) for name, past in self._past.items()}
-        header = {"drawn": self.drawn, "factors": self._factors, "sizes": self._sizes}
+        header = {"drawn": self.drawn, **self._identity()}
         write_synced(self._path, save(arrays, {"noise": json.dumps(header)}))
+
+    def _identity(self) -> dict[str, object]:
+        """Return what the noise was made for; another state is rejected."""
+        return {
+            "factors": self._factors,
+            "sizes": self._sizes,
+            "federation": self._federation,
+        }
 
     def _load(self, path: Path) -> None:
         try:
@@ -108,6 +122,6 @@ class SumNoise:
             drawn = int(header["drawn"])
         except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{path}: damaged; start the run anew") from error
-        if (header["factors"], header["sizes"]) != (self._factors, self._sizes):
-            raise UserError(f"{path}: made with other noise; start the run anew")
+        if header != {"drawn": drawn, **self._identity()}:
+            raise UserError(f"{path}: noise of another federation; start the run anew")
         self.drawn, self._past = drawn, past

@@ -62,7 +62,7 @@ def private_federations(
     }
     planned = [_planned_exposures(config, schedule) for schedule in schedules.values()]
     exposures = largest_releases(planned, config.privacy) or (Releases(1),)
-    return [
+    federations = [
         Federation(
             name=_name(fold),
             role="private",
@@ -83,6 +83,9 @@ def private_federations(
         )
         for fold, own in folds.items()
     ]
+    for federation in federations:
+        federation.protocol.plan.check_cohort()
+    return federations
 
 
 def protocol(
@@ -157,7 +160,9 @@ def deployment_plan(config: StudyConfig, clients: int, dimension: int) -> Privac
         config.training,
     )
     exposures = largest_releases([planned], privacy) or (Releases(1),)
-    return protocol(config, privacy, dimension, clients, exposures).plan
+    plan = protocol(config, privacy, dimension, clients, exposures).plan
+    plan.check_cohort()
+    return plan
 
 
 def with_step(algorithm: AlgorithmConfig, plan: PrivacyPlan) -> AlgorithmConfig:

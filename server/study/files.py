@@ -6,6 +6,7 @@ import shutil
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,12 @@ def write_training(
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run; after training nothing reads them."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    """Remove the checkpoints of a run; after training nothing reads them.
+
+    An error is raised, because the state of correlated noise would stay on the disk.
+    """
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def round_columns(row: Round) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def test_a_specification_names_only_known_values(spec):
     assert set(spec.units) <= set(UNITS) and spec.units
     assert set(spec.relations) <= set(VANTAGES) and spec.relations
     assert all(set(allowed) <= set(RELATIONS) for allowed in spec.relations.values())
-    assert spec.noise_at in (None, "client", "batches", "server")
+    assert spec.noise_at in (None, "client", "batches", "server", "shares")
 
 
 def test_keys_of_mechanisms_are_none_by_default():

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from fedser.reports.numbers import counted, percent
-from fedser.server.privacy.statement import VANTAGES
+from fedser.server.privacy.statement import SERVER_TOO, VANTAGES
 
 EPSILON_DIGITS = 2
 OBSERVERS = {
     VANTAGES["attributed"]: "the server",
     VANTAGES["sum"]: "whoever sees the sums",
+    SERVER_TOO: "whoever sees the sums, the server included",
     VANTAGES["outsider"]: "whoever sees the models but not who took part",
 }
 

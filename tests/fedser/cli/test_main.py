@@ -124,7 +124,7 @@ WRONG = {
     "runtime.name=rai": "runtime.name=rai is not one of ray, local, network; did you mean ray?",
     "privacy.mechanism=odp": (
         "privacy.mechanism=odp is not one of none, udp, local, layered, central, "
-        "central_adaptive, central_matrix, dp_sgd, custom; did you mean udp?"
+        "central_adaptive, central_matrix, distributed, dp_sgd, custom; did you mean udp?"
     ),
 }
 

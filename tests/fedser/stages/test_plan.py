@@ -103,13 +103,18 @@ def test_mechanisms_are_compared_at_one_epsilon(capsys):
     plan_study(study(*MIXED))
     printed = capsys.readouterr().err
     table = printed[printed.index("noise to signal of mechanisms, ε = 2") :]
-    rows = [line.split() for line in table.splitlines() if re.match(r" +(local|central)", line)]
+    rows = [
+        line.split()
+        for line in table.splitlines()
+        if re.match(r" +(local|central|distributed)", line)
+    ]
     assert [row[:2] for row in rows] == [
         ["local", "known"],
         ["central", "known"],
         ["central", "secret"],
         ["central_matrix", "known"],
         ["central_matrix", "secret"],
+        ["distributed", "known"],
     ]
     assert "30 a round   90 a round   300 a round" in table
     for mechanism, vantage, relation, row in (
@@ -124,7 +129,16 @@ def test_mechanisms_are_compared_at_one_epsilon(capsys):
             ratio = deployment_plan(config, 300, 96).noise_to_signal
             assert float(shown) == pytest.approx(ratio, rel=0.06)
     # if everybody takes part there are no turns, and all central mechanisms are one
-    assert [row[-1] for row in rows[1:]] == ["*"] * 4
+    assert [row[-1] for row in rows[1:5]] == ["*"] * 4
+    # if a tenth may vanish, all 300 together add a little more noise than the sum needs
+    central, distributed = (float([c for c in rows[i] if c != "*"][-1]) for i in (1, 5))
+    assert distributed == pytest.approx(central * (300 / 270) ** 0.5, rel=0.06)
+
+
+def test_cohorts_of_one_client_have_no_distributed_sum(capsys):
+    plan_study(study(*MIXED, "plan.clients=10"))
+    (row,) = (r for r in capsys.readouterr().err.splitlines() if r.split()[:1] == ["distributed"])
+    assert row.split()[2] == "–" and float(row.split()[3]) > 0
 
 
 def test_mechanisms_are_compared_only_at_an_epsilon(capsys):

@@ -126,8 +126,15 @@ def test_a_damaged_state_is_rejected(content, tmp_path):
 )
 def test_the_state_of_other_noise_is_rejected(sizes, coefficients, tmp_path):
     draws(SumNoise(SIZES, COEFFICIENTS, tmp_path), [1])
-    with pytest.raises(UserError, match="made with other noise"):
+    with pytest.raises(UserError, match="noise of another federation"):
         SumNoise(sizes, coefficients, tmp_path)
+
+
+def test_the_state_of_another_fold_is_rejected(tmp_path):
+    draws(SumNoise(SIZES, COEFFICIENTS, tmp_path, "fold 0"), [1])
+    assert SumNoise(SIZES, COEFFICIENTS, tmp_path, "fold 0").drawn == 1
+    with pytest.raises(UserError, match="noise of another federation"):
+        SumNoise(SIZES, COEFFICIENTS, tmp_path, "fold 1")
 
 
 def test_the_largest_noise_stays_within_the_integers():

@@ -7,6 +7,7 @@ import pytest
 from fedser import conf
 from fedser.client.privacy.base import NoMechanism
 from fedser.client.privacy.central import CentralDP
+from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.privacy.dp_sgd import DPSGD
 from fedser.client.privacy.local import LocalDP
 from fedser.client.privacy.user_level import UserLevelDP
@@ -26,9 +27,10 @@ MECHANISMS = {
     "central": CentralDP,
     "central_adaptive": CentralDP,
     "central_matrix": CentralDP,
+    "distributed": DistributedDP,
     "dp_sgd": DPSGD,
 }
-CALIBRATED = ("local", "layered", "central", "central_adaptive", "central_matrix", "dp_sgd")
+CALIBRATED = tuple(name for name in MECHANISMS if name not in ("none", "udp"))
 
 
 def study(*overrides):
@@ -57,7 +59,7 @@ def test_each_option_of_the_privacy_group_makes_a_plan(tmp_path):
     assert files == set(MECHANISMS)
     for name, mechanism in MECHANISMS.items():
         asked = [f"privacy={name}", *(["privacy.epsilon=8"] if name != "none" else [])]
-        plan = only(tmp_path, *asked).protocol.plan
+        plan = only(tmp_path, *asked, "cohort_fraction=0.5").protocol.plan
         assert plan.config.mechanism == name and plan.num_clients == 8
         assert isinstance(plan.client_mechanism(), mechanism)
         if name in CALIBRATED:

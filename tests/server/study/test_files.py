@@ -13,8 +13,8 @@ from safetensors import safe_open
 from fedser.conf.build import compose
 from fedser.conf.schema import RuntimeConfig
 from fedser.server.strategy.replies import REASONS
-from fedser.server.study.federations import private_federations
-from fedser.server.study.files import write_training
+from fedser.server.study.federations import CHECKPOINTS, private_federations
+from fedser.server.study.files import remove_checkpoints, write_training
 from fedser.server.study.run import run_federations, study_config
 from tests import examples
 from tests.examples import corpus
@@ -167,3 +167,15 @@ def test_each_reason_of_a_rejection_is_a_column_of_rounds(tmp_path):
     assert columns == [f"rejected_{reason}" for reason in REASONS] and "rejections" not in rounds
     assert rounds["rejected_dtype"].tolist() == [0, 0, 2, 0]
     assert rounds[columns].to_numpy().sum() == 3
+
+
+def test_checkpoints_that_cannot_be_removed_are_no_silent_loss(tmp_path, monkeypatch):
+    remove_checkpoints(tmp_path)  # there are none
+    (tmp_path / CHECKPOINTS).mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with pytest.raises(PermissionError, match=CHECKPOINTS):  # the noise would stay on the disk
+        remove_checkpoints(tmp_path)

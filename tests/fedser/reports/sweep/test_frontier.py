@@ -24,7 +24,7 @@ def test_frontier_sweeps_over_every_point_once() -> None:
         *(f"udp_{epsilon}" for epsilon in (50, 25, 10, 5)),
         *(f"central_{epsilon}" for epsilon in (1, 2, 4, 8)),
         *(f"central_adaptive_{epsilon}" for epsilon in (1, 2, 4, 8)),
-        *("central_matrix_8", "local_8", "local_16", "dp_sgd_8", "layered_8"),
+        *("central_matrix_8", "distributed_8", "local_8", "local_16", "dp_sgd_8", "layered_8"),
     ]
 
 
