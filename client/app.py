@@ -42,7 +42,7 @@ from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import NoMechanism
 from fedser.client.privacy.distributed import DistributedDP
-from fedser.client.secure_aggregation.keys import Identity
+from fedser.client.secure_aggregation.keys import Identity, load_peers
 from fedser.client.secure_aggregation.masks import Words
 from fedser.client.secure_aggregation.members import Members, Sealed
 from fedser.client.secure_aggregation.session import Refused, Session
@@ -97,7 +97,7 @@ def roster(message: Message, context: Context) -> Message:
 def advertise(message: Message, context: Context) -> Message:
     """Reply with new keys of the named clients for a session of secure aggregation."""
     session, clients = _asked(message)
-    bundles = node_members(context.node_id).advertise(session, clients)
+    bundles = node_members(context).advertise(session, clients)
     return Message(RecordDict({"bundles": to_bundles(bundles)}), reply_to=message)
 
 
@@ -106,7 +106,7 @@ def share(message: Message, context: Context) -> Message:
     """Reply with the sealed shares of the named clients, given everybody's keys."""
     session, clients = _asked(message)
     bundles = from_bundles(message.content.config_records.get("bundles"))
-    sealed = node_members(context.node_id).share(session, clients, bundles)
+    sealed = node_members(context).share(session, clients, bundles)
     return Message(RecordDict({"sealed": to_table(SEALED, sealed)}), reply_to=message)
 
 
@@ -115,7 +115,7 @@ def confirm(message: Message, context: Context) -> Message:
     """Reply with the clients' signatures of the list of clients that are summed."""
     session, clients = _asked(message)
     survivors = [c for (c,) in _table(message, "survivors", CLIENTS)]
-    signatures = node_members(context.node_id).confirm(session, clients, survivors)
+    signatures = node_members(context).confirm(session, clients, survivors)
     return Message(RecordDict({"signatures": to_table(SIGNATURES, signatures)}), reply_to=message)
 
 
@@ -124,7 +124,7 @@ def unmask(message: Message, context: Context) -> Message:
     """Reply with the shares that open the sum, given the survivors' signatures."""
     session, clients = _asked(message)
     signatures = dict(_table(message, "signatures", SIGNATURES))
-    shares = node_members(context.node_id).unmask(session, clients, signatures)
+    shares = node_members(context).unmask(session, clients, signatures)
     return Message(RecordDict({"shares": to_table(SHARES, shares)}), reply_to=message)
 
 
@@ -222,10 +222,17 @@ def _table(message: Message, name: str, columns: Columns) -> list[tuple[Any, ...
     return from_table(columns, message.content.config_records.get(name))
 
 
-@cache  # a process is one node, but for tests
-def node_members(node_id: int) -> Members:
+def node_members(context: Context) -> Members:
     """Return the clients of a node that take part in secure sums."""
-    return Members(Identity())
+    key, peers = (str(context.node_config.get(name, "")) for name in ("private-key", "peers"))
+    return _members(context.node_id, key, peers)
+
+
+@cache  # a process is one node, but for tests
+def _members(node_id: int, private_key: str, peers: str) -> Members:
+    if not private_key:
+        return Members(Identity())
+    return Members(Identity.load(Path(private_key)), load_peers(Path(peers)) if peers else ())
 
 
 def _masking(message: Message, context: Context, request: TrainRequest) -> Masking | None:
@@ -244,7 +251,7 @@ def _masking(message: Message, context: Context, request: TrainRequest) -> Maski
         )
     members = [c for (c,) in _table(message, "members", CLIENTS)]
     sealed = cast("list[Sealed]", _table(message, "sealed", SEALED))
-    participants = node_members(context.node_id)
+    participants = node_members(context)
 
     def mask(client: int, parts: Sequence[Words]) -> None:
         participants.mask(session, client, parts, sealed, members)

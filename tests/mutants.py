@@ -30,7 +30,7 @@ CORE = {
     "server/federation/cohort.py": ["server/federation", "server/privacy"],
     "server/privacy/accountant.py": ["server/privacy"],
     "server/privacy/composition.py": ["server/privacy"],
-    "server/privacy/gaussian.py": ["server/privacy"],
+    "client/privacy/gaussian.py": ["server/privacy"],
     "server/privacy/matrix_factorization.py": ["server/privacy"],
     "server/privacy/plan.py": ["server/privacy", "server/strategy"],
     "server/strategy/aggregate.py": ["server/strategy"],

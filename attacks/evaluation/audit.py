@@ -14,11 +14,11 @@ from scipy.stats import beta, norm
 
 from fedser.attacks.evaluation.direct_tests import run_direct_tests
 from fedser.attacks.evaluation.one_run import one_run_bound
+from fedser.client.privacy.gaussian import gaussian_epsilon
 from fedser.common.arrays import Floats64, Ints
 from fedser.conf.schema import AuditConfig
 from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases
-from fedser.server.privacy.gaussian import gaussian_epsilon
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.rounds.audit_batches import OneRun
 from fedser.server.study.run import Audited

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -21,10 +22,12 @@ from fedser.conf.overrides import home_expanded
 def main() -> None:
     """Run the command line; an error that the user can correct is printed as one line."""
     keep_quiet()
+    if explaining := "--explain" in sys.argv:
+        sys.argv.remove("--explain")
     sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
     try:
-        _hydra_main()
+        _explain_main() if explaining else _hydra_main()
     except UserError as error:
         line, status = str(error), SUSPENDED if isinstance(error, Suspended) else BAD_INPUT
     except (HydraException, OmegaConfBaseException) as error:
@@ -50,6 +53,15 @@ def _hydra_main(composed: DictConfig) -> None:
     extractor = build_group("features", composed.features)
     data = load_corpus(corpus, extractor, cache_folder(composed.cache))
     serve(settings, Holdings(data, extractor.key))
+
+
+@hydra.main(config_path="pkg://fedser.conf", config_name="node", version_base="1.3")
+def _explain_main(composed: DictConfig) -> None:
+    """Print the policy in words."""
+    from fedser.client.node.policy import NodePolicy
+
+    file = composed.node.policy
+    print(NodePolicy.load(None if file is None else Path(file)).explain())
 
 
 if __name__ == "__main__":

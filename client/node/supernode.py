@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flwr.app import Error, Message
+from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -25,7 +25,10 @@ from rich.console import Console
 
 from fedser.client.app import MAX_CHUNK, app, warm_up
 from fedser.client.holdings import Holdings
+from fedser.client.node.guard import Guard
+from fedser.client.node.policy import NodeLedger, NodePolicy
 from fedser.client.node.tasks import Runtime, retries
+from fedser.client.secure_aggregation.session import REFUSAL, Refused
 from fedser.common.environment import proxy_hint
 from fedser.common.errors import UserError, brief, check_choice
 from fedser.common.private_folder import private_folder
@@ -50,6 +53,9 @@ class NodeConfig:
     insecure: bool
     threads: int
     device: str
+    policy: str | None = None
+    ledger: str | None = None
+    peers: str | None = None
 
 
 def serve(config: NodeConfig, holdings: Holdings) -> None:
@@ -61,6 +67,7 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
         If a setting is invalid, or files for TLS and authentication are missing.
     """
     _check(config)
+    guard = Guard(NodePolicy.load(_path(config.policy)), _ledger(config), holdings)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs every request
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed
     with private_folder() as folder:
@@ -73,13 +80,24 @@ def serve(config: NodeConfig, holdings: Holdings) -> None:
         while True:
             port = free_port()
             with running(_supernode(config, folder, port)) as supernode:
-                answered = _answer(f"127.0.0.1:{port}", (folder / "secret").read_bytes(), supernode)
+                secret = (folder / "secret").read_bytes()
+                answered = _answer(f"127.0.0.1:{port}", secret, supernode, guard)
             pause = RESTART_SECONDS[0] if answered else min(2 * pause, longest)
             _say(
                 f"no connection to {config.superlink}: is it up, and does it know this node's "
                 f"key? Trying again in {pause:.0f} s{proxy_hint(config.superlink)}"
             )
             time.sleep(pause)
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _ledger(config: NodeConfig) -> NodeLedger:
+    """Return the node's ledger: by default beside its key, without a key only in memory."""
+    beside = None if config.private_key is None else f"{config.private_key}.ledger"
+    return NodeLedger.load(_path(config.ledger or beside))
 
 
 def _check(config: NodeConfig) -> None:
@@ -103,6 +121,8 @@ def _check(config: NodeConfig) -> None:
 def _supernode(config: NodeConfig, folder: Path, port: int) -> list[str]:
     holdings = folder / "holdings.safetensors"
     about = f'holdings="{holdings}" device="{config.device}" threads={config.threads}'
+    if not config.insecure:  # otherwise any node may take part in secure sums
+        about += f' private-key="{config.private_key}" peers="{config.peers or ""}"'
     secure = (
         ["--insecure"]
         if config.insecure
@@ -119,7 +139,7 @@ def _supernode(config: NodeConfig, folder: Path, port: int) -> list[str]:
     ]
 
 
-def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -> int:
+def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]", guard: Guard) -> int:
     """Run the tasks of the SuperNode until it ends, and return their number."""
     answered = 0
     gone = retries(lambda: supernode.poll() is not None, None)
@@ -129,7 +149,7 @@ def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -
                 if (token := runtime.acquire(TaskType.CLIENT_APP)) is not None:
                     answered += 1
                     with runtime.task(token) as task:
-                        _run(task)
+                        _run(task, guard)
                     continue
             except Exception as error:
                 # The SuperNode ended, or it gave up the task while this machine slept. It reports
@@ -139,16 +159,32 @@ def _answer(address: str, secret: bytes, supernode: "subprocess.Popen[bytes]") -
     return answered
 
 
-def _run(task: RuntimeHttpClient) -> None:
-    """Answer one message."""
+def _run(task: RuntimeHttpClient, guard: Guard) -> None:
+    """Answer one message, if the policy allows it."""
     message, context, _, _ = pull_task_input(task)
     try:
-        reply = app(message, context)
+        reply = answer(message, context, guard)
     except Exception as error:
         failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
         reply = Message(failure, reply_to=message)
     push_message(task, reply, context)
     push_task_output(task, None, SubStatus.COMPLETED, "")
+
+
+def answer(message: Message, context: Context, guard: Guard) -> Message:
+    """Return the ClientApp's reply to a message.
+
+    Raises
+    ------
+    Refused
+        If the policy does not allow an answer. The reason stays in the node's own log.
+    """
+    try:
+        guard.check(message)
+    except Refused as error:
+        _say(f"refused: {error}")
+        raise Refused(REFUSAL) from None
+    return app(message, context)
 
 
 def _say(line: str) -> None:

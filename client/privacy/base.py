@@ -37,6 +37,19 @@ class Mechanism:
         """
         return 0.0
 
+    def mu(self, steps: int) -> float:
+        """Return sensitivity over noise of one update, as the device knows it.
+
+        Infinite if the device does not guarantee anything by itself. The sensitivity is that of
+        zero-out: the unit's data against none.
+
+        Parameters
+        ----------
+        steps : int
+            Steps of local training.
+        """
+        return math.inf
+
     def norm_bound(self, update: Arrays) -> float:
         """Return the L2 norm that no honest update of this shape exceeds; infinite if unknown."""
         return math.inf

@@ -13,6 +13,9 @@ from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integ
 from fedser.common.arrays import Arrays
 from fedser.common.seeds import NoiseSource
 
+LEAST_SHARE = 4.0
+"""Least standard deviation of one client's noise in steps: see `server.privacy.distributed_sum`."""
+
 Integers = npt.NDArray[np.uint32]
 
 
@@ -56,6 +59,11 @@ class DistributedDP(GuaranteedMechanism):
         """Return the noise; it does not depend on the client's number of utterances."""
         return self.noise
 
+    def mu(self, steps: int) -> float:
+        """Return clip over the noise of the sum, or over the own noise if nothing is masked."""
+        noise = self.noise * math.sqrt(self.min_clients if self.masked else 1)
+        return self.clipping_norm / noise if noise > 0 else math.inf
+
     def norm_bound(self, update: Arrays) -> float:
         """Return a norm that an honest update exceeds with chance `FALSE_ALARM`.
 
@@ -75,7 +83,16 @@ class DistributedDP(GuaranteedMechanism):
         """Return the shared parameters as integers modulo 2^32, with noise.
 
         Values are truncated toward zero, so that the norm does not grow.
+
+        Raises
+        ------
+        ValueError
+            If the noise is below `LEAST_SHARE` steps: rounding would then take too much of it.
         """
+        if not self.noise >= LEAST_SHARE * self.step > 0:
+            raise ValueError(
+                f"noise={self.noise:g} is below {LEAST_SHARE:g} steps of {self.step:g}"
+            )
         own = {name: update[name] for name in self.shared}
         factor = clip_factor(own, self.clipping_norm)
         encoded = {}

@@ -29,6 +29,11 @@ class DPSGD(GuaranteedMechanism):
         """Clip the gradient of each utterance and add noise to their sum."""
         return GradientClip(self.clipping_norm, "utterance", self.noise_multiplier)
 
+    def mu(self, steps: int) -> float:
+        """Return the mu of all steps for one utterance, as if each step held it."""
+        positive = self.noise_multiplier > 0
+        return math.sqrt(steps) / self.noise_multiplier if positive else math.inf
+
     def stddev(self, num_examples: int) -> float:
         """Return NaN: noise on gradients has no standard deviation on an Adam update."""
         return math.nan

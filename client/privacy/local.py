@@ -39,6 +39,11 @@ class LocalDP(GuaranteedMechanism):
         """Return the largest noise; it does not depend on the client's number of utterances."""
         return max(self.noise)
 
+    def mu(self, steps: int) -> float:
+        """Return clip over noise of all groups together."""
+        pairs = zip(self.clipping_norms, self.noise, strict=True)
+        return math.hypot(*(norm / stddev if stddev > 0 else math.inf for norm, stddev in pairs))
+
     def norm_bound(self, update: Arrays) -> float:
         """Return a norm that an honest update of this shape exceeds with chance `FALSE_ALARM`."""
         sizes = [sum(update[name].size for name in group) for group in self.groups]

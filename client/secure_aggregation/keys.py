@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedser.client.secure_aggregation.session import Graph, Refused, Session, hash_of
+from fedser.common.errors import UserError
 
 _OPENSSH = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
@@ -29,6 +31,23 @@ class Identity:
         self._key = key or ec.generate_private_key(ec.SECP256R1())
         self.public = public_text(self._key.public_key())
 
+    @classmethod
+    def load(cls, file: Path) -> "Identity":
+        """Read the private key that a node is registered with.
+
+        Raises
+        ------
+        UserError
+            If the file holds no such key.
+        """
+        try:
+            key = serialization.load_ssh_private_key(file.read_bytes(), None)
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise UserError(f"{file}: no private key of OpenSSH without a password") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise UserError(f"{file}: not a key of the type ecdsa")
+        return cls(key)
+
     def sign(self, digest: bytes) -> bytes:
         """Sign a hash."""
         return self._key.sign(digest, ec.ECDSA(hashes.SHA256()))
@@ -37,6 +56,32 @@ class Identity:
 def public_text(key: ec.EllipticCurvePublicKey) -> str:
     """Return a public key as in a file of OpenSSH, without the comment."""
     return key.public_bytes(*_OPENSSH).decode()
+
+
+def load_peers(file: Path) -> frozenset[str]:
+    """Read the public keys of the nodes that may take part, one per line.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or if a line is no public key of the type ecdsa.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"node.peers={file}: no such file of public keys") from error
+    found = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            key = serialization.load_ssh_public_key(line.encode())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise UserError(f"{file}, line {number}: no public key of OpenSSH") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise UserError(f"{file}, line {number}: not a key of the type ecdsa")
+        found.add(public_text(key))
+    return frozenset(found)
 
 
 @lru_cache(maxsize=4096)  # all clients of a node check the same signatures
@@ -114,6 +159,8 @@ class KeyBook:
         Refused
             If there are too few keys, or if keys are not signed by a node that is trusted.
         """
+        if trusted is not None and not trusted:
+            raise Refused("node.peers names no node: the server could play all other clients")
         name = session.digest
         by_client = {bundle.client: bundle for bundle in bundles}
         if len(by_client) != len(bundles):

@@ -24,7 +24,11 @@ STUCK = 1e-6
 
 
 class Refused(ValueError):
-    """A participant does not do what it was asked to; the argument says why."""
+    """A device does not do what it was asked to; the argument says why."""
+
+
+REFUSAL = "refused by the policy of the node; its own log says more"
+"""All that a server learns of the reason."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
+from fedser.client.privacy.gaussian import gaussian_epsilon, gaussian_mu
 
 RESOLUTION = 0.05
 COARSEST = 5e-3

@@ -4,18 +4,17 @@ Each client adds ``round(s Z)`` to its integers, and n of them answer. Their sum
 the rounded sum of the integers, of continuous Gaussian noise with the variance n s^2, and of
 uniform numbers that do not depend on the data, up to a total variation of about
 ``n exp(-pi^2 s^2)`` per coordinate. So the exact composition of Gaussian noise holds, and needs no
-correction as soon as s is `LEAST_SHARE` steps. docs/privacy.md has the proof.
+correction as soon as s is `LEAST_SHARE` steps: exp(-pi^2 4^2) < 1e-68. docs/privacy.md has the
+proof.
 """
 
 import math
 from dataclasses import dataclass
 
+from fedser.client.privacy.distributed import LEAST_SHARE
 from fedser.client.privacy.rounded_gaussian import grid_step
 from fedser.client.secure_aggregation.session import degree_and_threshold
 from fedser.common.errors import UserError
-
-LEAST_SHARE = 4.0
-"""Least standard deviation of one client's noise, in steps of the grid; exp(-pi^2 4^2) < 1e-68."""
 
 TAIL = 8.0
 """Standard deviations of noise that a coordinate of a sum exceeds with a chance of 1.3e-15."""

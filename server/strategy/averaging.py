@@ -21,7 +21,7 @@ from rich.console import Console
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.messages import from_record, to_record
 from fedser.client.privacy.distributed import DistributedDP, Integers, decoded
-from fedser.client.secure_aggregation.session import Refused
+from fedser.client.secure_aggregation.session import REFUSAL, Refused
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import Arrays, Floats
 from fedser.common.buffers import borrow
@@ -296,7 +296,8 @@ class TappedAveraging(Strategy):
         if not share:  # the node was asked to evaluate only
             return None
         if reply.has_error():
-            self._rejections["failed"] += len(share)
+            reason = "refused" if REFUSAL in (reply.error.reason or "") else "failed"
+            self._rejections[reason] += len(share)
             return None
         metrics = self._mechanism.metrics
         try:

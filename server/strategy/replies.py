@@ -24,6 +24,7 @@ from fedser.common.arrays import Arrays, Ints
 REASONS = {
     "missing": "no reply in time",
     "failed": "the node replied with an error",
+    "refused": "the request is outside the policy of its node",
     "records": "arrays or metrics are missing, or there are other arrays than requested",
     "clients": "it is about other clients than the request",
     "dtype": "an array is not of the type that its mechanism sends",

@@ -10,12 +10,12 @@ from scipy.stats import binomtest
 from fedser.attacks.evaluation.audit import _highest, _lowest, audit_figures
 from fedser.client.privacy import local as privacy
 from fedser.client.privacy import rounded_gaussian
+from fedser.client.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.federation.cohort import Sampler
 from fedser.server.federation.federation import CanaryScores
 from fedser.server.privacy.composition import Releases, composed_epsilon
-from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.strategy import aggregate, sum_noise
 from fedser.server.strategy import averaging as strategy

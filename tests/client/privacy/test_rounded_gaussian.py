@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare, kstest, norm
 
+from fedser.client.privacy.gaussian import gaussian_mu
 from fedser.client.privacy.noise import clip_factor
 from fedser.client.privacy.rounded_gaussian import (
     CELLS,
@@ -21,7 +22,6 @@ from fedser.client.privacy.rounded_gaussian import (
     standard_normal,
 )
 from fedser.common.seeds import Reproducible
-from fedser.server.privacy.gaussian import gaussian_mu
 from tests.examples import NoNoise
 
 

@@ -3,9 +3,9 @@ import math
 
 import pytest
 
+from fedser.client.privacy.gaussian import gaussian_epsilon
 from fedser.reports.composed_privacy import compose_runs, composition_sentences
 from fedser.server.privacy.composition import Releases, composed_epsilon
-from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server.privacy import privacy_loss
 
 SAMPLED = {"count": 40.0, "rate": 0.1, "clients": 1}

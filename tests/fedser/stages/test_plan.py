@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from fedser.client.privacy.gaussian import gaussian_mu
 from fedser.common.errors import UserError
-from fedser.server.privacy.gaussian import gaussian_mu
 from fedser.server.study.federations import deployment_plan
 from fedser.stages.plan import GOAL, kept, plan_study, scaled
 from tests.server.study.test_federations import study

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from fedser.client.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.client.privacy.user_level import UserLevelDP
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.conf.training_keys import TrainingConfig
@@ -23,7 +24,6 @@ from fedser.server.privacy.accountant import (
     squared_sensitivities,
 )
 from fedser.server.privacy.composition import Releases, composed_epsilon
-from fedser.server.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.privacy.udp import udp_mu
 from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP

@@ -13,6 +13,7 @@ from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
+from fedser.client.privacy.gaussian import gaussian_epsilon
 from fedser.server.privacy import composition
 from fedser.server.privacy.composition import (
     Releases,
@@ -22,7 +23,6 @@ from fedser.server.privacy.composition import (
     groups_epsilon,
     running_epsilon,
 )
-from fedser.server.privacy.gaussian import gaussian_epsilon
 from tests.server.privacy import privacy_loss
 
 DELTA = 1e-5

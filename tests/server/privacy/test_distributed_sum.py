@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from fedser.client.privacy.distributed import LEAST_SHARE
 from fedser.common.errors import UserError
 from fedser.server.privacy.distributed_sum import (
     COARSEST,
     HALF,
-    LEAST_SHARE,
     TAIL,
     DistributedSum,
 )

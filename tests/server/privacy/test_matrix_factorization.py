@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from fedser.client.privacy.gaussian import gaussian_mu
 from fedser.common.errors import UserError
 from fedser.server.privacy.composition import Releases, calibrated_noise
-from fedser.server.privacy.gaussian import gaussian_mu
 from fedser.server.privacy.matrix_factorization import (
     WHITE,
     largest_bands,

@@ -8,6 +8,7 @@ from scipy.stats import chi2
 
 from fedser.client import app as client_module
 from fedser.client.app import app as client_app
+from fedser.client.privacy.gaussian import gaussian_epsilon
 from fedser.client.training.engine import LocalTraining
 from fedser.common.errors import UserError
 from fedser.common.seeds import SystemEntropy
@@ -16,7 +17,6 @@ from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.grids.local import LocalGrid
 from fedser.server.privacy.accountant import largest, planned_exposures
 from fedser.server.privacy.composition import Releases, composed_epsilon
-from fedser.server.privacy.gaussian import gaussian_epsilon
 from fedser.server.rounds.federate import federate
 from fedser.server.transcript.transcript import Transcript
 from tests.examples import (
