@@ -5,7 +5,8 @@
 #
 #     docker/certificates.sh FOLDER NODES [NAME ...]
 #
-# Copy FOLDER/ca.crt to every machine, and FOLDER/keys/N to node N alone. server.*, secret and nodes/
+# Copy FOLDER/ca.crt and FOLDER/peers.pub (the public keys of all nodes, by which they know each other
+# in secure sums) to every machine, and FOLDER/keys/N to node N alone. server.*, secret and nodes/
 # (public keys) stay with the SuperLink, and ca.key stays with you. NAMEs are the host names or
 # addresses by which nodes reach the SuperLink, besides superlink, proxy, localhost and 127.0.0.1.
 set -euo pipefail
@@ -54,5 +55,6 @@ done
 if [ ! -e secret ]; then
     openssl rand 32 >secret
 fi
-chmod 644 ca.crt server.crt nodes/*.pub
+cat nodes/*.pub >peers.pub
+chmod 644 ca.crt server.crt peers.pub nodes/*.pub
 echo "$PWD: certificates of the authority and the SuperLink, keys of $nodes node(s)"

@@ -301,6 +301,7 @@ class NodeLedger:
             if limit is not None and epsilon > limit:
                 raise Refused(f"{speaker} would spend ε = {epsilon:.3g}, and {limit:g} is allowed")
         if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             content = {speaker: vars(spent) for speaker, spent in after.items()}
             write_synced(self.file, json.dumps(content, indent=1).encode())
         self.spent = after

@@ -175,7 +175,7 @@ class RoundSummary:
         Figures over the round's clients; NaN if nothing was received or losses are withheld.
         `clip_fraction` counts updates above the norm that their mechanism allows.
     clipping_norm : float
-        The server's clipping norm in that round; NaN if it only checks its clients.
+        Clipping norm of the summed updates in that round; NaN if they are averaged, not summed.
     clients, rejected : int
         Updates that were aggregated, and requested updates that are missing or rejected.
     rejections : dict of str to int

@@ -71,7 +71,8 @@ class DistributedSum:
         largest = cohort * clipping_norm + TAIL * share * math.sqrt(cohort)
         # Room for one rounding step of each client.
         fitting = 2.0 ** math.ceil(math.log2(largest / (HALF - cohort)))
-        step = max(grid_step(clipping_norm, size, share), fitting)
+        smooth = 2.0 ** math.floor(math.log2(share / LEAST_SHARE))
+        step = max(min(grid_step(clipping_norm, size, share), smooth), fitting)
         if step * math.sqrt(size) * COARSEST > clipping_norm:
             raise UserError(
                 f"privacy=distributed: the sum of {cohort} clients with {size:,} weights does not "

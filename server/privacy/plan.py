@@ -120,6 +120,14 @@ class PrivacyPlan:
         if self.config.aggregation is not None:
             self.distributed_sum.check_cohort(self.config.aggregation == "secure")
 
+    def with_cohort(self, clients: int) -> "PrivacyPlan":
+        """Return the plan of sums of exactly these clients, without masks and with the same noise.
+
+        The noise of all of them is then what the sum needs, and no more. The audit looks at that.
+        """
+        config = replace(self.config, aggregation="plain", dropout=0.0)
+        return replace(self, config=config, sampling_rate=1.0, num_clients=clients)
+
     @cached_property
     def noise_multiplier(self) -> float | None:
         """Standard deviation over sensitivity; None if the mechanism has no noise multiplier.

@@ -96,7 +96,7 @@ def collect(path: AuditPath) -> Collected:
     if isinstance(plan.client_mechanism(), LocalDP):
         _collect_local(path, found)
     else:
-        _collect_central(path, found)
+        _collect_summed(path, found)
     if plan.central and plan.turn_rate < 1:
         found.memberships.append(_cohorts(path))
     return found
@@ -147,12 +147,14 @@ def _collect_local(path: AuditPath, found: Collected) -> None:
             found.norms[name] = max(found.norms.get(name, 0.0), own)
 
 
-def _collect_central(path: AuditPath, found: Collected) -> None:
+def _collect_summed(path: AuditPath, found: Collected) -> None:
+    path = path.of_cohort(len(SIZES))
     plan = path.protocol.plan
     zeros = {name: np.zeros_like(array) for name, array in path.model.items()}
     rounds = max(noise_rounds(path, 1), COUNT_ROUNDS if plan.count_noise else 0)
-    # Every third cohort is empty: its sum must get the same noise.
-    cohorts = [[] if r % 3 == 2 else list(range(len(SIZES))) for r in range(rounds)]
+    everybody = list(range(len(SIZES)))
+    # If the server adds the noise, every third cohort is empty: its sum must get the same noise.
+    cohorts = [[] if plan.central and r % 3 == 2 else everybody for r in range(rounds)]
     recorded = path.run("audit-noise", _canaries(SIZES), zeros, cohorts, "canary")
     found.noises.append(_sums("sums of canaries", plan, recorded, [zeros] * rounds))
     if plan.count_noise is not None:
@@ -163,13 +165,17 @@ def _collect_central(path: AuditPath, found: Collected) -> None:
         for of_round, aggregate in zip(expected.updates, trained.aggregates, strict=True)
     ]
     found.noises.append(_sums("sums of real training", plan, trained, sums))
-    clip, low_noise = plan.config.clipping_norm, plan.with_noise(noise_multiplier=LOW_NOISE)
+    clip, fewest = plan.config.clipping_norm, 1 if plan.central else 2
     assert clip is not None  # checked
+    path = path.of_cohort(fewest)
+    low_noise = path.protocol.plan.with_noise(noise_multiplier=LOW_NOISE)
     for name, direction in _directions(path, [list(plan.shared)], [clip]).items():
+        cohort = list(range(fewest))
         (aggregate,) = path.run(
-            f"audit-norm-{name}", _canaries([1]), direction, [[0]], "canary", low_noise
+            f"audit-norm-{name}", _canaries([1] * fewest), direction, [cohort], "canary", low_noise
         ).aggregates
-        found.norms[name] = l2_norm(aggregate.mean) * plan.expected_cohort / clip
+        summed = l2_norm(aggregate.mean) * low_noise.expected_cohort
+        found.norms[name] = summed / fewest / clip
 
 
 def _count_noise(

@@ -74,6 +74,13 @@ class AuditPath:
         """A new model with the shapes of the recogniser."""
         return initial_arrays(self.protocol.model, self.dimension, CLASSES, 0)
 
+    def of_cohort(self, clients: int) -> "AuditPath":
+        """Return the path of cohorts of exactly these clients, if they add the noise of a sum."""
+        plan = self.protocol.plan
+        if plan.config.spec.noise_at != "shares":
+            return self
+        return replace(self, protocol=replace(self.protocol, plan=plan.with_cohort(clients)))
+
     @property
     def utterance(self) -> tuple[int, ...]:
         """Shape of the features of a made-up utterance: a vector, or a few frames."""

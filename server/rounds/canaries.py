@@ -2,11 +2,12 @@
 
 The global model holds the directions that the audit looks for. A canary returns its own part of
 the model, or minus this part. Under local noise the part is the whole model, and equally many
-canaries send the opposite. Under central noise each canary of a group has its own part, and equally
+canaries send the opposite. In a noised sum each canary of a group has its own part, and equally
 many parts belong to no canary: the noised sum along such a part is that of an absent client.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -42,9 +43,9 @@ def release_canaries(path: AuditPath, audit: AuditConfig, magnitude: float) -> l
         does not clip whole updates.
     """
     canaries, plan = _Canaries(path, magnitude), path.protocol.plan
-    if plan.central:
+    if plan.config.summed:
         coins = numpy_stream(path.protocol.seed, "audit", "coins").random(audit.canaries) < 0.5
-        return _score_central(canaries, coins, audit.releases)
+        return _score_summed(canaries, coins, audit.releases)
     if isinstance(plan.client_mechanism(), LocalDP):
         return [_score_local(canaries, audit.canaries, audit.releases)]
     return []
@@ -57,6 +58,13 @@ class _Canaries:
         self._path, self.magnitude = path, magnitude
         self.protocol, self.model = path.protocol, path.model
         self._random = numpy_stream(self.protocol.seed, "audit", "direction")
+
+    def of_cohort(self, clients: int) -> "_Canaries":
+        """Return these canaries on the path of cohorts of exactly this size, if size matters."""
+        other = copy(self)
+        other._path = self._path.of_cohort(clients)
+        other.protocol = other._path.protocol
+        return other
 
     def draw_direction(self, names: Sequence[str]) -> Arrays:
         """Draw a random direction over these parameters; it is zero over the others."""
@@ -110,9 +118,9 @@ def _score_local(canaries: _Canaries, count: int, releases: int) -> CanaryScores
     return CanaryScores("known", releases, scores[plus], scores[~plus], apart)
 
 
-def _score_central(canaries: _Canaries, coins: Bools, releases: int) -> list[CanaryScores]:
+def _score_summed(canaries: _Canaries, coins: Bools, releases: int) -> list[CanaryScores]:
     """Score canaries that took part, and parts of the model that belong to no canary."""
-    plan = canaries.protocol.plan
+    plan = canaries.of_cohort(len(coins)).protocol.plan
     most = round(CANARIES_PER_ROUND / plan.sampling_rate)
     most = max(1, min(most, sum(plan.shared.values()) // (2 * MIN_PART_SIZE)))
     turns = max(1, round(releases / plan.turn_rate))
@@ -157,6 +165,7 @@ def _score_group(
     took_part : ndarray of bool, shape (turns, k)
         Whether each canary was in the cohort.
     """
+    canaries = canaries.of_cohort(len(coins))
     plan, count = canaries.protocol.plan, len(coins)
     assert plan.config.clipping_norm is not None  # checked
     drawn = canaries.draw_direction(list(plan.shared))

@@ -46,7 +46,7 @@ class Aggregate:
     clip_fraction : float
         Share of the updates that the server scaled down.
     clipping_norm : float
-        Clipping norm that the server applied; NaN if it only checks the clipping of its clients.
+        Clipping norm of the summed updates; NaN if they are averaged, not summed.
     """
 
     mean: Arrays
@@ -260,7 +260,7 @@ class DistributedMean:
         ends = np.cumsum(list(self._shared.values()))[:-1]
         for name, part in zip(self._shared, np.split(values, ends), strict=True):
             mean[name] = (part / len(clients)).astype(np.float32).reshape(model[name].shape)
-        return Aggregate(mean, norms, stddev / len(clients), math.nan)
+        return Aggregate(mean, norms, stddev / len(clients), math.nan, self._clip)
 
     def _check(self, values: npt.NDArray[np.float32], clients: int, stddev: float) -> None:
         """Reject a sum that clipped updates and noise cannot give: a client sent something else."""

@@ -8,8 +8,8 @@ import torch
 
 from fedser.attacks.evaluation.audit import evaluate_audit
 from fedser.client import app
+from fedser.client.privacy import distributed, rounded_gaussian
 from fedser.client.privacy import local as privacy
-from fedser.client.privacy import rounded_gaussian
 from fedser.client.privacy.local import LocalDP
 from fedser.client.training import dp_sgd
 from fedser.client.training.engine import LocalTraining
@@ -25,6 +25,7 @@ from fedser.server.study.run import run_canaries
 from tests.examples import (
     ADAPTIVE,
     CENTRAL,
+    DISTRIBUTED,
     DP_SGD,
     FEATURES,
     LAYERED,
@@ -49,6 +50,7 @@ MECHANISMS = {
     "central": fixed(CENTRAL, 2.0),
     "central_adaptive": fixed(ADAPTIVE, 2.0),
     "central_matrix": fixed(MATRIX, 2.0),
+    "distributed": fixed(DISTRIBUTED, 2.0),
     "dp_sgd": fixed(DP_SGD, 1.0),
 }
 
@@ -73,11 +75,13 @@ def test_a_correct_mechanism_passes_every_test(mechanism):
 
 def clip_without_biases(patch):
     real = privacy.clip_factor
-    patch.setattr(
-        privacy,
-        "clip_factor",
-        lambda update, norm: real({n: a for n, a in update.items() if "weight" in n}, norm),
-    )
+
+    def weights_alone(update, norm):
+        return real({n: a for n, a in update.items() if "weight" in n}, norm)
+
+    for module in (privacy, distributed):
+        patch.setattr(module, "clip_factor", weights_alone)
+    patch.setattr(aggregate.DistributedMean, "_check", lambda *_: None)  # it would end the audit
     patch.setattr(
         strategy,
         "update_norms",
@@ -106,6 +110,7 @@ def draw_wrong_noise(patch, draw):
     patch.setattr(rounded_gaussian, "gaussian_integers", integers)
     patch.setattr(aggregate, "gaussian_integers", integers)
     patch.setattr(sum_noise, "gaussian_integers", integers)
+    patch.setattr(distributed, "gaussian_integers", integers)
 
 
 def uniform_noise(patch):
@@ -242,6 +247,8 @@ def same_batch_in_every_step(patch):
         (same_cohort_in_two_rounds, "central", "overlap at lag 1"),
         (clip_without_biases, "central_matrix", "clip"),
         (uniform_noise, "central_matrix", "normality"),
+        (clip_without_biases, "distributed", "clip"),
+        (uniform_noise, "distributed", "beyond 3 deviations"),
         (noise_without_correlation, "central_matrix", "rounds alike"),
         (no_noise_on_the_count, "central_adaptive", "variance"),
         (dp_sgd_noise_on_one_tensor, "dp_sgd", "variance"),

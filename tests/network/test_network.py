@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 from flwr.superlink.grid import HttpGrid
 from safetensors.numpy import load_file
+from scipy.stats import kstest
 
+from fedser.client.node.policy import NodeLedger
+from fedser.client.privacy.gaussian import gaussian_mu
 from fedser.common.processes import free_port
 from fedser.conf.build import compose
 from fedser.server.network.superlink import listens
@@ -63,6 +66,7 @@ class Studied:
     folder: Path
     plain: Seen
     noised: Seen
+    summed: Seen
     logs: dict[str, str]
     refused: subprocess.CompletedProcess
 
@@ -99,7 +103,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
     impostor = dict(described["node-1"], secrets=["ca.crt", {"source": "other", "target": "key"}])
     secrets["other"] = str(folder / "other" / "keys" / "1")
     nodes = {name: s for name, s in described.items() if name in NAMES}
-    plain, noised = Seen(), Seen()
+    plain, noised, summed = Seen(), Seen(), Seen()
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         (folder / "run" / "superlink").mkdir(parents=True)
         superlink = up(described["superlink"], secrets, port, folder / "run" / "superlink")
@@ -115,6 +119,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
         for name, seen, changed in (
             ("network", plain, []),
             ("noised", noised, ["rounds=1", "privacy=local", "privacy.epsilon=8"]),
+            ("summed", summed, ["rounds=2", "privacy=distributed", "privacy.epsilon=8"]),
         ):
             (folder / name).mkdir()
             with patch.context() as watching:
@@ -131,7 +136,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
             timeout=300,
         )
         logs = {n: (folder / "run" / n / "log").read_text() for n in (*nodes, "impostor")}
-    return Studied(folder, plain, noised, logs, refused)
+    return Studied(folder, plain, noised, summed, logs, refused)
 
 
 def test_a_networked_study_is_the_simulated_one(studied):
@@ -219,6 +224,28 @@ def test_counts_and_losses_are_withheld_over_the_network(studied):
     assert all(set(r["metrics"]) == {"clients"} for r in trained)
     results = json.loads((studied.folder / "noised" / "results.json").read_text())
     assert any("Over the network each node reports" in w for w in results["privacy"]["warnings"])
+
+
+def test_nodes_sum_under_masks_and_count_what_they_spent(studied):
+    uploads = [r["arrays"] for _, r in studied.summed.replies if "arrays" in r]
+    values = np.concatenate([a.numpy().ravel() for arrays in uploads for a in arrays.values()])
+    assert values.dtype == np.uint32 and kstest(values[::97] / 2**32, "uniform").pvalue > 1e-6
+    steps = [set(r) for _, r in studied.summed.replies]
+    for step in ("bundles", "sealed", "signatures", "shares"):
+        assert sum(step in found for found in steps) == 2 * NODES
+    rounds = pd.read_parquet(studied.folder / "summed" / "rounds.parquet")
+    assert list(rounds["clients"]) == [TRAINED] * 2
+    results = json.loads((studied.folder / "summed" / "results.json").read_text())
+    assert "the server included" in results["privacy"]["vantage"]
+    # each node counts by itself what the server's ledger says: the epsilon of its speakers
+    spent = {}
+    for name in NAMES:
+        spent |= NodeLedger.load(studied.folder / "run" / f"ledger-{name[-1]}" / "10001.json").spent
+    assert len(spent) == SPEAKERS - 2
+    noised = [row.mu_squared for row in spent.values()]
+    assert all(row.unprotected == ROUNDS and row.updates == ROUNDS + 3 for row in spent.values())
+    local = 2 * gaussian_mu(8, 1e-5) ** 2 / 4  # replace-one has twice the sensitivity of zero-out
+    assert noised == pytest.approx([local / 2 + gaussian_mu(8, 1e-5) ** 2] * TRAINED, rel=1e-3)
 
 
 def test_a_node_without_a_registered_key_is_rejected(studied):

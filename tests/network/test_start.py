@@ -194,15 +194,19 @@ def test_every_container_is_confined():
     assert len(nodes) == 5
     assert len({node["volumes"][0] for node in nodes}) == 5
     for number, node in enumerate(nodes, 1):
-        assert node["volumes"] == [f"/speakers/{number}:/data:ro", "compiled:/compiled"]
-        assert node["secrets"] == ["ca.crt", {"source": f"key-{number}", "target": "key"}]
+        assert node["volumes"] == [
+            f"/speakers/{number}:/data:ro",
+            "compiled:/compiled",
+            f"ledger-{number}:/ledger",
+        ]
+        assert node["secrets"] == ["ca.crt", "peers", {"source": f"key-{number}", "target": "key"}]
     networks = {name: service["networks"] for name, service in described.items()}
     assert networks.pop("superlink") == networks.pop("study") == ["control"]
     assert sorted(networks.pop("proxy")) == ["control", "fleet"]
     assert set(map(tuple, networks.values())) == {("fleet",)}
     held = [s for n, d in described.items() if n.startswith("node-") for s in d["secrets"]]
     assert "server.key" not in held and "secret" not in held
-    assert set(secrets) == {"ca.crt", "server.crt", "server.key", "secret"} | {
+    assert set(secrets) == {"ca.crt", "server.crt", "server.key", "secret", "peers"} | {
         f"key-{number}" for number in range(1, 6)
     }
     assert "ca.key" not in yaml.safe_dump(described)

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from fedser.attacks.evaluation.audit import _highest, _lowest, audit_figures
+from fedser.client.privacy import distributed, rounded_gaussian
 from fedser.client.privacy import local as privacy
-from fedser.client.privacy import rounded_gaussian
 from fedser.client.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedser.common.seeds import Reproducible
 from fedser.conf.schema import AuditConfig, RuntimeConfig
@@ -20,7 +20,17 @@ from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.strategy import aggregate, sum_noise
 from fedser.server.strategy import averaging as strategy
 from fedser.server.study.run import run_canaries
-from tests.examples import ADAPTIVE, CENTRAL, FEATURES, LAYERED, LOCAL, MATRIX, SHARED, protocol
+from tests.examples import (
+    ADAPTIVE,
+    CENTRAL,
+    DISTRIBUTED,
+    FEATURES,
+    LAYERED,
+    LOCAL,
+    MATRIX,
+    SHARED,
+    protocol,
+)
 
 SUM = replace(CENTRAL, vantage="sum", relation="zero_out")
 REPLACE = replace(SUM, relation="replace_one")
@@ -154,6 +164,8 @@ MECHANISMS = {
     "sum replace": REPLACE,
     "adaptive": ADAPTIVE,
     "adaptive sum": replace(ADAPTIVE, vantage="sum", relation="zero_out"),
+    "distributed": DISTRIBUTED,
+    "distributed replace": replace(DISTRIBUTED, relation="replace_one"),
 }
 all_mechanisms = pytest.mark.parametrize("config", MECHANISMS.values(), ids=MECHANISMS)
 
@@ -189,7 +201,7 @@ def test_the_real_mechanism_passes_the_audit_of_one_layer(unsampled, config):
 @all_mechanisms
 def test_an_audit_detects_noise_that_is_too_small(unsampled, monkeypatch, config):
     real = rounded_gaussian.gaussian_integers
-    for module in (rounded_gaussian, aggregate, sum_noise):
+    for module in (rounded_gaussian, aggregate, sum_noise, distributed):
         monkeypatch.setattr(
             module, "gaussian_integers", lambda count, stddev, noise: real(count, stddev / 2, noise)
         )
@@ -198,7 +210,9 @@ def test_an_audit_detects_noise_that_is_too_small(unsampled, monkeypatch, config
 
 @all_mechanisms
 def test_an_audit_detects_a_skipped_clip(unsampled, monkeypatch, config):
-    monkeypatch.setattr(privacy, "clip_factor", lambda update, norm: 1.0)
+    for module in (privacy, distributed):
+        monkeypatch.setattr(module, "clip_factor", lambda update, norm: 1.0)
+    monkeypatch.setattr(aggregate.DistributedMean, "_check", lambda *_: None)  # it would end it
     monkeypatch.setattr(
         strategy, "update_norms", lambda arrays: np.zeros(len(arrays["dense.0.bias"]))
     )
