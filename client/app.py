@@ -10,11 +10,13 @@ other file, tells which speakers it holds if the server asks, and evaluates the 
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ from fedser.client.privacy.base import NoMechanism
 from fedser.client.privacy.distributed import DistributedDP
 from fedser.client.secure_aggregation.keys import Identity, load_peers
 from fedser.client.secure_aggregation.masks import Words
-from fedser.client.secure_aggregation.members import Members, Sealed
+from fedser.client.secure_aggregation.members import Members
 from fedser.client.secure_aggregation.session import Refused, Session
 from fedser.client.speakers.public_model import PublicModel
 from fedser.client.training.dataset import Dataset, Examples
@@ -63,6 +65,8 @@ Masking = Callable[[int, Sequence[Words]], None]
 
 MAX_CHUNK = {"cpu": 16, "cuda": 1024}
 """Maximum number of clients trained together; on a CPU their weights must fit its caches."""
+
+_LOCK = Lock()
 
 MIN_CLIENTS_PER_THREAD = 2
 """Minimum number of clients per thread; below it one thread is used."""
@@ -225,14 +229,15 @@ def _table(message: Message, name: str, columns: Columns) -> list[tuple[Any, ...
 def node_members(context: Context) -> Members:
     """Return the clients of a node that take part in secure sums."""
     key, peers = (str(context.node_config.get(name, "")) for name in ("private-key", "peers"))
-    return _members(context.node_id, key, peers)
+    with _LOCK:  # federations run side by side, and a node has one object
+        return _members(context.node_id, key, peers)
 
 
 @cache  # a process is one node, but for tests
 def _members(node_id: int, private_key: str, peers: str) -> Members:
     if not private_key:
         return Members(Identity())
-    return Members(Identity.load(Path(private_key)), load_peers(Path(peers)) if peers else ())
+    return Members(Identity.load(Path(private_key)), load_peers(Path(peers)) if peers else {})
 
 
 def _masking(message: Message, context: Context, request: TrainRequest) -> Masking | None:
@@ -244,17 +249,19 @@ def _masking(message: Message, context: Context, request: TrainRequest) -> Maski
     if not (isinstance(mechanism, DistributedDP) and mechanism.masked):
         return None
     session = from_session(message.content.config_records["session"])
-    if session.min_clients < mechanism.min_clients:
+    if (session.cohort, session.min_clients) != (mechanism.cohort, mechanism.min_clients):
         raise Refused(
-            f"the sum may be opened with {session.min_clients} clients, but the noise needs "
-            f"{mechanism.min_clients}"
+            f"the sum of {session.min_clients} of {session.cohort} clients may be opened, and the "
+            f"noise is for {mechanism.min_clients} of {mechanism.cohort}"
         )
     members = [c for (c,) in _table(message, "members", CLIENTS)]
-    sealed = cast("list[Sealed]", _table(message, "sealed", SEALED))
+    sealed: dict[int, dict[int, bytes]] = defaultdict(dict)
+    for sender, receiver, content in _table(message, "sealed", SEALED):
+        sealed[receiver][sender] = content
     participants = node_members(context)
 
     def mask(client: int, parts: Sequence[Words]) -> None:
-        participants.mask(session, client, parts, sealed, members)
+        participants.mask(session, client, parts, sealed.get(client, {}), members)
 
     return mask
 

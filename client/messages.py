@@ -121,6 +121,6 @@ def from_session(record: ConfigRecord) -> Session:
         If it is not one.
     """
     session = Session(**record)  # type: ignore[arg-type]
-    if [type(value) for value in vars(session).values()] != [str, int, int, int]:
+    if [type(value) for value in vars(session).values()] != [str, int, int, int, int]:
         raise ValueError("a session has other fields")
     return session

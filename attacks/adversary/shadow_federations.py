@@ -98,12 +98,18 @@ def keep(trained: Sequence[Federation]) -> None:
 
 
 def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
-    """Return a plan for other numbers of clients with the same noise per client."""
+    """Return a plan for other numbers of clients with the same noise.
+
+    Without masks: the adversary knows the updates of its own speakers anyway.
+    """
     # The noise of shadow speakers protects nobody, so it can be reproducible.
     if plan.config.spec.guaranteed:
         plan = plan.with_noise(noise_multiplier=plan.noise_multiplier)
-    config = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True)
-    return replace(plan, config=config, num_clients=num_clients)
+    config, rate = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True), 0.0
+    if config.aggregation is not None:
+        config, rate = replace(config, aggregation="plain"), min(1.0, 2 / num_clients)
+    rate = max(plan.sampling_rate, rate)  # a sum needs two clients
+    return replace(plan, config=config, num_clients=num_clients, sampling_rate=rate)
 
 
 def speaker_names(shadows: Sequence[CorpusData]) -> list[str]:

@@ -49,7 +49,10 @@ class Guard:
             sizes = [hosted[client] for client in request.clients]
         except Exception as error:  # the server may send anything
             raise Refused(f"a request that cannot be read: {brief(error)}") from error
-        if len(set(request.clients)) < len(request.clients):
+        # Two numbers for one client would count its noise twice, and its data too.
+        numbers = [number for number, _, _ in request.hosting.clients]
+        shards = [(who, shard) for _, who, shard in request.hosting.clients]
+        if any(len(set(named)) < len(named) for named in (request.clients, numbers, shards)):
             raise Refused("a client is named twice")
         self._policy.check(request, model, sizes)
         if request.clients:

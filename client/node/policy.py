@@ -118,7 +118,8 @@ class NodePolicy:
             return cls()
         found = read_yaml(file)
         if problem := schema_problem(SCHEMA, found):
-            raise UserError(f"{file}: {problem}; it may hold {', '.join(SCHEMA['properties'])}")
+            names = ", ".join(field.name for field in fields(cls))
+            raise UserError(f"{file}: {problem}; it may hold {names}")
         return cls(**found)
 
     def check(self, request: TrainRequest, model: Arrays, num_examples: Sequence[int]) -> None:
@@ -144,7 +145,11 @@ class NodePolicy:
             raise Refused(f"batches of {training.batch_size} are below {self.min_batch_size}")
         if request.algorithm == "fedavg":
             self._check_adam(request)
-        self._check_mechanism(request.mechanism, training.steps(max(num_examples)))
+        assert request.hosting is not None  # checked by the guard
+        wanted = set(request.clients)
+        own = Counter(who for number, who, _ in request.hosting.clients if number in wanted)
+        together = max(own.values())  # clients of a speaker move a sum together
+        self._check_mechanism(request.mechanism, training.steps(max(num_examples)), together)
 
     def _check_adam(self, request: TrainRequest) -> None:
         t = request.training
@@ -159,11 +164,11 @@ class NodePolicy:
             if not low <= value <= high:
                 raise Refused(f"training.{name}={value:g} is not between {low:g} and {high:g}")
 
-    def _check_mechanism(self, mechanism: Mechanism, steps: int) -> None:
+    def _check_mechanism(self, mechanism: Mechanism, steps: int, together: int) -> None:
         name = mechanism_name(mechanism)
         if name not in self.mechanisms:
             raise Refused(f"the mechanism {name} is not allowed")
-        mu = mechanism.mu(steps)
+        mu = together * mechanism.mu(steps)
         noise = 1 / mu if mu else math.inf
         if not noise >= self.min_noise:
             raise Refused(f"noise of {noise:.3g} sensitivities is below {self.min_noise:g}")

@@ -10,6 +10,7 @@ from scipy.special import chdtri
 from fedser.client.privacy.base import FALSE_ALARM, GuaranteedMechanism
 from fedser.client.privacy.noise import clip_factor, keep_only
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers
+from fedser.client.secure_aggregation.session import CORRUPT
 from fedser.common.arrays import Arrays
 from fedser.common.seeds import NoiseSource
 
@@ -23,9 +24,10 @@ Integers = npt.NDArray[np.uint32]
 class DistributedDP(GuaranteedMechanism):
     """Clip the update and add a share of the noise of the sum; send integers modulo 2^32.
 
-    The shares of `min_clients` clients add up to the noise that the sum needs. The integers of many
-    clients can be summed under masks (`client.secure_aggregation`), so that nobody sees the update
-    of a client with its small noise.
+    The shares of `counted_clients` clients add up to the noise that the sum needs: of those that
+    answer, some may tell the server their share. The integers of many clients can be summed under
+    masks (`client.secure_aggregation`), so that nobody sees the update of a client with its small
+    noise.
 
     Attributes
     ----------
@@ -37,8 +39,8 @@ class DistributedDP(GuaranteedMechanism):
         Value of the integer 1.
     noise : float
         Standard deviation of this client's noise on each coordinate.
-    min_clients : int
-        Fewest clients whose sum may be opened.
+    cohort, min_clients : int
+        Clients that are asked, and the fewest whose sum may be opened.
     masked : bool
         Whether the integers are sent under masks.
 
@@ -52,6 +54,7 @@ class DistributedDP(GuaranteedMechanism):
     clipping_norm: float
     step: float
     noise: float
+    cohort: int
     min_clients: int
     masked: bool
 
@@ -61,7 +64,8 @@ class DistributedDP(GuaranteedMechanism):
 
     def mu(self, steps: int) -> float:
         """Return clip over the noise of the sum, or over the own noise if nothing is masked."""
-        noise = self.noise * math.sqrt(self.min_clients if self.masked else 1)
+        counted = counted_clients(self.cohort, self.min_clients) if self.masked else 1
+        noise = self.noise * math.sqrt(max(0, counted))
         return self.clipping_norm / noise if noise > 0 else math.inf
 
     def norm_bound(self, update: Arrays) -> float:
@@ -101,6 +105,14 @@ class DistributedDP(GuaranteedMechanism):
             add_truncated(total, np.ascontiguousarray(array).reshape(-1), factor, self.step)
             encoded[name] = total.astype(np.uint32).reshape(array.shape)
         return encoded
+
+
+def counted_clients(cohort: int, min_clients: int) -> int:
+    """Return the number of clients whose noise counts: not that of those who may tell their share.
+
+    At least one client knows its own share: everybody who takes part sees the sums.
+    """
+    return min_clients - max(1, int(CORRUPT * cohort))
 
 
 def decoded(integers: Integers, step: float) -> npt.NDArray[np.float32]:

@@ -1,6 +1,8 @@
 """Keys of secure aggregation: signatures of nodes, agreement of pairs, and sealed shares."""
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +16,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedser.client.secure_aggregation.session import Graph, Refused, Session, hash_of
 from fedser.common.errors import UserError
+
+Peers = Mapping[str, int]
+"""Public keys of nodes, and the number of clients that each may have."""
 
 _OPENSSH = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
@@ -58,8 +63,10 @@ def public_text(key: ec.EllipticCurvePublicKey) -> str:
     return key.public_bytes(*_OPENSSH).decode()
 
 
-def load_peers(file: Path) -> frozenset[str]:
+def load_peers(file: Path) -> Peers:
     """Read the public keys of the nodes that may take part, one per line.
+
+    A line may end with ``clients=N``: the node may have N clients. By default it has one.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def load_peers(file: Path) -> frozenset[str]:
         lines = file.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"node.peers={file}: no such file of public keys") from error
-    found = set()
+    found = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -80,8 +87,9 @@ def load_peers(file: Path) -> frozenset[str]:
             raise UserError(f"{file}, line {number}: no public key of OpenSSH") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise UserError(f"{file}, line {number}: not a key of the type ecdsa")
-        found.add(public_text(key))
-    return frozenset(found)
+        said = re.search(r"\bclients=(\d+)$", line.strip())
+        found[public_text(key)] = int(said[1]) if said else 1
+    return found
 
 
 @lru_cache(maxsize=4096)  # all clients of a node check the same signatures
@@ -92,7 +100,7 @@ def signed_by(public: str, signature: bytes, digest: bytes) -> bool:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             return False
         key.verify(signature, digest, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True
 
@@ -128,6 +136,17 @@ class KeyBundle:
         """Return whether the keys were signed for this session by the signer."""
         return signed_by(self.signer, self.signature, self.digest(session))
 
+    @property
+    def usable(self) -> bool:
+        """Whether both keys can be agreed with; otherwise the client's neighbours would fail."""
+        private = X25519PrivateKey.generate()
+        try:
+            for key in (self.mask_key, self.share_key):
+                private.exchange(X25519PublicKey.from_public_bytes(key))
+        except ValueError:
+            return False
+        return True
+
 
 @dataclass(frozen=True)
 class KeyBook:
@@ -144,20 +163,20 @@ class KeyBook:
     graph: Graph
 
     @classmethod
-    def of(
-        cls, session: Session, bundles: Sequence[KeyBundle], trusted: Collection[str] | None
-    ) -> "KeyBook":
+    def of(cls, session: Session, bundles: Sequence[KeyBundle], trusted: Peers | None) -> "KeyBook":
         """Check keys.
 
         Parameters
         ----------
-        trusted : collection of str or None
-            Public keys of the nodes that may take part. None: any node.
+        trusted : mapping of str to int, or None
+            Public keys of the nodes that may take part, with the number of clients that each may
+            have. None: any node, with any clients.
 
         Raises
         ------
         Refused
-            If there are too few keys, or if keys are not signed by a node that is trusted.
+            If there are too few keys or too many, or if keys are not signed by a node that may have
+            so many clients.
         """
         if trusted is not None and not trusted:
             raise Refused("node.peers names no node: the server could play all other clients")
@@ -166,13 +185,20 @@ class KeyBook:
         if len(by_client) != len(bundles):
             raise Refused("a client has two keys")
         session.check_enough(len(bundles))
+        if len(bundles) > session.cohort:
+            raise Refused(f"{len(bundles)} clients have keys, and {session.cohort} were asked")
+        held = Counter(bundle.signer for bundle in bundles)
         for bundle in bundles:
             if trusted is not None and bundle.signer not in trusted:
                 raise Refused(f"client {bundle.client} belongs to a node that is not trusted")
+            if trusted is not None and held[bundle.signer] > trusted[bundle.signer]:
+                raise Refused(
+                    f"the node of client {bundle.client} has more clients than node.peers"
+                )
             if not bundle.signed(name):
                 raise Refused(f"the keys of client {bundle.client} are not signed by its node")
         digest = hash_of("keys of all", sorted(b.digest(name).hex() for b in bundles))
-        graph = Graph.of(list(by_client), session.min_clients, digest)
+        graph = Graph.of(session, list(by_client), digest)
         return cls(by_client, digest, graph)
 
 
@@ -205,12 +231,12 @@ class Envelope:
         """Encrypt and authenticate; may be called once for each sender."""
         return self._cipher.encrypt(_nonce(sender, receiver), content, None)
 
-    def open(self, sender: int, receiver: int, sealed: bytes) -> bytes:
-        """Decrypt; raise Refused if the content was not sealed by this sender."""
+    def open(self, sender: int, receiver: int, sealed: bytes) -> bytes | None:
+        """Decrypt; None if the content was not sealed by this sender for this receiver."""
         try:
             return self._cipher.decrypt(_nonce(sender, receiver), sealed, None)
-        except InvalidTag:
-            raise Refused(f"the shares of client {sender} are damaged or not its own") from None
+        except (InvalidTag, ValueError):
+            return None
 
 
 def _nonce(sender: int, receiver: int) -> bytes:

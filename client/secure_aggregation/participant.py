@@ -118,7 +118,7 @@ class Participant:
         partners = [n for n in self._neighbours if n in self._members]
         if set(sealed) != set(partners) or len(partners) < self._book.graph.threshold:
             raise Refused("shares of neighbours are missing")
-        self._held = {n: self._opened(n, sealed[n]) for n in partners}
+        self._held = {n: shares for n in partners if (shares := self._opened(n, sealed[n]))}
         add_mask(parts, self._seed)
         for partner in partners:
             seed = mask_seed(self._name, self._mask_key, self._book.bundles[partner].mask_key)
@@ -131,8 +131,7 @@ class Participant:
         self._check_members(self._survivors, len(survivors))
         if not self._survivors <= self._members:
             raise Refused("a client that is no member is named as a survivor")
-        self._list = survivors_digest(self._book.digest, self._members, self._survivors)
-        return self._identity.sign(self._list)
+        return self._identity.sign(self._list_digest(self.client))
 
     def unmask(self, signatures: Mapping[int, bytes]) -> dict[int, Share]:
         """Return one share of each neighbour, once enough survivors have signed the same list.
@@ -152,7 +151,7 @@ class Participant:
             client
             for client, signature in signatures.items()
             if client in self._survivors
-            and signed_by(self._book.bundles[client].signer, signature, self._list)
+            and signed_by(self._book.bundles[client].signer, signature, self._list_digest(client))
         ]
         self.session.check_enough(len(signed))
         return {
@@ -174,18 +173,25 @@ class Participant:
             raise Refused("this client is not among the members")
         self.session.check_enough(count)
 
-    def _opened(self, sender: int, sealed: bytes) -> tuple[bytes, bytes]:
+    def _opened(self, sender: int, sealed: bytes) -> tuple[bytes, bytes] | None:
+        """Return the two shares of a neighbour; None if it sent something else.
+
+        It then has one holder less. If the client refused instead, one neighbour could end a round.
+        """
         content = self._envelopes[sender].open(sender, self.client, sealed)
-        if len(content) != 2 * SHARE_BYTES:
-            raise Refused(f"the shares of client {sender} do not have the right length")
+        if content is None or len(content) != 2 * SHARE_BYTES:
+            return None
         return content[:SHARE_BYTES], content[SHARE_BYTES:]
+
+    def _list_digest(self, signer: int) -> bytes:
+        """Return the hash by which a client confirms the sum.
+
+        It holds the client: a node signs for each of its clients.
+        """
+        lists = [sorted(self._members), sorted(self._survivors)]
+        return hash_of("survivors", [signer, self._book.digest.hex(), *lists])
 
 
 def sign(client: int, partner: int) -> int:
     """Return 1 if a client adds the mask that it shares with a partner, -1 if it subtracts it."""
     return 1 if client < partner else -1
-
-
-def survivors_digest(keys: bytes, members: Collection[int], survivors: Collection[int]) -> bytes:
-    """Return the hash that survivors sign: all keys, who sent shares, and who is summed."""
-    return hash_of("survivors", [keys.hex(), sorted(members), sorted(survivors)])

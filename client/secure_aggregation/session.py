@@ -2,7 +2,7 @@
 
 Each member has k neighbours. It shares a mask with each of them, and each of them holds a share of
 its secrets (Bell et al., 2020). t shares reveal a secret. The neighbours follow from a hash of all
-keys, so nobody chooses them.
+keys.
 """
 
 import hashlib
@@ -16,8 +16,11 @@ from fedser.common.errors import UserError
 CORRUPT = 0.1
 """Share of the members that may tell the server all that they know."""
 
-SPLIT = 2.0**-40
-"""Probability that some member has so many such neighbours that both its masks can be removed."""
+SPLIT = 2.0**-80
+"""Probability that some member has so many such neighbours that both its masks can be removed.
+
+It is so small because a server can try many graphs: it chooses whose keys it passes on.
+"""
 
 STUCK = 1e-6
 """Probability that a sum cannot be opened although enough members answered."""
@@ -40,6 +43,8 @@ class Session:
     federation : str
     round, attempt : int
         As in `client.training.request.TrainRequest`.
+    cohort : int
+        Clients that are asked.
     min_clients : int
         Fewest members whose sum may be opened. The noise of so many members is enough.
     """
@@ -47,6 +52,7 @@ class Session:
     federation: str
     round: int
     attempt: int
+    cohort: int
     min_clients: int
 
     @property
@@ -84,7 +90,7 @@ class Graph:
     threshold: int
 
     @classmethod
-    def of(cls, members: Sequence[int], min_clients: int, keys: bytes) -> "Graph":
+    def of(cls, session: Session, members: Sequence[int], keys: bytes) -> "Graph":
         """Return the graph of these members.
 
         Parameters
@@ -97,7 +103,7 @@ class Graph:
         UserError
             As `degree_and_threshold` does.
         """
-        degree, threshold = degree_and_threshold(len(members), min_clients)
+        degree, threshold = degree_and_threshold(session.cohort, len(members), session.min_clients)
         places = {m: hashlib.sha256(keys + m.to_bytes(8, "big")).digest() for m in members}
         return cls(tuple(sorted(members, key=places.__getitem__)), degree, threshold)
 
@@ -111,15 +117,24 @@ class Graph:
 
 
 @lru_cache(maxsize=256)
-def degree_and_threshold(members: int, min_clients: int) -> tuple[int, int]:
+def degree_and_threshold(cohort: int, members: int, min_clients: int) -> tuple[int, int]:
     """Return the number of neighbours k, and the number of shares t that reveal a secret.
 
     With k neighbours, of whom c work with the server, t > (k + c) / 2: a server that tells some
-    members one thing and the others another thing cannot get t shares of both secrets of a member.
-    At least t neighbours are still there if `min_clients` members are. Both hold for all members,
-    except with the probabilities `SPLIT` and `STUCK`. And k exceeds the number of members that may
-    be missing or work with the server: whoever they are, the others stay connected by masks, so
-    that no sum of a part of them can be read. k is the smallest number for all that.
+    members one thing and the others another thing cannot get t shares of both secrets of a member,
+    and cannot leave a member without an honest neighbour that answers. At least t neighbours are
+    still there if `min_clients` members are. Both hold for all members, except with the
+    probabilities `SPLIT` and `STUCK`. And k exceeds the number of members that may be missing or
+    work with the server: whoever they are, the others stay connected by masks, so that no sum of a
+    part of them can be read. k is the smallest number for all that.
+
+    Parameters
+    ----------
+    cohort : int
+        Clients that were asked; some of them may have sent no keys. The number that works with the
+        server is a share of the cohort: the server may pass on the keys of those, and not others.
+    members : int
+        Clients with keys.
 
     Raises
     ------
@@ -132,11 +147,11 @@ def degree_and_threshold(members: int, min_clients: int) -> tuple[int, int]:
     """
     from scipy.stats import hypergeom  # slow to import, and other runs do not need it
 
-    gone, corrupt = members - min_clients, int(CORRUPT * members)
+    gone, corrupt = members - min_clients, min(int(CORRUPT * cohort), members - 1)
     for degree in (*range(2, members - 1, 2), members - 1):
         if degree < min(gone + corrupt + 1, members - 1):
             continue
-        neighbours = hypergeom(members - 1, min(corrupt, members - 1), degree)
+        neighbours = hypergeom(members - 1, corrupt, degree)
         corrupt_neighbours = int(neighbours.isf(SPLIT / members)) if corrupt else 0
         threshold = (degree + corrupt_neighbours) // 2 + 1
         absent = hypergeom(members - 1, gone, degree)

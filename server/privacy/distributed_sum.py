@@ -11,7 +11,7 @@ proof.
 import math
 from dataclasses import dataclass
 
-from fedser.client.privacy.distributed import LEAST_SHARE
+from fedser.client.privacy.distributed import LEAST_SHARE, counted_clients
 from fedser.client.privacy.rounded_gaussian import grid_step
 from fedser.client.secure_aggregation.session import degree_and_threshold
 from fedser.common.errors import UserError
@@ -35,7 +35,7 @@ class DistributedSum:
     cohort : int
         Clients that are asked.
     min_clients : int
-        Fewest clients that must answer.
+        Fewest clients that must answer; `counted_clients` of them carry the noise that counts.
     step : float
         Value of the integer 1, a power of two.
     share_stddev : float
@@ -51,7 +51,7 @@ class DistributedSum:
     def of(
         cls, cohort: int, dropout: float, clipping_norm: float, stddev: float, size: int
     ) -> "DistributedSum":
-        """Choose the grid, and divide the noise among the clients that must answer.
+        """Choose the grid, and divide the noise among the clients whose noise counts.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class DistributedSum:
         """
         # A rounding error below the least fraction of a client must not lower the number.
         min_clients = max(2, math.ceil(cohort * (1 - dropout) - 1e-9))
-        share = stddev / math.sqrt(min_clients)
+        share = stddev / math.sqrt(max(1, counted_clients(cohort, min_clients)))
         largest = cohort * clipping_norm + TAIL * share * math.sqrt(cohort)
         # Room for one rounding step of each client.
         fitting = 2.0 ** math.ceil(math.log2(largest / (HALF - cohort)))
@@ -98,4 +98,4 @@ class DistributedSum:
                 "privacy=distributed sums the updates of at least 2 clients: raise cohort_fraction"
             )
         if secure:
-            degree_and_threshold(self.cohort, self.min_clients)
+            degree_and_threshold(self.cohort, self.cohort, self.min_clients)

@@ -113,6 +113,7 @@ def _distributed(plan: Plan) -> DistributedDP:
         clipping_norm=c.clipping_norm,
         step=sums.step,
         noise=sums.share_stddev,
+        cohort=sums.cohort,
         min_clients=sums.min_clients,
         masked=c.aggregation == "secure",
     )

@@ -123,7 +123,7 @@ class PrivacyPlan:
     def with_cohort(self, clients: int) -> "PrivacyPlan":
         """Return the plan of sums of exactly these clients, without masks and with the same noise.
 
-        The noise of all of them is then what the sum needs, and no more. The audit looks at that.
+        The audit looks at them.
         """
         config = replace(self.config, aggregation="plain", dropout=0.0)
         return replace(self, config=config, sampling_rate=1.0, num_clients=clients)
@@ -198,6 +198,15 @@ class PrivacyPlan:
             multiplier = (multiplier**-2 - count_multiplier**-2) ** -0.5
         return multiplier * self.steps_apart * clipping_norm
 
+    def cohort_stddev(self, clipping_norm: float) -> float:
+        """Return the noise on each coordinate of the sum of a whole cohort.
+
+        Distributed noise is more than `sum_stddev` if all clients answer.
+        """
+        if self.config.spec.noise_at != "shares":
+            return self.sum_stddev(clipping_norm)
+        return self.distributed_sum.share_stddev * math.sqrt(self.distributed_sum.cohort)
+
     def round_stddev(self, clipping_norm: float, number: int) -> float:
         """Return the noise on each coordinate of the sum of a round, counted from 1."""
         growth = float(round_stddevs(self.coefficients, number)[-1]) if self.bands > 1 else 1.0
@@ -215,9 +224,8 @@ class PrivacyPlan:
             return None
         assert c.clipping_norm is not None  # checked
         if c.spec.noise_at == "shares":
-            sums = self.distributed_sum
-            squared = sums.share_stddev**2 * sum(self.shared.values()) / sums.cohort
-            return math.sqrt(squared * self.num_rounds)
+            stddev = self.cohort_stddev(c.clipping_norm) / self.distributed_sum.cohort
+            return stddev * math.sqrt(sum(self.shared.values()) * self.num_rounds)
         if self.central:
             stddev = self.sum_stddev(c.clipping_norm) * math.sqrt(sum(self.shared.values()))
             growth = float(prefix_stddevs(self.coefficients, self.num_rounds)[-1])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedser.client.privacy.distributed import counted_clients
 from fedser.conf.privacy_keys import ACCOUNTANTS, PrivacyConfig
 from fedser.server.privacy.composition import Releases, accountant_used
 from fedser.server.privacy.plan import PrivacyPlan
@@ -57,9 +58,9 @@ PLAIN_SHARES = (
 )
 SECURE_SUMS = (
     "The guarantee against the server relies on secure aggregation. It holds if at most a tenth of "
-    "a round's clients tell the server what they know. Clients that do so also reveal their share "
-    "of the noise: epsilon counts the noise of all {least} clients that a sum needs. A server that "
-    "runs many clients of its own is not covered."
+    "a round's clients tell the server what they know: epsilon counts the noise of {counted} of "
+    "the {least} clients that a sum needs. A server that runs many clients of its own is not "
+    "covered."
 )
 SIMULATED_MASKS = (
     "The protocol of secure aggregation was run in full, but all clients run on machines of the "
@@ -330,7 +331,9 @@ def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
 def _secure_warning(plan: PrivacyPlan) -> str:
     if plan.config.aggregation != "secure":
         return ""
-    return SECURE_SUMS.format(least=plan.distributed_sum.min_clients)
+    sums = plan.distributed_sum
+    counted = counted_clients(sums.cohort, sums.min_clients)
+    return SECURE_SUMS.format(least=sums.min_clients, counted=counted)
 
 
 def noise_warning(plan: PrivacyPlan) -> str:

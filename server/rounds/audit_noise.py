@@ -278,7 +278,7 @@ def _sums(of: str, plan: PrivacyPlan, recorded: Recording, clean: Sequence[Array
     for name in plan.shared:
         rounds = [
             (a.mean[name].astype(np.float64) * plan.expected_cohort - known[name])
-            / plan.sum_stddev(a.clipping_norm)
+            / plan.cohort_stddev(a.clipping_norm)
             for a, known in zip(recorded.aggregates, clean, strict=True)
         ]
         tensors[name] = white_noise(np.stack(rounds), plan.coefficients)[:, None]

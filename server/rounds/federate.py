@@ -135,11 +135,13 @@ class _Rounds:
     def _secure_aggregation(self) -> SecureAggregation | None:
         if self._plan.config.aggregation != "secure":
             return None
-        name, least = self._federation.name, self._plan.distributed_sum.min_clients
-        return SecureAggregation(
-            lambda server_round: Session(name, server_round, self._attempts[server_round], least),
-            self._federation.round_timeout,
-        )
+        name, sums = self._federation.name, self._plan.distributed_sum
+
+        def session(server_round: int) -> Session:
+            attempt = self._attempts[server_round]
+            return Session(name, server_round, attempt, sums.cohort, sums.min_clients)
+
+        return SecureAggregation(session, self._federation.round_timeout)
 
     def resume(self) -> Mapping[str, int]:
         """Go on from the checkpoint if there is one.

@@ -64,7 +64,8 @@ class SecureAggregation:
         self._sum = SecureSum(self._session(server_round))
         everybody = sorted(self._node_of)
         found = {row[0]: KeyBundle(*row) for row in self._ask("advertise", BUNDLES, everybody)}
-        keys = [found[c] for c in sorted(found) if found[c].signed(self._sum.session.digest)]
+        name = self._sum.session.digest
+        keys = [found[c] for c in sorted(found) if found[c].signed(name) and found[c].usable]
         self._sum.set_keys(keys)
         clients = [bundle.client for bundle in keys]
         sealed = self._ask("share", SEALED, clients, bundles=to_bundles(keys))

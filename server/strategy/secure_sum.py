@@ -5,7 +5,7 @@ its own sake: a wrong key or share could only spoil the sum.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -38,10 +38,10 @@ class SecureSum:
 
     def __init__(self, session: Session) -> None:
         self.session, self.members = session, list[int]()
-        self._sealed: list[Sealed] = []
+        self._sealed: dict[int, list[Sealed]] = {}
 
     def set_keys(self, bundles: Sequence[KeyBundle]) -> None:
-        """Take the clients' keys."""
+        """Take the clients' keys, which must be signed and usable."""
         self._book = KeyBook.of(self.session, bundles, None)
 
     def set_shares(self, sealed: Iterable[Sealed]) -> None:
@@ -52,17 +52,15 @@ class SecureSum:
         neighbours = self._book.graph.neighbours
         self.members = sorted(c for c in self._book.bundles if set(sent[c]) == set(neighbours(c)))
         self.session.check_enough(len(self.members))
-        members = set(self.members)
-        self._sealed = [
-            (sender, receiver, content)
-            for sender in self.members
-            for receiver, content in sent[sender].items()
-            if receiver in members
-        ]
+        self._sealed = {client: [] for client in self.members}
+        for sender in self.members:
+            for receiver, content in sent[sender].items():
+                if receiver in self._sealed:
+                    self._sealed[receiver].append((sender, receiver, content))
 
-    def sealed_for(self, clients: Collection[int]) -> list[Sealed]:
+    def sealed_for(self, clients: Iterable[int]) -> list[Sealed]:
         """Return the sealed shares that were sent to some clients."""
-        return [one for one in self._sealed if one[1] in clients]
+        return [one for client in clients for one in self._sealed.get(client, [])]
 
     def masks(self, survivors: Sequence[int], revealed: Iterable[RevealedShare]) -> list[Mask]:
         """Return the masks that are left in the sum of the survivors' vectors.

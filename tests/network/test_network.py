@@ -86,6 +86,9 @@ def studied(tmp_path_factory, speakers) -> Studied:
     certificates, port = folder / "certificates", free_port()
     make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
     subprocess.run(make, check=True, capture_output=True)
+    peers = (certificates / "peers.pub").read_text().splitlines()
+    own = f" clients={SPEAKERS // NODES}\n"
+    (certificates / "peers.pub").write_text("".join(line + own for line in peers))
     subprocess.run([*make[:1], folder / "other", "1"], check=True, capture_output=True)
     cache = [f"cache={folder / 'cache'}", "corpus=manifest", "corpus.name=mine"]
     config = study_config(

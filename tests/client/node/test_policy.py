@@ -37,7 +37,7 @@ SPEAKERS = DATA.speakers[:3]
 HOSTING = Hosting(tuple((n, who, 0) for n, who in enumerate(SPEAKERS)), (), "none")
 MODEL = initial_arrays(MLP, FEATURES, 4, 0)
 LOCAL = LocalDP(False, [list(SHARED)], [0.5], [1.0])
-SHARES = DistributedDP(False, list(SHARED), 0.5, 2.0**-20, 0.25, 16, True)
+SHARES = DistributedDP(False, list(SHARED), 0.5, 2.0**-20, 0.25, 20, 18, True)
 REQUEST = TrainRequest(
     federation="private-fold0",
     round=1,
@@ -100,6 +100,10 @@ OUTSIDE = {
         {**MODEL, "dense.0.bias": np.full(8, 1e4, np.float32)},
     ),
     "a client is named twice": (replace(REQUEST, clients=(0, 0)), MODEL),
+    "is named twice$": (
+        replace(REQUEST, hosting=Hosting(((0, SPEAKERS[0], 0), (2, SPEAKERS[0], 0)), (), "none")),
+        MODEL,
+    ),
     "cannot be read: .*7": (replace(REQUEST, clients=(7,)), MODEL),
     "cannot be read": (replace(REQUEST, hosting=None), MODEL),
     "asked without masks": (replace(REQUEST, mechanism=replace(SHARES, masked=False)), MODEL),
@@ -122,8 +126,9 @@ def test_a_request_outside_the_policy_is_refused(why):
         (replace(LOCAL, noise=[0.5]), "noise of 1 sensitivities is below 1.5"),
         (replace(LOCAL, noise=[0.0]), "noise of 0 sensitivities is below 1.5"),
         (replace(LOCAL, noise=[math.nan]), "noise of 0 sensitivities is below 1.5"),
-        (replace(SHARES, min_clients=9), "a sum of 9 clients is asked, at least 10"),
+        (replace(SHARES, min_clients=9, noise=1.0), "a sum of 9 clients is asked, at least 10"),
         (replace(SHARES, noise=0.1), "noise of 0.8 sensitivities"),
+        (replace(SHARES, cohort=120), "noise of 1.22 sensitivities"),
     ],
 )
 def test_a_policy_asks_for_noise(mechanism, why):
@@ -158,7 +163,7 @@ def allowed(request, model):
     if isinstance(m, LocalDP):
         good.append(m.noise[0] >= 1.5 * m.clipping_norms[0] >= 0 and m.noise[0] > 0)
     elif isinstance(m, DistributedDP):
-        total = m.noise * math.sqrt(m.min_clients)
+        total = m.noise * math.sqrt(max(0, m.min_clients - 2))
         good += [m.masked, m.min_clients >= 10, total >= 1.5 * m.clipping_norm >= 0, total > 0]
     else:
         return False
@@ -214,7 +219,7 @@ def test_a_request_of_anything_is_refused(text, what):
 
 
 def test_a_secure_sum_of_too_few_gets_no_keys():
-    content = RecordDict({"session": to_session(Session("f", 1, 0, 9))})
+    content = RecordDict({"session": to_session(Session("f", 1, 0, 20, 9))})
     with pytest.raises(Refused, match="a sum of 9 clients is asked, at least 10"):
         guard(STRICT).check(Message(content, 1, "query.advertise"))
     guard().check(Message(content, 1, "query.advertise"))
@@ -250,6 +255,18 @@ def test_updates_without_a_guarantee_end_a_limited_ledger():
     guard(NodePolicy(max_updates=2), counted).check(message(REQUEST))
     with pytest.raises(Refused, match="has given all of its 2 updates"):
         guard(NodePolicy(max_updates=2), counted).check(message(REQUEST))
+
+
+def test_clients_of_one_speaker_need_more_noise():
+    data = corpus(shards=2)
+    hosting = Hosting(((0, SPEAKERS[0], 0), (2, SPEAKERS[0], 1)), (), "none")
+    request = replace(REQUEST, hosting=hosting)
+    policy = NodePolicy(min_noise=1.5)  # one client has a noise of two sensitivities
+    with pytest.raises(Refused, match="noise of 1 sensitivities"):
+        Guard(policy, NodeLedger(None), Holdings(data, "made-up")).check(message(request))
+    Guard(policy, NodeLedger(None), Holdings(data, "made-up")).check(
+        message(replace(request, clients=(0,)))
+    )
 
 
 def test_clients_of_one_speaker_spend_together():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fedser.client.secure_aggregation.keys import Identity, KeyBook
+from fedser.client.secure_aggregation.members import Members
 from fedser.client.secure_aggregation.participant import KEY, SEED, Participant
 from fedser.client.secure_aggregation.session import Refused, Session
 
-SESSION = Session("private-fold0", 3, 0, 4)
+SESSION = Session("private-fold0", 3, 0, 5, 4)
 CLIENTS = [2, 3, 5, 7, 11]
 SIZE = 20
 
@@ -113,7 +114,7 @@ def test_keys_that_the_server_made_are_refused():
     own = Round(until="share").bundles  # a server that plays client 5 with keys of its own
     (forged,) = (b for b in own if b.client == 5)
     bundles = [forged if b.client == 5 else b for b in made.bundles]
-    trusted = {identity.public for identity in made.identities.values()}
+    trusted = {identity.public: 1 for identity in made.identities.values()}
     KeyBook.of(SESSION, made.bundles, trusted)
     with pytest.raises(Refused, match="client 5 belongs to a node that is not trusted"):
         KeyBook.of(SESSION, bundles, trusted)
@@ -175,16 +176,27 @@ def test_a_client_masks_against_real_members_only(members, why):
     assert not made.vectors[2].any()
 
 
-def test_missing_damaged_and_swapped_shares_are_refused():
-    for damage, why in (
-        (lambda s: dict(list(s.items())[1:]), "are missing"),
-        (lambda s: {**s, 13: b""}, "are missing"),
-        (lambda s: {n: x[:-1] + bytes([x[-1] ^ 1]) for n, x in s.items()}, "damaged or not its"),
-        (lambda s: dict(zip(s, reversed(s.values()), strict=True)), "damaged or not its own"),
-    ):
-        made = Round(until="mask")
-        with pytest.raises(Refused, match=why):
-            made.clients[2].mask([made.vectors[2]], damage(made.for_client(2)), CLIENTS)
+@pytest.mark.parametrize(
+    "damage", [lambda s: dict(list(s.items())[1:]), lambda s: {**s, 13: b""}, lambda s: {}]
+)
+def test_shares_of_other_clients_than_the_neighbours_are_refused(damage):
+    made = Round(until="mask")
+    with pytest.raises(Refused, match="shares of neighbours are missing"):
+        made.clients[2].mask([made.vectors[2]], damage(made.for_client(2)), CLIENTS)
+
+
+def test_a_neighbour_that_seals_nonsense_ends_no_round():
+    made = Round(until="mask")
+    first, *_ = made.for_client(2)
+    for nonsense in (b"", bytes(82), made.sealed[first][2][:-1]):
+        one = Round(until="mask")
+        damaged = {**one.for_client(2), first: nonsense}
+        one.clients[2].mask([one.vectors[2]], damaged, CLIENTS)
+        for client in CLIENTS[1:]:
+            one.clients[client].mask([one.vectors[client]], one.for_client(client), CLIENTS)
+        one.confirm()
+        revealed = one.clients[2].unmask(one.signatures)
+        assert set(revealed) == set(one.book.graph.neighbours(2)) - {first}
 
 
 @pytest.mark.parametrize(
@@ -222,8 +234,84 @@ def test_signatures_of_other_clients_or_rounds_do_not_count():
         made.clients[2].unmask(swapped)
 
 
+def test_a_signature_confirms_one_client_of_a_node():
+    # the clients 2 to 7 are of one node: its signature for one is none for the others
+    made = Round(until="advertise")
+    for client in CLIENTS[:4]:
+        made.identities[client] = made.identities[2]
+        made.clients[client] = Participant(client, SESSION, made.identities[2])
+    made.advertise()
+    made.share()
+    made.mask()
+    made.confirm()
+    with pytest.raises(Refused, match="1 clients are left"):
+        made.clients[11].unmask(dict.fromkeys(CLIENTS[:4], made.signatures[2]))
+    assert made.clients[2].unmask(made.signatures)
+
+
+def test_clients_of_a_node_are_sent_the_same_lists():
+    node = Members(Identity())
+    bundles = node.advertise(SESSION, CLIENTS)
+    sealed = node.share(SESSION, CLIENTS, bundles)
+
+    def mask(client, members):
+        own = {s: x for s, r, x in sealed if r == client and s in members}
+        node.mask(SESSION, client, [np.zeros(SIZE, np.uint32)], own, members)
+
+    mask(2, CLIENTS)
+    with pytest.raises(Refused, match="clients of this node are sent different members"):
+        mask(3, CLIENTS[:4])
+    for client in CLIENTS[2:]:
+        mask(client, CLIENTS)
+    node.confirm(SESSION, [2], CLIENTS)
+    with pytest.raises(Refused, match="clients of this node are sent different survivors"):
+        node.confirm(SESSION, [5], CLIENTS[:4])
+
+
+def test_a_node_has_no_more_clients_than_its_peers_know():
+    # a node that works with the server signs for clients that it invents
+    node = Identity()
+    clients = [Participant(c, SESSION, node) for c in CLIENTS]
+    bundles = [client.advertise() for client in clients]
+    KeyBook.of(SESSION, bundles, {node.public: 5})
+    with pytest.raises(Refused, match="the node of client 2 has more clients than"):
+        KeyBook.of(SESSION, bundles, {node.public: 4})
+    with pytest.raises(Refused, match="node.peers names no node"):
+        KeyBook.of(SESSION, bundles, {})
+
+
+def test_there_are_no_more_keys_than_clients_that_were_asked():
+    made = Round(until="share")
+    with pytest.raises(Refused, match="5 clients have keys, and 4 were asked"):
+        KeyBook.of(replace(SESSION, cohort=4), made.bundles, None)
+
+
+@pytest.mark.parametrize("signer", ["", "ssh-foo AAAA", "ssh-rsa AAAA", "ecdsa-sha2-nistp256 AAAA"])
+def test_a_signer_that_is_no_key_signs_nothing(signer):
+    made = Round(until="share")
+    with pytest.raises(Refused, match="keys of client 5 are not signed"):
+        KeyBook.of(SESSION, changed(made.bundles, 5, signer=signer), None)
+
+
+@pytest.mark.parametrize("key", [b"", bytes(31), bytes(32)])
+def test_keys_that_cannot_be_agreed_with_are_named_unusable(key):
+    bundle = Round(until="share").bundles[0]
+    assert bundle.usable
+    assert not replace(bundle, mask_key=key).usable
+    assert not replace(bundle, share_key=key).usable
+
+
 def test_two_rounds_share_no_mask():
     first = Round(session=replace(SESSION, round=1))
     second = Round(session=replace(SESSION, round=2))
     for client in CLIENTS:
         assert not np.isin(first.vectors[client], second.vectors[client]).any()
+
+
+def test_a_session_that_is_begun_again_has_new_lists():
+    node = Members(Identity())
+    for members in (CLIENTS, CLIENTS[:4]):  # the server runs the same study twice
+        bundles = node.advertise(SESSION, CLIENTS)
+        sealed = node.share(SESSION, CLIENTS, bundles)
+        own = {s: x for s, r, x in sealed if r == 2 and s in members}
+        node.mask(SESSION, 2, [np.zeros(SIZE, np.uint32)], own, members)

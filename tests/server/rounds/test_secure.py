@@ -196,7 +196,7 @@ def test_more_clients_than_needed_only_add_noise(tmp_path):
     assert (sums.cohort, sums.min_clients) == (8, 6)
     planned = plan.sum_stddev(DISTRIBUTED.clipping_norm)
     for row in outcome.rounds:
-        assert row.noise_stddev * 8 == pytest.approx(planned * (8 / 6) ** 0.5)
+        assert row.noise_stddev * 8 == pytest.approx(planned * (8 / 5) ** 0.5)
     assert outcome.epsilon == pytest.approx(
         plan.epsilon(largest(outcome.exposures.values())[0]), rel=1e-9
     )

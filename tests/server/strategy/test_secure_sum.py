@@ -24,7 +24,7 @@ class Cohort:
     """Clients on nodes of their own, and the server; `vanish` maps a step to who misses it."""
 
     def __init__(self, clients, least, vanish=None, size=9, session_round=1):
-        self.session = Session("private-fold0", session_round, 0, least)
+        self.session = Session("private-fold0", session_round, 0, len(clients), least)
         self.nodes = {c: Members(IDENTITIES[i]) for i, c in enumerate(clients)}
         self.left, self.vanish = list(clients), vanish or {}
         self.server, self.uploads = SecureSum(self.session), {}
@@ -46,7 +46,8 @@ class Cohort:
         members = self.server.members
         for c in self.step("mask", members):
             vector = self.vectors[c].copy()
-            nodes[c].mask(s, c, [vector[:2], vector[2:]], self.server.sealed_for({c}), members)
+            sealed = {sender: x for sender, _, x in self.server.sealed_for([c])}
+            nodes[c].mask(s, c, [vector[:2], vector[2:]], sealed, members)
             self.uploads[c] = vector
         self.total = np.sum(list(self.uploads.values()), axis=0, dtype=np.uint32)
 
@@ -77,7 +78,7 @@ def cohorts(draw):
     clients = sorted(draw(st.sets(st.integers(0, 999), min_size=size, max_size=size)))
     least = draw(st.integers(max(2, size // 2 + 1), size))
     try:
-        degree_and_threshold(size, least)
+        degree_and_threshold(size, size, least)
     except UserError:
         least = size
     gone = draw(st.lists(st.sampled_from(clients), unique=True, max_size=size - least))
