@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.noise
+	$(BIN)/python -m benchmarks.secure
 
 # One-line faults in the privacy core: tests must catch them. Half an hour or more.
 mutants: $(READY)

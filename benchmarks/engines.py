@@ -205,7 +205,9 @@ def fedser_bare(clients: int, cohort: int, rounds: int) -> list[float]:
         dataset, laps = folder / "clients.safetensors", list[float]()
         own.save_training(dataset)
         strategy = TappedAveraging(
-            cohort=cohort_sampler(settings.plan.config, clients, cohort / clients, 0, "bare"),
+            cohort=cohort_sampler(
+                settings.plan.config, own.units("client"), cohort / clients, 1, 0, "bare"
+            ),
             request=partial(settings.train_request, "bare", "fedavg", dataset, device),
             aggregate=aggregation(settings.plan, lambda server_round: SystemEntropy()),
             server_step=1.0,

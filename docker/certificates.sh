@@ -5,10 +5,11 @@
 #
 #     docker/certificates.sh FOLDER NODES [NAME ...]
 #
-# Copy FOLDER/ca.crt and FOLDER/peers.pub (the public keys of all nodes, by which they know each other
-# in secure sums; append clients=K to the line of a node with K speakers) to every machine, and FOLDER/keys/N to node N alone. server.*, secret and nodes/
-# (public keys) stay with the SuperLink, and ca.key stays with you. NAMEs are the host names or
-# addresses by which nodes reach the SuperLink, besides superlink, proxy, localhost and 127.0.0.1.
+# Copy FOLDER/ca.crt and FOLDER/peers.pub to every machine, and FOLDER/keys/N to node N alone.
+# peers.pub has the public keys by which nodes know each other in secure sums; append " clients=K" to
+# the line of a node with K speakers. server.*, secret and nodes/ (public keys) stay with the
+# SuperLink, and ca.key stays with you. NAMEs are the host names or addresses by which nodes reach the
+# SuperLink, besides superlink, proxy, localhost and 127.0.0.1.
 set -euo pipefail
 umask 077
 

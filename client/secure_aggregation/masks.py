@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 Words = npt.NDArray[np.uint32]
 
-BLOCK = 1 << 14
+BLOCK = 1 << 15
 """Words that are made at a time, so that they stay in a core's cache."""
 
 _ZEROS = bytes(4 * BLOCK)
