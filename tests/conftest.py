@@ -14,7 +14,7 @@ import pytest
 from absl import logging as absl_logging
 from hypothesis import settings
 
-pytest_plugins = ["tests.studies"]
+pytest_plugins = ["tests.studies", "tests.quick_hydra"]
 
 settings.register_profile("fedser", deadline=None)  # how fast a test is depends on the machine
 settings.load_profile("fedser")

@@ -129,7 +129,7 @@ def accountant_used(groups: Sequence[Group], delta: float, accountant: str) -> s
     if delta < LEAST_DELTA and accountant != "rdp":
         return "exact" if several else "rdp"
     known = len(sampled) < len(groups)
-    if accountant == "prv" and (known or _prv_points(sampled, delta) > POINTS):
+    if accountant == "prv" and (known or _prv_points(tuple(sampled), delta) > POINTS):
         return "pld"
     return accountant
 
@@ -264,7 +264,8 @@ def _rdp_epsilon(sampled: Sequence[Group], known_mu: float, delta: float) -> flo
     return float(rdp.get_epsilon(delta))
 
 
-def _prv_points(sampled: Sequence[Group], delta: float) -> float:
+@lru_cache(maxsize=1024)  # a running epsilon asks in every round, and again to compose
+def _prv_points(sampled: tuple[Group, ...], delta: float) -> float:
     """Return the number of grid points that Opacus would use (Gopi et al., remark 5.6)."""
     error, total = delta / 1000, sum(round(r.count) for r, _ in sampled)
     mesh = PRV_ERROR / math.sqrt(total * math.log(12 / error) / 2)

@@ -84,6 +84,7 @@ def test_a_key_takes_odd_texts_or_rejects_them_in_one_line(key, table, fedser):
 
 
 @pytest.mark.parametrize("text", FOLDERS)
+@pytest.mark.usefixtures("undrawn")  # no figure shows the name of a folder
 def test_folders_may_have_odd_names(text, tmp_path, fedser):
     home = tmp_path / text
     home.mkdir()

@@ -6,10 +6,11 @@ returned, and the two must agree.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import brentq
-from scipy.signal import fftconvolve
 from scipy.stats import binom, norm
 
 
@@ -23,11 +24,12 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(excess, 0, mu * mu / 2 + 12 * mu + 1, xtol=1e-12)) if excess(0) > 0 else 0.0
 
 
-def losses(rate, clients, noise, step, add, up):
-    """Distribution of the privacy loss of one sampled release, on multiples of `step`.
+@lru_cache(maxsize=8)
+def log_densities(rate, clients, noise):
+    """Log densities of one sampled release, on a grid: with the unit, and without it.
 
     Without the unit the release is N(0, noise^2); with it, a mixture over how many of its clients
-    were drawn. Returns the first multiple and the probabilities.
+    were drawn.
     """
     held = np.arange(clients + 1)
     weights = binom.pmf(held, clients, rate)
@@ -35,7 +37,15 @@ def losses(rate, clients, noise, step, add, up):
     mixture = np.array([norm.logpdf(x, j, noise) for j in held]) + np.log(weights)[:, None]
     top = mixture.max(axis=0)
     log_with = top + np.log(np.exp(mixture - top).sum(axis=0))
-    log_without = norm.logpdf(x, 0, noise)
+    return log_with, norm.logpdf(x, 0, noise)
+
+
+def losses(rate, clients, noise, step, add, up):
+    """Distribution of the privacy loss of one sampled release, on multiples of `step`.
+
+    Returns the first multiple and the probabilities.
+    """
+    log_with, log_without = log_densities(rate, clients, noise)
     upper, lower = (log_without, log_with) if add else (log_with, log_without)
     mass = np.exp(upper)
     mass /= mass.sum()
@@ -46,7 +56,11 @@ def losses(rate, clients, noise, step, add, up):
 
 
 def convolved(one, other):
-    found = np.maximum(fftconvolve(one[1], other[1]), 0)
+    length = len(one[1]) + len(other[1]) - 1
+    size = next_fast_len(length, real=True)
+    transformed = rfft(one[1], size)
+    transformed = transformed * (transformed if other is one else rfft(other[1], size))
+    found = np.maximum(irfft(transformed, size)[:length], 0)
     first = one[0] + other[0]
     kept = np.flatnonzero(np.cumsum(found) > 1e-15)[0]
     end = len(found) - np.flatnonzero(np.cumsum(found[::-1]) > 1e-15)[0]
@@ -83,7 +97,7 @@ def epsilon(groups, delta, step=None) -> float:
         squared = sum(count * (clients / noise) ** 2 for _, clients, count, noise in groups)
         return gaussian_epsilon(math.sqrt(squared), delta)
     total = sum(count for _, _, count, _ in groups)
-    step = step or 4e-4 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
+    step = step or 8e-4 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
     bounds = []
     for up in (False, True):
         worst = 0.0
