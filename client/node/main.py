@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -26,22 +28,36 @@ def main() -> None:
         sys.argv.remove("--explain")
     sys.argv[1:] = home_expanded(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its errors itself
-    try:
+    with _one_line():
         _explain_main() if explaining else _hydra_main()
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process with one line for an error that the user can correct.
+
+    If such an error left a function of Hydra, Hydra would print a second line.
+    """
+    try:
+        yield
+        return
     except UserError as error:
         line, status = str(error), SUSPENDED if isinstance(error, Suspended) else BAD_INPUT
     except (HydraException, OmegaConfBaseException) as error:
         line, status = explain(error), BAD_INPUT
     except OSError as error:
         line, status = os_problem(error), SUSPENDED
-    else:
-        return
     print(f"fedser-node: {visible(line)}", file=sys.stderr)
     sys.exit(status)
 
 
 @hydra.main(config_path="pkg://fedser.conf", config_name="node", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> None:
+    with _one_line():
+        _run(composed)
+
+
+def _run(composed: DictConfig) -> None:
     # Imported here: PyTorch and Flower are slow to import, and --help does not need them.
     from fedser.client.holdings import Holdings
     from fedser.client.node.supernode import NodeConfig, serve
@@ -60,8 +76,9 @@ def _explain_main(composed: DictConfig) -> None:
     """Print the policy in words."""
     from fedser.client.node.policy import NodePolicy
 
-    file = composed.node.policy
-    print(NodePolicy.load(None if file is None else Path(file)).explain())
+    with _one_line():
+        file = composed.node.policy
+        print(NodePolicy.load(None if file is None else Path(file)).explain())
 
 
 if __name__ == "__main__":

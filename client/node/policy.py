@@ -189,9 +189,8 @@ class NodePolicy:
         guaranteed = self.min_noise > 0 or self.stop_at_epsilon is not None
         lines = [
             f"This node trains {_any_of(self.models)} by {_any_of(self.algorithms)}.",
-            f"It trains at most {self.max_epochs} epoch(s) a round, in batches of at least "
-            f"{self.min_batch_size} utterances, with learning rates up to "
-            f"{self.max_learning_rate:g}.",
+            f"Epochs of a round: at most {self.max_epochs}; utterances of a batch: at least "
+            f"{self.min_batch_size}; learning rate: at most {self.max_learning_rate:g}.",
             f"It takes weights with a norm up to {self.max_model_norm:g}.",
             f"It protects updates by {_any_of(self.mechanisms)}.",
             (
@@ -319,4 +318,5 @@ def mechanism_name(mechanism: Mechanism) -> str:
 
 
 def _any_of(names: Sequence[str]) -> str:
-    return " or ".join(names) or "nothing"
+    *most, last = names or ["nothing"]
+    return f"{', '.join(most)} or {last}" if most else last

@@ -13,9 +13,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedser.client import app as app_module
 from fedser.client.app import app
 from fedser.client.corpora.base import EMOTIONS
-from fedser.client.messages import from_record, to_record
+from fedser.client.messages import from_record, to_record, to_session
 from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
+from fedser.client.secure_aggregation.session import Refused, Session
 from fedser.client.speakers.clients import held_out_set, make_clients
 from fedser.client.training.dataset import Dataset
 from fedser.client.training.engine import LocalTraining
@@ -24,7 +25,7 @@ from fedser.client.training.task import LocalTask
 from fedser.conf.training_keys import TrainingConfig
 from tests.client.test_holdings import held
 from tests.client.training.many_clients import UDP, dataset
-from tests.examples import ATTENTION, NoNoise, corpus, corpus_of_frames, federation
+from tests.examples import ATTENTION, DISTRIBUTED, NoNoise, corpus, corpus_of_frames, federation
 
 SCRIPT = """
 from pathlib import Path
@@ -179,3 +180,18 @@ def test_an_error_names_no_file_and_a_message_opens_none(tmp_path, request_):
         ask(holdings, asked, weights(), tmp_path)
     kind = {"path": "ValueError", "stranger": "KeyError"}[request_]
     assert str(failure.value) == f"{kind}: the node's own log says more"
+
+
+def test_a_sum_that_may_be_opened_with_less_noise_gets_no_update():
+    """The noise is for six of eight clients, and the session for five."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+    made = federation(None, privacy=DISTRIBUTED, fraction=1.0)
+    request = made.protocol.train_request("f", "fedavg", None, "cpu", 1, (0,))
+    mechanism = request.mechanism
+    assert (mechanism.cohort, mechanism.min_clients) == (8, 6)
+    for session in (Session("f", 1, 0, 8, 5), Session("f", 1, 0, 7, 6)):
+        content = RecordDict({"session": to_session(session)})
+        with pytest.raises(Refused, match="and the noise is for 6 of 8"):
+            app_module._masking(Message(content, 1, "train"), None, request)
+    plain = replace(request, mechanism=replace(mechanism, masked=False))
+    assert app_module._masking(Message(RecordDict(), 1, "train"), None, plain) is None

@@ -18,7 +18,7 @@ from fedser.server.app import train_from_overrides
 from fedser.server.network.superlink import listens, network
 from fedser.server.study.run import study_config
 from tests import ROOT
-from tests.network.compose import image_environment, services
+from tests.network.compose import BIN, image_environment, services
 from tests.network.soak import is_flower
 
 
@@ -210,3 +210,19 @@ def test_every_container_is_confined():
         f"key-{number}" for number in range(1, 6)
     }
     assert "ca.key" not in yaml.safe_dump(described)
+
+
+def test_a_node_explains_its_policy_and_names_bad_files_in_one_line(tmp_path):
+    def explained(content):
+        (tmp_path / "policy.yaml").write_text(content)
+        command = [BIN / "fedser-node", "--explain", f"node.policy={tmp_path / 'policy.yaml'}"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    good = explained("mechanisms: [distributed, local]\nmin_clients: 20")
+    assert good.returncode == 0 and not good.stderr
+    assert "It protects updates by distributed or local." in good.stdout
+    assert "A secure sum has at least 20 clients." in good.stdout
+    bad = explained("min_client: 20")
+    assert bad.returncode == 2 and not bad.stdout
+    (line,) = bad.stderr.splitlines()
+    assert line.startswith("fedser-node: ") and "'min_client' was unexpected" in line

@@ -11,6 +11,7 @@ from fedser.client.app import app as client_app
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import Mechanism, NoMechanism
 from fedser.client.privacy.local import LocalDP
+from fedser.client.secure_aggregation.session import REFUSAL
 from fedser.client.training.request import TrainRequest
 from fedser.common.errors import Suspended
 from fedser.conf.training_keys import TrainingConfig
@@ -305,6 +306,7 @@ NESTED = header("{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 60)
         (lambda message, reply: None, "missing"),
         (lambda message, reply: Message(Error(2, "no such file"), reply_to=message), "failed"),
         (lambda message, reply: Message(Error(3, "expired"), reply_to=message), "failed"),
+        (lambda message, reply: Message(Error(2, f"E: {REFUSAL}"), reply_to=message), "refused"),
     ],
 )
 def test_an_unusable_reply_does_not_move_the_model(change, reason):
