@@ -172,7 +172,9 @@ all_mechanisms = pytest.mark.parametrize("config", MECHANISMS.values(), ids=MECH
 
 @pytest.mark.parametrize("magnitude", [1.0, 3.0])
 @all_mechanisms
-def test_the_real_mechanism_passes_with_a_bound_near_epsilon(config, magnitude):
+def test_the_real_mechanism_passes_with_a_bound_near_epsilon(request, config, magnitude):
+    if magnitude > 1:  # the samples of the direct tests do not depend on it
+        request.getfixturevalue("unsampled")
     found = audit(config, magnitude, canaries=1000)
     known = found["known"]
     if config.vantage != "outsider":
