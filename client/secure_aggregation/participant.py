@@ -131,7 +131,9 @@ class Participant:
         self._check_members(self._survivors, len(survivors))
         if not self._survivors <= self._members:
             raise Refused("a client that is no member is named as a survivor")
-        return self._identity.sign(self._list_digest(self.client))
+        lists = [sorted(self._members), sorted(self._survivors)]
+        self._lists = hash_of("lists", [self._book.digest.hex(), *lists]).hex()
+        return self._identity.sign(self._confirmed(self.client))
 
     def unmask(self, signatures: Mapping[int, bytes]) -> dict[int, Share]:
         """Return one share of each neighbour, once enough survivors have signed the same list.
@@ -151,7 +153,7 @@ class Participant:
             client
             for client, signature in signatures.items()
             if client in self._survivors
-            and signed_by(self._book.bundles[client].signer, signature, self._list_digest(client))
+            and signed_by(self._book.bundles[client].signer, signature, self._confirmed(client))
         ]
         self.session.check_enough(len(signed))
         return {
@@ -183,13 +185,12 @@ class Participant:
             return None
         return content[:SHARE_BYTES], content[SHARE_BYTES:]
 
-    def _list_digest(self, signer: int) -> bytes:
-        """Return the hash by which a client confirms the sum.
+    def _confirmed(self, client: int) -> bytes:
+        """Return the hash that a client's signature of the sum signs.
 
-        It holds the client: a node signs for each of its clients.
+        It holds the client, because a node signs for each of its clients.
         """
-        lists = [sorted(self._members), sorted(self._survivors)]
-        return hash_of("survivors", [signer, self._book.digest.hex(), *lists])
+        return hash_of("survivors", [client, self._lists])
 
 
 def sign(client: int, partner: int) -> int:
