@@ -38,6 +38,9 @@ SAFE: dict[str, dict[str, object]] = {
     "Holdings.load": {},
     "PublicModel.load": {},
     "Dataset.load": {},
+    "Identity.load": {},
+    "NodeLedger.load": {},
+    "NodePolicy.load": {},
     "checkpoint.load": {},
     "Database.load": {},  # `client.corpora.audformat` checks the header first
     "AutoFeatureExtractor.from_pretrained": {"trust_remote_code": False},

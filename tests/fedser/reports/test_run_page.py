@@ -178,7 +178,7 @@ def test_the_reasons_of_rejections_are_named_most_first(run_dir: Path, results: 
     assert (
         "Rounds with an empty cohort 5 Rejected updates 5 "
         "10 duplicate: a second reply to a message "
-        "5 dtype: an array is not of float32 Utterances"
+        "5 dtype: an array is not of the type that its mechanism sends Utterances"
     ) in text
 
 
