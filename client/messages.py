@@ -120,7 +120,10 @@ def from_session(record: ConfigRecord) -> Session:
     ValueError
         If it is not one.
     """
-    session = Session(**record)  # type: ignore[arg-type]
+    try:
+        session = Session(**record)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError("a session has other fields") from error
     if [type(value) for value in vars(session).values()] != [str, int, int, int, int]:
-        raise ValueError("a session has other fields")
+        raise ValueError("a session has fields of other types")
     return session

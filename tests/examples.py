@@ -128,15 +128,8 @@ ADAPTIVE = replace(
     CENTRAL, mechanism="central_adaptive", target_quantile=0.5, clip_learning_rate=0.2
 )
 MATRIX = replace(CENTRAL, mechanism="central_matrix", relation="zero_out", vantage="sum")
-DISTRIBUTED = PrivacyConfig(
-    mechanism="distributed",
-    epsilon=8.0,
-    clipping_norm=0.1,
-    relation="zero_out",
-    vantage="sum",
-    aggregation="secure",
-    dropout=0.25,
-    reproducible_noise=True,
+DISTRIBUTED = replace(
+    MATRIX, mechanism="distributed", accountant=None, aggregation="secure", dropout=0.25
 )
 DP_SGD = PrivacyConfig(
     mechanism="dp_sgd",

@@ -145,10 +145,7 @@ class NodePolicy:
             raise Refused(f"batches of {training.batch_size} are below {self.min_batch_size}")
         if request.algorithm == "fedavg":
             self._check_adam(request)
-        assert request.hosting is not None  # checked by the guard
-        wanted = set(request.clients)
-        own = Counter(who for number, who, _ in request.hosting.clients if number in wanted)
-        together = max(own.values())  # clients of a speaker move a sum together
+        together = max(clients_by_speaker(request).values())  # they move a sum together
         self._check_mechanism(request.mechanism, training.steps(max(num_examples)), together)
 
     def _check_adam(self, request: TrainRequest) -> None:
@@ -293,11 +290,8 @@ class NodeLedger:
         Refused
             If the policy allows no more updates; nothing is then counted.
         """
-        assert request.hosting is not None
-        mu, wanted = request.mechanism.mu(steps), set(request.clients)
-        own = Counter(who for number, who, _ in request.hosting.clients if number in wanted)
-        after = dict(self.spent)
-        for speaker, clients in own.items():
+        mu, after = request.mechanism.mu(steps), dict(self.spent)
+        for speaker, clients in clients_by_speaker(request).items():
             after[speaker] = after.get(speaker, Spent()).plus(clients, mu)
             if policy.max_updates is not None and after[speaker].updates > policy.max_updates:
                 raise Refused(f"{speaker} has given all of its {policy.max_updates} updates")
@@ -309,6 +303,13 @@ class NodeLedger:
             content = {speaker: vars(spent) for speaker, spent in after.items()}
             write_synced(self.file, json.dumps(content, indent=1).encode())
         self.spent = after
+
+
+def clients_by_speaker(request: TrainRequest) -> Counter[str]:
+    """Return how many clients of each speaker a request trains."""
+    assert request.hosting is not None  # checked by the guard
+    wanted = set(request.clients)
+    return Counter(who for number, who, _ in request.hosting.clients if number in wanted)
 
 
 def mechanism_name(mechanism: Mechanism) -> str:

@@ -113,9 +113,9 @@ class KeyBundle:
     ----------
     client : int
     mask_key : bytes of length 32
-        X25519 key from which the masks with its neighbours follow.
+        X25519 key. The masks that it shares with its neighbours follow from it.
     share_key : bytes of length 32
-        X25519 key with which neighbours seal the shares that they send it.
+        X25519 key. Neighbours seal their shares for this client with it.
     signer : str
         Public key of the client's node.
     signature : bytes

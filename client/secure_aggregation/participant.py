@@ -53,12 +53,7 @@ class Participant:
         By each step, if the server asks for something that the protocol does not allow.
     """
 
-    def __init__(
-        self,
-        client: int,
-        session: Session,
-        identity: Identity,
-    ) -> None:
+    def __init__(self, client: int, session: Session, identity: Identity) -> None:
         self.client, self.session = client, session
         self._identity = identity
         self._name = session.digest

@@ -240,15 +240,7 @@ class DistributedMean:
                 f"{len(clients)} clients answered, which is fewer than the "
                 f"{self._sums.min_clients} that a sum needs"
             )
-        total = np.concatenate(
-            [
-                sum(
-                    (part.integers[name].sum(axis=0, dtype=np.uint32) for part in received),
-                    start=np.zeros(model[name].shape, np.uint32),
-                ).reshape(-1)
-                for name in self._shared
-            ]
-        )
+        total = np.concatenate([_sum_of_integers(received, name) for name in self._shared])
         norms = all_norms(received)
         if self._unmask is not None:
             self._unmask(total, clients)
@@ -352,6 +344,12 @@ def _sum_on_grid(
     for row, weight in zip(rows, weights.tolist(), strict=True):
         add_truncated(total, row.reshape(-1), weight, step)
     return total
+
+
+def _sum_of_integers(received: Sequence[Received], name: str) -> Integers:
+    """Return the sum of one parameter over all updates modulo 2^32, flat."""
+    parts = [part.integers[name].sum(axis=0, dtype=np.uint32) for part in received]
+    return np.sum(parts, axis=0, dtype=np.uint32).reshape(-1)
 
 
 def _weighted_sum(received: Sequence[Received], weights: Floats64, like: Arrays) -> Arrays:

@@ -212,7 +212,7 @@ def test_every_container_is_confined():
     assert "ca.key" not in yaml.safe_dump(described)
 
 
-def test_a_node_explains_its_policy_and_names_bad_files_in_one_line(tmp_path):
+def test_a_node_explains_its_policy_or_what_is_wrong_with_it(tmp_path):
     def explained(content):
         (tmp_path / "policy.yaml").write_text(content)
         command = [BIN / "fedser-node", "--explain", f"node.policy={tmp_path / 'policy.yaml'}"]

@@ -37,7 +37,7 @@ def graph_of(members, least, keys=b"keys"):
     return Graph.of(Session("f", 1, 0, members, least), range(members), keys)
 
 
-def test_those_who_work_with_the_server_are_a_share_of_the_cohort():
+def test_corrupt_clients_are_a_share_of_the_cohort():
     # a server that passes on 80 of 100 keys may keep the keys of all ten that work with it
     degree, threshold = degree_and_threshold(100, 80, 65)
     split = hypergeom(79, 10, degree).sf(2 * threshold - degree - 1)

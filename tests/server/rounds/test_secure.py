@@ -104,7 +104,7 @@ def test_an_upload_that_the_server_sees_is_uniform(tmp_path):
     assert kstest(seen / 2**32 + 0.5, "uniform").pvalue > 1e-6
 
 
-def test_without_noise_the_model_moves_by_the_mean_of_clipped_updates(tmp_path, monkeypatch):
+def test_without_noise_the_model_moves_by_clipped_updates(tmp_path, monkeypatch):
     monkeypatch.setattr(
         client_module, "_simulated_noises", lambda r: [NoNoise() for _ in r.clients]
     )
