@@ -67,6 +67,14 @@ class Mechanism:
         return update
 
 
+def gaussian_dp(sensitivity: float, stddev: float) -> float:
+    """Return mu, sensitivity over noise; infinite for numbers that are no sensitivity or noise.
+
+    A server chooses both, so they may be negative, infinite or NaN.
+    """
+    return sensitivity / stddev if 0 <= sensitivity < math.inf and stddev > 0 else math.inf
+
+
 @dataclass(frozen=True)
 class NoMechanism(Mechanism):
     """The update leaves in the clear."""

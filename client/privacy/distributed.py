@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtri
 
-from fedser.client.privacy.base import FALSE_ALARM, GuaranteedMechanism
+from fedser.client.privacy.base import FALSE_ALARM, GuaranteedMechanism, gaussian_dp
 from fedser.client.privacy.noise import clip_factor, keep_only
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers
 from fedser.client.secure_aggregation.session import CORRUPT
@@ -65,8 +65,7 @@ class DistributedDP(GuaranteedMechanism):
     def mu(self, steps: int) -> float:
         """Return clip over the noise of the sum, or over the own noise if nothing is masked."""
         counted = counted_clients(self.cohort, self.min_clients) if self.masked else 1
-        noise = self.noise * math.sqrt(max(0, counted))
-        return self.clipping_norm / noise if noise > 0 else math.inf
+        return gaussian_dp(self.clipping_norm, self.noise * math.sqrt(max(0, counted)))
 
     def norm_bound(self, update: Arrays) -> float:
         """Return a norm that an honest update exceeds with chance `FALSE_ALARM`.

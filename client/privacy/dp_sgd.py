@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from fedser.client.privacy.base import GuaranteedMechanism
+from fedser.client.privacy.base import GuaranteedMechanism, gaussian_dp
 from fedser.client.privacy.noise import GradientClip
 
 
@@ -31,8 +31,8 @@ class DPSGD(GuaranteedMechanism):
 
     def mu(self, steps: int) -> float:
         """Return the mu of all steps for one utterance, as if each step held it."""
-        positive = self.noise_multiplier > 0
-        return math.sqrt(steps) / self.noise_multiplier if positive else math.inf
+        stddev = self.noise_multiplier * self.clipping_norm
+        return math.sqrt(steps) * gaussian_dp(self.clipping_norm, stddev)
 
     def stddev(self, num_examples: int) -> float:
         """Return NaN: noise on gradients has no standard deviation on an Adam update."""

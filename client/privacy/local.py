@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scipy.special import chdtri
 
-from fedser.client.privacy.base import FALSE_ALARM, GuaranteedMechanism
+from fedser.client.privacy.base import FALSE_ALARM, GuaranteedMechanism, gaussian_dp
 from fedser.client.privacy.noise import clip_factor, keep_only
 from fedser.client.privacy.rounded_gaussian import add_noise, grid_step
 from fedser.common.arrays import Arrays
@@ -42,7 +42,7 @@ class LocalDP(GuaranteedMechanism):
     def mu(self, steps: int) -> float:
         """Return clip over noise of all groups together."""
         pairs = zip(self.clipping_norms, self.noise, strict=True)
-        return math.hypot(*(norm / stddev if stddev > 0 else math.inf for norm, stddev in pairs))
+        return math.hypot(*(gaussian_dp(norm, stddev) for norm, stddev in pairs))
 
     def norm_bound(self, update: Arrays) -> float:
         """Return a norm that an honest update of this shape exceeds with chance `FALSE_ALARM`."""

@@ -146,6 +146,18 @@ def test_noise_over_sensitivity_is_what_the_mechanism_adds():
     assert {m.mu(1) for m in (NoMechanism(), CentralDP(False, []))} == {math.inf}
 
 
+@pytest.mark.parametrize("bad", [-1.0, math.inf, math.nan])
+def test_a_bound_that_is_no_length_guarantees_nothing(bad):
+    mechanisms = (
+        LocalDP(False, [["a"], ["b"]], [1.0, bad], [1.0, 1.0]),
+        replace(SHARES, clipping_norm=bad),
+        replace(SHARES, clipping_norm=bad, noise=-1.0),
+        DPSGD(False, bad, 2.0),
+        DPSGD(False, bad, -2.0),
+    )
+    assert [m.mu(1) for m in mechanisms] == [math.inf] * 5
+
+
 def allowed(request, model):
     """Whether the strict policy allows a request: written down once more, field by field."""
     t, m = request.training, request.mechanism
