@@ -14,7 +14,7 @@ from fedser.common.run_folder import alone
 from fedser.conf.build import compose
 from fedser.conf.run_record import note_command, note_run, reject_used
 from fedser.server.rounds.federate import federate
-from fedser.server.study.federations import private_federations
+from fedser.server.study.federations import private_federations, without_mechanism
 from fedser.server.study.files import write_training
 from fedser.server.study.public import public_model, with_public
 from fedser.server.study.run import read_corpus, study_config
@@ -63,9 +63,11 @@ def train_from_overrides(overrides: Sequence[str], folder: Path, grid: Grid) -> 
         note_run(folder, OmegaConf.to_container(composed, resolve=True))
         public = public_model(config, folder, save=True)
         data = with_public(read_corpus(config.corpus, config), public)
-        outcomes = [
-            federate(grid, federation, workspace, "cpu")
-            for federation in private_federations(config, data, folder)
+        federations = private_federations(config, data, folder)
+        outcomes = [federate(grid, each, workspace, "cpu") for each in federations]
+        unprotected = [
+            federate(grid, each, workspace, "cpu")
+            for each in without_mechanism(config, federations, workspace)
         ]
         seconds = time.perf_counter() - started
-        write_training(folder, data, outcomes, config.normalisation, seconds)
+        write_training(folder, data, outcomes, config.normalisation, seconds, unprotected)

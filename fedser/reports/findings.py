@@ -17,7 +17,7 @@ from fedser.reports.numbers import (
 )
 from fedser.results.attacks import CHANCE_AUC, AttackRecord, at_one, strongest, target
 from fedser.results.files import Results
-from fedser.results.utility import chance_uar, fold_values
+from fedser.results.utility import chance_uar, fold_values, reference_uars
 from fedser.server.privacy.statement import LARGEST_DELTA, epsilon_text
 
 # Tiers of "How to DP-fy ML" (Ponomareva et al., 2023, arXiv:2303.00654).
@@ -54,9 +54,7 @@ def utility_finding(results: Results) -> Finding:
     ]
     if len(folds) > 1:
         details.insert(1, fold_range(folds))
-    public = utility.get("public_uar")
-    if public is not None:
-        details.append(f"public speech alone {percent(public)}")
+    details += [f"{label} {percent(uar)}" for label, uar in reference_uars(results).items()]
     if uar <= guessing + NEAR_CHANCE:
         sentence = (
             f"Emotion recognition is close to guessing: UAR {percent(uar)}, guessing {chance}."
@@ -67,11 +65,13 @@ def utility_finding(results: Results) -> Finding:
             "emotions (UAR). The test speakers are outside the training data. "
             f"Guessing gives {chance}."
         )
-    if public is not None:
+    if (public := utility.get("public_uar")) is not None:
         sentence += (
             f" Public speech alone gives {percent(public)}: only the difference was learned from "
             "the clients."
         )
+    if (unprotected := utility.get("unprotected_uar")) is not None:
+        sentence += f" Without the mechanism the clients reach {percent(unprotected)}."
     return Finding(title, f"{percent(uar)} UAR", sentence, details)
 
 

@@ -13,7 +13,7 @@ from fedser.reports.figures import INK, MARKERS, PALETTE, STYLE, add_legend, new
 from fedser.reports.numbers import counted, sample_text, updates_text
 from fedser.results.attacks import CHANCE_AUC, AttackRecord, at_one, leaked_order
 from fedser.results.files import Results
-from fedser.results.utility import chance_uar
+from fedser.results.utility import chance_uar, reference_uars
 
 CURVES = {"validation_uar": "validation", "test_uar": "test"}
 """Columns of ``rounds.parquet`` and their labels."""
@@ -44,8 +44,10 @@ def utility_figure(rounds: pd.DataFrame, results: Results) -> Figure | None:
         axes.plot(folds.index, folds["mean"], color=color, marker=marker, label=CURVES[column])
         axes.fill_between(folds.index, folds["min"], folds["max"], color=color, alpha=0.2, lw=0)
     axes.axhline(100 * chance_uar(results), color=INK, ls="--", lw=1, label="chance")
-    if (public := results["utility"].get("public_uar")) is not None:
-        axes.axhline(100 * public, color=INK, ls="-.", lw=1, label="public speech alone")
+    for (label, uar), style in zip(
+        reference_uars(results).items(), ("-.", (0, (5, 1))), strict=False
+    ):
+        axes.axhline(100 * uar, color=INK, ls=style, lw=1, label=label)
     if (tested := results["utility"]["best_round"]) is not None:
         axes.axvline(tested, color=INK, ls=":", lw=1, label="tested model")
     axes.set_ylim(0, 100)

@@ -13,6 +13,7 @@ from fedser.reports.numbers import (
 )
 from fedser.results.attacks import attack_series
 from fedser.results.files import Results
+from fedser.results.utility import reference_uars
 from fedser.server.privacy.statement import epsilon_text
 
 
@@ -27,8 +28,8 @@ def summary_table(results: Results) -> Table:
         table.add_row(plain(row[0]), *row[1:])
     uar, folds = percent(results["utility"]["uar"]), len(results["utility"]["per_fold"])
     shown = f"test UAR {'unknown' if uar == DASH else uar}"
-    if (public := results["utility"].get("public_uar")) is not None:
-        shown += f" (public speech alone {percent(public)})"
+    if beside := reference_uars(results):
+        shown += f" ({'; '.join(f'{label} {percent(uar)}' for label, uar in beside.items())})"
     table.caption = f"{shown} over {counted(folds, 'fold')}; {guarantee_sentence(results)}"
     return table
 

@@ -27,3 +27,13 @@ def fold_chance(fold: Mapping[str, Any]) -> float:
 def chance_uar(results: Results) -> float:
     """Return the test UAR of guessing: the mean over folds, as for the test UAR."""
     return fmean(map(fold_chance, results["utility"]["per_fold"] or [{}]))
+
+
+def reference_uars(results: Results) -> dict[str, float]:
+    """Return the test UARs that stand beside that of a run, by what they are; only those known."""
+    utility = results["utility"]
+    known = {
+        "public speech alone": utility.get("public_uar"),
+        "without the mechanism": utility.get("unprotected_uar"),
+    }
+    return {label: uar for label, uar in known.items() if uar is not None}

@@ -86,7 +86,7 @@ def _share_training_data(grid: Grid, federation: Federation, workspace: Path) ->
     """Write the clients' training data for the nodes; None if the nodes hold their own data."""
     if not isinstance(federation.clients, Clients):
         return None
-    dataset = workspace / f"{federation.name}.safetensors"
+    dataset = workspace / f"{federation.digest}.safetensors"
     federation.clients.save_training(dataset)
     share_file(grid, dataset)
     return dataset

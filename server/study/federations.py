@@ -88,6 +88,44 @@ def private_federations(
     return federations
 
 
+def without_mechanism(
+    config: StudyConfig, federations: Sequence[Federation], folder: Path
+) -> list[Federation]:
+    """Return the same federations without the mechanism, to see what it costs beside public speech.
+
+    They draw what a run with ``privacy=none`` draws. FedSGD takes the step for whole gradients.
+
+    Parameters
+    ----------
+    federations : sequence of Federation
+        Private federations. The list is empty if none starts from public speech, if there is no
+        mechanism, or if real nodes hold the data: their updates must not leave without it.
+    folder : Path
+        The transcripts are written below it.
+    """
+    if config.privacy.mechanism == "none":
+        return []
+    step = None if config.algorithm.name == "fedsgd" else config.algorithm.server_learning_rate
+    settings = replace(
+        config,
+        algorithm=replace(config.algorithm, server_learning_rate=step),
+        transcript=replace(config.transcript, store="updates"),
+    )
+    plain = protocol(settings, PrivacyConfig())
+    return [
+        replace(
+            federation,
+            protocol=replace(plain, plan=replace(plain.plan, num_clients=len(federation.clients))),
+            folder=folder / federation.name,
+            checkpoint=None,
+            reader=None,
+            others=(),
+        )
+        for federation in federations
+        if federation.start is not None and isinstance(federation.clients, Clients)
+    ]
+
+
 def protocol(
     config: StudyConfig,
     privacy: PrivacyConfig,

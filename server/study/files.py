@@ -19,6 +19,7 @@ from fedser.client.speakers.corpus_data import CorpusData
 from fedser.common.files import replacing, write_text
 from fedser.server.federation.federation import Outcome, Round
 from fedser.server.federation.remote_clients import RemoteClients, Roster
+from fedser.server.federation.scores import ModelScores
 from fedser.server.privacy.accountant import accounted_noise, spent
 from fedser.server.privacy.statement import ProtectedUnits, SpentPrivacy, privacy_statement
 from fedser.server.strategy.replies import REASONS
@@ -31,6 +32,7 @@ def write_training(
     outcomes: Sequence[Outcome],
     normalisation: str,
     seconds: float,
+    unprotected: Sequence[Outcome] = (),
 ) -> None:
     """Write the results of the private federations; their transcripts exist already.
 
@@ -56,6 +58,8 @@ def write_training(
         Value of the key ``normalisation``, for the privacy statement.
     seconds : float
         Duration of the training.
+    unprotected : sequence of Outcome
+        The same federations without the mechanism; only their UAR is written.
     """
     rounds = pd.DataFrame([round_columns(row) for outcome in outcomes for row in outcome.rounds])
     tables = {"rounds": rounds, "ledger": _ledger(outcomes), "truth": _truth(data, outcomes)}
@@ -65,7 +69,7 @@ def write_training(
     with replacing(folder / "model.safetensors") as partial:
         partial.write_bytes(save(_best_models(outcomes)))
     summary = {
-        **_summary(data, outcomes, normalisation),
+        **_summary(data, outcomes, unprotected, normalisation),
         "rounds_per_second": len(rounds) / rounds["seconds"].sum(),
         "seconds": seconds,
     }
@@ -90,14 +94,17 @@ def round_columns(row: Round) -> dict[str, Any]:
 
 
 def _summary(
-    data: CorpusData | Roster, outcomes: Sequence[Outcome], normalisation: str
+    data: CorpusData | Roster,
+    outcomes: Sequence[Outcome],
+    unprotected: Sequence[Outcome],
+    normalisation: str,
 ) -> dict[str, Any]:
     """Return the results of training without durations, for ``training.json``."""
     return {
         "corpus": data.summary(),
         "clients": len(data.speakers) * data.shards,
         "speakers": len(data.speakers),
-        "utility": _utility(data, outcomes),
+        "utility": _utility(data, outcomes, unprotected),
         "privacy": _privacy(outcomes, normalisation),
     }
 
@@ -148,7 +155,9 @@ def _truth(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> pd.DataFra
     )
 
 
-def _utility(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _utility(
+    data: CorpusData | Roster, outcomes: Sequence[Outcome], unprotected: Sequence[Outcome]
+) -> dict[str, Any]:
     """Return the scores of each fold on its test speakers, and their means."""
     per_fold: list[dict[str, Any]] = []
     for outcome in outcomes:
@@ -166,14 +175,18 @@ def _utility(data: CorpusData | Roster, outcomes: Sequence[Outcome]) -> dict[str
                 "test_speakers": [s for s in data.speakers if s not in trained_on],
             }
         )
-    public = [outcome.public_scores for outcome in outcomes]
     return {
         "uar": _mean([fold["uar"] for fold in per_fold]),
-        "public_uar": _mean([_none_if_nan(s.test_uar) if s else None for s in public]),
+        "public_uar": _mean_uar([outcome.public_scores for outcome in outcomes]),
+        "unprotected_uar": _mean_uar([outcome.best_scores for outcome in unprotected]),
         "accuracy": _mean([fold["accuracy"] for fold in per_fold]),
         "best_round": int(statistics.median_low(outcome.best_round for outcome in outcomes)),
         "per_fold": per_fold,
     }
+
+
+def _mean_uar(scores: Sequence[ModelScores | None]) -> float | None:
+    return _mean([_none_if_nan(s.test_uar) if s else None for s in scores])
 
 
 def _none_if_nan(score: float) -> float | None:
@@ -182,9 +195,9 @@ def _none_if_nan(score: float) -> float | None:
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:
-    """Return the mean, or None if the score of a fold is missing."""
+    """Return the mean, or None if there is no score or that of a fold is missing."""
     known = [score for score in scores if score is not None]
-    return statistics.fmean(known) if len(known) == len(scores) else None
+    return statistics.fmean(known) if known and len(known) == len(scores) else None
 
 
 def _privacy(outcomes: Sequence[Outcome], normalisation: str) -> dict[str, Any]:

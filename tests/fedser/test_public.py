@@ -39,13 +39,24 @@ def test_public_accuracy_stands_beside_what_clients_add(run_of):
     results = read_results(folder / "results.json")
     utility = results["utility"]
     assert utility["public_uar"] > 0.3  # guessing gives 0.25
-    share = f"{100 * utility['public_uar']:.1f} %"
-    assert f"(public speech alone {share})" in printed.replace("\xa0", " ")
+    public, private = (
+        f"{100 * utility[f'{name}_uar']:.1f} %" for name in ("public", "unprotected")
+    )
+    shown = f"(public speech alone {public}; without the mechanism {private})"
+    assert shown in " ".join(printed.split())
     assert utility["best_round"] == 3  # the last
     assert results["privacy"]["epsilon"] == pytest.approx(8, rel=1e-3)
     assert not any("best round" in line for line in results["privacy"]["warnings"])
     assert "Public speech alone" in (folder / "report.html").read_text()
     assert {a["name"] for a in results["attacks"]} == {"statistics", "correlation"}
+
+    # Without the mechanism the same federations learn what a run without it learns.
+    plain, _ = run_of("plain", "privacy=none", "shadow=[]", "stage=train")
+    alone = read_results(plain / "results.json")["utility"]
+    assert alone["uar"] == utility["unprotected_uar"] > utility["public_uar"]
+    assert alone["unprotected_uar"] is None
+    assert set(pd.read_parquet(folder / "rounds.parquet")["role"]) == {"private"}
+    assert len(list((folder / "transcript").iterdir())) == 2  # folds with the mechanism
 
     # Other private speech changes nothing that is public.
     other, _ = run_of("other", *CENTRAL, "corpus.seed=5", "shadow=[]")

@@ -9,7 +9,7 @@ from fedser.results.attacks import AttackRecord, attack_series
 from fedser.results.files import Results
 from fedser.results.utility import chance_uar
 
-UTILITY = ["mechanism", "uar", "public_uar", "chance_uar", "accuracy"]
+UTILITY = ["mechanism", "uar", "public_uar", "unprotected_uar", "chance_uar", "accuracy"]
 GUARANTEE = ["nominal_epsilon", "epsilon", "epsilon_known_participation", "participation"]
 STATEMENT = [*UTILITY, *GUARANTEE, "delta", "unit", "vantage", "noise_to_signal"]
 COUNTS = ["speakers", "clients"]

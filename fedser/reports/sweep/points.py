@@ -73,6 +73,7 @@ def _point(results: Results) -> dict[str, object]:
         "chance": 100 * chance_uar(results),
         "uar": 100 * _number(uar),
         "public_uar": 100 * _number(results["utility"].get("public_uar")),
+        "unprotected_uar": 100 * _number(results["utility"].get("unprotected_uar")),
         "uar_low": min(folds, default=math.nan),
         "uar_high": max(folds, default=math.nan),
         **_auc("one", one),

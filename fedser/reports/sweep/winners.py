@@ -80,10 +80,11 @@ def _sentence(
     )
     if best.runs == 1 or best.low <= second.high:
         text += "; the runs do not tell the two apart"
-    unprotected = of_corpus[of_corpus["mechanism"] == "none"]
+    plain = of_corpus["uar"].where(of_corpus["mechanism"] == "none")
+    unprotected = plain.fillna(of_corpus["unprotected_uar"])
     for label, figure in (
         ("public speech alone", of_corpus["public_uar"].mean()),
-        ("without a mechanism", unprotected.groupby("setting")["uar"].mean().max()),
+        ("without a mechanism", unprotected.groupby(of_corpus["setting"]).mean().max()),
     ):
         if pd.notna(figure):
             text += f"; {label} {_uar(figure)}"

@@ -8,7 +8,7 @@ from fedser.server.privacy.statement import VANTAGES
 
 BASE = {
     **{"corpus": "ravdess", "unit": "client", "vantage": VANTAGES["sum"], "nominal": math.nan},
-    **{"public_uar": math.nan},
+    **{"public_uar": math.nan, "unprotected_uar": math.nan},
 }
 NONE = {**BASE, "setting": "none", "mechanism": "none", "unit": None, "vantage": None}
 
@@ -46,12 +46,18 @@ def test_runs_that_overlap_have_no_certain_winner(runs):
 
 
 def test_public_speech_and_no_mechanism_stand_beside_the_winner():
-    rows = [run("a", "central", 2.0, 50.0, public_uar=44.0), run("b", "central", 2.0, 40.0)]
+    rows = [
+        run("a", "central", 2.0, 50.0, public_uar=44.0, unprotected_uar=60.0),
+        run("b", "central", 2.0, 40.0),
+    ]
+    shown = (
+        "public speech alone 44.0\N{NO-BREAK SPACE}%; without a mechanism {}\N{NO-BREAK SPACE}%."
+    )
+    (found,) = winner_sentences(points(*rows))
+    assert found.endswith(shown.format("60.0"))
     plain = [{**NONE, "real": math.nan, "uar": uar} for uar in (66.0, 70.0)]
     (found,) = winner_sentences(points(*rows, *plain))
-    assert found.endswith(
-        "public speech alone 44.0\N{NO-BREAK SPACE}%; without a mechanism 68.0\N{NO-BREAK SPACE}%."
-    )
+    assert found.endswith(shown.format("68.0"))
 
 
 def test_only_one_epsilon_unit_and_observer_is_compared():
