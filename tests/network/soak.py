@@ -166,7 +166,7 @@ class Soak:
         certificates, port = self.folder / "certificates", free_port()
         speakers = self.folder / "speakers"
         speakers.mkdir(parents=True)
-        divide_speakers(speakers, SPEAKERS_PER_NODE * self.nodes, self.nodes, self.utterances)
+        divide_speakers(speakers, [SPEAKERS_PER_NODE] * self.nodes, self.utterances)
         make = [ROOT / "docker" / "certificates.sh", certificates, str(self.nodes)]
         subprocess.run(make, check=True, capture_output=True)
         described, secrets = services(

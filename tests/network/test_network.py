@@ -75,7 +75,7 @@ class Studied:
 def speakers(tmp_path_factory) -> Path:
     """Return a folder with one folder per node: a table and the audio of three speakers."""
     folder = tmp_path_factory.mktemp("speakers")
-    divide_speakers(folder, SPEAKERS, NODES, 8)
+    divide_speakers(folder, [SPEAKERS // NODES] * NODES, 8)
     return folder
 
 
