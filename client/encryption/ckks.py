@@ -122,11 +122,6 @@ class PublicKey:
         if found != (DEGREE, list(MODULUS_BITS), SCALE) or self._context.is_private():
             raise ValueError("a public key has other parameters")
 
-    @property
-    def is_private(self) -> bool:
-        """Whether the secret key is here, too."""
-        return bool(self._context.is_private())
-
     def encrypt(self, values: Floats64, clients: int) -> list[bytes]:
         """Encrypt values (d,), rounded to multiples of `STEP`, `SLOTS` in each ciphertext.
 
@@ -148,7 +143,7 @@ class PublicKey:
             for i in range(0, len(rounded), SLOTS)
         ]
 
-    def load(self, parts: Sequence[bytes], size: int) -> list[Any]:
+    def read(self, parts: Sequence[bytes], size: int) -> list[Any]:
         """Return the ciphertexts of `size` values, which may hold anything.
 
         Raises

@@ -69,9 +69,9 @@ class KeyHolder:
     def make(self, session: Session) -> SignedKey:
         """Make a pair of keys; an earlier pair of the federation is forgotten."""
         key = SecretKey()
-        self._keys[session.federation] = session, key
-        signature = self._identity.sign(_digest(session, key.public))
-        return SignedKey(key.public, self._identity.public, signature)
+        self._keys[session.federation], content = (session, key), key.public
+        signature = self._identity.sign(_digest(session, content))
+        return SignedKey(content, self._identity.public, signature)
 
     def decrypt(self, session: Session, clients: Sequence[int], parts: Sequence[bytes]) -> Steps:
         """Return the values (d,) of a sum, and forget the key.

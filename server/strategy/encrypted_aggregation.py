@@ -83,7 +83,7 @@ class EncryptedAggregation:
         ValueError
             If they are no such ciphertexts; nothing is then added.
         """
-        loaded = self.key.load(parts, size)
+        loaded = self.key.read(parts, size)
         if not self._total:
             self._total = loaded
             return

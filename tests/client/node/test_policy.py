@@ -237,7 +237,7 @@ def test_a_secure_sum_of_too_few_gets_no_keys():
     guard().check(Message(content, 1, "query.advertise"))
 
 
-def test_an_encrypted_sum_of_too_few_gets_no_key_and_no_update():
+def test_an_encrypted_sum_of_too_few_gets_no_key():
     content = RecordDict({"session": to_session(Session("f", 1, 0, 20, 9))})
     few, policy = "a sum of 9 clients is asked, at least 10", NodePolicy(min_clients=10)
     with pytest.raises(Refused, match=few):

@@ -44,7 +44,7 @@ def moves(folder):
     return [after - before for before, after in zip(flat, flat[1:], strict=False)]
 
 
-def test_a_pruned_run_sends_the_largest_coordinates_of_the_last_full_round(tmp_path):
+def test_the_largest_coordinates_of_the_last_full_round_go(tmp_path):
     run(tmp_path, privacy=PRUNED, rounds=7)
     seen, moved, started = uploads(tmp_path), moves(tmp_path), models(tmp_path)
     for server_round, start in enumerate(started[:7], start=1):
@@ -166,7 +166,7 @@ def test_a_first_round_without_a_sum_is_full_once_more(tmp_path):
 
 
 @pytest.mark.usefixtures("tenseal", "one_client_each")
-def test_hostile_ciphertexts_are_counted_and_change_nothing(tmp_path, monkeypatch):
+def test_hostile_ciphertexts_are_counted_and_left_out(tmp_path, monkeypatch):
     honest, rng = client_module._prune_and_encrypt, random.Random(0)
 
     def hostile(message, context, content):
@@ -191,7 +191,7 @@ def test_hostile_ciphertexts_are_counted_and_change_nothing(tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("tenseal", "one_client_each")
-def test_an_update_under_another_key_spoils_a_sum_and_is_noticed(tmp_path, monkeypatch, capsys):
+def test_an_update_under_another_key_spoils_no_model(tmp_path, monkeypatch, capsys):
     honest, other = client_module._prune_and_encrypt, KeyHolder(Identity())
 
     def hostile(message, context, content):
@@ -235,7 +235,7 @@ def test_the_server_holds_no_secret_key(tmp_path, monkeypatch):
     monkeypatch.setattr(EncryptedAggregation, "begin", watched)
     run(tmp_path, privacy=CKKS)
     server = seen[-1]
-    assert len(seen) == 3 and not server.key.is_private
+    assert len(seen) == 3 and not server.key._context.is_private()
     with pytest.raises(ValueError, match="secret"):
         server._total[0].decrypt()
 
