@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.secure
+	$(BIN)/python -m benchmarks.encrypted
 
 # One-line faults in the privacy core: tests must catch them. Half an hour or more.
 mutants: $(READY)

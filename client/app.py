@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,13 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedser.client.corpora.base import EMOTIONS
+from fedser.client.encryption.key_holder import KeyHolder, SignedKey
 from fedser.client.holdings import FederationData, Holdings
 from fedser.client.messages import (
+    CIPHERTEXTS,
     CLIENTS,
+    PARTS,
+    PUBLIC_KEY,
     SEALED,
     SHARES,
     SIGNATURES,
@@ -44,7 +48,8 @@ from fedser.client.models.base import initial_arrays, load_arrays
 from fedser.client.models.mlp import Mlp
 from fedser.client.privacy.base import NoMechanism
 from fedser.client.privacy.distributed import DistributedDP
-from fedser.client.secure_aggregation.keys import Identity, load_peers
+from fedser.client.privacy.pruning import gather, in_one_order, unpacked
+from fedser.client.secure_aggregation.keys import Identity, Peers, load_peers
 from fedser.client.secure_aggregation.masks import Words
 from fedser.client.secure_aggregation.members import Members
 from fedser.client.secure_aggregation.session import Refused, Session
@@ -132,6 +137,24 @@ def unmask(message: Message, context: Context) -> Message:
     return Message(RecordDict({"shares": to_table(SHARES, shares)}), reply_to=message)
 
 
+@app.query("key")
+def key(message: Message, context: Context) -> Message:
+    """Reply with a new public key for an encrypted sum; the secret key stays on this node."""
+    made = node_key_holder(context).make(from_session(message.content.config_records["session"]))
+    table = to_table(PUBLIC_KEY, [(made.content, made.signer, made.signature)])
+    return Message(RecordDict({"key": table}), reply_to=message)
+
+
+@app.query("decrypt")
+def decrypt(message: Message, context: Context) -> Message:
+    """Reply with an encrypted sum, as integers modulo 2^32 of the step of `encryption.ckks`."""
+    session, clients = _asked(message)
+    parts = [part for (part,) in _table(message, "parts", PARTS)]
+    total = node_key_holder(context).decrypt(session, clients, parts)
+    record = to_record({"sum": total.astype(np.uint32)})
+    return Message(RecordDict({"arrays": record}), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the named clients from the global model and reply with their protected updates.
@@ -155,6 +178,7 @@ def train(message: Message, context: Context) -> Message:
         data, noises = _dataset(path, request.device), _simulated_noises(request)
         task = _local_task(request, start, data, noises)
         content = _train(task, request.device, threads, _masking(message, context, request))
+        _prune_and_encrypt(message, context, content)
         return Message(content, reply_to=message)
     if request.hosting is None:
         raise ValueError("request.hosting is missing: this node reads no file that a message names")
@@ -166,6 +190,7 @@ def train(message: Message, context: Context) -> Message:
         noises = [SystemEntropy() for _ in request.clients]
         task = _local_task(request, start, own.training, noises)
         content = _train(task, device, threads, _masking(message, context, request))
+        _prune_and_encrypt(message, context, content)
     content["evaluation"] = _evaluate(request, start, own, threads)
     return Message(content, reply_to=message)
 
@@ -228,16 +253,43 @@ def _table(message: Message, name: str, columns: Columns) -> list[tuple[Any, ...
 
 def node_members(context: Context) -> Members:
     """Return the clients of a node that take part in secure sums."""
-    key, peers = (str(context.node_config.get(name, "")) for name in ("private-key", "peers"))
     with _LOCK:  # federations run side by side, and a node has one object
-        return _members(context.node_id, key, peers)
+        return _members(context.node_id, *_key_files(context))
+
+
+def node_key_holder(context: Context) -> KeyHolder:
+    """Return the keys of encrypted sums that a node holds."""
+    with _LOCK:
+        return _key_holder(context.node_id, _key_files(context)[0])
+
+
+def _key_files(context: Context) -> tuple[str, str]:
+    """Return the files of a node's own key and of its peers' keys; "" for a simulation's node."""
+    config = context.node_config
+    return str(config.get("private-key", "")), str(config.get("peers", ""))
 
 
 @cache  # a process is one node, but for tests
 def _members(node_id: int, private_key: str, peers: str) -> Members:
+    return Members(_identity(node_id, private_key), _peers(private_key, peers))
+
+
+@cache
+def _key_holder(node_id: int, private_key: str) -> KeyHolder:
+    return KeyHolder(_identity(node_id, private_key))
+
+
+@cache
+def _identity(node_id: int, private_key: str) -> Identity:
+    return Identity.load(Path(private_key)) if private_key else Identity()
+
+
+@cache
+def _peers(private_key: str, peers: str) -> Peers | None:
+    """Return the nodes that a node sums with; None for a simulation, which trusts any node."""
     if not private_key:
-        return Members(Identity())
-    return Members(Identity.load(Path(private_key)), load_peers(Path(peers)) if peers else {})
+        return None
+    return load_peers(Path(peers)) if peers else {}
 
 
 def _masking(message: Message, context: Context, request: TrainRequest) -> Masking | None:
@@ -301,6 +353,35 @@ def _train(task: LocalTask, device: str, threads: int, mask: Masking | None = No
     if distributed is not None:
         arrays = {name: array.view(np.uint32) for name, array in arrays.items()}
     return RecordDict({"arrays": to_record(arrays), "metrics": metrics})
+
+
+def _prune_and_encrypt(message: Message, context: Context, content: RecordDict) -> None:
+    """Leave only the coordinates that the message names in a reply, and encrypt them if it asks.
+
+    An encrypted update is multiplied by the client's number of utterances, so that the sum of the
+    ciphertexts gives the weighted mean.
+    """
+    updates = from_record(content.array_records["arrays"])
+    support = message.content.array_records.get("support")
+    masks = None if support is None else unpacked(from_record(support), updates)
+    if masks is not None:
+        content["arrays"] = to_record(gather(updates, masks))
+    if "key" not in message.content.config_records:
+        return
+    session = from_session(message.content.config_records["session"])
+    ((public, signer, signature),) = _table(message, "key", PUBLIC_KEY)
+    trusted = _peers(*_key_files(context))
+    encryption = SignedKey(public, signer, signature).checked(session, trusted)
+    metrics = content.metric_records["metrics"]
+    clients, sizes = (cast(list[int], metrics[name]) for name in ("clients", "num_examples"))
+    rows = in_one_order(gather(updates, masks)).astype(np.float64)
+    encrypted = [
+        (client, part)
+        for client, row, size in zip(clients, rows, sizes, strict=True)
+        for part in encryption.encrypt(row * size, session.cohort)
+    ]
+    del content["arrays"]
+    content["ciphertexts"] = to_table(CIPHERTEXTS, encrypted)
 
 
 def _evaluate(

@@ -25,6 +25,11 @@ SIGNATURES: Columns = {"client": int, "signature": bytes}
 SHARES: Columns = {"holder": int, "owner": int, "kind": str, "share": bytes}
 """Columns of the tables of secure aggregation."""
 
+PUBLIC_KEY: Columns = {"content": bytes, "signer": str, "signature": bytes}
+CIPHERTEXTS: Columns = {"client": int, "content": bytes}
+PARTS: Columns = {"content": bytes}
+"""Columns of the tables of encrypted sums."""
+
 
 class Array(flwr.app.Array):
     """A Flower array that becomes bytes only when it leaves the machine.
@@ -59,7 +64,7 @@ class Array(flwr.app.Array):
         return Array, (self.numpy(),)
 
 
-def to_record(arrays: Arrays) -> ArrayRecord:
+def to_record(arrays: Mapping[str, npt.NDArray[np.generic]]) -> ArrayRecord:
     """Put arrays into a record, without copies."""
     record = ArrayRecord()  # its constructor would convert our arrays to Flower's own
     for name, array in arrays.items():

@@ -35,6 +35,8 @@ class MechanismSpec:
         Allowed values of ``privacy.unit``.
     relations : mapping of str to tuple of str
         Allowed values of ``privacy.relation`` for each allowed value of ``privacy.vantage``.
+    aggregations : tuple of str
+        Allowed values of ``privacy.aggregation``; empty if there is no choice.
     selects_layers : bool
         Whether ``privacy.layers`` may keep some layers on the device.
     floating_point : bool
@@ -54,6 +56,7 @@ class MechanismSpec:
     selects_layers: bool
     floating_point: bool
     epsilons: tuple[int, ...]
+    aggregations: tuple[str, ...] = ()
 
     @property
     def accounted(self) -> bool:
@@ -63,7 +66,7 @@ class MechanismSpec:
 
 _NONE = MechanismSpec(
     needed=(),
-    optional=(),
+    optional=("aggregation", "dropout", "kept", "refresh"),
     guaranteed=False,
     nominal=False,
     noise_at=None,
@@ -73,6 +76,7 @@ _NONE = MechanismSpec(
     selects_layers=False,
     floating_point=False,
     epsilons=(),
+    aggregations=("plain", "ckks"),
 )
 _LOCAL = MechanismSpec(
     needed=("clipping_norm",),
@@ -132,6 +136,7 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
         noise_at="shares",
         relations={"sum": ("zero_out", "replace_one")},
         epsilons=(8,),
+        aggregations=("secure", "plain"),
     ),
     "dp_sgd": MechanismSpec(
         needed=("clipping_norm", "accountant"),
@@ -149,9 +154,11 @@ MECHANISMS: Mapping[str, MechanismSpec] = {
     "custom": replace(
         _NONE,
         needed=("custom",),
+        optional=(),
         noise_at="client",
         units=("client", "speaker"),
         relations={"attributed": RELATIONS},
+        aggregations=(),
     ),
 }
 GUARANTEED = tuple(name for name, spec in MECHANISMS.items() if spec.guaranteed)

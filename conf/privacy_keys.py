@@ -19,7 +19,7 @@ CHOICES = {
     "vantage": VANTAGES,
     "cross_validation": ("released", "evaluation"),
 }
-AGGREGATIONS = ("secure", "plain")
+AGGREGATIONS = ("secure", "plain", "ckks")
 
 
 @dataclass
@@ -71,10 +71,18 @@ class PrivacyConfig:
         noise is correlated. None: the number with the least noise in the models.
     aggregation : str or None
         Distributed noise: ``secure`` (the server learns the sum of a cohort only) or ``plain`` (it
-        sees each update with its small share of the noise; to compare).
+        sees each update with its small share of the noise; to compare). Without a mechanism:
+        ``plain`` (the server sees each update) or ``ckks`` (it adds encrypted updates, and a node
+        decrypts the sum).
     dropout : float or None
-        Distributed noise: share of a cohort that may vanish. The others then still carry the noise
-        of the sum; a round in which more vanish is lost.
+        Distributed noise and ckks: share of a cohort that may vanish. Of distributed noise the
+        others then still carry the noise of the sum. A round in which more vanish is lost.
+    kept : float or None
+        Without a mechanism: share of the coordinates of an update that are sent in a pruned round.
+        None or 1: all.
+    refresh : int or None
+        Without a mechanism: in every `refresh`-th round, from the first one on, all coordinates are
+        sent. Those with the largest mean are sent in the rounds after it.
     share_metrics : bool
         Whether the number of utterances and the loss leave the device, outside the guarantee.
     reproducible_noise : bool
@@ -109,6 +117,8 @@ class PrivacyConfig:
     bands: int | None = None
     aggregation: str | None = None
     dropout: float | None = None
+    kept: float | None = None
+    refresh: int | None = None
     share_metrics: bool = False
     reproducible_noise: bool = False
     cross_validation: str = "released"
@@ -144,6 +154,11 @@ class PrivacyConfig:
         return self.spec.noise_at in ("server", "shares")
 
     @property
+    def encrypted(self) -> bool:
+        """Whether the server adds updates that it cannot decrypt."""
+        return self.aggregation == "ckks"
+
+    @property
     def secret_noise(self) -> bool:
         """Whether noise and secret cohorts come from the operating system's entropy."""
         return self.states_epsilon and not self.reproducible_noise
@@ -163,6 +178,7 @@ class PrivacyConfig:
         """
         for key, choices in CHOICES.items():
             check_choice(f"privacy.{key}", getattr(self, key), choices)
+        self._check_aggregation()
         self._check_keys()
         self._check_numbers()
         self._check_vantage()
@@ -177,6 +193,26 @@ class PrivacyConfig:
                 f"privacy={self.mechanism} takes either privacy.epsilon or "
                 "privacy.noise_multiplier: set exactly one of them"
             )
+
+    def _check_aggregation(self) -> None:
+        """Reject an aggregation that the mechanism does not have, and one without its keys."""
+        if self.aggregation is None:
+            return
+        check_choice("privacy.aggregation", self.aggregation, AGGREGATIONS)
+        if self.aggregation not in self.spec.aggregations:
+            remedies = {
+                "secure": "set privacy=distributed",
+                "plain": "leave privacy.aggregation out",
+                "ckks": "set privacy=none",
+            }
+            if self.mechanism == "distributed":
+                remedies["ckks"] = "set privacy.aggregation=secure"
+            raise UserError(
+                f"privacy.aggregation={self.aggregation} does not go together with "
+                f"privacy={self.mechanism}: {remedies[self.aggregation]}"
+            )
+        if self.encrypted and self.dropout is None:
+            raise UserError("privacy.dropout is missing, privacy.aggregation=ckks needs it")
 
     def _check_keys(self) -> None:
         for key in KEYS:
@@ -205,8 +241,12 @@ class PrivacyConfig:
             raise UserError(f"privacy.bands={self.bands} must be at least 1")
         if self.accountant is not None:
             check_choice("privacy.accountant", self.accountant, ACCOUNTANTS)
-        if self.aggregation is not None:
-            check_choice("privacy.aggregation", self.aggregation, AGGREGATIONS)
+        if self.kept is not None and not 0 < self.kept <= 1:
+            raise UserError(f"privacy.kept={self.kept} must be above 0 and at most 1")
+        if self.kept is not None and self.refresh is None:
+            raise UserError("privacy.refresh is missing, privacy.kept needs it")
+        if self.refresh is not None and self.refresh < 1:
+            raise UserError(f"privacy.refresh={self.refresh} must be at least 1")
         if self.dropout is not None and not 0 <= self.dropout < 0.5:
             raise UserError(f"privacy.dropout={self.dropout} must be at least 0 and below 0.5")
 

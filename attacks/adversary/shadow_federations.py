@@ -100,15 +100,17 @@ def keep(trained: Sequence[Federation]) -> None:
 def _same_noise(plan: PrivacyPlan, num_clients: int) -> PrivacyPlan:
     """Return a plan for other numbers of clients with the same noise.
 
-    Without masks: the adversary knows the updates of its own speakers anyway.
+    Without masks and encryption: the adversary knows the updates of its own speakers anyway.
     """
     # The noise of shadow speakers protects nobody, so it can be reproducible.
     if plan.config.spec.guaranteed:
         plan = plan.with_noise(noise_multiplier=plan.noise_multiplier)
     config, rate = replace(plan.config, stop_at_epsilon=None, reproducible_noise=True), 0.0
     if config.aggregation is not None:
-        config, rate = replace(config, aggregation="plain"), min(1.0, 2 / num_clients)
-    rate = max(plan.sampling_rate, rate)  # a sum needs two clients
+        config = replace(config, aggregation="plain")
+    if config.spec.noise_at == "shares":
+        rate = min(1.0, 2 / num_clients)  # a sum needs two clients
+    rate = max(plan.sampling_rate, rate)
     return replace(plan, config=config, num_clients=num_clients, sampling_rate=rate)
 
 

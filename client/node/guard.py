@@ -33,9 +33,12 @@ class Guard:
         kind = message.metadata.message_type
         if kind == "train":
             self._check_training(message)
-        elif kind == "query.advertise":
-            session = from_session(message.content.config_records["session"])
-            self._policy.check_sum(session.min_clients)
+        elif kind in ("query.advertise", "query.key"):
+            self._check_sum(message)
+
+    def _check_sum(self, message: Message) -> None:
+        session = from_session(message.content.config_records["session"])
+        self._policy.check_sum(session.min_clients)
 
     def _check_training(self, message: Message) -> None:
         try:
@@ -55,5 +58,7 @@ class Guard:
         if any(len(set(named)) < len(named) for named in (request.clients, numbers, shards)):
             raise Refused("a client is named twice")
         self._policy.check(request, model, sizes)
+        if "key" in message.content.config_records:
+            self._check_sum(message)
         if request.clients:
             self._ledger.add(request, self._policy, request.training.steps(max(sizes)))

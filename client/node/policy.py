@@ -83,7 +83,7 @@ class NodePolicy:
     plain_shares : bool
         Whether an update with a share of the noise may be sent without masks.
     min_clients : int
-        Fewest clients of a secure sum.
+        Fewest clients of a secure or encrypted sum.
     max_updates : int or None
         Updates that a speaker's data may give, ever.
     stop_at_epsilon, delta : float or None, float
@@ -175,7 +175,7 @@ class NodePolicy:
             self.check_sum(mechanism.min_clients)
 
     def check_sum(self, min_clients: int) -> None:
-        """Reject a secure sum of too few clients; raise Refused."""
+        """Reject a secure or encrypted sum of too few clients; raise Refused."""
         if min_clients < self.min_clients:
             raise Refused(
                 f"a sum of {min_clients} clients is asked, at least {self.min_clients} are allowed"
@@ -195,7 +195,7 @@ class NodePolicy:
                 if self.min_noise > 0
                 else "It asks for no noise: the server may get updates in the clear."
             ),
-            f"A secure sum has at least {self.min_clients} clients.",
+            f"A secure or encrypted sum has at least {self.min_clients} clients.",
             (
                 "Without masks it sends an update with a share of the noise."
                 if self.plain_shares

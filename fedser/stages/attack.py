@@ -121,7 +121,12 @@ def _describe(
 
 
 def _check_recorded(config: StudyConfig, meta: TranscriptMeta) -> None:
-    """Reject layers that the attacked run did not record."""
+    """Reject layers of single updates that the attacked run did not record.
+
+    Models are recorded with all layers.
+    """
+    if config.adversary.vantage != "attributed":
+        return
     for layers in config.adversary.layers:
         parameters = choose_layers(layers, parameter_names(config), "adversary.layers")
         if not set(parameters) <= set(meta.layers):

@@ -76,6 +76,11 @@ def _check_layers(config: StudyConfig) -> None:
 def _check_attacks(config: StudyConfig) -> None:
     """Reject attacks that need what the adversary does not have, or cannot infer the attribute."""
     adversary, attacks = config.adversary, [build(settings) for settings in config.attack.values()]
+    if config.privacy.encrypted and adversary.vantage == "attributed":
+        raise UserError(
+            "adversary.vantage=attributed: under privacy.aggregation=ckks the server sees sums and "
+            "no single update; set adversary.vantage=aggregate"
+        )
     scoring = [attack.name for attack in attacks if not isinstance(attack, ScoreAttack)]
     for attack in attacks:
         if isinstance(attack, ScoreAttack):

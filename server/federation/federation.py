@@ -158,7 +158,7 @@ class Federation:
             algorithm=protocol.algorithm.name,
             num_clients=len(self.clients),
             num_rounds=protocol.plan.num_rounds,
-            layers=[] if numbers else layers,
+            layers=[] if numbers or protocol.plan.config.encrypted else layers,
             dtype="float32" if numbers else protocol.transcript.dtype,
             training=asdict(protocol.training),
             numbers=numbers,

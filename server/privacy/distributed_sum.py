@@ -26,6 +26,12 @@ COARSEST = 64
 """Fewest grid steps per coordinate if all coordinates of an update are equal."""
 
 
+def least_clients(cohort: int, dropout: float) -> int:
+    """Return the number of clients that must answer: at least two, so that there is a sum."""
+    # A rounding error below the least fraction of a client must not lower the number.
+    return max(2, math.ceil(cohort * (1 - dropout) - 1e-9))
+
+
 @dataclass(frozen=True)
 class DistributedSum:
     """A sum of a cohort's integers.
@@ -65,8 +71,7 @@ class DistributedSum:
         UserError
             If the noise or the sum does not fit into integers of 32 bits.
         """
-        # A rounding error below the least fraction of a client must not lower the number.
-        min_clients = max(2, math.ceil(cohort * (1 - dropout) - 1e-9))
+        min_clients = least_clients(cohort, dropout)
         share = stddev / math.sqrt(max(1, counted_clients(cohort, min_clients)))
         largest = cohort * clipping_norm + TAIL * share * math.sqrt(cohort)
         # Room for one rounding step of each client.

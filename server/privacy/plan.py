@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from fedser.client.encryption.ckks import MAX_CLIENTS, tenseal
 from fedser.client.privacy.base import Mechanism
 from fedser.client.privacy.local import LocalDP
 from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, calibrated_noise, running_epsilon
-from fedser.server.privacy.distributed_sum import DistributedSum
+from fedser.server.privacy.distributed_sum import DistributedSum, least_clients
 from fedser.server.privacy.matrix_factorization import (
     WHITE,
     Coefficients,
@@ -108,17 +109,35 @@ class PrivacyPlan:
         c = self.config
         assert c.clipping_norm is not None and c.dropout is not None  # checked
         return DistributedSum.of(
-            cohort_size(self.num_clients, self.sampling_rate),
+            self.cohort,
             c.dropout,
             c.clipping_norm,
             self.sum_stddev(c.clipping_norm),
             sum(self.shared.values()),
         )
 
+    @property
+    def cohort(self) -> int:
+        """Number of clients in a cohort of fixed size."""
+        return cohort_size(self.num_clients, self.sampling_rate)
+
+    @property
+    def min_clients(self) -> int:
+        """Fewest clients of a sum that may be opened, if ``privacy.dropout`` applies."""
+        assert self.config.dropout is not None  # checked
+        return least_clients(self.cohort, self.config.dropout)
+
     def check_cohort(self) -> None:
         """Reject cohorts that cannot be summed as planned; raise UserError."""
-        if self.config.aggregation is not None:
+        if self.config.spec.noise_at == "shares":
             self.distributed_sum.check_cohort(self.config.aggregation == "secure")
+        if self.config.encrypted:
+            tenseal()
+            if not 2 <= self.cohort <= MAX_CLIENTS:
+                raise UserError(
+                    f"privacy.aggregation=ckks sums the updates of 2 to {MAX_CLIENTS} clients, and "
+                    f"a cohort has {self.cohort}: change cohort_fraction"
+                )
 
     def with_cohort(self, clients: int) -> "PrivacyPlan":
         """Return the plan of sums of exactly these clients, without masks and with the same noise.

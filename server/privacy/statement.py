@@ -35,6 +35,15 @@ NO_MECHANISM = (
     "No privacy mechanism: updates, example counts and training losses leave the device in the "
     "clear. Nothing is guaranteed."
 )
+ENCRYPTED_SUMS = (
+    "the server, which sees the sums of all rounds and who took part, but no update of one client"
+)
+ENCRYPTED = (
+    "No privacy mechanism: nothing is guaranteed. Encryption hides each update from the server, "
+    "unless the server works with the node that holds the key of a round, or has it decrypt one "
+    "update as a sum: the node cannot tell them apart. It does not hide what the sums and the "
+    "models reveal; example counts and training losses leave the device in the clear."
+)
 CUSTOM = (
     "The mechanism is a custom one. Nothing is accounted for it: only the attacks below show how "
     "well it protects."
@@ -232,7 +241,7 @@ def privacy_statement(
         "unit": c.unit if guaranteed else None,
         "units": protected.units if guaranteed else None,
         "relation": c.relation if guaranteed else None,
-        "vantage": _vantage(plan) if guaranteed else VANTAGES["attributed"],
+        "vantage": _vantage(plan, guaranteed),
         "participation": _participation(plan) if guaranteed else None,
         "sampling": plan.sampling,
         "bands": plan.bands if c.spec.correlated else None,
@@ -252,7 +261,7 @@ def privacy_statement(
         "composition": _composition(spent) if guaranteed else None,
         "releases_max": spent.releases,
         "leaves_device": [
-            "update",
+            "encrypted update" if c.encrypted else "update",
             *plan.client_mechanism().metrics,
             *(NETWORK_LEAVES if protected.networked else ()),
         ],
@@ -271,8 +280,12 @@ def _noise(privacy: PrivacyConfig) -> str | None:
     return "system" if privacy.secret_noise else "seeded"
 
 
-def _vantage(plan: PrivacyPlan) -> str:
-    if plan.config.aggregation is None:
+def _vantage(plan: PrivacyPlan, guaranteed: bool) -> str:
+    if plan.config.encrypted:
+        return ENCRYPTED_SUMS
+    if not guaranteed:
+        return VANTAGES["attributed"]
+    if plan.config.spec.noise_at != "shares":
         return VANTAGES[plan.config.vantage]
     return SERVER_TOO if plan.config.aggregation == "secure" else NOT_PLAIN_SERVER
 
@@ -296,7 +309,8 @@ def _accountant(plan: PrivacyPlan, spent: SpentPrivacy) -> str:
 def _warnings(plan: PrivacyPlan, protected: ProtectedUnits) -> list[str]:
     c = plan.config
     if not c.states_epsilon:
-        return [NO_MECHANISM if c.custom is None else CUSTOM]
+        without = ENCRYPTED if c.encrypted else NO_MECHANISM
+        return [without if c.custom is None else CUSTOM]
     several = protected.shards > 1 and c.unit == "client"
     warnings = [
         (not c.secret_noise, REPRODUCIBLE_NOISE),

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedser.client.privacy.pruning import Support
 from fedser.common.arrays import Arrays
 from fedser.common.errors import UserError
 from fedser.common.files import make_private, sync, write_synced
@@ -45,6 +46,8 @@ class State:
         Number of files of the transcript, by kind.
     announced : int
         Lines of the journal that the ledger covers.
+    support : Support or None
+        As in `server.strategy.pruning.Pruning`.
     """
 
     arrays: Arrays
@@ -52,6 +55,7 @@ class State:
     cohorts: list[list[int]]
     chunks: dict[str, int]
     announced: int
+    support: Support | None = None
 
 
 class Checkpoint:
@@ -112,7 +116,8 @@ class Checkpoint:
         lists = {"rounds": self._rows, "cohorts": self._cohorts}
         texts = {name: f"[{','.join(rows)}]" for name, rows in lists.items()}
         # Other threads run while this writes.
-        content = save({**model, **best}, {"books": json.dumps(header), **texts})
+        support = {f"support.{name}": mask for name, mask in (state.support or {}).items()}
+        content = save({**model, **best, **support}, {"books": json.dumps(header), **texts})
         write_synced(self._state, content)
 
     def load(self, outcome: Outcome) -> State | None:
@@ -148,7 +153,9 @@ class Checkpoint:
                 outcome.best_arrays = {n: arrays.get(f"best.{n}", a) for n, a in model.items()}
             fields = ("clipping_norm", "chunks", "announced")
             saved = {name: header[name] for name in fields}
-            state = State(model, cohorts=json.loads(texts["cohorts"]), **saved)
+            masks = {n: arrays[f"support.{n}"] for n in model if f"support.{n}" in arrays}
+            cohorts = json.loads(texts["cohorts"])
+            state = State(model, cohorts=cohorts, support=masks or None, **saved)
         except (SafetensorError, OSError, AttributeError, LookupError, TypeError, ValueError) as e:
             raise UserError(f"{self._state}: damaged checkpoint; start the run anew") from e
         if state.announced > len(self.announced):

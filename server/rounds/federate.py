@@ -26,9 +26,11 @@ from fedser.server.federation.scores import FiniteScores
 from fedser.server.grids.local import DirectGrid, share_file, threads_of
 from fedser.server.rounds.bookkeeping import Recorder
 from fedser.server.rounds.checkpoint import STATE, Checkpoint, State
-from fedser.server.strategy.aggregate import aggregation
+from fedser.server.strategy.aggregate import Aggregation, EncryptedMean, aggregation
 from fedser.server.strategy.averaging import TappedAveraging
+from fedser.server.strategy.encrypted_aggregation import EncryptedAggregation
 from fedser.server.strategy.limits import UpdateLimit
+from fedser.server.strategy.pruning import Pruning
 from fedser.server.strategy.secure_aggregation import SecureAggregation
 from fedser.server.transcript.writer import TranscriptWriter
 
@@ -60,9 +62,10 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             "in one run of fedser, or set transcript.store=updates"
         )
     own_nodes = isinstance(grid, DirectGrid) or isinstance(federation.clients, RemoteClients)
-    if protocol.plan.config.aggregation == "secure" and not own_nodes:
+    asked = protocol.plan.config.aggregation
+    if asked in ("secure", "ckks") and not own_nodes:
         raise UserError(
-            "privacy.aggregation=secure: Flower's own simulation does not keep the secrets of a "
+            f"privacy.aggregation={asked}: Flower's own simulation does not keep the secrets of a "
             "node between two messages; use fedser with runtime=local, ray or network"
         )
     dataset = _share_training_data(grid, federation, workspace)
@@ -126,22 +129,35 @@ class _Rounds:
         folder = federation.checkpoint
         digest = federation.digest if folder else ""
         self._checkpoint = Checkpoint(folder, digest) if folder else None
-        source = partial(_sum_noise, federation, self._attempts)
+        self._pruning = Pruning(self._plan.config.kept or 1.0, self._plan.config.refresh or 1)
+        self._limit = UpdateLimit(
+            self._protocol.algorithm.name,
+            self._protocol.training,
+            self._plan.client_mechanism(),
+            federation.clients.sizes().tolist(),
+        )
         self._secure = self._secure_aggregation()
-        unmask = self._secure.unmask if self._secure else None
-        self._aggregate = aggregation(self._plan, source, self._turn, folder, digest, unmask)
+        self._aggregate = self._aggregation(folder, digest)
         self._gives_finite_scores = FiniteScores(self._protocol.model, federation.dimension)
 
-    def _secure_aggregation(self) -> SecureAggregation | None:
-        if self._plan.config.aggregation != "secure":
+    def _secure_aggregation(self) -> SecureAggregation | EncryptedAggregation | None:
+        config = self._plan.config
+        if config.aggregation not in ("secure", "ckks"):
             return None
-        name, sums = self._federation.name, self._plan.distributed_sum
+        name, cohort, least = self._federation.name, self._plan.cohort, self._plan.min_clients
 
         def session(server_round: int) -> Session:
-            attempt = self._attempts[server_round]
-            return Session(name, server_round, attempt, sums.cohort, sums.min_clients)
+            return Session(name, server_round, self._attempts[server_round], cohort, least)
 
-        return SecureAggregation(session, self._federation.round_timeout)
+        kind = EncryptedAggregation if config.encrypted else SecureAggregation
+        return kind(session, self._federation.round_timeout)
+
+    def _aggregation(self, folder: Path | None, digest: str) -> Aggregation:
+        if isinstance(self._secure, EncryptedAggregation):
+            return EncryptedMean(self._secure.open, self._pruning, self._limit)
+        source = partial(_sum_noise, self._federation, self._attempts)
+        unmask = self._secure.unmask if self._secure else None
+        return aggregation(self._plan, source, self._turn, folder, digest, unmask)
 
     def resume(self) -> Mapping[str, int]:
         """Go on from the checkpoint if there is one.
@@ -180,6 +196,7 @@ class _Rounds:
         self._recorder.resume(cohorts)
         self._check_noise(saved=state.announced, begun=len(cohorts))
         self._model, self._aggregate.clipping_norm = state.arrays, state.clipping_norm
+        self._pruning.support = state.support
 
     def _check_noise(self, saved: int, begun: int) -> None:
         """Reject a state of correlated noise that is older than the checkpoint, or newer.
@@ -216,22 +233,20 @@ class _Rounds:
 
     def _strategy(self, writer: TranscriptWriter) -> TappedAveraging:
         federation, clients = self._federation, self._federation.clients
-        algorithm, sizes = self._protocol.algorithm, clients.sizes().tolist()
-        mechanism = self._plan.client_mechanism()
-        limit = UpdateLimit(algorithm.name, self._protocol.training, mechanism, sizes)
         return TappedAveraging(
             cohort=self._draw_cohort,
             request=self._train_request,
             aggregate=self._aggregate,
-            server_step=algorithm.server_step,
-            client_sizes=sizes,
+            server_step=self._protocol.algorithm.server_step,
+            client_sizes=self._limit.client_sizes,
             tap=writer.record,
             rounds_done=self._rounds_done,
             min_clients=federation.min_clients,
             patience=federation.patience,
             remote=clients if isinstance(clients, RemoteClients) else None,
-            limit=None if self._secure else limit,  # nobody sees the norm of an update under masks
+            limit=None if self._secure else self._limit,  # nobody sees the norm of a hidden update
             secure=self._secure,
+            pruning=self._pruning,
         )
 
     def _draw_cohort(self, server_round: int) -> list[int]:
@@ -306,6 +321,7 @@ class _Rounds:
             cohorts=[*self._recorder.accountant.cohorts],
             chunks={},
             announced=len(checkpoint.announced),
+            support=self._pruning.support,
         )
 
 

@@ -10,15 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtri
 
+from fedser.client.encryption.ckks import STEP
 from fedser.client.privacy.base import FALSE_ALARM, Mechanism
 from fedser.client.privacy.distributed import Integers, decoded
 from fedser.client.privacy.noise import below
+from fedser.client.privacy.pruning import by_parameter, scatter
 from fedser.client.privacy.rounded_gaussian import add_truncated, gaussian_integers, grid_step
 from fedser.client.secure_aggregation.session import Refused
-from fedser.common.arrays import Arrays, Floats64
+from fedser.common.arrays import Arrays, Floats64, l2_norm
 from fedser.common.jit import as_rows, compiled, sum_of_squares
 from fedser.common.seeds import NoiseSource
 from fedser.server.privacy.plan import PrivacyPlan
+from fedser.server.strategy.limits import ABSURD, UpdateLimit
+from fedser.server.strategy.pruning import Pruning
 from fedser.server.strategy.sum_noise import SumNoise
 from fedser.server.transcript.transcript import RecordedUpdates
 
@@ -257,12 +261,57 @@ class DistributedMean:
     def _check(self, values: npt.NDArray[np.float32], clients: int, stddev: float) -> None:
         """Reject a sum that clipped updates and noise cannot give: a client sent something else."""
         largest = clients * self._clip + stddev * math.sqrt(chdtri(len(values), FALSE_ALARM))
-        norm = float(np.linalg.norm(values.astype(np.float64)))
-        if norm > largest:
-            raise Refused(
-                f"the sum has a norm of {norm:.3g}, and clipped updates allow {largest:.3g}: a "
-                "client does not follow the protocol"
-            )
+        check_plausible(values, largest)
+
+
+class EncryptedMean:
+    """The mean of encrypted updates, weighted by the number of utterances.
+
+    Parameters
+    ----------
+    open_sum : callable
+        Returns the sum of what some clients have sent, with its number of values; raises Refused if
+        it cannot be opened.
+    pruning : Pruning
+        Names the coordinates that were sent.
+    limit : UpdateLimit
+        Limits the mean: nobody sees the norm of a single update.
+    """
+
+    def __init__(
+        self,
+        open_sum: Callable[[Sequence[int], int], Floats64],
+        pruning: Pruning,
+        limit: UpdateLimit,
+    ) -> None:
+        self._open, self._pruning, self._limit = open_sum, pruning, limit
+        self.clipping_norm = math.nan
+        self.turns_drawn = 0
+
+    def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
+        """Return the weighted mean.
+
+        Raises
+        ------
+        Refused
+            If the sum cannot be opened, or if honest updates cannot give it.
+        """
+        clients = [int(c) for part in received for c in part.releases.client]
+        sizes = np.concatenate([[0], *(part.releases.num_examples for part in received)])[1:]
+        like = {n: array.reshape(1, -1) for n, array in self._pruning.like(model).items()}
+        total = self._open(clients, sum(array.size for array in like.values()))
+        mean = total / sizes.sum()
+        largest = sizes @ self._limit.largest(clients, model) / sizes.sum()
+        largest += len(clients) * STEP / sizes.sum() * math.sqrt(len(mean))  # clients round values
+        check_plausible(mean, min(largest, ABSURD * max(1.0, l2_norm(model))))
+        sent = by_parameter(mean.astype(np.float32)[None], like)
+        full = scatter(sent, self._pruning.sent, model)
+        return Aggregate(
+            mean={name: array[0] for name, array in full.items()},
+            norms=all_norms(received),
+            noise_stddev=0.0,
+            clip_fraction=math.nan,
+        )
 
 
 def aggregation(
@@ -279,6 +328,16 @@ def aggregation(
     if plan.central:
         return NoisedMean(plan, noise, turn, folder, federation)
     return WeightedMean(plan.client_mechanism())
+
+
+def check_plausible(values: npt.NDArray[np.floating], largest: float) -> None:
+    """Reject what was opened if its norm is above the largest of honest clients; raise Refused."""
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    if norm > largest:
+        raise Refused(
+            f"the sum has a norm of {norm:.3g}, and honest updates allow {largest:.3g}: a client "
+            "does not follow the protocol"
+        )
 
 
 def all_norms(received: Sequence[Received]) -> Floats64:

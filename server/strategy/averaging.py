@@ -21,6 +21,7 @@ from rich.console import Console
 from fedser.client.corpora.base import EMOTIONS
 from fedser.client.messages import from_record, to_record
 from fedser.client.privacy.distributed import DistributedDP, Integers, decoded
+from fedser.client.privacy.pruning import packed, scatter
 from fedser.client.secure_aggregation.session import REFUSAL, Refused
 from fedser.client.training.request import TrainRequest
 from fedser.common.arrays import Arrays, Floats
@@ -32,8 +33,10 @@ from fedser.server.federation.remote_clients import RemoteClients
 from fedser.server.federation.scores import ModelScores, scores_of
 from fedser.server.grids.local import threads_of
 from fedser.server.strategy.aggregate import Aggregate, Received, rechunk, update_norms
+from fedser.server.strategy.encrypted_aggregation import EncryptedAggregation
 from fedser.server.strategy.limits import UpdateLimit
 from fedser.server.strategy.nodes import chunk_size, share_cohort, wait_for_nodes
+from fedser.server.strategy.pruning import Pruning
 from fedser.server.strategy.replies import (
     TABLES,
     CheckedReply,
@@ -41,6 +44,7 @@ from fedser.server.strategy.replies import (
     Share,
     error_text,
     match,
+    read_encrypted_reply,
     read_evaluation,
     read_reply,
 )
@@ -90,6 +94,10 @@ class TappedAveraging(Strategy):
         Clients of nodes that hold their own data; by default any node can train any client.
     limit : UpdateLimit, optional
         Limit above which updates are rejected; their clients are named.
+    secure : SecureAggregation or EncryptedAggregation, optional
+        Sums the updates of clients that nobody sees.
+    pruning : Pruning, optional
+        Chooses the coordinates that are sent; by default all.
 
     Attributes
     ----------
@@ -115,12 +123,14 @@ class TappedAveraging(Strategy):
         patience: float = 120.0,
         remote: RemoteClients | None = None,
         limit: UpdateLimit | None = None,
-        secure: SecureAggregation | None = None,
+        secure: SecureAggregation | EncryptedAggregation | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
         self._draw_cohort, self._request, self._rounds_done = cohort, request, rounds_done
         self._aggregate, self._server_step = aggregate, server_step
         self._client_sizes, self._tap, self._remote, self._limit = client_sizes, tap, remote, limit
-        self._secure = secure
+        self._secure, self._pruning = secure, pruning or Pruning(kept=1.0, refresh=1)
+        self._encrypted = secure if isinstance(secure, EncryptedAggregation) else None
         self._min_clients, self._patience, self._useless_rounds = min_clients, patience, 0
         self._rejections: Counter[str] = Counter()
         self.scores: Future[ModelScores] | None = None
@@ -146,6 +156,7 @@ class TappedAveraging(Strategy):
         mechanism = self._mechanism = self._request(server_round, ()).mechanism
         self._distributed = mechanism if isinstance(mechanism, DistributedDP) else None
         self._threads = threads_of(grid)
+        self._pruning.begin(server_round)
         assigned: Assigned = self._assign_clients(nodes)
         if self._secure:
             assigned = self._members(self._secure, server_round, grid, assigned)
@@ -186,6 +197,7 @@ class TappedAveraging(Strategy):
         received, losses = self._accepted(server_round, answered)
         self._tap(server_round, self._model, [part.releases for part in received])
         aggregate = self._aggregated(server_round, received)
+        self._pruning.end(aggregate.mean)
         self._suspend_if_useless(server_round, len(aggregate.norms), answered)
         for reply, _ in answered:  # Flower keeps the replies until the next round's have come
             if reply.has_content():
@@ -214,7 +226,11 @@ class TappedAveraging(Strategy):
         """Print nothing: the run prints its own configuration."""
 
     def _members(
-        self, secure: SecureAggregation, server_round: int, grid: Grid, assigned: Assigned
+        self,
+        secure: SecureAggregation | EncryptedAggregation,
+        server_round: int,
+        grid: Grid,
+        assigned: Assigned,
     ) -> Assigned:
         """Return the clients that take part in the secure sum; none if there are too few."""
         try:
@@ -261,6 +277,8 @@ class TappedAveraging(Strategy):
             content["public"] = to_record(public.projection)
         if self._secure and share:
             content.update(self._secure.records(share))
+        if self._pruning.sent is not None and share:
+            content["support"] = to_record(packed(self._pruning.sent))
         return Message(content, node, "train", group_id=str(server_round))
 
     def _released(self, answered: Sequence[tuple[Message, Share]]) -> list[int]:
@@ -279,11 +297,12 @@ class TappedAveraging(Strategy):
         self, server_round: int, answered: Sequence[tuple[Message, Share]]
     ) -> tuple[list[Received], list[float]]:
         """Return the updates of a round that can be used, in chunks, and their losses."""
+        split = self._split if self._encrypted is None else self._split_encrypted
         accepted = [
             part
             for reply, share in answered
             if (checked := self._read(reply, share))
-            for part in self._split(server_round, share, checked)
+            for part in split(server_round, share, checked)
         ]
         accepted = self._reject_large(server_round, accepted)
         received = [part for part, _ in accepted]
@@ -299,17 +318,30 @@ class TappedAveraging(Strategy):
             reason = "refused" if REFUSAL in (reply.error.reason or "") else "failed"
             self._rejections[reason] += len(share)
             return None
-        metrics = self._mechanism.metrics
         try:
-            dtype = "float32" if self._distributed is None else "uint32"
-            checked = read_reply(
-                reply.content, share, self._model, metrics, self._client_sizes, dtype
-            )
+            checked = self._checked(reply.content, share)
         except Rejected as error:
             self._rejections[str(error)] += len(share)
             return None
         self._rejections.update(checked.rejected.values())
         return checked
+
+    def _checked(self, content: RecordDict, share: Share) -> CheckedReply:
+        """Check the content of a reply, and add the updates of an encrypted one to the sum."""
+        metrics, like = self._mechanism.metrics, self._pruning.like(self._model)
+        if self._encrypted is None:
+            dtype = "float32" if self._distributed is None else "uint32"
+            checked = read_reply(content, share, like, metrics, self._client_sizes, dtype)
+            updates = scatter(checked.arrays, self._pruning.sent, self._model)
+            return replace(checked, arrays=updates)
+        checked, parts = read_encrypted_reply(content, share, metrics, self._client_sizes)
+        size, rejected = sum(array.size for array in like.values()), dict(checked.rejected)
+        for row in sorted(set(range(len(share))) - set(rejected)):
+            try:
+                self._encrypted.add(parts[row], size)
+            except ValueError:
+                rejected[row] = "ciphertext"
+        return replace(checked, rejected=rejected)
 
     def _split(self, server_round: int, share: Share, checked: CheckedReply) -> list[Accepted]:
         """Cut a reply into chunks, and leave out updates that are rejected or not finite."""
@@ -340,6 +372,16 @@ class TappedAveraging(Strategy):
             kept = {name: array[good] for name, array in encoded.items()}
             accepted.append((Received(releases, norms[good], kept), losses))
         return accepted
+
+    def _split_encrypted(
+        self, server_round: int, share: Share, checked: CheckedReply
+    ) -> list[Accepted]:
+        """Return who sent an update that is in the sum; nobody sees the update or its norm."""
+        rows = [row for row in range(len(share)) if row not in checked.rejected]
+        client, rounds = np.array(share, np.int64)[rows], np.full(len(rows), server_round)
+        releases = RecordedUpdates(rounds, client, checked.num_examples[rows], {})
+        losses = [checked.losses[row] for row in rows if checked.losses]
+        return [(Received(releases, np.full(len(rows), math.nan)), losses)]
 
     def _reject_large(self, server_round: int, accepted: list[Accepted]) -> list[Accepted]:
         """Leave out updates that are larger than an honest one can be, and name their clients."""

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -33,8 +33,9 @@ REASONS = {
     "num_examples": "a number of utterances is below 1 or above what the client holds",
     "loss": "a loss is not a finite number of at least 0",
     "not_finite": "an update holds NaN or infinity",
+    "ciphertext": "an encrypted update cannot be read, or has other parameters or a wrong length",
     "size": "an update is larger than training or the cohort allows; its client was named",
-    "vanished": "its node took no further part in secure aggregation before it sent the update",
+    "vanished": "its node, or the node with the key, took no part in the sum before the update",
     "unopened": "the sum that holds it could not be opened",
     "evaluation": "a node sent no confusion tables, or tables of other utterances than its own",
     "duplicate": "a second reply to a message",
@@ -136,28 +137,68 @@ def read_reply(
     Rejected
         If no part of the reply can be used.
     """
-    arrays, sent_metrics = content.get("arrays"), content.get("metrics")
+    arrays = content.get("arrays")
     if (
         not isinstance(arrays, ArrayRecord)
-        or not isinstance(sent_metrics, MetricRecord)
         or len(content.array_records) > 1
         or set(arrays) != set(model)
     ):
+        raise Rejected("records")
+    checked = _read_metrics(content, clients, metrics, client_sizes)
+    updates = {
+        n: _read_array(arrays[n], (len(clients), *like.shape), dtype) for n, like in model.items()
+    }
+    return replace(checked, arrays=updates)
+
+
+def read_encrypted_reply(
+    content: RecordDict,
+    clients: Sequence[int],
+    metrics: Sequence[str],
+    client_sizes: Sequence[int],
+) -> tuple[CheckedReply, list[list[bytes]]]:
+    """Check a reply with ciphertexts; return it without arrays, and the ciphertexts of each row.
+
+    The ciphertexts are not interpreted. Parameters and errors as of `read_reply`.
+    """
+    try:
+        rows = messages.from_table(messages.CIPHERTEXTS, content.config_records.get("ciphertexts"))
+    except ValueError:
+        raise Rejected("records") from None
+    checked = _read_metrics(content, clients, metrics, client_sizes)
+    parts: dict[int, list[bytes]] = {client: [] for client in clients}
+    for client, part in rows:
+        if client not in parts:
+            raise Rejected("clients")
+        parts[client].append(part)
+    return checked, [parts[client] for client in clients]
+
+
+def read_sum(content: RecordDict, size: int) -> Ints:
+    """Return the integers (size,) of a decrypted sum; raise Rejected if there are none."""
+    arrays = content.get("arrays")
+    if not isinstance(arrays, ArrayRecord) or set(arrays) != {"sum"}:
+        raise Rejected("records")
+    return _read_array(arrays["sum"], (size,), "uint32").view(np.int32).astype(np.int64)
+
+
+def _read_metrics(
+    content: RecordDict,
+    clients: Sequence[int],
+    metrics: Sequence[str],
+    client_sizes: Sequence[int],
+) -> CheckedReply:
+    """Check the metrics of a reply; return it without arrays."""
+    sent_metrics = content.get("metrics")
+    if not isinstance(sent_metrics, MetricRecord):
         raise Rejected("records")
     if sent_metrics.get("clients") != list(clients):
         raise Rejected("clients")
     columns = {name: _column(sent_metrics, name, len(clients)) for name in metrics}
     losses, sizes = columns.get("loss", []), columns.get("num_examples", [1] * len(clients))
     rejected = _rejected_rows(losses, sizes, [client_sizes[client] for client in clients])
-    return CheckedReply(
-        {
-            n: _read_array(arrays[n], (len(clients), *like.shape), dtype)
-            for n, like in model.items()
-        },
-        np.array([0 if row in rejected else size for row, size in enumerate(sizes)], np.int64),
-        losses,
-        rejected,
-    )
+    counted = [0 if row in rejected else size for row, size in enumerate(sizes)]
+    return CheckedReply({}, np.array(counted, np.int64), losses, rejected)
 
 
 def _rejected_rows(

@@ -1,5 +1,6 @@
 """Real nodes over TLS on the loopback interface, as docker/compose.yaml runs them."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from flwr.superlink.grid import HttpGrid
 from safetensors.numpy import load_file
 from scipy.stats import kstest
 
+from fedser.client.encryption.ckks import SLOTS, STEP
 from fedser.client.node.policy import NodeLedger
 from fedser.client.privacy.gaussian import gaussian_mu
 from fedser.common.processes import free_port
@@ -29,6 +31,7 @@ from tests.network.corpus import divide_speakers
 SPEAKERS, NODES, ROUNDS = 6, 2, 4
 TRAINED = 4
 """Training speakers of a federation; the others are its test speakers."""
+ENCRYPTED_ROUNDS = 2 if importlib.util.find_spec("tenseal") else 0
 NAMES = [f"node-{number}" for number in range(1, NODES + 1)]
 STUDY = [
     f"rounds={ROUNDS}",
@@ -67,6 +70,7 @@ class Studied:
     plain: Seen
     noised: Seen
     summed: Seen
+    encrypted: Seen
     logs: dict[str, str]
     refused: subprocess.CompletedProcess
 
@@ -106,7 +110,15 @@ def studied(tmp_path_factory, speakers) -> Studied:
     impostor = dict(described["node-1"], secrets=["ca.crt", {"source": "other", "target": "key"}])
     secrets["other"] = str(folder / "other" / "keys" / "1")
     nodes = {name: s for name, s in described.items() if name in NAMES}
-    plain, noised, summed = Seen(), Seen(), Seen()
+    plain, noised, summed, encrypted = Seen(), Seen(), Seen(), Seen()
+    studies = [
+        ("network", plain, []),
+        ("noised", noised, ["rounds=1", "privacy=local", "privacy.epsilon=8"]),
+        ("summed", summed, ["rounds=1", "privacy=distributed", "privacy.epsilon=8"]),
+    ]
+    if ENCRYPTED_ROUNDS:
+        changed = ["privacy.aggregation=ckks", "privacy.kept=0.1"]
+        studies.append(("encrypted", encrypted, [f"rounds={ENCRYPTED_ROUNDS}", *changed]))
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         (folder / "run" / "superlink").mkdir(parents=True)
         superlink = up(described["superlink"], secrets, port, folder / "run" / "superlink")
@@ -119,11 +131,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
                 shutil.copytree(folder / "cache" / "features", place / "cache" / "features")
             place.mkdir(parents=True, exist_ok=True)
             stack.enter_context(up(service, secrets, door, place))
-        for name, seen, changed in (
-            ("network", plain, []),
-            ("noised", noised, ["rounds=1", "privacy=local", "privacy.epsilon=8"]),
-            ("summed", summed, ["rounds=1", "privacy=distributed", "privacy.epsilon=8"]),
-        ):
+        for name, seen, changed in studies:
             (folder / name).mkdir()
             with patch.context() as watching:
                 seen.watch(watching)
@@ -139,7 +147,7 @@ def studied(tmp_path_factory, speakers) -> Studied:
             timeout=300,
         )
         logs = {n: (folder / "run" / n / "log").read_text() for n in (*nodes, "impostor")}
-    return Studied(folder, plain, noised, summed, logs, refused)
+    return Studied(folder, plain, noised, summed, encrypted, logs, refused)
 
 
 def test_a_networked_study_is_the_simulated_one(studied):
@@ -246,9 +254,35 @@ def test_nodes_sum_under_masks_and_count_what_they_spent(studied):
         spent |= NodeLedger.load(studied.folder / "run" / f"ledger-{name[-1]}" / "10001.json").spent
     assert len(spent) == SPEAKERS - 2
     noised = [row.mu_squared for row in spent.values()]
-    assert all(row.unprotected == ROUNDS and row.updates == ROUNDS + 2 for row in spent.values())
+    unprotected = ROUNDS + ENCRYPTED_ROUNDS
+    assert all(row.unprotected == unprotected for row in spent.values())
+    assert all(row.updates == unprotected + 2 for row in spent.values())
     local = 2 * gaussian_mu(8, 1e-5) ** 2 / 4  # replace-one has twice the sensitivity of zero-out
     assert noised == pytest.approx([local / 2 + gaussian_mu(8, 1e-5) ** 2] * TRAINED, rel=1e-3)
+
+
+@pytest.mark.skipif(not ENCRYPTED_ROUNDS, reason="needs tenseal: pip install 'fedser[encrypted]'")
+def test_nodes_take_turns_to_open_encrypted_sums(studied):
+    replies = [(n, r) for n, r in studied.encrypted.replies if "roster" not in r]
+    holders = [node for node, records in replies if "key" in records]
+    opened = [(node, r["arrays"]["sum"].numpy()) for node, r in replies if "arrays" in r]
+    assert len(set(holders)) == NODES and [node for node, _ in opened] == holders
+    coordinates = sum(
+        array.size for array in load_file(studied.folder / "network/model.safetensors").values()
+    )
+    assert [len(total) for _, total in opened] == [coordinates, round(0.1 * coordinates)]
+    uploads = [r["ciphertexts"] for _, r in replies if "ciphertexts" in r]
+    sent = [len(upload["content"]) / len(set(upload["client"])) for upload in uploads]
+    assert sorted(set(sent)) == [-(-len(total) // SLOTS) for _, total in reversed(opened)]
+    rounds = pd.read_parquet(studied.folder / "encrypted" / "rounds.parquet")
+    assert list(rounds["clients"]) == [TRAINED] * ENCRYPTED_ROUNDS
+    # round 1 is full: its model is that of the same round in the clear, but for rounding
+    first = [
+        dict(Transcript(studied.folder / f / "transcript" / "private-fold0").global_models())[2]
+        for f in ("encrypted", "network")
+    ]
+    for name, array in first[1].items():
+        np.testing.assert_allclose(first[0][name], array, rtol=0, atol=STEP)
 
 
 def test_a_node_without_a_registered_key_is_rejected(studied):

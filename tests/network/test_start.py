@@ -221,7 +221,7 @@ def test_a_node_explains_its_policy_or_what_is_wrong_with_it(tmp_path):
     good = explained("mechanisms: [distributed, local]\nmin_clients: 20")
     assert good.returncode == 0 and not good.stderr
     assert "It protects updates by distributed or local." in good.stdout
-    assert "A secure sum has at least 20 clients." in good.stdout
+    assert "A secure or encrypted sum has at least 20 clients." in good.stdout
     bad = explained("min_client: 20")
     assert bad.returncode == 2 and not bad.stdout
     (line,) = bad.stderr.splitlines()

@@ -237,6 +237,22 @@ def test_a_secure_sum_of_too_few_gets_no_keys():
     guard().check(Message(content, 1, "query.advertise"))
 
 
+def test_an_encrypted_sum_of_too_few_gets_no_key():
+    content = RecordDict({"session": to_session(Session("f", 1, 0, 20, 9))})
+    few, policy = "a sum of 9 clients is asked, at least 10", NodePolicy(min_clients=10)
+    with pytest.raises(Refused, match=few):
+        guard(policy).check(Message(content, 1, "query.key"))
+    guard().check(Message(content, 1, "query.key"))
+    asked = message(REQUEST)
+    guard(policy).check(asked)  # in the clear: that is for mechanisms=[...] to refuse
+    asked.content.update({"key": ConfigRecord(), **content})
+    ledger = NodeLedger(None)
+    with pytest.raises(Refused, match=few):
+        guard(policy, ledger).check(asked)
+    assert not ledger.spent
+    guard().check(asked)
+
+
 def test_a_device_stops_by_its_own_ledger(tmp_path):
     policy, file = NodePolicy(stop_at_epsilon=3.0), tmp_path / "ledger"
     rounds = 0
@@ -322,6 +338,6 @@ def test_a_policy_is_explained_in_words():
     strict = replace(STRICT, stop_at_epsilon=8.0, max_updates=100).explain()
     assert "It protects updates by local or distributed." in strict
     assert "The noise on an update has at least 1.5 sensitivities." in strict
-    assert "A secure sum has at least 10 clients." in strict
+    assert "A secure or encrypted sum has at least 10 clients." in strict
     assert "at most 100 updates, ever" in strict and "more than ε = 8 at δ = 1e-05" in strict
     assert "guarantees no privacy" not in strict

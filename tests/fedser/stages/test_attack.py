@@ -56,6 +56,9 @@ def test_classes_are_the_shadow_speakers():
         ["adversary.layers=[last]", "transcript.layers=last"],
         ["adversary.vantage=final", "adversary.initial_weights=false"],
         ["adversary.leaked_updates=[1,all,7]"],
+        ["privacy.aggregation=ckks", "adversary.vantage=aggregate"],
+        ["privacy.aggregation=ckks", "adversary.vantage=final"],
+        ["privacy.kept=0.1"],
     ],
 )
 def test_settings_that_can_run_are_allowed(overrides):
@@ -81,6 +84,7 @@ def test_settings_that_can_run_are_allowed(overrides):
         ),
         (["attack=fusion"], r"attack\.fusion\.of=.* must name other attacks .*: there is none"),
         (["attack=[snapshot]", "adversary.vantage=final"], "attack=snapshot needs every round's"),
+        (["privacy.aggregation=ckks"], "no single update; set adversary.vantage=aggregate"),
     ],
 )
 def test_settings_that_cannot_run_are_rejected_by_their_key(overrides, message):

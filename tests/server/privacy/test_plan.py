@@ -1,5 +1,6 @@
 import math
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,17 @@ from fedser.common.errors import UserError
 from fedser.conf.privacy_keys import PrivacyConfig
 from fedser.server.privacy.composition import Releases, composed_epsilon
 from fedser.server.privacy.plan import PrivacyPlan
-from tests.examples import ADAPTIVE, CENTRAL, DP_SGD, LAYERED, LOCAL, SHARED, UDP, NoNoise
+from tests.examples import (
+    ADAPTIVE,
+    CENTRAL,
+    DISTRIBUTED,
+    DP_SGD,
+    LAYERED,
+    LOCAL,
+    SHARED,
+    UDP,
+    NoNoise,
+)
 
 NONE = PrivacyConfig()
 NAN, INF = float("nan"), float("inf")
@@ -106,6 +117,21 @@ def test_the_examples_are_in_order(config):
         (UDP, {"layers": "first"}, "privacy.layers=first: privacy=udp shares every layer"),
         (NONE, {"layers": "last"}, "privacy.layers=last: privacy=none shares every layer"),
         (DP_SGD, {"layers": "first"}, "privacy.layers=first: privacy=dp_sgd shares every layer"),
+        # sums, and what is sent of an update
+        *(
+            (config, {"aggregation": "ckks"}, f"together with privacy={config.mechanism}: set priv")
+            for config in (UDP, LOCAL, CENTRAL, DISTRIBUTED, DP_SGD)
+        ),
+        (LOCAL, {"aggregation": "plain"}, "privacy=local: leave privacy.aggregation out"),
+        (DISTRIBUTED, {"aggregation": "ckks"}, "set privacy.aggregation=secure"),
+        (NONE, {"aggregation": "secure"}, "privacy=none: set privacy=distributed"),
+        (NONE, {"aggregation": "bfv"}, "privacy.aggregation=bfv is not one of secure, plain, ckks"),
+        (NONE, {"aggregation": "ckks"}, "privacy.dropout is missing, privacy.aggregation=ckks"),
+        (NONE, {"aggregation": "ckks", "dropout": 0.5}, "privacy.dropout=0.5 must be at least 0"),
+        (NONE, {"kept": 0.5}, "privacy.refresh is missing, privacy.kept needs it"),
+        (NONE, {"kept": 0.0, "refresh": 2}, "privacy.kept=0.0 must be above 0 and at most 1"),
+        (NONE, {"kept": 1.5, "refresh": 2}, "privacy.kept=1.5 must be above 0 and at most 1"),
+        (NONE, {"kept": 0.5, "refresh": 0}, "privacy.refresh=0 must be at least 1"),
         # one of two
         *(
             (config, change, f"privacy={config.mechanism} takes either privacy.epsilon or privacy.")
@@ -160,6 +186,26 @@ def test_keys_that_a_mechanism_does_not_apply_are_refused(config, key):
             asked.epsilon = config.epsilon
         with pytest.raises(UserError, match=re.escape(expected)):
             asked.check()
+
+
+@pytest.mark.parametrize(("clients", "rejected"), [(1, True), (2, False), (1001, True)])
+def test_an_encrypted_sum_has_a_cohort_that_fits(clients, rejected):
+    pytest.importorskip("tenseal", reason="needs tenseal: pip install 'fedser[encrypted]'")
+    asked = PrivacyPlan(PrivacyConfig(aggregation="ckks", dropout=0.1), 1.0, 4, clients)
+    if rejected:
+        with pytest.raises(UserError, match=rf"2 to 1000 clients, and a cohort has {clients}: "):
+            asked.check_cohort()
+    else:
+        asked.check_cohort()
+        assert asked.min_clients == 2
+
+
+def test_encryption_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tenseal", None)
+    monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
+    asked = PrivacyPlan(PrivacyConfig(aggregation="ckks", dropout=0.1), 1.0, 4, 8)
+    with pytest.raises(UserError, match=r"pip install 'fedser\[encrypted\]'"):
+        asked.check_cohort()
 
 
 def test_an_epsilon_that_no_noise_reaches_is_rejected():

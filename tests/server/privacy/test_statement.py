@@ -10,6 +10,7 @@ from fedser.server.privacy.plan import PrivacyPlan
 from fedser.server.privacy.statement import (
     BEST,
     CLIPPED_GRADIENTS,
+    ENCRYPTED,
     EVALUATION,
     FIXED_SPLITS,
     FLOATING_POINT,
@@ -258,6 +259,15 @@ def test_statistics_that_tie_units_together_are_said(config, shards, normalisati
     assert all(
         f"guarantee (unit: {tied}) takes these statistics as fixed" in warning for warning in said
     )
+
+
+def test_encryption_guarantees_nothing_and_says_what_it_hides():
+    nothing = SpentPrivacy(None, None, None, None, 20, None, ())
+    said = say(PrivacyConfig(aggregation="ckks", dropout=0.1), nothing)
+    assert said["epsilon"] is None and said["mechanism"] == "none"
+    assert said["vantage"].startswith("the server, which sees the sums of all rounds and who took")
+    assert said["warnings"] == [ENCRYPTED]
+    assert said["leaves_device"] == ["encrypted update", "num_examples", "loss"]
 
 
 def test_without_a_mechanism_nothing_is_claimed():
