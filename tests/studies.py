@@ -247,7 +247,7 @@ def cache(tmp_path_factory):
     return cache
 
 
-def run_main(folder: Path, *arguments: str) -> str:
+def run_main(folder: Path, *arguments: str, draw: bool = True) -> str:
     """Run `fedser` in a folder without an error, for fixtures of a module; return its output."""
     printed = io.StringIO()
     with (
@@ -257,6 +257,8 @@ def run_main(folder: Path, *arguments: str) -> str:
     ):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["fedser", *arguments])
+        if not draw:
+            leave_undrawn(patch)
         main()
     return printed.getvalue()
 

@@ -111,8 +111,11 @@ def composed(parts: Iterable[Exposures]) -> dict[str, Releases]:
     total: dict[str, Releases] = {}
     for part in parts:
         for unit, releases in part.items():
-            before = total.get(unit, replace(releases, count=0))
-            if replace(before, count=0) != replace(releases, count=0):
+            before = total.get(unit)
+            if before is None:
+                total[unit] = releases
+                continue
+            if (before.rate, before.clients) != (releases.rate, releases.clients):
                 raise ValueError(f"{unit}: {before} and {releases} do not add up to one count")
             total[unit] = replace(releases, count=before.count + releases.count)
     return total
@@ -219,7 +222,7 @@ class Accountant:
             mus = [1.0] * len(sizes)
             if release_mu is not None:
                 mus = [release_mu(plan, n, num_parameters, algorithm, training) for n in sizes]
-            batches = [batch_releases(n, algorithm, training) for n in sizes]
+            batches = _batches(sizes, algorithm, training)
             return Ledger(plan.config, plan.turn_rate, units, batches, mus, plan.bands)
 
         self._ledger = ledger(sizes, units)
@@ -309,7 +312,7 @@ def planned_exposures(
     units
         As in `Ledger`.
     """
-    batches = [batch_releases(n, algorithm, training) for n in sizes]
+    batches = _batches(sizes, algorithm, training)
     bands = num_bands(privacy, rate, len(cohorts))
     mus = [1.0] * len(sizes)
     ledger = Ledger(privacy, turn_rate(bands, rate), units, batches, mus, bands)
@@ -336,6 +339,12 @@ def squared_sensitivities(
         unit = units[client]
         by_unit[unit] = by_unit.get(unit, 0.0) + (mu if summed else mu * mu)
     return {unit: total**2 for unit, total in by_unit.items()} if summed else by_unit
+
+
+def _batches(sizes: Sequence[int], algorithm: str, training: TrainingConfig) -> list[Releases]:
+    """Return `batch_releases` of each client; many clients have the same size."""
+    found = {n: batch_releases(n, algorithm, training) for n in set(sizes)}
+    return [found[n] for n in sizes]
 
 
 def batch_releases(num_examples: int, algorithm: str, training: TrainingConfig) -> Releases:

@@ -18,6 +18,7 @@ from fedser.conf.schema import AuditConfig, RuntimeConfig
 from fedser.server.federation.cohort import Sampler
 from fedser.server.privacy.composition import Releases
 from fedser.server.privacy.matrix_factorization import WHITE
+from fedser.server.rounds import audit_noise
 from fedser.server.strategy import aggregate, sum_noise
 from fedser.server.strategy import averaging as strategy
 from fedser.server.strategy.aggregate import NoisedMean, update_norms
@@ -257,6 +258,7 @@ def same_batch_in_every_step(patch):
     ],
 )
 def test_a_planted_fault_is_found(fault, mechanism, test, monkeypatch):
+    monkeypatch.setattr(audit_noise, "MAX_ROUNDS", 60)  # these faults show in fewer samples
     fault(monkeypatch)
     found = audit(mechanism)
     assert found["violated"]

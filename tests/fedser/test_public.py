@@ -22,7 +22,7 @@ ADVERSARY = ["adversary.shadow_federations=1", "adversary.bootstraps=20"]
 
 
 @pytest.fixture
-def run_of(fedser, tmp_path):
+def run_of(fedser, undrawn, tmp_path):
     """Run a small study in a folder of its own; return the folder."""
 
     def run(name, *changes):

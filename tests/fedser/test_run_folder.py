@@ -1,13 +1,12 @@
 """Several commands in one folder: one works, and the others change nothing."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fedser.common.run_folder import alone
 from tests.fedser.test_study import SMALL
+from tests.studies import run_main
 
 
 def content(folder: Path) -> dict[Path, bytes]:
@@ -19,7 +18,7 @@ def trained(cache, tmp_path_factory) -> Path:
     """The folder of a small run."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     overrides = [*SMALL, "stage=train", f"cache={cache}", f"hydra.run.dir={folder}"]
-    subprocess.run([sys.executable, "-m", "fedser", *overrides], check=True)
+    run_main(folder.parent, *overrides)
     return folder
 
 

@@ -38,7 +38,8 @@ def only_run(folder: Path) -> Path:
 def whole(cache, tmp_path_factory) -> Path:
     """The folder of a study without any disturbance."""
     folder = tmp_path_factory.mktemp("whole")
-    run_main(folder, *SMALL, "seed=5", f"cache={cache}", f"hydra.run.dir={folder / 'run'}")
+    run = f"hydra.run.dir={folder / 'run'}"
+    run_main(folder, *SMALL, "seed=5", f"cache={cache}", run, draw=False)
     return folder / "run"
 
 
@@ -99,7 +100,7 @@ FRAMES = [
 ]
 
 
-def test_a_model_of_frames_is_trained_and_attacked(fedser, tmp_path):
+def test_a_model_of_frames_is_trained_and_attacked(fedser, undrawn, tmp_path):
     layers = ["transcript.layers=all", "adversary.layers=[first,'dense.2,dense.3']"]
     assert fedser(*FRAMES, *layers, "attack=[statistics,correlation,snapshot]")[0] == 0
     run = only_run(tmp_path)
@@ -446,7 +447,7 @@ def test_an_epsilon_of_zero_is_a_result(fedser, tmp_path, mechanism):
     assert (tmp_path / "sweep" / "sweep.png").exists()
 
 
-def test_central_privacy_states_its_vantage(fedser, tmp_path):
+def test_central_privacy_states_its_vantage(fedser, undrawn, tmp_path):
     assert fedser(*SMALL, "privacy=central", "privacy.epsilon=4")[0] == 0
     results = read_results(only_run(tmp_path) / "results.json")
     said = results["privacy"]
@@ -500,7 +501,7 @@ def test_an_audit_is_reported(fedser, tmp_path):
     assert "from the canaries stay below the ε of" in page
 
 
-def test_a_central_audit_covers_known_and_secret_cohorts(fedser, tmp_path):
+def test_a_central_audit_covers_known_and_secret_cohorts(fedser, undrawn, tmp_path):
     arguments = [a for a in AUDIT if not a.startswith("privacy=")]
     assert fedser(*SMALL[:2], "runtime=local", *arguments, "privacy=central")[0] == 0
     audit = read_results(only_run(tmp_path) / "results.json")["audit"]

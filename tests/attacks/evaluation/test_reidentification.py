@@ -113,10 +113,10 @@ def test_the_interval_agrees_with_a_slow_loop(tmp_path, across, digits):
     pairs, path = study(
         tmp_path, speakers=4, digits=digits
     )  # so few that some resamples hold one speaker
-    (entry,) = evaluate_reidentification(pairs, path, across, 150, seed=3)
+    (entry,) = evaluate_reidentification(pairs, path, across, 60, seed=3)
     folds = counted_pairs(pairs, path, across)
     names = pd.read_parquet(path)["speaker"].unique()
-    weights = resample_speakers(np.ones(4, bool), 150, numpy_stream(3, "bootstrap"))
+    weights = resample_speakers(np.ones(4, bool), 60, numpy_stream(3, "bootstrap"))
     found = [slow_figures(folds, dict(zip(names, weight, strict=True))) for weight in weights]
     assert np.isnan(found).any()
     low, high = np.nanquantile(found, [0.025, 0.975], axis=0)

@@ -40,7 +40,7 @@ RUNS = ("synthetic-emobase-udp_50", "synthetic-emobase-none")
 def whole(cache, tmp_path_factory) -> Path:
     """Run a sweep without any disturbance and return its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    printed = run_main(folder, *SMALL, f"cache={cache}")
+    printed = run_main(folder, *SMALL, f"cache={cache}", draw=False)
     sweep = folder / "multirun" / "paper_leakage"  # the default folder
     assert f"page: {sweep / 'table.html'}" in printed
     return sweep

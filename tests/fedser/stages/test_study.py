@@ -22,7 +22,7 @@ def test_private_federations_are_built_once_for_all_stages(fedser, undrawn, monk
     monkeypatch.setattr(shadow, "shadow_federations", note_shadows)
     noise = ["privacy=local", "privacy.epsilon=8", "adversary.aware=true"]
     audit = ["audit=canary", "audit.canaries=100", "audit.releases=1", "audit.magnitudes=[1]"]
-    few = ["rounds=2", "attack=statistics", "model.hidden=[16,8]"]
+    few = ["rounds=2", "attack=statistics", "model.hidden=[4,2]"]
     assert fedser(*SMALL, *noise, *audit, *few)[0] == 0
     (federations,) = built
     victims_noise = {f.protocol.plan.noise_multiplier for f in federations}

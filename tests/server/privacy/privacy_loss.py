@@ -86,7 +86,7 @@ def epsilon_of(first, mass, step, delta):
     return float(brentq(excess, 0, grid[-1] + 1, xtol=1e-9)) if excess(0) > 0 else 0.0
 
 
-def epsilon(groups, delta, step=None) -> float:
+def epsilon(groups, delta) -> float:
     """Epsilon of releases that compose, add/remove.
 
     Parameters
@@ -97,17 +97,24 @@ def epsilon(groups, delta, step=None) -> float:
         squared = sum(count * (clients / noise) ** 2 for _, clients, count, noise in groups)
         return gaussian_epsilon(math.sqrt(squared), delta)
     total = sum(count for _, _, count, _ in groups)
-    step = step or 8e-4 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
-    bounds = []
+    step = 6.4e-3 * max(r * c / z for r, c, _, z in groups) / max(1, total / 200)
+    low, high = bounds(groups, delta, step)
+    if high - low > 0.002 * high:  # the difference falls with the step
+        low, high = bounds(groups, delta, step * 0.0015 * high / (high - low))
+    assert high - low < 0.002 * high + 1e-6, (low, high)
+    return (low + high) / 2
+
+
+def bounds(groups, delta, step):
+    """Epsilon with losses rounded down, and with losses rounded up, to multiples of `step`."""
+    found = []
     for up in (False, True):
         worst = 0.0
         for add in (False, True):
-            found = None
+            composed = None
             for rate, clients, count, noise in groups:
                 one = power(losses(rate, clients, noise, step, add, up), count)
-                found = one if found is None else convolved(found, one)
-            worst = max(worst, epsilon_of(*found, step, delta))
-        bounds.append(worst)
-    low, high = bounds
-    assert high - low < 0.004 * high + 1e-6, (low, high)
-    return (low + high) / 2
+                composed = one if composed is None else convolved(composed, one)
+            worst = max(worst, epsilon_of(*composed, step, delta))
+        found.append(worst)
+    return found

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
 
 from fedser.client.training.engine import LocalTraining
 from fedser.common import files as disk
@@ -178,6 +181,9 @@ def silent() -> Iterator[None]:
 
 
 def main(*tasks: str) -> None:
+    torch.set_num_threads(1)  # a fork has none of the threads of this process
+    with TemporaryDirectory() as folder:  # what a study imports is then there in every fork
+        train(Path(folder), PRIVACY["none"])
     for name, folder, moment in zip(tasks[::3], tasks[1::3], tasks[2::3], strict=True):
         child = os.fork()
         if not child:

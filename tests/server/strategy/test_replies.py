@@ -216,7 +216,7 @@ def run_round(aggregate, remote, make):
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "remote", "examples"), [("none", REMOTE, 900), ("central", None, 200)]
+    ("mechanism", "remote", "examples"), [("none", REMOTE, 520), ("central", None, 200)]
 )
 def test_no_hostile_reply_moves_the_model_or_stops_the_server(mechanism, remote, examples, capsys):
     def aggregate():
