@@ -88,7 +88,7 @@ def cohorts(draw):
 
 
 @given(cohorts())
-@settings(max_examples=250)
+@settings(max_examples=1000)
 def test_the_opened_sum_is_the_sum_of_the_uploads(cohort):
     np.testing.assert_array_equal(cohort.open(), cohort.expected())
     kinds = {}
