@@ -77,7 +77,8 @@ class AdversaryConfig:
         its updates, or by updates of another client of the same speaker.
     vantage : str
         ``attributed``: every update with its sender. ``aggregate``: the change of the model in
-        each round, and who took part. ``final``: the trained model alone.
+        each round, and who took part; one estimate for each client. ``final``: the trained model
+        alone.
     layers : list of str
         Layers to attack, one attack per entry: ``first``, ``second``, ``last``, ``all``, or names
         separated by commas.

@@ -1,12 +1,12 @@
 """What an adversary sees of each client at its vantage: the updates that it can attack.
 
 A server sees every update with its sender (``attributed``). Under secure aggregation it knows the
-cohort of a round and how the model moved (``aggregate``). Each client of the cohort then counts as
-the sender of this move. An adversary who only gets the trained model (``final``) sees the same for
-every client, so no attack can distinguish the clients.
+cohort of each round and how the model moved (``aggregate``), and estimates from all rounds what
+each client adds to a move. An adversary who only gets the trained model (``final``) sees the same
+for every client, so no attack can distinguish the clients.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from fedser.common.arrays import Floats, Ints
 from fedser.common.errors import UserError
 from fedser.conf.training_keys import TrainingConfig
 from fedser.server.transcript.transcript import RecordedUpdates, Transcript, TranscriptMeta
+
+RIDGE = 0.1
+"""Regularisation of the least squares of sums, over the mean squared weight of a client."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class View:
 @dataclass(frozen=True)
 class SeenUpdates:
     """All that the adversary sees of one client: k pseudo-gradients in the order of rounds.
+
+    It is one for all rounds unless the vantage is ``attributed``.
 
     Attributes
     ----------
@@ -69,16 +74,17 @@ def tap(
         If the transcript holds no update.
     """
     last = transcript.num_models
+    estimate = None
     recorded = view.parameters if view.vantage == "attributed" else []
     all_sent = transcript.of_clients(recorded, rows)
     for sent in all_sent if rows is not None else reject_empty(all_sent, transcript.meta):
-        client, rounds = int(sent.client[0]), sent.round
+        client, rounds = int(sent.client[0]), np.array([last - 1])
         if view.vantage == "attributed":
-            gradients = pseudo_gradients(transcript.meta, sent)
+            rounds, gradients = sent.round, pseudo_gradients(transcript.meta, sent)
         elif view.vantage == "aggregate":
-            gradients = _moves(transcript, rounds, rounds + 1, view.parameters)
+            estimate = estimate or _client_estimates(transcript, view.parameters)
+            gradients = estimate(client)
         else:
-            rounds = np.array([last - 1])
             start = np.array([1]) if view.initial_weights else None
             gradients = _moves(transcript, start, np.array([last]), view.parameters)
         yield SeenUpdates(client, rounds, gradients)
@@ -114,6 +120,41 @@ def pseudo_gradients(meta: TranscriptMeta, releases: RecordedUpdates) -> dict[st
     steps = np.array([training.steps(n) for n in releases.num_examples.tolist()])
     factor = (-1 / (training.learning_rate * steps)).astype(np.float32)
     return {n: a * factor.reshape(-1, *[1] * (a.ndim - 1)) for n, a in releases.arrays.items()}
+
+
+def _client_estimates(
+    transcript: Transcript, parameters: Sequence[str]
+) -> Callable[[int], dict[str, Floats]]:
+    """Return a function that estimates the mean pseudo-gradient (1, ...) of a client from sums.
+
+    A move is taken as the mean of what its clients add, and each client as adding the same in all
+    rounds, up to noise: regularised least squares over all rounds, towards the mean move. Clients
+    that take part in the same rounds have the same estimate. All moves are in memory.
+
+    References
+    ----------
+    Kerkouche, Acs and Fritz (2023), "Client-specific Property Inference against Secure Aggregation
+    in Federated Learning", arXiv:2303.03908.
+    """
+    taken = {int(sent.client[0]): sent.round for sent in transcript.of_clients([])}
+    rounds = np.unique(np.concatenate(list(taken.values())))
+    part = np.stack([np.isin(rounds, own) for own in taken.values()], axis=1)
+    weights = part / part.sum(axis=1, keepdims=True)
+    products = weights @ weights.T
+    penalty = RIDGE * np.trace(products) / len(taken)
+    # One column for clients with the same rounds: not even rounding errors may tell them apart.
+    different, place = np.unique(weights, axis=1, return_inverse=True)
+    solved = np.linalg.solve(products + penalty * np.eye(len(rounds)), different)
+    factors = dict(zip(taken, solved.T[place.ravel()].astype(np.float32), strict=True))
+    moves = _moves(transcript, rounds, rounds + 1, parameters)
+    means = {name: array.mean(axis=0, keepdims=True) for name, array in moves.items()}
+    apart = {name: array - means[name] for name, array in moves.items()}
+
+    def estimate(client: int) -> dict[str, Floats]:
+        own = factors[client][None]
+        return {name: means[name] + np.tensordot(own, a, 1) for name, a in apart.items()}
+
+    return estimate
 
 
 def _moves(

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from fedser.attacks.adversary.tap import View, pseudo_gradients, tap
 from fedser.client.app import app as client_app
@@ -84,15 +85,61 @@ def test_attributed_shows_each_clients_own_updates(written, parameters):
             np.testing.assert_allclose(array, expected, rtol=1e-6)
 
 
+def ridge(moves):
+    """The estimates of clients 0, 1 and 3 by scikit-learn, from moves (5, p)."""
+    rounds, clients = [0, 1, 2, 4], [0, 1, 3]  # nobody took part in the fourth
+    weights = np.array([[(c in COHORTS[r]) / len(COHORTS[r]) for c in clients] for r in rounds])
+    penalty = 0.1 * np.square(weights).sum() / len(clients)
+    mean = moves[rounds].mean(axis=0)
+    fitted = Ridge(alpha=penalty, fit_intercept=False).fit(weights, moves[rounds] - mean)
+    return dict(zip(clients, fitted.coef_.T + mean, strict=True))
+
+
 @pytest.mark.parametrize("initial_weights", [True, False])
-def test_aggregate_shows_the_models_move_for_the_whole_cohort(written, initial_weights):
+def test_sums_are_divided_among_clients_by_ridge_regression(written, initial_weights):
     stored, models, _ = written
     seen = list(tap(stored, View("aggregate", NAMES, initial_weights)))
-    assert {one.client: one.round.tolist() for one in seen} == ROUNDS_OF
-    for one in seen:
-        for name, array in models.items():
-            moved = np.stack([array[r - 1] - array[r] for r in ROUNDS_OF[one.client]])
-            np.testing.assert_array_equal(one.gradients[name], moved)
+    assert {one.client: one.round.tolist() for one in seen} == {0: [5], 1: [5], 3: [5]}
+    for name, array in models.items():
+        expected = ridge((array[:5] - array[1:]).reshape(5, -1).astype(float))
+        for one in seen:
+            found = one.gradients[name].reshape(-1)
+            np.testing.assert_allclose(found, expected[one.client], rtol=1e-4, atol=1e-5)
+
+
+def test_clients_of_the_same_rounds_have_the_same_estimate(tmp_path):
+    """If all take part and have as many utterances, it is the mean of all updates."""
+    run(tmp_path, rounds=5, fraction=1.0)
+    first, *others = tap(Transcript(tmp_path / "t"), View("aggregate", NAMES, True))
+    sent = [
+        one.gradients for one in tap(Transcript(tmp_path / "t"), View("attributed", NAMES, True))
+    ]
+    assert len(others) > 5
+    for name, array in first.gradients.items():
+        expected = np.mean([gradients[name] for gradients in sent], axis=(0, 1)) * 3 * 5e-3
+        np.testing.assert_allclose(array[0], expected, atol=1e-6)
+    for other in others:
+        for name, array in first.gradients.items():
+            np.testing.assert_array_equal(other.gradients[name], array)
+
+
+def test_many_sums_give_away_what_a_client_adds(tmp_path):
+    """Clients add a constant vector each, and noise of the same size in each round."""
+    rng = np.random.default_rng(1)
+    own = rng.normal(size=(12, 50)).astype(np.float32)
+    meta = TranscriptMeta("sums", "fedsgd", 12, 200, [NAMES[1]], "float32", {})
+    model = np.zeros(50, np.float32)
+    with TranscriptWriter(tmp_path, meta, {}) as writer:
+        for number in range(1, 201):
+            cohort = np.sort(rng.choice(12, 3, replace=False))
+            sent = own[cohort] + rng.normal(size=(3, 50)).astype(np.float32)
+            sent_now = RecordedUpdates(np.full(3, number), cohort, cohort + 1, {NAMES[1]: sent})
+            writer.record(number, {NAMES[1]: model}, [sent_now])
+            model = model - sent.mean(axis=0)
+        writer.record_model(201, {NAMES[1]: model})
+    for one in tap(Transcript(tmp_path), View("aggregate", [NAMES[1]], True)):
+        found = [np.corrcoef(one.gradients[NAMES[1]][0], truth)[0, 1] for truth in own]
+        assert np.argmax(found) == one.client and found[one.client] > 0.7
 
 
 @pytest.mark.parametrize("initial_weights", [True, False])
@@ -107,12 +154,12 @@ def test_final_shows_the_same_model_for_every_client(written, initial_weights):
             np.testing.assert_array_equal(one.gradients[name], start - array[5:])
 
 
-@pytest.mark.parametrize("vantage", ["attributed", "aggregate"])
-def test_rows_choose_clients_and_their_updates(written, vantage):
+def test_rows_choose_clients_and_their_updates(written):
     stored, _, _ = written
-    whole = {one.client: one for one in tap(stored, View(vantage, NAMES, True))}
+    view = View("attributed", NAMES, True)
+    whole = {one.client: one for one in tap(stored, view)}
     rows = {3: np.array([0, 2]), 0: np.array([1])}
-    seen = list(tap(stored, View(vantage, NAMES, True), rows))
+    seen = list(tap(stored, view, rows))
     assert [one.client for one in seen] == [0, 3]
     for one in seen:
         of_client = whole[one.client]
@@ -120,29 +167,18 @@ def test_rows_choose_clients_and_their_updates(written, vantage):
         for name in NAMES:
             expected = of_client.gradients[name][rows[one.client]]
             np.testing.assert_array_equal(one.gradients[name], expected)
-    assert list(tap(stored, View(vantage, NAMES, True), {})) == []
+    assert list(tap(stored, view, {})) == []
 
 
-def test_rows_choose_clients_of_the_final_model(written):
-    stored, models, _ = written
-    (one,) = tap(stored, View("final", NAMES, True), {1: np.array([0])})
+@pytest.mark.parametrize("vantage", ["aggregate", "final"])
+def test_rows_choose_clients_without_their_updates(written, vantage):
+    stored, _, _ = written
+    view = View(vantage, NAMES, True)
+    (expected,) = (one for one in tap(stored, view) if one.client == 1)
+    (one,) = tap(stored, view, {1: np.array([0])})
     assert one.client == 1
-    expected = models["dense.0.bias"][0] - models["dense.0.bias"][5]
-    np.testing.assert_array_equal(one.gradients["dense.0.bias"], [expected])
-
-
-def test_a_real_model_moves_by_the_mean_update(tmp_path):
-    """All of a round's clients have ten utterances: the aggregate is their mean."""
-    run(tmp_path, rounds=3)
-    stored = Transcript(tmp_path / "t")
-    sent = defaultdict(list)
-    for one in tap(stored, View("attributed", NAMES, True)):
-        for server_round, gradient in zip(one.round, one.gradients[NAMES[0]], strict=True):
-            sent[server_round].append(gradient)
-    for one in tap(stored, View("aggregate", NAMES, True)):
-        for server_round, moved in zip(one.round, one.gradients[NAMES[0]], strict=True):
-            expected = np.mean(sent[server_round], axis=0) * 3 * 5e-3
-            np.testing.assert_allclose(moved, expected, atol=1e-6)
+    for name in NAMES:
+        np.testing.assert_array_equal(one.gradients[name], expected.gradients[name])
 
 
 @pytest.mark.parametrize("vantage", ["attributed", "aggregate", "final"])
