@@ -81,6 +81,11 @@ def _check_attacks(config: StudyConfig) -> None:
             "adversary.vantage=attributed: under privacy.aggregation=ckks the server sees sums and "
             "no single update; set adversary.vantage=aggregate"
         )
+    if adversary.attribute == shadow.SPEAKER and adversary.vantage != "attributed":
+        raise UserError(
+            f"adversary.attribute=speaker compares several updates of a client, and "
+            f"adversary.vantage={adversary.vantage} shows none: set adversary.vantage=attributed"
+        )
     scoring = [attack.name for attack in attacks if not isinstance(attack, ScoreAttack)]
     for attack in attacks:
         if isinstance(attack, ScoreAttack):

@@ -85,6 +85,10 @@ def test_settings_that_can_run_are_allowed(overrides):
         (["attack=fusion"], r"attack\.fusion\.of=.* must name other attacks .*: there is none"),
         (["attack=[snapshot]", "adversary.vantage=final"], "attack=snapshot needs every round's"),
         (["privacy.aggregation=ckks"], "no single update; set adversary.vantage=aggregate"),
+        (
+            ["adversary.attribute=speaker", "adversary.vantage=aggregate"],
+            r"adversary\.vantage=aggregate shows none: set adversary\.vantage=attributed",
+        ),
     ],
 )
 def test_settings_that_cannot_run_are_rejected_by_their_key(overrides, message):
