@@ -361,11 +361,9 @@ def _prune_and_encrypt(message: Message, context: Context, content: RecordDict) 
     An encrypted update is multiplied by the client's number of utterances, so that the sum of the
     ciphertexts gives the weighted mean.
     """
-    updates = from_record(content.array_records["arrays"])
-    support = message.content.array_records.get("support")
-    masks = None if support is None else unpacked(from_record(support), updates)
-    if masks is not None:
-        content["arrays"] = to_record(gather(updates, masks))
+    if (masks := message.content.array_records.get("support")) is not None:
+        updates = from_record(content.array_records["arrays"])
+        content["arrays"] = to_record(gather(updates, unpacked(from_record(masks), updates)))
     if "key" not in message.content.config_records:
         return
     session = from_session(message.content.config_records["session"])
@@ -374,7 +372,8 @@ def _prune_and_encrypt(message: Message, context: Context, content: RecordDict) 
     encryption = SignedKey(public, signer, signature).checked(session, trusted)
     metrics = content.metric_records["metrics"]
     clients, sizes = (cast(list[int], metrics[name]) for name in ("clients", "num_examples"))
-    rows = in_one_order(gather(updates, masks)).astype(np.float64)
+    sent = gather(from_record(content.array_records["arrays"]), None)
+    rows = in_one_order(sent).astype(np.float64)
     encrypted = [
         (client, part)
         for client, row, size in zip(clients, rows, sizes, strict=True)

@@ -159,6 +159,11 @@ class PrivacyConfig:
         return self.aggregation == "ckks"
 
     @property
+    def hidden(self) -> bool:
+        """Whether the server sees sums and no update of a single client."""
+        return self.aggregation in ("secure", "ckks")
+
+    @property
     def secret_noise(self) -> bool:
         """Whether noise and secret cohorts come from the operating system's entropy."""
         return self.states_epsilon and not self.reproducible_noise

@@ -1,8 +1,8 @@
 """What an adversary sees of each client at its vantage: the updates that it can attack.
 
 A server sees every update with its sender (``attributed``). Under secure aggregation it knows the
-cohort of each round and how the model moved (``aggregate``), and estimates from all rounds what
-each client adds to a move. An adversary who only gets the trained model (``final``) sees the same
+cohort of each round and how the model moved (``aggregate``). From all rounds it estimates the part
+of each client. An adversary who only gets the trained model (``final``) sees the same
 for every client, so no attack can distinguish the clients.
 """
 
@@ -127,9 +127,10 @@ def _client_estimates(
 ) -> Callable[[int], dict[str, Floats]]:
     """Return a function that estimates the mean pseudo-gradient (1, ...) of a client from sums.
 
-    A move is taken as the mean of what its clients add, and each client as adding the same in all
-    rounds, up to noise: regularised least squares over all rounds, towards the mean move. Clients
-    that take part in the same rounds have the same estimate. All moves are in memory.
+    The model of the estimate: a move is the mean of its clients' updates, and a client sends the
+    same update in all rounds, apart from noise. It is found by regularised least squares over all
+    rounds, which draws it towards the mean move. Clients that take part in the same rounds have the
+    same estimate. All moves are in memory.
 
     References
     ----------

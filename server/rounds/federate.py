@@ -62,11 +62,11 @@ def federate(grid: Grid, federation: Federation, workspace: Path, device: str) -
             "in one run of fedser, or set transcript.store=updates"
         )
     own_nodes = isinstance(grid, DirectGrid) or isinstance(federation.clients, RemoteClients)
-    asked = protocol.plan.config.aggregation
-    if asked in ("secure", "ckks") and not own_nodes:
+    privacy = protocol.plan.config
+    if privacy.hidden and not own_nodes:
         raise UserError(
-            f"privacy.aggregation={asked}: Flower's own simulation does not keep the secrets of a "
-            "node between two messages; use fedser with runtime=local, ray or network"
+            f"privacy.aggregation={privacy.aggregation}: Flower's own simulation does not keep the "
+            "secrets of a node between two messages; use fedser with runtime=local, ray or network"
         )
     dataset = _share_training_data(grid, federation, workspace)
     model = _initial_model(federation)
@@ -142,7 +142,7 @@ class _Rounds:
 
     def _secure_aggregation(self) -> SecureAggregation | EncryptedAggregation | None:
         config = self._plan.config
-        if config.aggregation not in ("secure", "ckks"):
+        if not config.hidden:
             return None
         name, cohort, least = self._federation.name, self._plan.cohort, self._plan.min_clients
 

@@ -105,7 +105,14 @@ class Aggregation(Protocol):
         """Aggregate the updates of a round that started from `model`; they are sorted by client."""
 
 
-class WeightedMean:
+class _Stateless:
+    """Base of the rules that keep nothing from round to round."""
+
+    clipping_norm = math.nan
+    turns_drawn = 0
+
+
+class WeightedMean(_Stateless):
     """The mean of the updates, weighted by the number of utterances if it is known.
 
     An update above the norm that its mechanism allows is scaled down to this norm.
@@ -113,8 +120,6 @@ class WeightedMean:
 
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism
-        self.clipping_norm = math.nan
-        self.turns_drawn = 0
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Return the weighted mean; it is empty if there is no update."""
@@ -212,7 +217,7 @@ class NoisedMean:
         self.clipping_norm *= math.exp(-c.clip_learning_rate * (below - c.target_quantile))
 
 
-class DistributedMean:
+class DistributedMean(_Stateless):
     """Sum the clients' integers modulo 2^32, open the sum, and divide by the number of clients.
 
     The clients have clipped their updates and added shares of the noise.
@@ -227,8 +232,6 @@ class DistributedMean:
     def __init__(self, plan: PrivacyPlan, unmask: Unmask | None) -> None:
         self._shared, self._sums, self._unmask = plan.shared, plan.distributed_sum, unmask
         self._clip = plan.config.clipping_norm or math.nan
-        self.clipping_norm = math.nan
-        self.turns_drawn = 0
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Return the mean of the clients' updates.
@@ -264,7 +267,7 @@ class DistributedMean:
         check_plausible(values, largest)
 
 
-class EncryptedMean:
+class EncryptedMean(_Stateless):
     """The mean of encrypted updates, weighted by the number of utterances.
 
     Parameters
@@ -285,8 +288,6 @@ class EncryptedMean:
         limit: UpdateLimit,
     ) -> None:
         self._open, self._pruning, self._limit = open_sum, pruning, limit
-        self.clipping_norm = math.nan
-        self.turns_drawn = 0
 
     def __call__(self, server_round: int, received: Sequence[Received], model: Arrays) -> Aggregate:
         """Return the weighted mean.

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,15 @@ def image_environment() -> dict[str, str]:
     stage = (ROOT / "docker" / "Dockerfile").read_text().rsplit("\nFROM ", 1)[1]
     (block,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
     return dict(re.findall(r"(\w+)=(\S+)", block))
+
+
+def certify(folder: Path, shares: Sequence[int]) -> None:
+    """Make the certificates and keys of nodes, and tell the nodes how many speakers each has."""
+    make = [ROOT / "docker" / "certificates.sh", folder, str(len(shares))]
+    subprocess.run(make, check=True, capture_output=True)
+    peers = (folder / "peers.pub").read_text().splitlines()
+    rows = [f"{line} clients={share}\n" for line, share in zip(peers, shares, strict=True)]
+    (folder / "peers.pub").write_text("".join(rows))
 
 
 INHERITED = ("HOME", "PYTHONPATH", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "NUMBA_CPU_NAME")

@@ -30,8 +30,7 @@ from fedser.server.federation.cohort import cohort_sampler
 from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
-from tests import ROOT
-from tests.network.compose import as_process, services
+from tests.network.compose import as_process, certify, services
 from tests.network.corpus import divide_speakers
 
 FRACTION = 0.5
@@ -134,6 +133,14 @@ class Party:
         return (self._folder / "log").read_text()
 
 
+def node_with_cache(service: dict, secrets: dict, port: int, place: Path) -> Party:
+    """Return a node as if it had run before: its features and its compiled code are kept."""
+    command, environment = as_process(service, secrets, port, place)
+    environment["FEDSER_CACHE"] = str(place.parent / "cache")
+    del environment["NUMBA_CACHE_DIR"]
+    return Party(command, environment, place)
+
+
 @dataclass
 class Soak:
     """A study over nodes with two speakers each, in a new folder.
@@ -167,8 +174,7 @@ class Soak:
         speakers = self.folder / "speakers"
         speakers.mkdir(parents=True)
         divide_speakers(speakers, [SPEAKERS_PER_NODE] * self.nodes, self.utterances)
-        make = [ROOT / "docker" / "certificates.sh", certificates, str(self.nodes)]
-        subprocess.run(make, check=True, capture_output=True)
+        certify(certificates, [SPEAKERS_PER_NODE] * self.nodes)
         described, secrets = services(
             {"FEDSER_SPEAKERS": str(speakers), "FEDSER_CERTIFICATES": str(certificates)}
         )
@@ -193,12 +199,9 @@ class Soak:
         self._parties = {"server": self._server}
         for number in range(1, self.nodes + 1):
             name = f"node-{number}"
-            place = self.folder / name
-            command, environment = as_process(described[name], secrets, port, place)
-            # As if it had run before: its features and its compiled code are kept.
-            environment["FEDSER_CACHE"] = str(self.folder / "cache")
-            del environment["NUMBA_CACHE_DIR"]
-            self._parties[name] = Party(command, environment, place)
+            self._parties[name] = node_with_cache(
+                described[name], secrets, port, self.folder / name
+            )
 
     def simulate(self, seed: int) -> Path:
         """Run the same study undisturbed, with a seed, and return its folder."""

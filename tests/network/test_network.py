@@ -24,8 +24,7 @@ from fedser.server.network.superlink import listens
 from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
-from tests import ROOT
-from tests.network.compose import BIN, proxied, services, up
+from tests.network.compose import BIN, certify, proxied, services, up
 from tests.network.corpus import divide_speakers
 
 SPEAKERS, NODES, ROUNDS = 6, 2, 4
@@ -88,12 +87,8 @@ def studied(tmp_path_factory, speakers) -> Studied:
     """Run a simulation and the same study over nodes; two other nodes try to take part."""
     folder = tmp_path_factory.mktemp("network")
     certificates, port = folder / "certificates", free_port()
-    make = [ROOT / "docker" / "certificates.sh", certificates, str(NODES)]
-    subprocess.run(make, check=True, capture_output=True)
-    peers = (certificates / "peers.pub").read_text().splitlines()
-    own = f" clients={SPEAKERS // NODES}\n"
-    (certificates / "peers.pub").write_text("".join(line + own for line in peers))
-    subprocess.run([*make[:1], folder / "other", "1"], check=True, capture_output=True)
+    certify(certificates, [SPEAKERS // NODES] * NODES)
+    certify(folder / "other", [1])
     cache = [f"cache={folder / 'cache'}", "corpus=manifest", "corpus.name=mine"]
     config = study_config(
         compose([*cache, *STUDY, "runtime=local", f"corpus.file={speakers / 'truth.csv'}"])

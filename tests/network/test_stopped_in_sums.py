@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from fedser.server.network.polling import poll_each_reply
 from fedser.server.study.run import study_config
 from fedser.server.transcript.transcript import Transcript
 from fedser.stages.study import run_study
-from tests import ROOT
-from tests.network.compose import as_process, services
+from tests.network.compose import certify, services
 from tests.network.corpus import divide_speakers
-from tests.network.soak import Party
+from tests.network.soak import node_with_cache
 
 SHARES = (6, 2)
 NAMES = [f"s{number:03d}" for number in range(sum(SHARES))]
@@ -50,21 +48,14 @@ def summed(tmp_path_factory) -> Path:
     (folder / "speakers").mkdir()
     divide_speakers(folder / "speakers", SHARES, 8)
     certificates, port = folder / "certificates", free_port()
-    subprocess.run(
-        [ROOT / "docker" / "certificates.sh", certificates, "2"], check=True, capture_output=True
-    )
-    peers = (certificates / "peers.pub").read_text().splitlines()
-    rows = [f"{line} clients={share}\n" for line, share in zip(peers, SHARES, strict=True)]
-    (certificates / "peers.pub").write_text("".join(rows))
+    certify(certificates, SHARES)
     described, secrets = services(
         {"FEDSER_SPEAKERS": str(folder / "speakers"), "FEDSER_CERTIFICATES": str(certificates)}
     )
-    nodes = []
-    for name in ("node-1", "node-2"):
-        command, environment = as_process(described[name], secrets, port, folder / name)
-        environment["FEDSER_CACHE"] = str(folder / "cache")  # the speech is rendered there
-        del environment["NUMBA_CACHE_DIR"]
-        nodes.append(Party(command, environment, folder / name))
+    nodes = [
+        node_with_cache(described[name], secrets, port, folder / name)
+        for name in ("node-1", "node-2")
+    ]
     config = study_config(
         compose(
             [
